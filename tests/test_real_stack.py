@@ -1,0 +1,116 @@
+"""The promise, on the real stack: each workload ends and stores every result.
+
+One LocalCluster worker with two Seamless processes, started by seamless-config and
+remote-http-launcher; each workload runs in a driver of its own and then again in a
+fresh one, which must not execute anything.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+from stack import RealStack
+
+pytestmark = pytest.mark.cluster
+
+#: workload, arguments, seconds until the driver counts as hanging
+FULL: list[tuple[str, dict[str, Any], float]] = [
+    ("independent", {"n": 300}, 90),
+    ("run_while_iterating", {"n": 50}, 60),
+    ("tree", {"n": 40}, 120),
+    ("fan", {"n": 6, "leaves": 20, "how": "start"}, 90),
+    ("fan", {"n": 6, "leaves": 20, "how": "parallel"}, 90),
+    ("fan", {"n": 6, "leaves": 20, "how": "sequential"}, 90),
+    ("recursion", {"n": 40, "depth": 3}, 90),
+    ("recursion", {"n": 10, "depth": 6}, 90),
+    ("chain", {"n": 50}, 90),
+    ("big", {"n": 10, "megabytes": 10}, 90),
+    *(
+        ("pi", {"trials": trials, "driver": driver}, 120.0)
+        for trials in (32, 48, 80, 250)
+        for driver in (True, False)
+    ),
+]
+
+
+def name_of(value: Any) -> str | None:
+    """Test ids such as ``fan-n=6,leaves=20,how=start``."""
+    if isinstance(value, dict):
+        return ",".join(f"{key}={item}" for key, item in value.items())
+    return None if isinstance(value, str) else ""
+
+
+def check(stack: RealStack, name: str, arguments: dict[str, Any], guard: float) -> None:
+    """Run a workload twice and check everything that was promised about it."""
+    # Two workloads of the same name and arguments would find each other's results.
+    salt = "real-stack/" + (name_of(arguments) or "")
+    first = stack.run_workload(name, salt=salt, timeout=guard, **arguments)
+    assert first.outcome["values_ok"], first.outcome
+    assert len(first.new_results) == first.outcome["distinct"]
+    # each was executed, once, and says so
+    assert first.executed == set(first.new_results)
+    missing = {
+        checksum
+        for checksum, result in first.new_results.items()
+        if not stack.has_buffer(result)
+    }
+    assert not missing, "results without a buffer on the hashserver"
+
+    finished = stack.scheduler_status()["activity"]["finished_total"]
+    again = stack.run_workload(name, salt=salt, timeout=guard, **arguments)
+    assert again.outcome["values_ok"], again.outcome
+    assert not again.new_results
+    assert not again.executed
+    assert stack.scheduler_status()["activity"]["finished_total"] == finished
+
+
+@pytest.mark.parametrize(("name", "arguments", "guard"), FULL, ids=name_of)
+def test_workload_ends_and_is_stored(
+    real_stack: RealStack, name: str, arguments: dict[str, Any], guard: float
+) -> None:
+    """Values, one row per distinct transformation, and a second run from cache."""
+    check(real_stack, name, arguments, guard)
+
+
+@pytest.mark.parametrize("seed", [0, 100, 200])
+def test_random_trees_end_and_are_stored(real_stack: RealStack, seed: int) -> None:
+    """Sixty random trees in three drivers of twenty."""
+    check(real_stack, "random_trees", {"seed": seed, "n": 20, "max_nodes": 30}, 240)
+
+
+def test_status_file_and_scheduler_agree(real_stack: RealStack) -> None:
+    """The launcher's file leads to the scheduler that the workloads used."""
+    real_stack.run_workload("independent", n=1, timeout=60)
+    (status,) = (
+        status
+        for key, status in real_stack.services().items()
+        if key.startswith("daskserver-")
+    )
+    assert status["status"] == "running"
+    assert status["dashboard_port"] != status["port"]
+    assert "activity" in real_stack.scheduler_status()
+
+
+@pytest.mark.parametrize(
+    "real_stack", [{"remote": "daskserver", "project": "twice"}], indirect=True
+)
+def test_two_drivers_compute_once(real_stack: RealStack) -> None:
+    """Two drivers that ask for the same at the same time share the work."""
+    import time
+
+    # One driver alone starts the services; that two may race for it is not ours.
+    real_stack.run_workload("independent", n=1, salt="warm", timeout=60)
+    before = real_stack.stored()
+    begin = time.monotonic()
+    drivers = [
+        real_stack.start_workload("tree", salt="together", n=10) for _ in range(2)
+    ]
+    results = [
+        real_stack.finish(driver, begin=begin, timeout=120) for driver in drivers
+    ]
+    after = real_stack.stored()
+    assert all(result.value["values_ok"] for result in results)
+    distinct = results[0].value["distinct"]
+    assert len(after.results) - len(before.results) == distinct
+    assert len(after.records) - len(before.records) == distinct
