@@ -1,0 +1,7 @@
+"""``python -m seamless_dask.wrapper``."""
+
+import sys
+
+from . import main
+
+sys.exit(main())

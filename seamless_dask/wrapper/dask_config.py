@@ -1,0 +1,140 @@
+"""From parameters to Dask's configuration, here and in the environment of workers."""
+
+from __future__ import annotations
+
+import shlex
+from collections.abc import Mapping
+from typing import Any
+
+import dask.config
+
+from .durations import format_duration, parse_duration
+from .parameters import (
+    DEFAULT_LIFETIME_STAGGER,
+    DEFAULT_TMPDIR,
+    GRACE_PERIOD,
+    Parameters,
+)
+
+#: What the wrapper's own process needs and no worker is told: workers get their
+#: directory as an argument.
+_HERE_ONLY = ("local-directory", "temp-directory", "temporary-directory")
+
+
+def stagger_seconds(parameters: Parameters) -> float:
+    """Random amount by which lifetimes differ."""
+    return parse_duration(parameters.lifetime_stagger or DEFAULT_LIFETIME_STAGGER)
+
+
+def lifetime_seconds(parameters: Parameters, *, walltime: bool) -> float | None:
+    """Time after which a worker is replaced, or None for never.
+
+    `walltime` says whether a batch system will end the worker at its walltime. A
+    worker on this machine has no such end, so only a lifetime that was asked for
+    counts; the same holds for pure Dask.
+    """
+    if parameters.maximum_jobs == 1:
+        return None  # a single worker has no need for rolling restarts
+    if parameters.lifetime is not None:
+        return parse_duration(parameters.lifetime)
+    if parameters.pure_dask or not walltime or parameters.walltime is None:
+        return None
+    total = parse_duration(parameters.walltime)
+    return total - stagger_seconds(parameters) - GRACE_PERIOD
+
+
+def dask_settings(parameters: Parameters, *, walltime: bool) -> dict[str, Any]:
+    """Dotted configuration keys that the parameters stand for, before the extra ones."""
+    settings: dict[str, Any] = {
+        # a daemonic worker may not have children, and Seamless workers have
+        "distributed.worker.daemon": False,
+        "distributed.scheduler.unknown-task-duration": _dask_duration(
+            parameters.unknown_task_duration
+        ),
+        "distributed.scheduler.target-duration": _dask_duration(
+            parameters.target_duration
+        ),
+    }
+    lifetime = lifetime_seconds(parameters, walltime=walltime)
+    if lifetime is not None:
+        settings["distributed.worker.lifetime.duration"] = format_duration(lifetime)
+        settings["distributed.worker.lifetime.stagger"] = format_duration(
+            stagger_seconds(parameters)
+        )
+    if parameters.internal_port_range is not None:
+        settings["distributed.worker.port"] = parameters.internal_port_range
+        settings["distributed.nanny.port"] = parameters.internal_port_range
+    if parameters.resources:
+        settings["distributed.worker.resources"] = parameters.resources
+    tmpdir = parameters.tmpdir or DEFAULT_TMPDIR
+    settings["local-directory"] = tmpdir
+    settings["temp-directory"] = tmpdir
+    settings["temporary-directory"] = tmpdir  # the name that Dask reads
+    return settings
+
+
+def merged_config(
+    settings: Mapping[str, Any], extra: Mapping[str, Any]
+) -> dict[str, Any]:
+    """The settings and, over them, the user's extra configuration; nested."""
+    merged: dict[str, Any] = {}
+    dask.config.set(dict(settings), config=merged)
+    dask.config.update(merged, _nested(extra))
+    return merged
+
+
+def apply_config(merged: Mapping[str, Any]) -> None:
+    """Change the configuration of this process, for good."""
+    with dask.config.config_lock:
+        dask.config.update(dask.config.config, merged)
+
+
+def exports(
+    settings: Mapping[str, Any], extra: Mapping[str, Any], merged: dict[str, Any]
+) -> list[str]:
+    """Shell lines that give a process elsewhere the same configuration."""
+    lines = []
+    if extra:
+        # Dask's own way to hand down what environment variables cannot express, such
+        # as capital letters in keys. The variables below win over it, which is why
+        # they carry merged values.
+        inherited = dask.config.serialize(_nested(extra))
+        lines.append(f"export DASK_INTERNAL_INHERIT_CONFIG={shlex.quote(inherited)}")
+    for key in settings:
+        if key not in _HERE_ONLY:
+            value = dask.config.get(key, config=merged)
+            lines.append(f"export {_variable(key)}={shlex.quote(str(value))}")
+    return lines
+
+
+def seamless_environment(parameters: Parameters) -> dict[str, str]:
+    """Environment variables for Seamless in a worker; none in pure Dask."""
+    if parameters.pure_dask:
+        return {}
+    return {
+        "SEAMLESS_DASK_QUEUE_EXCLUSIVE": str(int(parameters.queue_exclusive)),
+        "SEAMLESS_WORKER_TRANSFORMATION_THROTTLE": str(
+            parameters.transformation_throttle
+        ),
+    }
+
+
+def _dask_duration(value: str | float) -> str:
+    """Keep what Dask can read, translate the notation of batch systems."""
+    if isinstance(value, str) and ":" not in value and "-" not in value:
+        return value
+    return format_duration(parse_duration(value))
+
+
+def _nested(extra: Mapping[str, Any]) -> dict[str, Any]:
+    """Expand dotted keys at the top; below, dots may belong to a name (loggers)."""
+    nested: dict[str, Any] = {}
+    for key, value in extra.items():
+        for part in reversed(str(key).split(".")):
+            value = {part: value}
+        dask.config.update(nested, value)
+    return nested
+
+
+def _variable(key: str) -> str:
+    return "DASK_" + key.upper().replace("-", "_").replace(".", "__")

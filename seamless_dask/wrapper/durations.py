@@ -1,0 +1,90 @@
+"""Durations and amounts of memory as people write them in parameters.
+
+Two notations for time: Dask's (``"10m"``, ``"90 s"``) and that of batch systems
+(``"01:00:00"``, ``"2-12:00:00"``). Numbers are seconds. YAML reads an unquoted
+``10:00:00`` as the number 36000, so numbers are accepted for a walltime too.
+"""
+
+from __future__ import annotations
+
+import math
+import re
+
+from dask.utils import parse_bytes, parse_timedelta
+
+_CLOCK = re.compile(
+    r"(?:(?P<days>\d+)-)?(?P<hours>\d+):(?P<minutes>\d{2}):(?P<seconds>\d{2})"
+)
+_DAYS_ONLY = re.compile(r"(?P<days>\d+)-(?P<hours>\d+)(?::(?P<minutes>\d{2}))?")
+_SLURM_MEMORY = re.compile(r"(?P<number>\d+)\s*(?P<unit>[KMGT])(?:i?B)?", re.IGNORECASE)
+
+
+def parse_clock(text: str) -> int | None:
+    """Seconds in ``HH:MM:SS``, ``D-HH``, ``D-HH:MM`` or ``D-HH:MM:SS``, or None."""
+    match = _CLOCK.fullmatch(text) or _DAYS_ONLY.fullmatch(text)
+    if match is None:
+        return None
+    part = {name: int(value or 0) for name, value in match.groupdict().items()}
+    if part.get("minutes", 0) > 59 or part.get("seconds", 0) > 59:
+        raise ValueError("minutes and seconds go up to 59")
+    hours = 24 * part.get("days", 0) + part.get("hours", 0)
+    return 3600 * hours + 60 * part.get("minutes", 0) + part.get("seconds", 0)
+
+
+def parse_duration(value: str | int | float) -> float:
+    """Seconds in a duration of either notation; it must be positive and finite."""
+    if isinstance(value, str):
+        text = value.strip()
+        clock = parse_clock(text)
+        if clock is not None:
+            seconds = float(clock)
+        elif re.fullmatch(r"\d+:\d+", text):
+            raise ValueError("MM:SS and HH:MM look alike, write HH:MM:SS")
+        else:
+            try:
+                seconds = float(parse_timedelta(text))
+            except (KeyError, ValueError, TypeError, AttributeError):
+                raise ValueError("is not a duration") from None
+    else:
+        seconds = float(value)
+    if not math.isfinite(seconds) or seconds <= 0:
+        raise ValueError("must be longer than zero")
+    return seconds
+
+
+def format_duration(seconds: float) -> str:
+    """The shortest exact Dask notation in whole units: ``"55m"``, ``"90s"``."""
+    whole = math.floor(seconds)
+    if whole % 60 == 0:
+        return f"{whole // 60}m"
+    return f"{whole}s"
+
+
+def format_clock(seconds: float) -> str:
+    """``HH:MM:SS``, which every batch system but LSF understands."""
+    minutes, rest = divmod(math.ceil(seconds), 60)
+    hours, minutes = divmod(minutes, 60)
+    return f"{hours:02d}:{minutes:02d}:{rest:02d}"
+
+
+def parse_memory(value: str | int) -> int:
+    """Bytes in an amount of memory; it must be positive."""
+    try:
+        amount = parse_bytes(value)
+    except (ValueError, TypeError, KeyError):
+        raise ValueError("is not an amount of memory") from None
+    if amount <= 0:
+        raise ValueError("must be more than zero")
+    return int(amount)
+
+
+def slurm_memory(value: str | int) -> str:
+    """What to write behind ``--mem=``.
+
+    A whole number with a unit keeps its number (``"54000MB"`` gives ``54000M``): on
+    SLURM that is what the user means. Anything else is rounded up to mebibytes.
+    """
+    match = _SLURM_MEMORY.fullmatch(str(value).strip())
+    if match is not None:
+        return match["number"] + match["unit"].upper()
+    return f"{math.ceil(parse_memory(value) / 2**20)}M"

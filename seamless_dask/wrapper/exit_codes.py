@@ -1,0 +1,89 @@
+"""How the command can end: its exit codes and the errors that lead to them."""
+
+from __future__ import annotations
+
+from enum import IntEnum
+
+
+class ExitCode(IntEnum):
+    """Exit codes of ``seamless-dask-wrapper``; shown by ``--help``."""
+
+    CLEAN = 0
+    NO_STATUS_FILE = 1
+    USAGE = 2
+    BAD_STATUS_FILE = 3
+    BAD_CLUSTER_STRING = 4
+    NO_FREE_PORT = 5
+    START_FAILED = 6
+    LOST = 7
+    FORCED = 8
+
+
+MEANINGS: dict[ExitCode, str] = {
+    ExitCode.CLEAN: "ended as asked: a signal, the inactivity timeout, or a client "
+    "that shut the scheduler down",
+    ExitCode.NO_STATUS_FILE: "the status file did not appear in time",
+    ExitCode.USAGE: "the command line is wrong",
+    ExitCode.BAD_STATUS_FILE: "the status file or its parameters cannot be used",
+    ExitCode.BAD_CLUSTER_STRING: "the cluster string names no usable cluster class",
+    ExitCode.NO_FREE_PORT: "--host or --port-range offers no free port",
+    ExitCode.START_FAILED: "the cluster could not be started",
+    ExitCode.LOST: "the status file was removed or taken over by somebody else, or "
+    "the cluster broke down; everything was ended",
+    ExitCode.FORCED: "a second signal arrived before everything had ended, or a "
+    "process could not be ended",
+}
+
+
+class WrapperError(Exception):
+    """A reason to end that is told to the user in a sentence, without traceback."""
+
+    exit_code = ExitCode.START_FAILED
+
+
+class StatusFileMissing(WrapperError):
+    """Nobody wrote a status file for us."""
+
+    exit_code = ExitCode.NO_STATUS_FILE
+
+
+class StatusFileUnusable(WrapperError):
+    """The status file is there, but cannot be understood."""
+
+    exit_code = ExitCode.BAD_STATUS_FILE
+
+
+class StatusFileLost(WrapperError):
+    """The status file was removed, or now belongs to another process."""
+
+    exit_code = ExitCode.LOST
+
+
+class ParametersError(WrapperError):
+    """Some parameters are missing or wrong; says which, all at once."""
+
+    exit_code = ExitCode.BAD_STATUS_FILE
+
+    def __init__(self, problems: list[str]):
+        self.problems = problems
+        count = f"{len(problems)} problem" + ("s" if len(problems) > 1 else "")
+        lines = "\n".join(f"- {problem}" for problem in problems)
+        super().__init__(f"The parameters have {count}:\n{lines}")
+
+
+class ClusterStringError(WrapperError):
+    """The cluster string names no cluster class that we can start."""
+
+    exit_code = ExitCode.BAD_CLUSTER_STRING
+
+
+class NoFreePort(WrapperError):
+    """No port to listen on."""
+
+    exit_code = ExitCode.NO_FREE_PORT
+
+
+class StartFailed(WrapperError):
+    """The cluster could not be started."""
+
+    exit_code = ExitCode.START_FAILED

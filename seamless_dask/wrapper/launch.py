@@ -1,0 +1,244 @@
+"""Make the cluster object, and let it scale."""
+
+from __future__ import annotations
+
+import errno
+import logging
+from dataclasses import dataclass
+from typing import Any
+
+from .batch import batch_problems, job_arguments
+from .cluster_string import ClusterClass
+from .dask_config import (
+    apply_config,
+    dask_settings,
+    lifetime_seconds,
+    merged_config,
+    seamless_environment,
+)
+from .durations import parse_duration, parse_memory
+from .exit_codes import ParametersError, StartFailed
+from .parameters import DEFAULT_TMPDIR, Parameters
+from .ports import free_ports
+
+logger = logging.getLogger(__name__)
+
+#: Somebody else may take a port between our look and our use of it.
+ATTEMPTS = 5
+SCALING_INTERVAL = 1.0
+#: Share of the target duration that a worker stays idle before it is ended.
+IDLE_SHARE = 0.1
+#: Bounds of that time, in seconds. A user who thinks between two calls should not
+#: find the worker gone; a large target duration should not keep idle jobs for hours.
+IDLE_SECONDS = (30.0, 300.0)
+
+
+@dataclass(frozen=True)
+class Endpoint:
+    """Where the scheduler and its dashboard may listen."""
+
+    host: str
+    first_port: int
+    last_port: int
+
+
+@dataclass(frozen=True)
+class Launched:
+    """A cluster whose scheduler accepts connections."""
+
+    cluster: Any
+    #: The activity and permission plugin in its scheduler.
+    plugin: Any
+    port: int
+    dashboard_port: int
+
+
+def check(parameters: Parameters, cluster_class: ClusterClass) -> None:
+    """Check the parameters for this kind of cluster. Raises `ParametersError`."""
+    batch = cluster_class.kind == "jobqueue"
+    problems = _port_problems(parameters, batch=batch)
+    if batch:
+        problems += batch_problems(parameters, cluster_class.batch_system)
+    if problems:
+        raise ParametersError(problems)
+    for name in _without_effect(parameters, batch=batch):
+        logger.warning("Parameter %s has no effect here: ignored.", name)
+
+
+def _port_problems(parameters: Parameters, *, batch: bool) -> list[str]:
+    """A worker and its nanny take a port each, on the machine that they share."""
+    if parameters.internal_port_range is None:
+        return []
+    start, end = map(int, parameters.internal_port_range.split(":"))
+    workers = parameters.processes if batch else parameters.maximum_workers
+    if end - start + 1 >= 2 * workers:
+        return []
+    return [
+        f"internal-port-range = {parameters.internal_port_range!r}: has "
+        f"{end - start + 1} ports, but {workers} workers and their nannies need "
+        f"{2 * workers}"
+    ]
+
+
+def _without_effect(parameters: Parameters, *, batch: bool) -> list[str]:
+    names = []
+    if parameters.pure_dask and parameters.exclusive:
+        names.append("exclusive")
+    if (
+        parameters.pure_dask
+        and "transformation_throttle" in parameters.model_fields_set
+    ):
+        names.append("transformation_throttle")
+    if parameters.lifetime and lifetime_seconds(parameters, walltime=batch) is None:
+        names.append("lifetime")
+    return names
+
+
+def launch(
+    parameters: Parameters, cluster_class: ClusterClass, endpoint: Endpoint
+) -> Launched:
+    """Start the cluster and attach the scheduler plugin.
+
+    Blocks; call it from a thread that has no event loop.
+    """
+    batch = cluster_class.kind == "jobqueue"
+    settings = dask_settings(parameters, walltime=batch)
+    apply_config(merged_config(settings, parameters.extra_dask_config))
+    _check_config(parameters)
+    cluster, port, dashboard_port = _start(parameters, cluster_class, endpoint)
+    try:
+        plugin = cluster.sync(_attach, cluster.scheduler)
+        scale(cluster, parameters)
+    except BaseException:
+        cluster.close()
+        raise
+    return Launched(cluster, plugin, port, dashboard_port)
+
+
+def _check_config(parameters: Parameters) -> None:
+    import dask.config
+
+    if parameters.pure_dask:
+        return
+    if not dask.config.get("distributed.scheduler.pickle", True):
+        raise StartFailed(
+            "The Dask configuration turns distributed.scheduler.pickle off; Seamless "
+            "needs it on."
+        )
+    if dask.config.get("distributed.worker.daemon"):
+        raise StartFailed(
+            "The Dask configuration turns distributed.worker.daemon on; Seamless "
+            "needs it off, since its workers start processes."
+        )
+
+
+async def _attach(scheduler: Any) -> Any:
+    from scheduler_ext import attach
+
+    return attach(scheduler)
+
+
+def _start(
+    parameters: Parameters, cluster_class: ClusterClass, endpoint: Endpoint
+) -> tuple[Any, int, int]:
+    avoid: set[int] = set()
+    for _ in range(ATTEMPTS):
+        port, dashboard_port = free_ports(
+            endpoint.host, endpoint.first_port, endpoint.last_port, 2, avoid
+        )
+        avoid |= {port, dashboard_port}
+        try:
+            cluster = _make(
+                parameters, cluster_class, endpoint.host, port, dashboard_port
+            )
+        except RuntimeError as error:
+            if not _address_in_use(error):
+                raise
+            logger.info("Port %d was taken by somebody else, trying others.", port)
+            continue
+        # Dask takes any port for the dashboard if it cannot have the one asked for
+        if cluster.scheduler.http_server.port == dashboard_port:
+            return cluster, port, dashboard_port
+        logger.info(
+            "Port %d was taken by somebody else, trying others.", dashboard_port
+        )
+        cluster.close()
+    raise StartFailed(
+        f"Ports were taken by somebody else {ATTEMPTS} times between the look for a free"
+        f" one in {endpoint.first_port}-{endpoint.last_port} and its use."
+    )
+
+
+def _address_in_use(error: BaseException | None) -> bool:
+    while error is not None:
+        if isinstance(error, OSError) and error.errno == errno.EADDRINUSE:
+            return True
+        error = error.__cause__ or error.__context__
+    return False
+
+
+def _make(
+    parameters: Parameters,
+    cluster_class: ClusterClass,
+    host: str,
+    port: int,
+    dashboard_port: int,
+) -> Any:
+    dashboard_host = f"[{host}]" if ":" in host else host
+    dashboard_address = f"{dashboard_host}:{dashboard_port}"
+    if cluster_class.kind == "local":
+        return cluster_class.cls(
+            host=host,
+            scheduler_port=port,
+            dashboard_address=dashboard_address,
+            **local_arguments(parameters),
+        )
+    return cluster_class.cls(
+        scheduler_options={
+            "host": host,
+            "port": port,
+            "dashboard_address": dashboard_address,
+        },
+        silence_logs=False,
+        **job_arguments(parameters, cluster_class.batch_system),
+    )
+
+
+def local_arguments(parameters: Parameters) -> dict[str, Any]:
+    """Keyword arguments of LocalCluster, but for the scheduler.
+
+    It starts without workers: scaling adds them, and until then clients can connect.
+    Unless `memory` says so there is no memory limit: Dask measures its own worker
+    process, not the processes of Seamless below it, and its default limit would make
+    a small machine kill workers for the size of their caches.
+    """
+    arguments: dict[str, Any] = {
+        "n_workers": 0,
+        "threads_per_worker": parameters.threads,
+        "processes": True,
+        "memory_limit": parse_memory(parameters.memory) if parameters.memory else 0,
+        "local_directory": parameters.tmpdir or DEFAULT_TMPDIR,
+        "env": seamless_environment(parameters),
+        "silence_logs": False,
+    }
+    if parameters.resources:
+        arguments["resources"] = parameters.resources
+    if parameters.internal_port_range is not None:
+        arguments["port"] = parameters.internal_port_range
+        arguments["worker_port"] = parameters.internal_port_range
+    return arguments
+
+
+def scale(cluster: Any, parameters: Parameters) -> None:
+    """Let the number of workers follow the work."""
+    target_duration = parse_duration(parameters.target_duration)
+    idle_seconds = min(
+        max(target_duration * IDLE_SHARE, IDLE_SECONDS[0]), IDLE_SECONDS[1]
+    )
+    cluster.adapt(
+        minimum=parameters.minimum_workers,
+        maximum=parameters.maximum_workers,
+        interval=f"{SCALING_INTERVAL} s",
+        wait_count=round(idle_seconds / SCALING_INTERVAL),
+        target_duration=f"{target_duration * parameters.resources.get('S', 1.0)} s",
+    )

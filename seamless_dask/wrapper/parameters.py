@@ -1,0 +1,327 @@
+"""The parameters of the status file, as one typed model.
+
+`read_parameters` is the way in. It reports every problem at once, each with the
+field, its value and what is allowed, and names fields that it does not know.
+"""
+
+from __future__ import annotations
+
+from typing import Annotated, Any
+
+from pydantic import (
+    AfterValidator,
+    BaseModel,
+    BeforeValidator,
+    ConfigDict,
+    Field,
+    StrictBool,
+    ValidationError,
+)
+
+from .durations import parse_duration, parse_memory
+from .exit_codes import ParametersError
+
+#: Time between the end of the longest worker lifetime and the walltime, in seconds.
+GRACE_PERIOD = 60
+DEFAULT_LIFETIME_STAGGER = "4m"
+DEFAULT_THROTTLE = 3
+DEFAULT_PURE_THREADS = 2
+DEFAULT_TMPDIR = "/tmp"
+
+
+def ensure_list(value: Any) -> Any:
+    """A single string is accepted where a list of strings is meant."""
+    return [value] if isinstance(value, str) else value
+
+
+def _not_bool(value: Any) -> Any:
+    if isinstance(value, bool):
+        raise ValueError("true and false are not numbers")
+    return value
+
+
+def _duration(value: str | float) -> str | float:
+    parse_duration(value)
+    return value
+
+
+def _memory(value: str | int) -> str | int:
+    parse_memory(value)
+    return value
+
+
+def _absolute(value: str) -> str:
+    if not value.startswith(("/", "$", "~")):
+        raise ValueError("is not absolute")
+    return value
+
+
+def _one_line(value: str) -> str:
+    if "\n" in value or "\r" in value:
+        raise ValueError("has more than one line")
+    return value
+
+
+def _port_range(value: Any) -> Any:
+    """Normalize to the notation of Dask, ``"START:END"``."""
+    if isinstance(value, str):
+        parts: list[Any] = value.replace("-", ":").replace(" ", "").split(":")
+    elif isinstance(value, (list, tuple)):
+        parts = list(value)
+    else:
+        raise ValueError("is not a range of ports")
+    if len(parts) != 2 or any(isinstance(part, bool) for part in parts):
+        raise ValueError("needs two ports")
+    try:
+        start, end = (int(part) for part in parts)
+    except (TypeError, ValueError):
+        raise ValueError("ports are whole numbers") from None
+    if not 1024 <= start < end <= 65535:
+        raise ValueError("START must be below END, both between 1024 and 65535")
+    return f"{start}:{end}"
+
+
+PositiveInt = Annotated[int, BeforeValidator(_not_bool), Field(ge=1)]
+PositiveFloat = Annotated[
+    float, BeforeValidator(_not_bool), Field(gt=0, allow_inf_nan=False)
+]
+Units = Annotated[float, BeforeValidator(_not_bool), Field(ge=0, allow_inf_nan=False)]
+Line = Annotated[str, Field(min_length=1), AfterValidator(_one_line)]
+Lines = Annotated[list[Line], BeforeValidator(ensure_list)]
+Duration = Annotated[
+    Line | int | float, BeforeValidator(_not_bool), AfterValidator(_duration)
+]
+Memory = Annotated[Line | int, BeforeValidator(_not_bool), AfterValidator(_memory)]
+PortRange = Annotated[str, BeforeValidator(_port_range)]
+Path = Annotated[Line, AfterValidator(_absolute)]
+
+WHOLE = "a whole number, at least 1"
+TEXT = "a text of one line"
+TEXTS = "a text, or a list of texts, each of one line"
+SWITCH = "true or false"
+DURATION = 'a duration such as "10m", "90s" or "01:00:00", or a number of seconds'
+
+
+def _field(description: str, allowed: str, **kwargs: Any) -> Any:
+    kwargs.setdefault("default", None)
+    return Field(
+        description=description, json_schema_extra={"allowed": allowed}, **kwargs
+    )
+
+
+class Parameters(BaseModel):
+    """What the caller can say about the cluster. Absent and null mean the same."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    # --- the job that each Dask worker runs in
+    walltime: Duration | None = _field(
+        "longest run time of a batch job; required on batch systems", DURATION
+    )
+    cores: PositiveInt | None = _field(
+        "Seamless worker processes per Dask worker; in pure Dask the CPU cores per job."
+        " Default 1 on a local cluster and for whole nodes, otherwise required",
+        WHOLE,
+    )
+    job_cores: PositiveInt | None = _field(
+        "CPU cores per batch job. Default: cores x transformation_throttle, "
+        "in pure Dask: cores",
+        WHOLE,
+    )
+    memory: Memory | None = _field(
+        "memory per job in bytes; on a local cluster the limit of the Dask worker "
+        "process. Default: no limit; required on batch systems",
+        'an amount of memory such as "54000MB" or "16GiB", or a number of bytes',
+    )
+    tmpdir: Path | None = _field(
+        f"directory for temporary files of workers. Default {DEFAULT_TMPDIR}",
+        "an absolute path",
+    )
+    partition: Line | None = _field("partition or queue of the batch system", TEXT)
+    project: Line | None = _field("account or project to charge for jobs", TEXT)
+    job_extra_directives: Lines = _field(
+        "more directives for the head of the job script", TEXTS, default=[]
+    )
+    job_script_prologue: Lines = _field(
+        "shell lines to run in the job before the worker starts", TEXTS, default=[]
+    )
+    memory_per_core_property_name: Line | None = _field(
+        "OAR: name of the property with the memory per core, or not_applicable", TEXT
+    )
+    resource_spec: Line | None = _field(
+        "resource request in the words of OAR, PBS or SGE", TEXT
+    )
+    processes: PositiveInt = _field("Dask workers per job", WHOLE, default=1)
+    worker_threads: PositiveInt | None = _field(
+        "threads per Dask worker. Default: cores x transformation_throttle, "
+        f"in pure Dask: {DEFAULT_PURE_THREADS}",
+        WHOLE,
+    )
+    exclusive: StrictBool = _field(
+        "a worker runs one top-level transformation at a time, on a node of its own",
+        SWITCH,
+        default=False,
+    )
+
+    # --- the scheduler and the life of workers
+    unknown_task_duration: Duration = _field(
+        "assumed duration of tasks never seen before", DURATION, default="1m"
+    )
+    target_duration: Duration = _field(
+        "how long the work at hand may take before workers are added; a tenth of it is"
+        " how long a worker stays idle before it is ended",
+        DURATION,
+        default="10m",
+    )
+    internal_port_range: PortRange | None = _field(
+        "ports that workers and nannies listen on. Default: any",
+        'a range such as "40000:40100" or [40000, 40100], START below END, '
+        "both between 1024 and 65535",
+    )
+    lifetime: Duration | None = _field(
+        "time after which a worker is replaced. Default: walltime - lifetime-stagger -"
+        f" {GRACE_PERIOD} s if maximum_jobs is over 1, never in pure Dask",
+        DURATION,
+    )
+    lifetime_stagger: Duration | None = _field(
+        "random amount by which lifetimes differ. "
+        f"Default {DEFAULT_LIFETIME_STAGGER} if there is a lifetime",
+        DURATION,
+    )
+
+    # --- what is Seamless about a worker
+    transformation_throttle: PositiveInt = _field(
+        "transformations that each Seamless process runs at the same time",
+        WHOLE,
+        default=DEFAULT_THROTTLE,
+    )
+    dask_resources: dict[Line, Units] = _field(
+        "Dask resources of each worker, name to units",
+        'a mapping from names to numbers, such as {"GPU": 1}',
+        default={},
+    )
+    pure_dask: StrictBool = _field(
+        "plain Dask workers without anything of Seamless", SWITCH, default=False
+    )
+    record: StrictBool = _field(
+        "execution records are written; the workers' business, not the wrapper's",
+        SWITCH,
+        default=False,
+    )
+
+    # --- the life of the cluster
+    interactive: StrictBool = _field(
+        "keep one worker (job) even when idle", SWITCH, default=False
+    )
+    maximum_jobs: PositiveInt = _field("most jobs at a time", WHOLE, default=1)
+    extra_dask_config: dict[str, Any] = _field(
+        "any Dask configuration, merged last",
+        "a mapping; nested, or with dotted keys at the top",
+        default={},
+    )
+    timeout: PositiveFloat | None = _field(
+        "seconds without any work after which the cluster is ended. "
+        "Default: --timeout of the command line",
+        "a number of seconds above zero",
+    )
+
+    @property
+    def seamless_processes(self) -> int:
+        """Seamless worker processes per Dask worker; drivers assume the same 1."""
+        return self.cores or 1
+
+    @property
+    def threads(self) -> int:
+        """Threads of each Dask worker."""
+        if self.worker_threads is not None:
+            return self.worker_threads
+        if self.pure_dask:
+            return DEFAULT_PURE_THREADS
+        return self.seamless_processes * self.transformation_throttle
+
+    @property
+    def cores_per_job(self) -> int:
+        """CPU cores to ask the batch system for."""
+        if self.job_cores is not None:
+            return self.job_cores
+        if self.pure_dask:
+            return self.cores or 1
+        return self.seamless_processes * self.transformation_throttle
+
+    @property
+    def queue_exclusive(self) -> bool:
+        """Exclusive mode, which pure Dask does not have."""
+        return self.exclusive and not self.pure_dask
+
+    @property
+    def resources(self) -> dict[str, float]:
+        """Dask resources of each worker."""
+        if self.queue_exclusive:
+            return {"S": 1.0, **self.dask_resources}
+        return dict(self.dask_resources)
+
+    @property
+    def minimum_workers(self) -> int:
+        """Dask workers to keep when idle."""
+        return self.processes if self.interactive else 0
+
+    @property
+    def maximum_workers(self) -> int:
+        """Most Dask workers at a time."""
+        return self.maximum_jobs * self.processes
+
+
+_ALLOWED: dict[str, str] = {
+    name: field.json_schema_extra["allowed"]  # type: ignore[index,misc]
+    for name, field in Parameters.model_fields.items()
+}
+
+
+def read_parameters(raw: dict[str, Any]) -> tuple[Parameters, list[str]]:
+    """Return the parameters and the names of fields that are not known.
+
+    Names may be written with hyphens or underscores. Raises `ParametersError`.
+    """
+    spelling: dict[str, str] = {}
+    values: dict[str, Any] = {}
+    problems: list[str] = []
+    unknown: list[str] = []
+    for written, value in raw.items():
+        name = written.replace("-", "_")
+        if value is None:
+            continue
+        if name not in Parameters.model_fields:
+            unknown.append(written)
+        elif name in values:
+            problems.append(f"{written}: is written twice, also as {spelling[name]}")
+        else:
+            spelling[name] = written
+            values[name] = value
+    try:
+        parameters = Parameters(**values)
+    except ValidationError as error:
+        for name, reason in _first_reasons(error).items():
+            problems.append(
+                f"{spelling[name]} = {_short(values[name])}: allowed is "
+                f"{_ALLOWED[name]}{reason}"
+            )
+    if problems:
+        raise ParametersError(problems)
+    return parameters, unknown
+
+
+def _first_reasons(error: ValidationError) -> dict[str, str]:
+    """One reason per field; a union reports one error per member."""
+    reasons: dict[str, str] = {}
+    for detail in error.errors(include_url=False):
+        reason = ""
+        if detail["type"] == "value_error":
+            reason = f" ({detail['ctx']['error']})"
+        name = str(detail["loc"][0])
+        reasons[name] = reasons.get(name) or reason
+    return reasons
+
+
+def _short(value: Any, limit: int = 80) -> str:
+    text = repr(value)
+    return text if len(text) <= limit else text[: limit - 3] + "..."

@@ -1,0 +1,56 @@
+"""The processes below this one: which are left, and how to end them."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Iterable
+
+import psutil
+
+logger = logging.getLogger(__name__)
+
+
+def descendants() -> set[psutil.Process]:
+    """All processes below this one that somebody has to end.
+
+    The resource tracker of multiprocessing is left out: it cleans up after the others
+    and ends with this process.
+    """
+    found = set()
+    for process in psutil.Process().children(recursive=True):
+        try:
+            ended = process.status() == psutil.STATUS_ZOMBIE
+            helper = any("resource_tracker" in part for part in process.cmdline())
+        except psutil.NoSuchProcess:
+            continue
+        except psutil.AccessDenied:
+            ended = helper = False
+        if not ended and not helper:
+            found.add(process)
+    return found
+
+
+def alive(processes: Iterable[psutil.Process]) -> set[psutil.Process]:
+    """Those that still run. A process is known by pid and start time."""
+    left = set()
+    for process in processes:
+        try:
+            if process.is_running() and process.status() != psutil.STATUS_ZOMBIE:
+                left.add(process)
+        except psutil.NoSuchProcess:
+            continue
+    return left
+
+
+def kill(processes: Iterable[psutil.Process], seconds: float) -> set[psutil.Process]:
+    """Kill at once, wait for the end; return those that are still there."""
+    targets = set(processes)
+    for process in targets:
+        try:
+            process.kill()
+        except psutil.NoSuchProcess:
+            continue
+        except psutil.AccessDenied as error:
+            logger.error("May not kill process %d: %s", process.pid, error)
+    psutil.wait_procs(targets, timeout=seconds)
+    return alive(targets)

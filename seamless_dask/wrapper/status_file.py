@@ -1,0 +1,231 @@
+"""The status file: how the caller and the wrapper talk to each other.
+
+The caller starts the wrapper first and then writes the file, with the status
+``"starting"`` and the parameters. The wrapper shows that it is alive by touching the
+file, and turns the status into ``"running"`` or ``"failed"``, or deletes the file at
+the end. It never creates the file: one that was removed stays removed, and one that
+names another process is left alone.
+
+Fields that the wrapper writes, next to ``status``: ``port`` and ``dashboard_port`` of
+the scheduler, ``error`` (why the start failed), ``pid`` if there was none,
+``wrapper_pid`` if ``pid`` is somebody else's, and ``start_time``, when the wrapper's
+process started (seconds since the epoch), which tells it from a later process with the
+same pid. All other fields are kept.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import logging
+import os
+import threading
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import psutil
+
+from .exit_codes import StatusFileLost, StatusFileMissing, StatusFileUnusable
+
+logger = logging.getLogger(__name__)
+
+WAIT_SECONDS = 20.0
+POLL_SECONDS = 0.1
+#: How long a file may be unreadable: somebody may be writing it in place.
+UNREADABLE_SECONDS = 2.0
+#: The launcher gives up on a file that has not been touched for 60 seconds.
+TOUCH_SECONDS = 2.0
+
+
+class StatusFile:
+    """A status file that was seen with the status ``"starting"``."""
+
+    def __init__(self, path: Path, fields: dict[str, Any]):
+        self.path = path
+        #: Fields as last read or written.
+        self.fields = fields
+        #: The process that the caller wrote down; None until there is one.
+        self._owner = fields.get("pid")
+
+    @classmethod
+    def wait(
+        cls,
+        path: Path,
+        seconds: float = WAIT_SECONDS,
+        pause: Callable[[float], None] = time.sleep,
+    ) -> StatusFile:
+        """Wait for the caller to write the file.
+
+        `pause` sleeps between looks; it may raise to give up waiting.
+        """
+        deadline = time.monotonic() + seconds
+        unreadable_since: float | None = None
+        reason = "it does not exist"
+        while True:
+            try:
+                fields = _read(path)
+                unreadable_since = None
+                status = fields.get("status", "starting")
+                if status == "starting":
+                    return cls(path, fields)
+                # left over from an earlier run, its owner is about to replace it
+                reason = f'its status is {json.dumps(status)}, not "starting"'
+            except FileNotFoundError:
+                unreadable_since = None
+                reason = "it does not exist"
+            except StatusFileUnusable:
+                unreadable_since = unreadable_since or time.monotonic()
+                if time.monotonic() - unreadable_since >= UNREADABLE_SECONDS:
+                    raise
+            if time.monotonic() >= deadline:
+                raise StatusFileMissing(
+                    f"Waited {seconds:g} s for the status file {path}: {reason}."
+                )
+            pause(POLL_SECONDS)
+
+    @property
+    def parameters(self) -> dict[str, Any]:
+        """The raw parameters."""
+        if "parameters" not in self.fields:
+            raise StatusFileUnusable(
+                f'The status file {self.path} has no field "parameters".'
+            )
+        parameters = self.fields["parameters"]
+        if not isinstance(parameters, dict):
+            raise StatusFileUnusable(
+                f'The field "parameters" of the status file {self.path} must be an '
+                f"object, but is {type(parameters).__name__}."
+            )
+        return parameters
+
+    def foreign_pid(self) -> int | None:
+        """The process that the caller wrote down, if that is not this process."""
+        return self._owner if self._owner not in (None, os.getpid()) else None
+
+    def check(self) -> None:
+        """Read the file again; raise `StatusFileLost` unless it is still ours."""
+        try:
+            fields = _read(self.path)
+        except FileNotFoundError:
+            raise StatusFileLost(
+                f"The status file {self.path} was removed by somebody else."
+            ) from None
+        except StatusFileUnusable as error:
+            raise StatusFileLost(f"Somebody else changed it: {error}") from None
+        if fields.get("pid") != self._owner:
+            raise StatusFileLost(
+                f"The status file {self.path} now belongs to process "
+                f"{fields.get('pid')}."
+            )
+        self.fields = fields
+
+    def touch(self) -> None:
+        """Show that this process is alive."""
+        self.check()
+        with contextlib.suppress(FileNotFoundError):  # the next check will tell
+            os.utime(self.path)
+
+    def running(self, *, port: int, dashboard_port: int) -> None:
+        """Tell the caller that the cluster accepts connections."""
+        self._write(status="running", port=port, dashboard_port=dashboard_port)
+
+    def failed(self, message: str) -> None:
+        """Tell the caller that there will be no cluster, and why."""
+        self._write(status="failed", error=message)
+
+    def remove(self) -> None:
+        """Delete the file, unless it is no longer ours."""
+        self.check()
+        self.path.unlink(missing_ok=True)
+
+    def _write(self, **changes: Any) -> None:
+        self.check()
+        fields = {"pid": os.getpid(), **self.fields}
+        if fields["pid"] != os.getpid():
+            fields["wrapper_pid"] = os.getpid()
+        fields["start_time"] = psutil.Process().create_time()
+        fields.update(changes)
+        temporary = self.path.with_name(f".{self.path.name}.{os.getpid()}.tmp")
+        descriptor = os.open(
+            temporary, os.O_WRONLY | os.O_CREAT | os.O_TRUNC | os.O_NOFOLLOW, 0o600
+        )
+        try:
+            with os.fdopen(descriptor, "w", encoding="utf-8") as handle:
+                json.dump(fields, handle)
+            if not self.path.exists():  # removed since we read it
+                raise StatusFileLost(
+                    f"The status file {self.path} was removed by somebody else."
+                )
+            os.replace(temporary, self.path)
+        except BaseException:
+            temporary.unlink(missing_ok=True)
+            raise
+        self.fields = fields
+        self._owner = fields["pid"]
+
+
+class Heartbeat:
+    """Touches a status file from a thread of its own, and reports when it is lost.
+
+    A thread, because imports and batch systems may keep the others busy for longer
+    than the caller's patience.
+    """
+
+    def __init__(
+        self,
+        status_file: StatusFile,
+        on_lost: Callable[[StatusFileLost], None],
+        seconds: float = TOUCH_SECONDS,
+    ):
+        self._status_file = status_file
+        self._on_lost = on_lost
+        self._seconds = seconds
+        self._stop = threading.Event()
+        #: Held while the file is written or checked.
+        self.lock = threading.Lock()
+        self._thread = threading.Thread(
+            target=self._run, name="status file heartbeat", daemon=True
+        )
+
+    def start(self) -> None:
+        """Start touching."""
+        self._thread.start()
+
+    def stop(self) -> None:
+        """Stop touching. May be called more than once."""
+        self._stop.set()
+
+    def _run(self) -> None:
+        while not self._stop.wait(self._seconds):
+            try:
+                with self.lock:
+                    if not self._stop.is_set():
+                        self._status_file.touch()
+            except StatusFileLost as error:
+                self._on_lost(error)
+                return
+            except OSError as error:  # a network file system may come back
+                logger.warning("Could not touch the status file: %s", error)
+
+
+def _read(path: Path) -> dict[str, Any]:
+    try:
+        fields = json.loads(path.read_bytes())
+    except FileNotFoundError:
+        raise
+    except OSError as error:
+        raise StatusFileUnusable(
+            f"The status file {path} cannot be read: {error}."
+        ) from None
+    except ValueError as error:
+        raise StatusFileUnusable(
+            f"The status file {path} is not valid JSON: {error}."
+        ) from None
+    if not isinstance(fields, dict):
+        raise StatusFileUnusable(
+            f"The status file {path} must hold a JSON object, but holds "
+            f"{type(fields).__name__}."
+        )
+    return fields

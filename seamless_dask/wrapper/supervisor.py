@@ -1,0 +1,387 @@
+"""The life of the wrapper: wait, start, watch, end.
+
+The main thread waits on one queue and decides; everything that can block happens in
+other threads, so that a signal is answered at once whatever the cluster is doing:
+
+- a signal handler, the heartbeat of the status file, and the thread that starts the
+  cluster put their news into the queue;
+- the scheduler is asked for its activity by a callback on its own event loop, which
+  puts the answer into the queue;
+- the cluster is closed in a thread, and what does not end in time is killed.
+"""
+
+from __future__ import annotations
+
+import logging
+import os
+import signal
+import threading
+import time
+from dataclasses import dataclass, field
+from pathlib import Path
+from queue import Empty, SimpleQueue
+from types import FrameType
+from typing import Any
+
+import psutil
+
+from . import processes, signals
+from .cluster_string import resolve
+from .exit_codes import (
+    ExitCode,
+    StatusFileLost,
+    WrapperError,
+)
+from .launch import Endpoint, Launched, check, launch
+from .parameters import Parameters, read_parameters
+from .status_file import Heartbeat, StatusFile
+
+logger = logging.getLogger(__name__)
+
+#: remote-http-launcher waits 5 s after SIGINT before it uses more force.
+CLOSE_SECONDS = 3.0
+KILL_SECONDS = 1.0
+#: For processes to notice that their parent is gone.
+NOTICE_SECONDS = 1.0
+#: For the cluster to notice that its workers were killed.
+FAREWELL_SECONDS = 0.3
+#: Bounds of the time between two looks at the activity, in seconds.
+LOOK_SECONDS = (0.2, 5.0)
+#: A scheduler that does not answer for so long is mentioned in the log, in seconds.
+SILENCE_SECONDS = 60.0
+
+
+@dataclass(frozen=True)
+class Options:
+    """The command line."""
+
+    cluster_string: str
+    endpoint: Endpoint
+    status_file: Path
+    #: Seconds without work until the end; None: never.
+    timeout: float | None
+
+
+@dataclass(frozen=True)
+class SignalArrived:
+    number: int
+
+
+@dataclass(frozen=True)
+class FileLost:
+    error: StatusFileLost
+
+
+@dataclass(frozen=True)
+class Started:
+    launched: Launched
+
+
+@dataclass(frozen=True)
+class StartFailure:
+    error: BaseException
+
+
+@dataclass(frozen=True)
+class Activity:
+    #: Counters of the scheduler plugin; None once the scheduler is closed.
+    snapshot: dict[str, Any] | None
+
+
+Event = SignalArrived | FileLost | Started | StartFailure | Activity
+
+
+class Asked(Exception):
+    """The wrapper was asked to end; this is a clean end."""
+
+
+@dataclass
+class Supervisor:
+    """Runs one cluster from the status file to the end."""
+
+    options: Options
+    _events: SimpleQueue[Event] = field(default_factory=SimpleQueue)
+    _status_file: StatusFile | None = None
+    _heartbeat: Heartbeat | None = None
+    _launched: Launched | None = None
+    _starting: threading.Thread | None = None
+    #: Another signal arrived while everything was ending.
+    _impatient: bool = False
+
+    def run(self) -> ExitCode:
+        """Run to the end. Must be called from the main thread, after `install`."""
+        failure = ""
+        try:
+            self._start(self._read_status_file())
+            self._watch()
+            raise AssertionError("watching ends with an exception")
+        except Asked as reason:
+            logger.info("Ending: %s.", reason)
+            code = ExitCode.CLEAN
+        except WrapperError as error:
+            failure = str(error)
+            logger.error("%s", error)
+            code = error.exit_code
+        except Exception as error:  # a bug of ours or of a cluster class
+            what = (
+                "The cluster could not be started"
+                if not self._launched
+                else ("The cluster broke down")
+            )
+            failure = f"{what}: {type(error).__name__}: {error}"
+            logger.exception("%s", failure)
+            code = ExitCode.LOST if self._launched else ExitCode.START_FAILED
+        if not self._end() and code is ExitCode.CLEAN:
+            code = ExitCode.FORCED
+        self._last_word(code, failure)
+        logger.info("Ended with exit code %d.", code)
+        return code
+
+    # --- start
+
+    def install(self) -> None:
+        """Take over the signals that end the wrapper."""
+        for number in signals.ENDING:
+            signal.signal(number, self._on_signal)
+
+    def _on_signal(self, number: int, frame: FrameType | None) -> None:
+        self._events.put(SignalArrived(number))  # SimpleQueue is made for this
+
+    def _read_status_file(self) -> StatusFile:
+        path = self.options.status_file
+        logger.info("Waiting for the status file %s.", path)
+        status_file = self._status_file = StatusFile.wait(path, pause=self._pause)
+        foreign = status_file.foreign_pid()
+        if foreign is not None:
+            logger.warning(
+                "The status file names process %s, but this is process %d: signals to "
+                "the former will not reach the wrapper.",
+                foreign,
+                os.getpid(),
+            )
+        self._heartbeat = Heartbeat(
+            status_file, lambda error: self._events.put(FileLost(error))
+        )
+        self._heartbeat.start()
+        return status_file
+
+    def _pause(self, seconds: float) -> None:
+        """Sleep, unless asked to end."""
+        event = self._next(seconds)
+        if event is not None:
+            self._handle(event)
+
+    def _start(self, status_file: StatusFile) -> None:
+        parameters, unknown = read_parameters(status_file.parameters)
+        if unknown:
+            logger.warning(
+                "Unknown parameters are ignored: %s.", ", ".join(sorted(unknown))
+            )
+        if parameters.timeout is not None:  # nearer to the user than --timeout
+            self.options = Options(
+                **{**vars(self.options), "timeout": parameters.timeout}
+            )
+        logger.info("Starting %s.", self.options.cluster_string)
+        cluster_class = self._resolve()
+        check(parameters, cluster_class)
+        self._starting = threading.Thread(
+            target=self._launch,
+            args=(parameters, cluster_class),
+            name="cluster start",
+            daemon=True,
+        )
+        begin = time.monotonic()
+        self._starting.start()
+        while self._launched is None:
+            event = self._next(None)
+            if isinstance(event, Started):
+                self._launched = event.launched
+            elif event is not None:
+                self._handle(event)
+        launched = self._launched
+        assert self._heartbeat is not None
+        with self._heartbeat.lock:
+            status_file.running(
+                port=launched.port, dashboard_port=launched.dashboard_port
+            )
+        logger.info(
+            "Running after %.1f s: scheduler at %s, dashboard at port %d, %s.",
+            time.monotonic() - begin,
+            launched.cluster.scheduler.address,
+            launched.dashboard_port,
+            f"inactivity timeout {self.options.timeout:g} s"
+            if self.options.timeout is not None
+            else "no inactivity timeout",
+        )
+
+    def _resolve(self) -> Any:
+        # Importing dask_jobqueue replaces the handler of SIGINT by one that exits at
+        # once; no signal may arrive before ours is back.
+        with signals.held_back():
+            try:
+                return resolve(self.options.cluster_string)
+            finally:
+                self.install()
+
+    def _launch(self, parameters: Parameters, cluster_class: Any) -> None:
+        try:
+            launched = launch(parameters, cluster_class, self.options.endpoint)
+        except BaseException as error:  # noqa: BLE001 - the main thread raises it
+            self._events.put(StartFailure(error))
+        else:
+            self._events.put(Started(launched))
+
+    # --- watch
+
+    def _watch(self) -> None:
+        """Wait for a reason to end, which is raised."""
+        timeout = self.options.timeout
+        look = LOOK_SECONDS[1]
+        if timeout is not None:
+            look = min(max(timeout / 10, LOOK_SECONDS[0]), LOOK_SECONDS[1])
+        answered = time.monotonic()
+        mentioned = False
+        pending = False
+        while True:
+            event = self._next(look)
+            if isinstance(event, Activity):
+                answered, pending, mentioned = time.monotonic(), False, False
+                self._judge(event)
+            elif event is not None:
+                self._handle(event)
+            elif not pending:
+                self._ask_for_activity()
+                pending = True
+            elif time.monotonic() - answered > SILENCE_SECONDS and not mentioned:
+                mentioned = True
+                logger.warning(
+                    "The scheduler has not answered for %g s.", SILENCE_SECONDS
+                )
+
+    def _ask_for_activity(self) -> None:
+        assert self._launched is not None
+        scheduler = self._launched.cluster.scheduler
+        plugin = self._launched.plugin
+        events = self._events
+
+        def answer() -> None:
+            running = scheduler.status.name == "running"
+            events.put(Activity(plugin.activity_snapshot() if running else None))
+
+        self._launched.cluster.loop.add_callback(answer)
+
+    def _judge(self, activity: Activity) -> None:
+        if activity.snapshot is None:
+            raise Asked("the scheduler was shut down by a client")
+        timeout = self.options.timeout
+        idle = activity.snapshot["idle_seconds"]
+        if timeout is not None and idle >= timeout:
+            raise Asked(f"no work for {idle:.0f} s, the timeout is {timeout:g} s")
+
+    # --- events
+
+    def _next(self, seconds: float | None) -> Event | None:
+        try:
+            return self._events.get(timeout=seconds)
+        except Empty:
+            return None
+
+    def _handle(self, event: Event) -> None:
+        """Raise what the event means; not every event means something."""
+        if isinstance(event, SignalArrived):
+            raise Asked(f"received {signal.Signals(event.number).name}")
+        if isinstance(event, FileLost):
+            raise event.error
+        if isinstance(event, StartFailure):
+            raise event.error
+
+    # --- end
+
+    def _end(self) -> bool:
+        """End the cluster and all processes.
+
+        Returns False if that took a second signal, or if something is left.
+        """
+        deadline = time.monotonic() + CLOSE_SECONDS
+        known = processes.descendants()
+        closer = self._close_in_time(deadline)
+        known |= processes.descendants()
+        left = processes.alive(known)
+        if closer is not None and not closer.is_alive():
+            # what is left now was not told to end, it can only notice
+            deadline = min(deadline, time.monotonic() + NOTICE_SECONDS)
+        while left and not self._impatient and time.monotonic() < deadline:
+            self._pass_time()
+            left = processes.alive(left)
+        if left:
+            logger.warning(
+                "Killing processes that did not end in time: %s.", _pids(left)
+            )
+        # again and again, for a process that was just starting another
+        deadline = time.monotonic() + KILL_SECONDS
+        while left and time.monotonic() < deadline:
+            left = processes.kill(left, KILL_SECONDS / 4) | processes.descendants()
+        if left:
+            logger.error("Processes that could not be ended: %s.", _pids(left))
+        if closer is not None:
+            closer.join(FAREWELL_SECONDS)
+        return not left and not self._impatient
+
+    def _close_in_time(self, deadline: float) -> threading.Thread | None:
+        """Close the cluster in a thread, which is returned, and wait for it."""
+        while self._starting is not None and self._launched is None:
+            # a cluster that is about to start is closed in good order afterwards
+            if not self._starting.is_alive() and self._events.empty():
+                break
+            if self._impatient or time.monotonic() > deadline:
+                logger.warning("The cluster was still starting: no orderly end.")
+                break
+            self._pass_time()
+        if self._launched is None:
+            return None
+        closer = threading.Thread(target=self._close, name="cluster end", daemon=True)
+        closer.start()
+        while closer.is_alive() and not self._impatient:
+            if time.monotonic() > deadline:
+                break
+            self._pass_time()
+        return closer
+
+    def _pass_time(self) -> None:
+        """Wait a moment, and notice a cluster that started or another signal."""
+        event = self._next(0.05)
+        if isinstance(event, Started):
+            self._launched = event.launched
+        if isinstance(event, SignalArrived):
+            self._impatient = True
+            logger.warning(
+                "Received %s as well: no more waiting.",
+                signal.Signals(event.number).name,
+            )
+
+    def _close(self) -> None:
+        assert self._launched is not None
+        try:
+            self._launched.cluster.close()
+        except Exception:  # the processes are killed if need be
+            logger.exception("The cluster could not be closed in an orderly way")
+
+    def _last_word(self, code: ExitCode, failure: str) -> None:
+        """Leave the status file as callers should find it."""
+        if self._status_file is None or self._heartbeat is None:
+            return
+        self._heartbeat.stop()
+        try:
+            with self._heartbeat.lock:
+                if failure:
+                    self._status_file.failed(failure)
+                else:
+                    self._status_file.remove()
+        except StatusFileLost as error:
+            logger.info("The status file is left alone: %s", error)
+        except OSError as error:
+            logger.error("Could not write the status file: %s", error)
+
+
+def _pids(found: set[psutil.Process]) -> str:
+    return ", ".join(str(process.pid) for process in found)
