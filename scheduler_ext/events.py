@@ -1,0 +1,132 @@
+"""What goes into the permission machine and what comes out: values without behaviour.
+
+The checks at the end are those that every event goes through before it may change
+anything.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Literal
+
+RefusalKind = Literal["capacity", "cycle", "ceiling"]
+
+
+@dataclass(frozen=True)
+class Request:
+    """What a holder asks for: leave to run one nested transformation.
+
+    ``key`` is the Dask task key that the lease is bound to, or None; ``owner`` the
+    task key of the transformation that asks, or None when it is not known; ``depth``
+    the number of transformations above; ``wait`` is False when the caller wants an
+    answer at once, whatever it is.
+    """
+
+    lease_id: str
+    holder: str
+    key: str | None = None
+    owner: str | None = None
+    depth: int = 0
+    wait: bool = True
+
+
+class IllegalEvent(ValueError):
+    """An event that makes no sense; the machine did not change."""
+
+
+class Inconsistent(RuntimeError):
+    """The machine contradicts itself: a bug of ours, never of a caller."""
+
+
+@dataclass(frozen=True)
+class Granted:
+    """The holder may submit what the lease stands for."""
+
+    lease_id: str
+    holder: str
+
+
+@dataclass(frozen=True)
+class Refused:
+    """The lease is gone; ``reason`` is a sentence for humans, its kind comes first."""
+
+    lease_id: str
+    holder: str
+    reason: str
+
+
+Decision = Granted | Refused
+
+
+@dataclass(frozen=True)
+class StoryLine:
+    """One thing that happened to one lease, at a monotonic time in seconds."""
+
+    at: float
+    event: str
+    lease_id: str
+    detail: str = ""
+
+
+@dataclass(frozen=True)
+class Statistics:
+    """A picture of the machine; totals count from its creation."""
+
+    capacity: int
+    ceiling: int
+    workers: int
+    slots_in_use: int
+    admitted: int
+    lent: int
+    waiting: int
+    #: tries that the current epoch still allows beyond the capacity
+    allowance: int
+    #: seconds
+    epoch: float
+    granted_total: int
+    #: {"capacity", "cycle" or "ceiling": number of refusals}
+    refused_total: Mapping[str, int]
+    #: slots given out beyond the capacity, by the load rule or against a deadlock
+    over_capacity_total: int
+    #: granted leases that ended, for whatever reason
+    ended_total: int
+    expired_total: int
+    unknown_releases_total: int
+
+
+def is_number(value: object) -> bool:
+    """Whether a value is a finite number (a bool is none)."""
+    return (
+        isinstance(value, (int, float))
+        and not isinstance(value, bool)
+        and -math.inf < value < math.inf
+    )
+
+
+def check_time(now: float) -> None:
+    if not is_number(now):
+        raise IllegalEvent(f"time: got {now!r}, allowed: monotonic seconds")
+
+
+def check_count(what: str, value: int, least: int) -> None:
+    if not isinstance(value, int) or isinstance(value, bool) or value < least:
+        raise IllegalEvent(f"{what}: got {value!r}, allowed: whole number >= {least}")
+
+
+def check_name(what: str, value: str) -> None:
+    if not isinstance(value, str) or not value:
+        raise IllegalEvent(f"{what}: got {value!r}, allowed: a text that is not empty")
+
+
+def check_request(request: Request) -> None:
+    check_name("lease id", request.lease_id)
+    check_name("holder", request.holder)
+    if request.key is not None:
+        check_name("key", request.key)
+    if request.owner is not None:
+        check_name("owner", request.owner)
+    check_count("depth", request.depth, 0)
+    if not isinstance(request.wait, bool):
+        raise IllegalEvent(f"wait: got {request.wait!r}, allowed: true or false")
