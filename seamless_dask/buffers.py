@@ -1,0 +1,222 @@
+"""Buffers on a Dask worker: a bounded cache, and the way to and from the hashserver."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import threading
+from collections import OrderedDict
+from collections.abc import Iterable
+
+from seamless import Buffer, CacheMissError, Checksum
+from seamless.caching import buffer_writer
+from seamless.caching.buffer_cache import get_buffer_cache
+from seamless.checksum.calculate_checksum import TRIVIAL_CHECKSUMS
+
+logger = logging.getLogger(__name__)
+
+#: bytes of buffers that a worker keeps at hand
+DEFAULT_CAPACITY = 512 * 1024**2
+
+
+class UploadError(RuntimeError):
+    """A buffer could not be written to any hashserver."""
+
+
+class BufferStore:
+    """Least recently used buffers, and access to the others.
+
+    The pool of seamless-transformer sees it as the mapping of checksum to bytes in
+    which it looks up what a child process asks for; what it adds is bounded as well.
+
+    Parameters
+    ----------
+    capacity
+        Bytes.
+    """
+
+    def __init__(self, capacity: int = DEFAULT_CAPACITY) -> None:
+        self.capacity = capacity
+        self._buffers: OrderedDict[str, Buffer] = OrderedDict()
+        self._size = 0
+        self._lock = threading.Lock()
+        self._fetching: dict[str, asyncio.Task[Buffer]] = {}
+
+    # -- the mapping that the pool uses ------------------------------------------
+
+    def __contains__(self, checksum: str) -> bool:
+        return checksum in self._buffers
+
+    def __len__(self) -> int:
+        return len(self._buffers)
+
+    def __setitem__(self, checksum: str, content: bytes) -> None:
+        self.add(Buffer(content, checksum=Checksum(checksum)))
+
+    def get(self, checksum: str, default: bytes | None = None) -> bytes | None:
+        """Return the bytes with this checksum if they are at hand."""
+        with self._lock:
+            buffer = self._buffers.get(checksum)
+            if buffer is None:
+                return default
+            self._buffers.move_to_end(checksum)
+        return buffer.content
+
+    # -- cache -------------------------------------------------------------------
+
+    @property
+    def size(self) -> int:
+        """Bytes held."""
+        return self._size
+
+    def add(self, buffer: Buffer) -> None:
+        """Keep a buffer at hand; the least recently used ones make room."""
+        size = len(buffer.content)
+        if size > self.capacity:
+            return
+        checksum = buffer.get_checksum().hex()
+        with self._lock:
+            if checksum in self._buffers:
+                self._buffers.move_to_end(checksum)
+                return
+            self._buffers[checksum] = buffer
+            self._size += size
+            while self._size > self.capacity:
+                _, evicted = self._buffers.popitem(last=False)
+                self._size -= len(evicted.content)
+
+    def at_hand(self, checksum: str) -> Buffer | None:
+        """Return a buffer without any communication, or None."""
+        content = TRIVIAL_CHECKSUMS.get(checksum)
+        if content is not None:
+            return Buffer(content, checksum=Checksum(checksum))
+        with self._lock:
+            buffer = self._buffers.get(checksum)
+            if buffer is not None:
+                self._buffers.move_to_end(checksum)
+                return buffer
+        return get_buffer_cache().get(Checksum(checksum))
+
+    async def resolve(self, checksum: str, *, fingertip: bool = False) -> Buffer:
+        """Return a buffer from the cache or from a hashserver.
+
+        Concurrent calls for one checksum share the request.
+
+        Parameters
+        ----------
+        checksum
+            64 hexadecimal digits.
+        fingertip
+            Recompute a buffer that is nowhere.
+
+        Raises
+        ------
+        seamless.CacheMissError
+            If the buffer is nowhere.
+        """
+        buffer = self.at_hand(checksum)
+        if buffer is None:
+            task = self._fetching.get(checksum)
+            if task is None:
+                task = asyncio.create_task(self._fetch(checksum))
+                self._fetching[checksum] = task
+                task.add_done_callback(lambda _: self._fetching.pop(checksum, None))
+            try:
+                buffer = await asyncio.shield(task)
+            except CacheMissError:
+                if not fingertip:
+                    raise
+                buffer = await Checksum(checksum).fingertip()
+        self.add(buffer)
+        return buffer
+
+    async def _fetch(self, checksum: str) -> Buffer:
+        return await Checksum(checksum).resolution()
+
+
+async def _write(checksum: str, buffer: Buffer) -> None:
+    from seamless_remote import buffer_remote
+
+    size = len(buffer.content)
+    try:
+        written = await buffer_remote.write_buffer(Checksum(checksum), buffer)
+    except Exception as exc:
+        raise UploadError(
+            f"Buffer {checksum} ({size} bytes) could not be written to the "
+            f"hashserver: {exc!r}"
+        ) from exc
+    if not written:
+        raise UploadError(
+            f"Buffer {checksum} ({size} bytes) was not accepted by any hashserver"
+        )
+
+
+async def _await_background_write(checksum: str) -> bool | None:
+    """Wait for Seamless' background writer; None if it has nothing under way."""
+    try:
+        return await buffer_writer.await_existing_task(Checksum(checksum))
+    except Exception as exc:  # noqa: BLE001 - whatever it was, we write ourselves
+        logger.warning("Writing buffer %s failed (%r), trying again", checksum, exc)
+        return False
+
+
+async def ensure_uploaded(checksum: str, buffer: Buffer | None) -> None:
+    """Return once the hashserver has the buffer.
+
+    The buffer is normally on its way already, in Seamless' background writer; a write
+    that failed there is tried once more here.
+
+    Parameters
+    ----------
+    checksum
+        64 hexadecimal digits.
+    buffer
+        None if it is not in this process; then the hashserver must have it.
+
+    Raises
+    ------
+    UploadError
+        The message names the checksum and the reason.
+    """
+    from seamless_remote import buffer_remote
+
+    if checksum in TRIVIAL_CHECKSUMS or not buffer_remote.has_write_server():
+        return
+    written = await _await_background_write(checksum)
+    if written:
+        return
+    if written is None:
+        # The background writer forgets what it has written, and only that.
+        entry = get_buffer_cache().strong_cache.get(Checksum(checksum))
+        if entry is not None and entry.remote_registered and entry.buffer is not None:
+            return
+    if buffer is not None:
+        await _write(checksum, buffer)
+        return
+    lengths = await buffer_remote.get_buffer_lengths([Checksum(checksum)])
+    if not lengths or not lengths[0]:
+        raise UploadError(
+            f"Buffer {checksum} is neither in this worker nor on a hashserver"
+        )
+
+
+async def await_pending_uploads(checksums: Iterable[str]) -> None:
+    """Wait until what this process is uploading of `checksums` has been written.
+
+    Raises
+    ------
+    UploadError
+        If a write failed, also at the second try.
+    """
+    from seamless_remote import buffer_remote
+
+    if not buffer_remote.has_write_server():
+        return
+
+    async def wait(checksum: str) -> None:
+        if await _await_background_write(checksum) is False:
+            buffer = get_buffer_cache().get(Checksum(checksum))
+            if buffer is not None:
+                await _write(checksum, buffer)
+
+    await asyncio.gather(*(wait(checksum) for checksum in set(checksums)))

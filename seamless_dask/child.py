@@ -1,0 +1,93 @@
+"""Runs inside each Seamless process of a Dask worker, before its first job.
+
+The pool of seamless-transformer starts these processes; three things are arranged
+here, because nothing outside the process can:
+
+- Jobs that wait for nested transformations must not exhaust the threads in which
+  jobs run (by default as many as cores + 4), so the executor grows as needed.
+- The parent must learn *which* job asks for a nested transformation. Synchronous
+  calls are made from an event loop in a thread of its own, where thread-local
+  variables of the job's thread are not seen; context variables are.
+- When the Dask worker dies, so do its Seamless processes and what they started.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import multiprocessing
+import os
+import threading
+from concurrent.futures import ThreadPoolExecutor
+from contextvars import ContextVar
+from multiprocessing.connection import wait
+from typing import Any
+
+#: Jobs that one process can hold. Threads are started on demand; one that waits costs
+#: some 100 kB.
+MAX_JOBS = 4096
+
+
+class JobLocal:
+    """Like `threading.local`, but inherited by the asyncio tasks that a job starts."""
+
+    def __init__(self) -> None:
+        object.__setattr__(self, "_variables", {})
+
+    def __getattr__(self, name: str) -> Any:
+        variable = self._variables.get(name)
+        value = None if variable is None else variable.get()
+        if value is None:
+            raise AttributeError(name)
+        return value
+
+    def __setattr__(self, name: str, value: Any) -> None:
+        variable = self._variables.get(name)
+        if variable is None:
+            variable = self._variables.setdefault(name, ContextVar(name, default=None))
+        variable.set(value)
+
+    def __delattr__(self, name: str) -> None:
+        self.__setattr__(name, None)
+
+
+def _end_with_parent() -> None:
+    """Wait for the end of the Dask worker, then end this process and its children."""
+    parent = multiprocessing.parent_process()
+    if parent is None:
+        return
+    wait([parent.sentinel])
+    import psutil
+
+    for process in psutil.Process().children(recursive=True):
+        try:
+            process.kill()
+        except psutil.NoSuchProcess:
+            continue
+    os._exit(1)
+
+
+class Initializer:
+    """Prepares a Seamless process; instances travel to it by pickle.
+
+    Parameters
+    ----------
+    environment
+        Environment variables for the process.
+    """
+
+    def __init__(self, environment: dict[str, str]) -> None:
+        self.environment = environment
+
+    async def __call__(self, channel: Any) -> None:
+        threading.Thread(
+            target=_end_with_parent, name="seamless-dask-guard", daemon=True
+        ).start()
+        os.environ.update(self.environment)
+        executor = ThreadPoolExecutor(MAX_JOBS, thread_name_prefix="seamless-job")
+        asyncio.get_running_loop().set_default_executor(executor)
+
+        from seamless_transformer import worker
+
+        worker._CURRENT_OWNER_DASK_KEY = JobLocal()
+        worker._CURRENT_OWNER_DASK_PRIORITY = JobLocal()
+        await worker._child_initializer(channel)

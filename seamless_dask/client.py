@@ -1,0 +1,615 @@
+"""The client: submits transformations to a Dask cluster and keeps track of them."""
+
+from __future__ import annotations
+
+import asyncio
+import concurrent.futures
+import logging
+import os
+import threading
+import time
+from collections.abc import Awaitable, Callable, Coroutine, Mapping
+from dataclasses import dataclass, field, replace
+from typing import TYPE_CHECKING, Any, Literal, TypeVar
+
+from distributed import Client
+from seamless import Buffer, Checksum
+
+from . import scheduler_side, serialization, tasks
+from .keys import (
+    NESTED_RESOURCE,
+    TOP_LEVEL_RESOURCE,
+    base_key,
+    deferred_base_key,
+    is_driver,
+    required_resources,
+)
+from .types import TransformationFutures, TransformationResult
+
+if TYPE_CHECKING:
+    from distributed import Future
+
+    from .types import TransformationSubmission
+
+__all__ = ["SeamlessDaskClient"]
+
+logger = logging.getLogger(__name__)
+
+T = TypeVar("T")
+
+#: seconds that a finished task and a buffer stay cached after their last use
+CACHE_TTL = 10.0
+#: Dask priority of tasks that only fetch a buffer: ahead of everything else
+FETCH_PRIORITY = 1_000_000
+#: set for processes that run inside a transformation; see `SeamlessDaskClient`
+SCHEDULER_ENV = "SEAMLESS_DASK_SCHEDULER"
+
+assert serialization  # imported to register the handlers for Buffer
+
+
+@dataclass(eq=False)
+class Entry:
+    """A submitted task, shared by all who asked this client for it."""
+
+    #: what it is filed under: the key of its first attempt
+    name: str
+    key: str
+    tf_checksum: str | None
+    #: keeps the task wanted on the scheduler; nobody else gets this handle
+    anchor: Future
+    outcome: concurrent.futures.Future[TransformationResult] = field(
+        default_factory=concurrent.futures.Future
+    )
+    #: handles that have not been released
+    holders: int = 0
+    #: `time.monotonic` of the last use after completion
+    last_used: float = 0.0
+
+    def failed(self) -> bool:
+        """Whether the task has ended without a result."""
+        if not self.outcome.done():
+            return False
+        if self.outcome.cancelled() or self.outcome.exception() is not None:
+            return True
+        return self.outcome.result().error is not None
+
+
+@dataclass(frozen=True)
+class _Identity:
+    key: str
+    resources: dict[str, float]
+    driver: bool
+    dependencies: dict[str, Entry]
+
+
+def _identify(submission: TransformationSubmission) -> _Identity:
+    """Work out what decides which task a submission is."""
+    transformation_dict = submission.transformation_dict
+    resources = required_resources(transformation_dict, submission.tf_dunder)
+    driver = is_driver(transformation_dict, submission.tf_dunder)
+    dependencies: dict[str, Entry] = {}
+    for name, spec in submission.inputs.items():
+        if spec.kind == "transformation":
+            dependencies[name] = submission.input_futures[name].entry
+    if dependencies or submission.tf_checksum is None:
+        keys = {name: entry.key for name, entry in dependencies.items()}
+        key = deferred_base_key(transformation_dict, keys, resources, driver=driver)
+    else:
+        key = base_key(submission.tf_checksum, resources, driver=driver)
+    if submission.scratch:
+        key += "-scratch"
+    return _Identity(key, resources, driver, dependencies)
+
+
+def _task_key(name: str, attempt: int) -> str:
+    # A failed task may still be wanted by somebody; a new attempt is another task.
+    return f"{name}-r{attempt}" if attempt else name
+
+
+class Handle:
+    """One caller's hold on a task; releasing it never touches other handles.
+
+    Safe to use from any thread. `cancelled` and `done` never raise, and `result`
+    needs no communication once `done` is true.
+    """
+
+    def __init__(
+        self,
+        client: SeamlessDaskClient,
+        entry: Entry,
+        convert: Callable[[TransformationResult], Any],
+    ) -> None:
+        self._client = client
+        self._entry = entry
+        self._convert = convert
+        self._released = False
+        self._cancelled = False
+        client._hold(entry)
+
+    @property
+    def key(self) -> str:
+        """Key of the Dask task."""
+        return self._entry.key
+
+    def done(self) -> bool:
+        """Whether the task has ended, one way or another."""
+        return self._cancelled or self._entry.outcome.done()
+
+    def cancelled(self) -> bool:
+        """Whether the task was cancelled, here or on the cluster."""
+        return self._cancelled or self._entry.outcome.cancelled()
+
+    def result(self, timeout: float | None = None) -> Any:
+        """Wait for the result.
+
+        Parameters
+        ----------
+        timeout
+            Seconds; None waits as long as it takes.
+
+        Raises
+        ------
+        concurrent.futures.CancelledError, TimeoutError
+        """
+        if self._cancelled:
+            raise concurrent.futures.CancelledError(self._entry.key)
+        return self._convert(self._entry.outcome.result(timeout))
+
+    async def wait(self) -> Any:
+        """Like `result`, without blocking the event loop."""
+        if self._cancelled:
+            raise asyncio.CancelledError(self._entry.key)
+        shielded = asyncio.shield(asyncio.wrap_future(self._entry.outcome))
+        return self._convert(await shielded)
+
+    def release(self, *, cancel: bool = False) -> None:
+        """Give the handle back; repeated calls change nothing.
+
+        Parameters
+        ----------
+        cancel
+            If nobody else holds the task and it has not ended, cancel it. Otherwise
+            it runs to its end and is stored.
+        """
+        if self._released:
+            return
+        self._released = True
+        if cancel and not self._entry.outcome.done():
+            self._cancelled = True
+        self._client._unhold(self._entry, cancel=cancel)
+
+
+class FatFuture:
+    """A caller's handle on a buffer; its Dask task exists once somebody asks.
+
+    Resolves to `seamless.Buffer`. The task runs where the value is.
+    """
+
+    def __init__(self, submit: Callable[[], Future], entry: Entry | None) -> None:
+        self._submit = submit
+        self._future: Future | None = None
+        #: the transformation whose result this is, None for a plain checksum
+        self.entry = entry
+        self._lock = threading.Lock()
+        self._released = False
+
+    def future(self) -> Future:
+        """Return the Dask future, submitting the task if need be."""
+        with self._lock:
+            if self._future is None:
+                self._future = self._submit()
+            return self._future
+
+    def done(self) -> bool:
+        """Whether the buffer can be had without waiting."""
+        return self._released or self.future().done()
+
+    def cancelled(self) -> bool:
+        """Whether the handle was released or the task cancelled."""
+        if self._released:
+            return True
+        return self._future is not None and self._future.cancelled()
+
+    def result(self, timeout: float | None = None) -> Buffer:
+        """Wait up to `timeout` seconds for the buffer.
+
+        Raises
+        ------
+        seamless.CacheMissError
+            If the buffer is nowhere.
+        """
+        return self.future().result(timeout)
+
+    def release(self) -> None:
+        """Give the handle back."""
+        with self._lock:
+            future, self._future = self._future, None
+            self._released = True
+        if future is not None:
+            future.release()
+
+
+class SeamlessDaskClient:
+    """Submits transformations to the cluster of a `distributed.Client`.
+
+    Parameters
+    ----------
+    dask_client
+        A synchronous client; it stays the caller's.
+    worker_plugin_workers
+        Seamless processes that each Dask worker is to run.
+    remote_clients
+        The hashservers and databases that workers use, as
+        ``seamless_config.extern_clients.collect_remote_clients`` returns them. None:
+        take part in a cluster that somebody else has configured.
+    is_local_cluster, interactive
+        What the launcher knows of the cluster; informative.
+    role
+        ``"driver"``: of a user's process. ``"worker"``: of a Dask worker, for the
+        nested work of its transformations. ``"inner"``: of a process that a
+        transformation has started (for instance ``seamless-run`` in a bash job): what
+        it submits is nested work. Default: ``"inner"`` when the environment names the
+        scheduler of the surrounding worker and `remote_clients` is None, otherwise
+        ``"driver"``.
+    on_detach
+        Called without arguments when the client stops being the one of this process.
+
+    Raises
+    ------
+    RuntimeError
+        If the scheduler runs without the Seamless plugin and does not let clients
+        install it, or with the plugin of another version.
+    """
+
+    def __init__(
+        self,
+        dask_client: Client,
+        *,
+        worker_plugin_workers: int = 1,
+        remote_clients: Mapping[str, Any] | None = None,
+        is_local_cluster: bool = False,
+        interactive: bool = False,
+        role: Literal["driver", "worker", "inner"] | None = None,
+        on_detach: Callable[[], None] | None = None,
+    ) -> None:
+        if role is None:
+            surrounded = SCHEDULER_ENV in os.environ and remote_clients is None
+            role = "inner" if surrounded else "driver"
+        self.client = dask_client
+        self.role: Literal["driver", "worker", "inner"] = role
+        self.worker_plugin_workers = int(worker_plugin_workers)
+        self.remote_clients = remote_clients
+        self.is_local_cluster = bool(is_local_cluster)
+        self.interactive = bool(interactive)
+        self._on_detach = on_detach
+        self._lock = threading.RLock()
+        self._entries: dict[str, Entry] = {}
+        self._by_checksum: dict[str, Entry] = {}
+        self._attempts: dict[str, tuple[int, float]] = {}
+        self._buffers: dict[str, tuple[Buffer, float]] = {}
+        self._pruning = False
+        loop: Any = dask_client.loop
+        self._loop: asyncio.AbstractEventLoop = loop.asyncio_loop
+        if role == "driver":
+            scheduler_side.ensure_plugin(dask_client)
+            scheduler_side.ensure_worker_plugin(
+                dask_client,
+                processes=self.worker_plugin_workers,
+                remote_clients=remote_clients,
+            )
+
+    # -- calls between threads ---------------------------------------------------
+
+    @property
+    def loop(self) -> asyncio.AbstractEventLoop:
+        """The event loop on which the client works, in a thread of its own."""
+        return self._loop
+
+    def start(self, coroutine: Coroutine[Any, Any, T]) -> concurrent.futures.Future[T]:
+        """Run a coroutine on the client's loop."""
+        return asyncio.run_coroutine_threadsafe(coroutine, self._loop)
+
+    # -- submission --------------------------------------------------------------
+
+    def submit_transformation(
+        self,
+        submission: TransformationSubmission,
+        need_fat: bool = False,
+        priority_boost: int = 0,
+    ) -> TransformationFutures:
+        """Submit a transformation, or join the submission of the same one.
+
+        Returns at once; any thread may call.
+
+        Parameters
+        ----------
+        submission
+            What is to run.
+        need_fat
+            Also give a future of the result's buffer.
+        priority_boost
+            Above 0 for nested work: its depth in the tree of transformations. Deeper
+            work runs first, and nested work does not take the units of top-level
+            work.
+
+        Raises
+        ------
+        ValueError
+            If the required resources are malformed.
+        """
+        identity = _identify(submission)
+        nested = priority_boost > 0 or self.role != "driver"
+        depth = max(1, int(priority_boost)) if nested else 0
+        dependencies = identity.dependencies
+        job = tasks.Job(
+            key=identity.key,
+            transformation_dict=submission.transformation_dict,
+            tf_checksum=None if dependencies else submission.tf_checksum,
+            tf_dunder=submission.tf_dunder,
+            dependencies=tuple(dependencies),
+            scratch=submission.scratch,
+            allow_input_fingertip=submission.allow_input_fingertip,
+            strict_dunder=submission.strict_dunder,
+            depth=depth,
+        )
+        unit = NESTED_RESOURCE if nested or identity.driver else TOP_LEVEL_RESOURCE
+        with self._lock:
+            entry = self._entry_for_reuse(identity.key)
+            if entry is None:
+                entry = self._submit_base(
+                    job,
+                    [e.anchor for e in dependencies.values()],
+                    {**identity.resources, unit: 1},
+                )
+            futures = self._handles(entry)
+        if need_fat:
+            futures.fat = self.ensure_fat_future(futures)
+        return futures
+
+    def _entry_for_reuse(self, key: str) -> Entry | None:
+        entry = self._entries.get(key)
+        if entry is None:
+            return None
+        if entry.failed():
+            self._forget(entry)
+            attempt, _ = self._attempts.get(key, (0, 0.0))
+            self._attempts[key] = attempt + 1, time.monotonic()
+            return None
+        entry.last_used = time.monotonic()
+        return entry
+
+    def task_key(self, submission: TransformationSubmission) -> str:
+        """Return the key that the Dask task of a submission has, or would have now.
+
+        Raises
+        ------
+        ValueError
+            If the required resources are malformed.
+        """
+        name = _identify(submission).key
+        with self._lock:
+            entry = self._entries.get(name)
+            if entry is not None and not entry.failed():
+                return entry.key
+            attempt, _ = self._attempts.get(name, (0, 0.0))
+            return _task_key(name, attempt if entry is None else attempt + 1)
+
+    def _submit_base(
+        self, job: tasks.Job, dependencies: list[Future], resources: dict[str, float]
+    ) -> Entry:
+        name = job.key
+        attempt, _ = self._attempts.get(name, (0, 0.0))
+        job = replace(job, key=_task_key(name, attempt))
+        future = self.client.submit(
+            tasks.run_transformation,
+            job,
+            *dependencies,
+            key=job.key,
+            priority=job.depth,
+            resources=resources,
+            pure=False,
+        )
+        entry = Entry(name, job.key, job.tf_checksum, anchor=future)
+        self._entries[name] = entry
+        if job.tf_checksum is not None:
+            self._by_checksum[job.tf_checksum] = entry
+        self.start(self._watch(entry))
+        return entry
+
+    def _handles(self, entry: Entry) -> TransformationFutures:
+        return TransformationFutures(
+            base=Handle(self, entry, lambda result: result),
+            thin=Handle(self, entry, TransformationResult.thin),
+            tf_checksum=entry.tf_checksum,
+            entry=entry,
+        )
+
+    async def _watch(self, entry: Entry) -> None:
+        outcome = entry.outcome
+        try:
+            result: TransformationResult = await self.client.gather(
+                entry.anchor, asynchronous=True
+            )
+        except (asyncio.CancelledError, concurrent.futures.CancelledError):
+            outcome.cancel()
+        except Exception as exc:  # noqa: BLE001 - every way a task can fail ends here
+            logger.warning("Task %s failed: %r", entry.key, exc)
+            if not outcome.cancelled():
+                outcome.set_result(
+                    TransformationResult(
+                        entry.tf_checksum, None, f"Task {entry.key} failed: {exc!r}\n"
+                    )
+                )
+        else:
+            if result.content is not None and result.result_checksum is not None:
+                self.remember_buffer(
+                    Buffer(result.content, checksum=Checksum(result.result_checksum))
+                )
+            if not outcome.cancelled():
+                outcome.set_result(result)
+            if result.tf_checksum is not None:
+                with self._lock:
+                    if self._entries.get(entry.name) is entry:
+                        entry.tf_checksum = result.tf_checksum
+                        self._by_checksum[result.tf_checksum] = entry
+        entry.last_used = time.monotonic()
+        self._schedule_pruning()
+
+    # -- handles -----------------------------------------------------------------
+
+    def _hold(self, entry: Entry) -> None:
+        with self._lock:
+            entry.holders += 1
+
+    def _unhold(self, entry: Entry, *, cancel: bool) -> None:
+        with self._lock:
+            entry.holders -= 1
+            abandoned = cancel and entry.holders <= 0 and not entry.outcome.done()
+            if abandoned:
+                self._forget(entry)
+        if abandoned:
+            entry.outcome.cancel()
+
+    def _forget(self, entry: Entry) -> None:
+        """Drop an entry from the registry. Called with the lock held."""
+        if self._entries.get(entry.name) is entry:
+            del self._entries[entry.name]
+        checksum = entry.tf_checksum
+        if checksum is not None and self._by_checksum.get(checksum) is entry:
+            del self._by_checksum[checksum]
+        entry.anchor.release()
+
+    def get_transformation_futures(
+        self, tf_checksum: Checksum | str
+    ) -> TransformationFutures | None:
+        """Return new handles on a transformation that this client knows, or None."""
+        checksum = Checksum(tf_checksum).hex()
+        with self._lock:
+            entry = self._by_checksum.get(checksum)
+            if entry is None:
+                return None
+            entry.last_used = time.monotonic()
+            return self._handles(entry)
+
+    def release_transformation_futures(
+        self, futures: TransformationFutures, cancel: bool = False
+    ) -> None:
+        """Release the handles of one caller.
+
+        Parameters
+        ----------
+        futures
+            What `submit_transformation` or `get_transformation_futures` returned.
+        cancel
+            Cancel what has not ended and is not wanted by anybody else. Finished
+            work, and other callers' handles, are not affected.
+        """
+        if futures.fat is not None:
+            futures.fat.release()
+        for handle in (futures.base, futures.thin):
+            if handle is not None:
+                handle.release(cancel=cancel)
+
+    def cancel_by_checksum(self, tf_checksum: Checksum | str) -> bool:
+        """Cancel a transformation wherever it runs or waits, for everybody.
+
+        Any thread may call, also one with a running event loop; the call takes at
+        most five seconds.
+
+        Returns
+        -------
+        bool
+            Whether there was anything to cancel.
+        """
+        checksum = Checksum(tf_checksum).hex()
+        with self._lock:
+            entry = self._by_checksum.get(checksum)
+            pending = entry is not None and not entry.outcome.done()
+            if entry is not None and pending:
+                self._forget(entry)
+        if entry is not None and pending:
+            entry.outcome.cancel()
+        request = self.start(scheduler_side.cancel(self.client, [checksum]))
+        if threading.get_ident() == getattr(self._loop, "_thread_id", None):
+            return pending
+        return bool(request.result(timeout=5)) or pending
+
+    # -- buffers -----------------------------------------------------------------
+
+    def remember_buffer(self, buffer: Buffer) -> None:
+        """Keep a buffer in the process's buffer cache for `CACHE_TTL` seconds."""
+        now = time.monotonic()
+        with self._lock:
+            self._buffers[buffer.get_checksum().hex()] = buffer, now
+
+    def ensure_fat_future(self, futures: TransformationFutures) -> FatFuture:
+        """Return a future of the result's buffer; any thread, no waiting."""
+        return self._fat_of_entry(futures.entry, fingertip=False)
+
+    def ensure_fat_finger_future(self, futures: TransformationFutures) -> FatFuture:
+        """Like `ensure_fat_future`; a buffer that is nowhere is recomputed."""
+        return self._fat_of_entry(futures.entry, fingertip=True)
+
+    def get_fat_checksum_future(self, checksum: Checksum | str) -> FatFuture:
+        """Return a future of the buffer with this checksum; any thread, no waiting."""
+        return self._fat_of_checksum(Checksum(checksum).hex(), fingertip=False)
+
+    def get_fat_finger_checksum_future(self, checksum: Checksum | str) -> FatFuture:
+        """Like `get_fat_checksum_future`; a buffer that is nowhere is recomputed."""
+        return self._fat_of_checksum(Checksum(checksum).hex(), fingertip=True)
+
+    def _fat_of_entry(self, entry: Entry, *, fingertip: bool) -> FatFuture:
+        return FatFuture(
+            lambda: self._submit_fetch(f"fat-{entry.key}", entry.anchor, fingertip),
+            entry,
+        )
+
+    def _fat_of_checksum(self, checksum: str, *, fingertip: bool) -> FatFuture:
+        return FatFuture(
+            lambda: self._submit_fetch(f"buffer-{checksum}", checksum, fingertip), None
+        )
+
+    def _submit_fetch(self, key: str, source: Future | str, fingertip: bool) -> Future:
+        return self.client.submit(
+            tasks.fetch_buffer,
+            source,
+            fingertip,
+            key=f"{key}-finger" if fingertip else key,
+            priority=FETCH_PRIORITY,
+            resources={NESTED_RESOURCE: 1},
+            pure=False,
+        )
+
+    # -- caches ------------------------------------------------------------------
+
+    def _schedule_pruning(self) -> None:
+        """Arrange for `_prune` while anything is cached. Called on the loop."""
+        if not self._pruning:
+            self._pruning = True
+            self._loop.call_later(CACHE_TTL / 4, self._prune)
+
+    def _prune(self) -> None:
+        deadline = time.monotonic() - CACHE_TTL
+        self._pruning = False
+        with self._lock:
+            for entry in list(self._entries.values()):
+                if entry.outcome.done() and entry.last_used < deadline:
+                    self._forget(entry)
+            for cached in (self._buffers, self._attempts):
+                for name in [n for n, v in cached.items() if v[1] < deadline]:
+                    del cached[name]
+            again = bool(self._entries or self._buffers or self._attempts)
+        if again:
+            self._schedule_pruning()
+
+    # -- the end -----------------------------------------------------------------
+
+    def detached(self) -> None:
+        """React to not being the client of this process any longer."""
+        on_detach, self._on_detach = self._on_detach, None
+        if on_detach is not None:
+            on_detach()
+
+    def status(self) -> Awaitable[dict[str, Any]]:
+        """Ask the scheduler's plugin for its state; await on any loop."""
+        return asyncio.wrap_future(self.start(scheduler_side.status(self.client)))

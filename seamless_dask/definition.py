@@ -1,0 +1,74 @@
+"""Reads what a `Transformation` of seamless-transformer is made of."""
+
+from __future__ import annotations
+
+import inspect
+from collections.abc import Mapping
+from copy import deepcopy
+from typing import Any
+
+from seamless_transformer.transformation_utils import extract_tf_dunder
+
+
+def dependencies(transformation: Any) -> Mapping[str, Any]:
+    """Return pin name to Transformation."""
+    return transformation._upstream_dependencies
+
+
+def has_post_prepare_hook(transformation: Any) -> bool:
+    """Whether constructing the transformation needs the results it depends on.
+
+    Compiled transformers look at the prepared transformation, inputs included.
+    """
+    variables = inspect.getclosurevars(transformation._constructor_sync).nonlocals
+    return any(
+        variables.get(name) is not None
+        for name in ("post_prepare_sync", "post_prepare_async")
+    )
+
+
+def prepared(transformation: Any) -> tuple[dict[str, Any], dict[str, Any]]:
+    """Return transformation dict and dunder of a constructed transformation."""
+    variables = inspect.getclosurevars(transformation._evaluator_sync).nonlocals
+    prepared_dict = variables.get("prepared_execution_dict")
+    if prepared_dict is None:
+        raise RuntimeError(
+            "The transformation has not been constructed, or was made by something "
+            "other than transformation_from_pretransformation"
+        )
+    tf_dunder = deepcopy(variables.get("prepared_tf_dunder") or {})
+    known = {
+        name: dependency._transformation_checksum.hex()
+        for name, dependency in dependencies(transformation).items()
+        if dependency._transformation_checksum is not None
+    }
+    if known:
+        tf_dunder["__deps__"] = known
+    return deepcopy(prepared_dict), tf_dunder
+
+
+def template(
+    transformation: Any, *, driver_context: bool
+) -> tuple[dict[str, Any], dict[str, Any]]:
+    """Return transformation dict and dunder while inputs are still to be computed.
+
+    The pins of these inputs are left as they are, without checksum.
+
+    Parameters
+    ----------
+    transformation
+        A transformation with dependencies.
+    driver_context
+        Whether a driver transformation asks for it.
+    """
+    transformation_dict = deepcopy(transformation._definition_payload_template)
+    if transformation_dict is None:
+        raise RuntimeError("The transformation has no definition payload")
+    tf_dunder = extract_tf_dunder(transformation_dict)
+    tf_dunder.update(deepcopy(transformation._tf_dunder))
+    meta = {**(tf_dunder.get("__meta__") or {}), **deepcopy(transformation._meta)}
+    if driver_context:
+        meta["driver"] = True
+    if meta:
+        tf_dunder["__meta__"] = meta
+    return transformation_dict, tf_dunder

@@ -1,0 +1,310 @@
+"""A Dask scheduler with workers inside this process, for development and tests.
+
+``create_dummy_client()`` is what most need: scheduler, workers, Seamless processes and
+client in one call. ``python -m seamless_dask.dummy_scheduler`` serves a scheduler for
+other processes.
+"""
+
+from __future__ import annotations
+
+import argparse
+import asyncio
+import atexit
+import logging
+import signal
+import threading
+from collections.abc import AsyncIterator, Callable
+from contextlib import asynccontextmanager
+from typing import TYPE_CHECKING, Any
+
+from distributed import Client, Scheduler, Worker
+
+import scheduler_ext
+
+if TYPE_CHECKING:
+    from types import TracebackType
+
+    from .client import SeamlessDaskClient
+
+logger = logging.getLogger(__name__)
+
+#: seconds for everything to start, and for everything to stop
+START_TIMEOUT = 30.0
+STOP_TIMEOUT = 10.0
+
+_address: str | None = None
+
+
+def get_dummy_scheduler_address() -> str | None:
+    """Return the address of the dummy scheduler in this process, None without one."""
+    return _address
+
+
+@asynccontextmanager
+async def create_dummy_scheduler(
+    *,
+    host: str = "127.0.0.1",
+    port: int = 0,
+    workers: int = 1,
+    worker_threads: int = 1,
+) -> AsyncIterator[Scheduler]:
+    """Run a scheduler with workers on the current event loop.
+
+    Parameters
+    ----------
+    host, port
+        Where the scheduler listens; port 0 takes a free one.
+    workers
+        Number of Dask workers, all in this process.
+    worker_threads
+        Tasks that each worker executes at a time.
+
+    Raises
+    ------
+    ValueError
+        Naming every argument that is out of range.
+    """
+    global _address
+    problems = [
+        f"{name}: got {value!r}, allowed is {lowest} or more"
+        for name, value, lowest in (
+            ("port", port, 0),
+            ("workers", workers, 0),
+            ("worker_threads", worker_threads, 1),
+        )
+        if not isinstance(value, int) or value < lowest
+    ]
+    if problems:
+        raise ValueError("; ".join(problems))
+    scheduler = await Scheduler(host=host, port=port, dashboard=False)
+    running: list[Worker] = []
+    try:
+        scheduler_ext.attach(scheduler)
+        for index in range(workers):
+            worker = Worker(
+                scheduler.address,
+                nthreads=worker_threads,
+                name=f"dummy-{index}",
+                host=host,
+                dashboard=False,
+                memory_limit=0,
+            )
+            running.append(await worker)
+        _address = scheduler.address
+        yield scheduler
+    finally:
+        _address = None
+        await asyncio.gather(*(worker.close(timeout=2) for worker in running))
+        await scheduler.close()
+
+
+class DummySchedulerHandle:
+    """A dummy scheduler that runs in a thread; also a context manager."""
+
+    def __init__(self, options: dict[str, Any]) -> None:
+        self._options = options
+        self._ready = threading.Event()
+        self._failure: BaseException | None = None
+        self._loop: asyncio.AbstractEventLoop | None = None
+        self._stopping: asyncio.Event | None = None
+        self._address = ""
+        self._thread = threading.Thread(
+            target=self._run, name="seamless-dummy-scheduler", daemon=True
+        )
+
+    @property
+    def address(self) -> str:
+        """Address of the scheduler, for instance ``tcp://127.0.0.1:40000``."""
+        return self._address
+
+    def _start(self) -> None:
+        self._thread.start()
+        if not self._ready.wait(START_TIMEOUT):
+            raise TimeoutError(f"No dummy scheduler after {START_TIMEOUT:g} s")
+        if self._failure is not None:
+            self._thread.join()
+            raise self._failure
+
+    def _run(self) -> None:
+        try:
+            asyncio.run(self._serve())
+        except BaseException as exc:
+            if self._ready.is_set():
+                logger.exception("The dummy scheduler has failed")
+            self._failure = exc
+            self._ready.set()
+
+    async def _serve(self) -> None:
+        self._stopping = asyncio.Event()
+        self._loop = asyncio.get_running_loop()
+        async with create_dummy_scheduler(**self._options) as scheduler:
+            self._address = scheduler.address
+            self._ready.set()
+            await self._stopping.wait()
+
+    def stop(self) -> None:
+        """Stop workers and scheduler; repeated calls change nothing."""
+        atexit.unregister(self.stop)
+        loop, stopping = self._loop, self._stopping
+        if loop is not None and stopping is not None and self._thread.is_alive():
+            loop.call_soon_threadsafe(stopping.set)
+            self._thread.join(STOP_TIMEOUT)
+            if self._thread.is_alive():
+                logger.warning("The dummy scheduler at %s does not stop", self.address)
+
+    def __enter__(self) -> DummySchedulerHandle:
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        value: BaseException | None,
+        trace: TracebackType | None,
+    ) -> None:
+        self.stop()
+
+
+def start_dummy_scheduler(
+    *,
+    host: str = "127.0.0.1",
+    port: int = 0,
+    workers: int = 1,
+    worker_threads: int = 1,
+    register_at_exit: bool = True,
+) -> DummySchedulerHandle:
+    """Start a scheduler with workers in a background thread.
+
+    Parameters
+    ----------
+    host, port, workers, worker_threads
+        See `create_dummy_scheduler`.
+    register_at_exit
+        Stop it when the interpreter exits.
+
+    Raises
+    ------
+    ValueError, OSError, TimeoutError
+        If it does not start.
+    """
+    handle = DummySchedulerHandle(
+        {
+            "host": host,
+            "port": port,
+            "workers": workers,
+            "worker_threads": worker_threads,
+        }
+    )
+    handle._start()
+    if register_at_exit:
+        atexit.register(handle.stop)
+    return handle
+
+
+def create_dummy_client(
+    *, workers: int = 1, worker_threads: int = 9, spawn_workers: int = 3
+) -> SeamlessDaskClient:
+    """Start a scheduler, workers and Seamless processes, and return a client of them.
+
+    The client becomes the one of this process; ``set_seamless_dask_client(None)``
+    ends everything.
+
+    Parameters
+    ----------
+    workers
+        Dask workers, in this process; they share the Seamless processes.
+    worker_threads
+        Transformations that each worker executes at a time, waiting ones not counted.
+    spawn_workers
+        Seamless processes.
+    """
+    from .client import SeamlessDaskClient
+    from .transformer_client import set_seamless_dask_client
+
+    handle = start_dummy_scheduler(workers=workers, worker_threads=worker_threads)
+    dask_client = None
+    try:
+        dask_client = Client(handle.address, set_as_default=False)
+        client = SeamlessDaskClient(
+            dask_client,
+            worker_plugin_workers=spawn_workers,
+            is_local_cluster=True,
+            role="driver",
+            on_detach=_closer(dask_client, handle),
+        )
+    except BaseException:
+        if dask_client is not None:
+            dask_client.close()
+        handle.stop()
+        raise
+    atexit.unregister(handle.stop)
+    atexit.register(client.detached)
+    set_seamless_dask_client(client)
+    return client
+
+
+def _closer(client: Client, handle: DummySchedulerHandle) -> Callable[[], None]:
+    def close() -> None:
+        client.close(timeout=2)
+        handle.stop()
+
+    return close
+
+
+def serve_dummy_scheduler(
+    *,
+    host: str = "127.0.0.1",
+    port: int = 0,
+    workers: int = 1,
+    worker_threads: int = 1,
+) -> None:
+    """Serve a scheduler with workers until SIGINT or SIGTERM; blocks.
+
+    Parameters
+    ----------
+    host, port, workers, worker_threads
+        See `create_dummy_scheduler`.
+    """
+
+    async def serve() -> None:
+        stopping = asyncio.Event()
+        loop = asyncio.get_running_loop()
+        for number in (signal.SIGINT, signal.SIGTERM):
+            loop.add_signal_handler(number, stopping.set)
+        async with create_dummy_scheduler(
+            host=host, port=port, workers=workers, worker_threads=worker_threads
+        ) as scheduler:
+            print(f"Dummy scheduler at {scheduler.address}", flush=True)
+            await stopping.wait()
+
+    asyncio.run(serve())
+
+
+def main() -> None:
+    """Serve a dummy scheduler from the command line."""
+    parser = argparse.ArgumentParser(
+        prog="python -m seamless_dask.dummy_scheduler",
+        description="Serve a Dask scheduler with workers in one process, for "
+        "development and tests. Ctrl-C ends it. The workers get their Seamless "
+        "processes from the first SeamlessDaskClient that connects.",
+        formatter_class=argparse.ArgumentDefaultsHelpFormatter,
+    )
+    parser.add_argument("--host", default="127.0.0.1", help="address to listen on")
+    parser.add_argument(
+        "--port", type=int, default=0, help="port to listen on; 0 takes a free one"
+    )
+    parser.add_argument("--workers", type=int, default=1, help="number of Dask workers")
+    parser.add_argument(
+        "--worker-threads",
+        type=int,
+        default=9,
+        help="transformations that a worker executes at a time",
+    )
+    arguments = parser.parse_args()
+    try:
+        serve_dummy_scheduler(**vars(arguments))
+    except (ValueError, OSError) as exc:
+        parser.error(str(exc))
+
+
+if __name__ == "__main__":
+    main()

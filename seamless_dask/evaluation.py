@@ -1,0 +1,314 @@
+"""Computes a tree of Transformation objects on the cluster.
+
+Everything here runs on the client's event loop, so any number of transformations can
+be under way without a thread each.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import traceback
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+from seamless import Checksum
+from seamless_transformer.remote_job import RemoteJobWritten, parse_remote_job_written
+from seamless_transformer.run import _driver_context
+from seamless_transformer.transformation_cache import get_transformation_cache
+
+from . import definition
+from .buffers import UploadError, await_pending_uploads
+from .records import known_result
+from .runtime import checksums_of, submission_of
+from .types import TransformationFutures, TransformationInputSpec, TransformationResult
+from .types import TransformationSubmission as Submission
+
+if TYPE_CHECKING:
+    from .client import SeamlessDaskClient
+
+logger = logging.getLogger(__name__)
+
+
+class Unavailable(Exception):
+    """The transformation cannot be submitted; the text is for its `exception`."""
+
+
+@dataclass(eq=False)
+class _Node:
+    """A transformation of the tree that has no result yet."""
+
+    transformation: Any
+    #: done when it was submitted, found in the database, or has failed
+    submitted: asyncio.Task[TransformationFutures | None]
+
+
+async def evaluate(
+    client: SeamlessDaskClient, transformation: Any, *, driver_context: bool = False
+) -> None:
+    """Compute a transformation and all it depends on; put the outcome into them.
+
+    Parameters
+    ----------
+    client
+        Of the cluster.
+    transformation
+        A `seamless_transformer.Transformation`.
+    driver_context
+        Whether a driver transformation asks for it.
+
+    Raises
+    ------
+    asyncio.CancelledError
+        If it was cancelled, in whatever way.
+    """
+    if transformation._evaluated or transformation._cancelled:
+        return
+    evaluation = _Evaluation(client, driver_context)
+    nodes = evaluation.start(transformation)
+    try:
+        await evaluation.finish(nodes, transformation)
+    except asyncio.CancelledError:
+        for node in nodes:
+            node.submitted.cancel()
+            evaluation.release(node.transformation, cancel=True)
+        raise
+
+
+async def submit(
+    client: SeamlessDaskClient, transformation: Any, *, driver_context: bool = False
+) -> None:
+    """Submit a transformation and all it depends on, without waiting for results."""
+    nodes = _Evaluation(client, driver_context).start(transformation)
+    await asyncio.gather(*(node.submitted for node in nodes))
+
+
+class _Evaluation:
+    def __init__(self, client: SeamlessDaskClient, driver_context: bool) -> None:
+        self._client = client
+        self._driver_context = driver_context
+        self._nodes: dict[int, _Node] = {}
+        self._futures: dict[int, TransformationFutures] = {}
+
+    def release(self, transformation: Any, *, cancel: bool) -> None:
+        """Release what this evaluation holds on a transformation's task."""
+        futures = self._futures.pop(id(transformation), None)
+        if futures is None:
+            return
+        if transformation._dask_futures is futures:
+            transformation._dask_futures = None
+        self._client.release_transformation_futures(futures, cancel=cancel)
+
+    def start(self, root: Any) -> list[_Node]:
+        """Start the submission of `root` and what it depends on, in that order last."""
+        for transformation in _upstream_first(root):
+            task = asyncio.create_task(self._submit(transformation))
+            self._nodes[id(transformation)] = _Node(transformation, task)
+        return list(self._nodes.values())
+
+    async def finish(self, nodes: list[_Node], root: Any) -> None:
+        """Wait for the root, then put the outcome into every transformation."""
+        root_node = self._nodes.get(id(root))
+        if root_node is None:
+            return
+        await self._finish(root_node)
+        for node in nodes:
+            if node is not root_node:
+                await self._finish(node)
+
+    async def _finish(self, node: _Node) -> None:
+        transformation = node.transformation
+        try:
+            futures = await node.submitted
+            if futures is None:
+                return
+            result: TransformationResult = await futures.base.wait()
+        except Exception:  # noqa: BLE001 - becomes the transformation's exception
+            _fail(transformation, traceback.format_exc().strip("\n") + "\n")
+            return
+        _apply(transformation, result)
+        self.release(transformation, cancel=False)
+
+    async def _submit(self, transformation: Any) -> TransformationFutures | None:
+        """Submit one transformation; None if there is nothing (more) to wait for."""
+        try:
+            submission = await self._submission(transformation)
+            if submission is None:
+                return None
+            await await_pending_uploads(checksums_of(submission))
+            futures = self._client.submit_transformation(submission)
+        except (Unavailable, UploadError, ValueError) as exc:
+            _fail(transformation, str(exc))
+            return None
+        self._futures[id(transformation)] = futures
+        if transformation._dask_futures is None:
+            transformation._dask_futures = futures
+        return futures
+
+    async def _submission(self, transformation: Any) -> Submission | None:
+        if transformation._prefer_local_execution():
+            await self._compute_locally(transformation)
+            return None
+        pending = await self._pending(transformation)
+        if pending and definition.has_post_prepare_hook(transformation):
+            await self._await_results(transformation)
+            pending = {}
+        if pending:
+            return self._deferred_submission(transformation, pending)
+        return await self._concrete_submission(transformation)
+
+    async def _pending(self, transformation: Any) -> dict[str, TransformationFutures]:
+        """Return the futures of inputs that are still to be computed."""
+        pending = {}
+        for name, dependency in definition.dependencies(transformation).items():
+            node = self._nodes.get(id(dependency))
+            if node is None:
+                futures = None
+            elif dependency._prefer_local_execution():
+                await self._finish(node)
+                futures = None
+            else:
+                futures = await node.submitted
+            if futures is not None:
+                pending[name] = futures
+            else:
+                _check(name, dependency)
+        return pending
+
+    async def _await_results(self, transformation: Any) -> None:
+        for name, dependency in definition.dependencies(transformation).items():
+            node = self._nodes.get(id(dependency))
+            if node is not None:
+                await self._finish(node)
+            _check(name, dependency)
+
+    async def _compute_locally(self, transformation: Any) -> None:
+        for dependency in definition.dependencies(transformation).values():
+            node = self._nodes.get(id(dependency))
+            if node is not None:
+                await self._finish(node)
+        await asyncio.to_thread(transformation.compute)
+
+    def _deferred_submission(
+        self, transformation: Any, pending: dict[str, TransformationFutures]
+    ) -> Submission:
+        transformation_dict, tf_dunder = definition.template(
+            transformation, driver_context=self._driver_context
+        )
+        inputs = {}
+        for name, value in transformation_dict.items():
+            if name.startswith("__"):
+                continue
+            celltype, subcelltype, checksum = value
+            if name in pending:
+                checksum = None
+            elif checksum is None:
+                dependency = definition.dependencies(transformation)[name]
+                checksum = dependency.result_checksum.hex()
+                transformation_dict[name] = celltype, subcelltype, checksum
+            inputs[name] = TransformationInputSpec(
+                name=name,
+                celltype=celltype,
+                subcelltype=subcelltype,
+                checksum=checksum,
+                kind="transformation" if checksum is None else "checksum",
+            )
+        return Submission(
+            transformation_dict=transformation_dict,
+            inputs=inputs,
+            input_futures=pending,
+            tf_checksum=None,
+            tf_dunder=tf_dunder,
+            scratch=transformation.scratch,
+            require_value=False,
+            allow_input_fingertip=transformation.allow_input_fingertip,
+            strict_dunder=bool(transformation._strict_dunder),
+        )
+
+    async def _concrete_submission(self, transformation: Any) -> Submission | None:
+        if definition.has_post_prepare_hook(transformation):
+            await asyncio.to_thread(self._construct, transformation)
+        else:
+            self._construct(transformation)
+        tf_checksum = transformation._transformation_checksum
+        if tf_checksum is None:
+            raise Unavailable(transformation._exception or "Construction failed")
+        known = await known_result(tf_checksum.hex())
+        if known is not None:
+            _apply(transformation, TransformationResult(tf_checksum.hex(), known))
+            return None
+        transformation_dict, tf_dunder = definition.prepared(transformation)
+        submission = submission_of(
+            transformation_dict,
+            tf_checksum=tf_checksum.hex(),
+            tf_dunder=tf_dunder,
+            scratch=transformation.scratch,
+            strict_dunder=bool(transformation._strict_dunder),
+        )
+        submission.allow_input_fingertip = transformation.allow_input_fingertip
+        return submission
+
+    def _construct(self, transformation: Any) -> None:
+        with _driver_context(self._driver_context):
+            transformation.construct()
+
+
+def _upstream_first(root: Any) -> list[Any]:
+    """Return the transformations without a result, each after what it depends on."""
+    order: list[Any] = []
+    seen: set[int] = set()
+    stack: list[tuple[Any, bool]] = [(root, False)]
+    while stack:
+        transformation, expanded = stack.pop()
+        if expanded:
+            order.append(transformation)
+            continue
+        if id(transformation) in seen or transformation._evaluated:
+            continue
+        seen.add(id(transformation))
+        stack.append((transformation, True))
+        for dependency in definition.dependencies(transformation).values():
+            stack.append((dependency, False))
+    return order
+
+
+def _check(name: str, dependency: Any) -> None:
+    if dependency._cancelled:
+        raise Unavailable(f"Dependency '{name}' was canceled")
+    if dependency._exception is not None and dependency._result_checksum is None:
+        raise Unavailable(
+            f"Dependency '{name}' has an exception:\n{dependency._exception}"
+        )
+
+
+def _apply(transformation: Any, result: TransformationResult) -> None:
+    """Put the outcome of a task into a transformation, unless it was cancelled."""
+    if transformation._cancelled:
+        return
+    if result.tf_checksum is not None:
+        transformation._transformation_checksum = Checksum(result.tf_checksum)
+        transformation._constructed = True
+    if result.error is not None or result.result_checksum is None:
+        _fail(transformation, result.error or "Result checksum unavailable")
+        return
+    directory = parse_remote_job_written(result.result_checksum)
+    if directory is not None:
+        _fail(transformation, f"{RemoteJobWritten(directory)}\n")
+        return
+    checksum = Checksum(result.result_checksum)
+    if transformation.scratch and result.tf_checksum is not None:
+        # Its buffer is stored nowhere; this lets the driver recompute it.
+        get_transformation_cache()._register_transformation_result(
+            Checksum(result.tf_checksum), checksum
+        )
+    transformation._result_checksum = checksum
+    transformation._exception = None
+    transformation._evaluated = True
+
+
+def _fail(transformation: Any, error: str) -> None:
+    if transformation._cancelled:
+        return
+    transformation._exception = error
+    transformation._constructed = True
+    transformation._evaluated = True

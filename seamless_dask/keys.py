@@ -1,0 +1,129 @@
+"""Names of Dask tasks.
+
+The key of a transformation's task is a function of what the transformation is and
+of the resources that it needs, so that the same work submitted twice, by whomever,
+is one task. seamless-transformer tests for the prefixes ``base-`` and ``base_``.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections.abc import Mapping
+from typing import Any
+
+#: Units that top-level transformations take, one each, on a worker.
+TOP_LEVEL_RESOURCE = "S"
+#: Restricts nested work to Seamless workers; the supply never runs out. A task with a
+#: resource restriction is never held back by the scheduler's queue of root tasks
+#: (``distributed.Scheduler.is_rootish``).
+NESTED_RESOURCE = "seamless-nested"
+NESTED_SUPPLY = 1e9
+
+
+def _digest(value: Any) -> str:
+    text = json.dumps(value, sort_keys=True, default=str)
+    return hashlib.sha256(text.encode()).hexdigest()
+
+
+def suffix_of_resources(resources: Mapping[str, float]) -> str:
+    """Return the part of a key that stands for `resources`; empty without any."""
+    if not resources:
+        return ""
+    return "-" + _digest({k: float(v) for k, v in resources.items()})[:16]
+
+
+def base_key(
+    tf_checksum: str, resources: Mapping[str, float], *, driver: bool = False
+) -> str:
+    """Return the key of a transformation whose checksum is known."""
+    key = f"base-{tf_checksum}{suffix_of_resources(resources)}"
+    return key + "-driver" if driver else key
+
+
+def deferred_base_key(
+    transformation_dict: Mapping[str, Any],
+    dependencies: Mapping[str, str],
+    resources: Mapping[str, float],
+    *,
+    driver: bool = False,
+) -> str:
+    """Return the key of a transformation with inputs that are still to be computed.
+
+    Parameters
+    ----------
+    transformation_dict
+        Pins and dunders; checksums of pins in `dependencies` are ignored.
+    dependencies
+        Pin name to key of the task that computes that input.
+    """
+    from seamless_transformer.transformation_utils import (
+        TRANSFORMATION_LOAD_BEARING_DUNDER_KEYS,
+    )
+
+    identity: dict[str, Any] = {}
+    for name, value in transformation_dict.items():
+        if name.startswith("__"):
+            if name in TRANSFORMATION_LOAD_BEARING_DUNDER_KEYS:
+                identity[name] = value
+        elif name in dependencies:
+            identity[name] = [*value[:2], {"result of": dependencies[name]}]
+        else:
+            identity[name] = list(value)
+    key = f"base_{_digest(identity)}{suffix_of_resources(resources)}"
+    return key + "-driver" if driver else key
+
+
+def required_resources(
+    transformation_dict: Mapping[str, Any], tf_dunder: Mapping[str, Any] | None
+) -> dict[str, float]:
+    """Return the Dask resources that a transformation asks for.
+
+    They are given as ``meta["resources"]``: a mapping of the name of a Dask worker
+    resource to an amount.
+
+    Raises
+    ------
+    ValueError
+        If it is anything else; the message names every entry that is wrong.
+    """
+    from seamless_transformer.transformation_utils import merge_transformation_meta
+
+    meta = merge_transformation_meta(
+        dict(transformation_dict), dict(tf_dunder) if tf_dunder else None
+    )
+    resources = meta.get("resources")
+    if resources is None:
+        return {}
+    if not isinstance(resources, Mapping):
+        raise ValueError(
+            f"meta 'resources': got {resources!r}, allowed is a mapping of the name "
+            "of a Dask worker resource to a positive number"
+        )
+    problems = []
+    result: dict[str, float] = {}
+    for name, amount in resources.items():
+        try:
+            value = float(amount)
+        except (TypeError, ValueError):
+            value = float("nan")
+        if not isinstance(name, str) or not 0 < value < float("inf"):
+            problems.append(f"meta 'resources': {name!r}: got {amount!r}")
+        else:
+            result[name] = value
+    if problems:
+        problems.append("allowed: name of a Dask worker resource to a positive number")
+        raise ValueError("; ".join(problems))
+    return result
+
+
+def is_driver(
+    transformation_dict: Mapping[str, Any], tf_dunder: Mapping[str, Any] | None
+) -> bool:
+    """Tell whether a transformation is a driver, which bypasses the permission gate."""
+    from seamless_transformer.transformation_utils import merge_transformation_meta
+
+    meta = merge_transformation_meta(
+        dict(transformation_dict), dict(tf_dunder) if tf_dunder else None
+    )
+    return bool(meta.get("driver"))

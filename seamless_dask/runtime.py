@@ -1,0 +1,385 @@
+"""What a Dask worker does with transformations: its own, and those they call."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import time
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass, field, replace
+from typing import TYPE_CHECKING, Any
+
+from distributed.worker_state_machine import SecedeEvent
+from seamless import Buffer, CacheMissError, Checksum
+from seamless_transformer.remote_job import parse_remote_job_written
+from seamless_transformer.transformation_utils import tf_get_buffer
+
+from .buffers import BufferStore, UploadError, await_pending_uploads, ensure_uploaded
+from .keys import is_driver
+from .leases import LeaseRefused, Leases
+from .pool import JobFailed, Pool
+from .records import Stopwatch, StorageError, known_result, store_result
+from .types import TransformationInputSpec, TransformationResult
+from .types import TransformationSubmission as Submission
+
+if TYPE_CHECKING:
+    from distributed import Worker
+
+    from .client import SeamlessDaskClient
+    from .tasks import Job
+
+logger = logging.getLogger(__name__)
+
+#: results up to this size (bytes) travel with their checksum
+INLINE_LIMIT = 32 * 1024
+
+
+@dataclass(eq=False)
+class RunningJob:
+    """A transformation that this worker is executing."""
+
+    key: str
+    tf_checksum: str
+    depth: int
+    started: float = field(default_factory=time.monotonic)
+    #: nested transformations that it waits for
+    pending: int = 0
+    #: whether Dask has been told that the task waits
+    seceded: bool = False
+
+
+class WorkerRuntime:
+    """Runs transformations on one Dask worker; lives on the worker's event loop.
+
+    Parameters
+    ----------
+    worker
+        The Dask worker.
+    client
+        By which nested transformations are submitted.
+    pool
+        The Seamless processes.
+    """
+
+    def __init__(self, worker: Worker, client: SeamlessDaskClient, pool: Pool) -> None:
+        self.worker = worker
+        self.client = client
+        self.pool = pool
+        self.loop = asyncio.get_running_loop()
+        self.leases = Leases(worker)
+        self._running: dict[str, RunningJob] = {}
+
+    @property
+    def buffers(self) -> BufferStore:
+        """Buffers of this process."""
+        return self.pool.buffers
+
+    def is_running(self, key: str) -> bool:
+        """Whether this worker executes the task with this key; from any thread."""
+        return key in self._running
+
+    # -- a transformation of ours ------------------------------------------------
+
+    async def run(
+        self, job: Job, dependencies: Sequence[TransformationResult]
+    ) -> TransformationResult:
+        """Execute one transformation and store its result.
+
+        Whatever goes wrong with the transformation is part of the answer; nothing is
+        announced that has not been stored.
+        """
+        tf_checksum = job.tf_checksum
+        try:
+            job = _with_dependencies(job, dependencies)
+            buffer = tf_get_buffer(job.transformation_dict)
+            tf_checksum = buffer.get_checksum().hex()
+            self.buffers.add(buffer)
+            if dependencies:
+                await ensure_uploaded(tf_checksum, buffer)
+                known = await known_result(tf_checksum)
+                if known is not None:
+                    return self._result(tf_checksum, known, cached=True)
+            inputs = await self._resolve_inputs(job)
+            result = await self._execute(job, tf_checksum)
+            del inputs
+        except (JobFailed, DependencyFailed, UploadError, StorageError) as exc:
+            return TransformationResult(tf_checksum, None, str(exc))
+        except CacheMissError as exc:
+            text = f"The buffer of an input is nowhere to be found: {exc}\n"
+            return TransformationResult(tf_checksum, None, text)
+        return self._result(tf_checksum, result)
+
+    def _result(
+        self, tf_checksum: str, result: str, *, cached: bool = False
+    ) -> TransformationResult:
+        content = None
+        if parse_remote_job_written(result) is None:
+            buffer = self.buffers.at_hand(result)
+            if buffer is not None and len(buffer.content) <= INLINE_LIMIT:
+                content = buffer.content
+        return TransformationResult(tf_checksum, result, content=content, cached=cached)
+
+    async def _resolve_inputs(self, job: Job) -> list[Buffer]:
+        """Bring the inputs into this process, all at once; the list keeps them here."""
+        checksums = {
+            value[2]
+            for name, value in job.transformation_dict.items()
+            if isinstance(value, tuple) and len(value) > 2 and value[2]
+        }
+        environment = job.tf_dunder.get("__env__")
+        if isinstance(environment, str):
+            checksums.add(environment)
+        return await asyncio.gather(
+            *(
+                self.buffers.resolve(c, fingertip=job.allow_input_fingertip)
+                for c in checksums
+            )
+        )
+
+    async def _execute(self, job: Job, tf_checksum: str) -> str:
+        running = RunningJob(job.key, tf_checksum, job.depth)
+        self._running[job.key] = running
+        if job.transformation_dict.get("__language__") == "bash":
+            # Its commands may submit transformations by themselves and wait for them,
+            # of which we would not know.
+            self._secede(running)
+        stopwatch = Stopwatch()
+        try:
+            result = await self.pool.dispatch(
+                job.transformation_dict,
+                tf_checksum=tf_checksum,
+                tf_dunder=job.tf_dunder,
+                scratch=job.scratch,
+                strict_dunder=job.strict_dunder,
+                key=job.key,
+                depth=job.depth,
+            )
+        finally:
+            self._running.pop(job.key, None)
+        if parse_remote_job_written(result) is not None:
+            return result
+        if not job.scratch:
+            await ensure_uploaded(result, self.buffers.at_hand(result))
+        await store_result(
+            tf_checksum,
+            result,
+            transformation_dict=job.transformation_dict,
+            tf_dunder=job.tf_dunder,
+            elapsed=stopwatch.elapsed(),
+        )
+        return result
+
+    # -- a transformation that one of ours calls -----------------------------------
+
+    async def nested(self, process: str, request: dict[str, Any]) -> dict[str, Any]:
+        """Have a nested transformation computed, wherever in the cluster.
+
+        Parameters
+        ----------
+        process
+            Name of the Seamless process in which the calling transformation runs.
+        request
+            What seamless-transformer sends to delegate a transformation.
+
+        Returns
+        -------
+        dict
+            The answer as seamless-transformer expects it.
+        """
+        try:
+            return await self._nested(process, request)
+        except (LeaseRefused, UploadError, CacheMissError, ValueError) as exc:
+            return _failure(f"{type(exc).__name__}: {exc}")
+
+    async def _nested(self, process: str, request: dict[str, Any]) -> dict[str, Any]:
+        tf_checksum = Checksum(request["tf_checksum"]).hex()
+        tf_dunder = request.get("tf_dunder") or {}
+        known = await known_result(tf_checksum)
+        if known is not None:
+            return _success(known)
+        transformation_dict = request.get("transformation_dict")
+        if transformation_dict is None:
+            buffer = await self.buffers.resolve(tf_checksum)
+            transformation_dict = _tuples(await buffer.get_value_async("plain"))
+        callers = self._callers(process, request.get("owner_dask_key"))
+        depth = 1 + max((caller.depth for caller in callers), default=0)
+        submission = submission_of(
+            transformation_dict,
+            tf_checksum=tf_checksum,
+            tf_dunder=tf_dunder,
+            scratch=bool(request.get("scratch")),
+            strict_dunder=bool(request.get("strict_dunder")),
+        )
+        with self._waiting(callers):
+            await await_pending_uploads(checksums_of(submission))
+            lease = None
+            if not is_driver(transformation_dict, tf_dunder):
+                owner = callers[0].key if callers else None
+                key = self.client.task_key(submission)
+                lease = await self.leases.acquire(key, owner, depth)
+            try:
+                return await self._submit(submission, depth)
+            finally:
+                if lease is not None:
+                    self.leases.release(lease)
+
+    async def _submit(self, submission: Submission, depth: int) -> dict[str, Any]:
+        futures = self.client.submit_transformation(submission, priority_boost=depth)
+        try:
+            result: TransformationResult = await futures.base.wait()
+        except asyncio.CancelledError:
+            if futures.base.cancelled():
+                return _failure("Delegated transformation cancelled")
+            raise
+        finally:
+            self.client.release_transformation_futures(futures, cancel=True)
+        if result.error is not None:
+            return _failure(result.error)
+        assert result.result_checksum is not None
+        if result.content is not None:
+            self.buffers.add(
+                Buffer(result.content, checksum=Checksum(result.result_checksum))
+            )
+        return _success(result.result_checksum)
+
+    def _callers(self, process: str, owner_key: str | None) -> list[RunningJob]:
+        """Return the transformation that asks, or all that it may be.
+
+        It is known exactly except for calls from threads that the user's code has
+        started: those come without the key.
+        """
+        if owner_key is not None:
+            running = self._running.get(owner_key)
+            return [] if running is None else [running]
+        candidates = self.pool.jobs_of(process)
+        return [r for r in self._running.values() if r.tf_checksum in candidates]
+
+    @contextmanager
+    def _waiting(self, callers: Sequence[RunningJob]) -> Iterator[None]:
+        for caller in callers:
+            caller.pending += 1
+            self._secede(caller)
+        try:
+            yield
+        finally:
+            for caller in callers:
+                caller.pending -= 1
+
+    def _secede(self, job: RunningJob) -> None:
+        """Tell Dask that a task waits, so that its slot is free for what it waits for.
+
+        The same as `distributed.secede`, which is for tasks that run in threads.
+        """
+        if job.seceded:
+            return
+        job.seceded = True
+        self.worker.handle_stimulus(
+            SecedeEvent(
+                key=job.key,
+                compute_duration=time.monotonic() - job.started,
+                stimulus_id=f"seamless-secede-{time.time()}",
+            )
+        )
+
+    def close(self) -> None:
+        """Stop asking for leases."""
+        self.leases.close()
+
+
+class DependencyFailed(RuntimeError):
+    """A transformation that this one depends on has no result."""
+
+
+def _with_dependencies(job: Job, results: Sequence[TransformationResult]) -> Job:
+    if not results:
+        return job
+    transformation_dict = dict(job.transformation_dict)
+    dependencies = {}
+    for name, result in zip(job.dependencies, results, strict=True):
+        if result.error is not None or result.result_checksum is None:
+            raise DependencyFailed(
+                f"Dependency '{name}' has an exception:\n{result.error}"
+            )
+        if parse_remote_job_written(result.result_checksum) is not None:
+            raise DependencyFailed(
+                f"Dependency '{name}' has no result: it was written as a remote job"
+            )
+        celltype, subcelltype, _ = transformation_dict[name]
+        transformation_dict[name] = celltype, subcelltype, result.result_checksum
+        dependencies[name] = result.tf_checksum
+    known = job.tf_dunder.get("__deps__") or {}
+    tf_dunder = {**job.tf_dunder, "__deps__": {**known, **dependencies}}
+    return replace(job, transformation_dict=transformation_dict, tf_dunder=tf_dunder)
+
+
+def _tuples(transformation_dict: dict[str, Any]) -> dict[str, Any]:
+    """Undo what a passage through JSON does to pins."""
+    return {
+        name: tuple(value)
+        if isinstance(value, list) and not name.startswith("__")
+        else value
+        for name, value in transformation_dict.items()
+    }
+
+
+def submission_of(
+    transformation_dict: dict[str, Any],
+    *,
+    tf_checksum: str,
+    tf_dunder: dict[str, Any],
+    scratch: bool,
+    strict_dunder: bool,
+) -> Submission:
+    """Return the submission of a transformation whose inputs are all known.
+
+    Raises
+    ------
+    ValueError
+        If a pin has no checksum; all of them are named.
+    """
+    inputs = {}
+    missing = []
+    for name, value in transformation_dict.items():
+        if name.startswith("__") or not isinstance(value, tuple) or len(value) < 3:
+            continue
+        celltype, subcelltype, checksum = value
+        if checksum is None:
+            missing.append(name)
+            continue
+        inputs[name] = TransformationInputSpec(
+            name=name,
+            celltype=celltype,
+            subcelltype=subcelltype,
+            checksum=Checksum(checksum).hex(),
+            kind="checksum",
+        )
+    if missing:
+        raise ValueError(f"Transformation {tf_checksum}: inputs {missing} are unknown")
+    meta = transformation_dict.get("__meta__") or {}
+    return Submission(
+        transformation_dict=transformation_dict,
+        inputs=inputs,
+        input_futures={},
+        tf_checksum=tf_checksum,
+        tf_dunder=tf_dunder,
+        scratch=scratch,
+        require_value=False,
+        allow_input_fingertip=bool(meta.get("allow_input_fingertip")),
+        strict_dunder=strict_dunder,
+    )
+
+
+def checksums_of(submission: Submission) -> set[str]:
+    """Return the checksums of the buffers that a submission refers to."""
+    checksums = {spec.checksum for spec in submission.inputs.values()}
+    checksums.add(submission.tf_checksum)
+    return {checksum for checksum in checksums if checksum is not None}
+
+
+def _success(result_checksum: str) -> dict[str, Any]:
+    return {"status": "done", "result": result_checksum}
+
+
+def _failure(error: str) -> dict[str, Any]:
+    return {"status": "error", "error": error}

@@ -1,0 +1,105 @@
+"""What clients ask of the scheduler: the plugin, the worker plugin, RPC calls."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import logging
+from collections.abc import Iterable, Mapping
+from typing import Any
+
+from distributed import Client
+
+import scheduler_ext
+
+logger = logging.getLogger(__name__)
+
+#: where a cluster remembers how its workers were configured (Dask metadata)
+CONFIGURATION = "seamless-worker-configuration"
+PRELOAD = "dask scheduler --preload scheduler_ext.preload"
+
+
+def rpc(client: Client) -> Any:
+    """Return the object whose attributes are the scheduler's RPC calls."""
+    return client.scheduler
+
+
+def _sync(client: Client, op: str, **arguments: Any) -> Any:
+    async def call() -> Any:
+        return await getattr(rpc(client), op)(**arguments)
+
+    return client.sync(call)
+
+
+def ensure_plugin(client: Client) -> None:
+    """Make sure that the scheduler runs our plugin in our version.
+
+    Raises
+    ------
+    RuntimeError
+        If it does not and cannot be made to; the message says what to do.
+    """
+    answer = _sync(client, "seamless_version")
+    if answer is None:
+        try:
+            client.run_on_scheduler(scheduler_ext.install)
+        except Exception as exc:
+            raise RuntimeError(
+                "The Dask scheduler runs without the Seamless plugin and does not let "
+                f"a client install it ({exc!r}). Start it as: {PRELOAD}"
+            ) from exc
+        answer = _sync(client, "seamless_version")
+        if answer is None:
+            raise RuntimeError(
+                "The Seamless plugin was installed in the Dask scheduler but does not "
+                f"answer. Start the scheduler as: {PRELOAD}"
+            )
+    if answer.get("protocol") != scheduler_ext.PROTOCOL:
+        raise RuntimeError(
+            "The Dask scheduler's Seamless plugin has version "
+            f"{answer.get('version')} (protocol {answer.get('protocol')}), this "
+            f"client has {scheduler_ext.__version__} (protocol "
+            f"{scheduler_ext.PROTOCOL}): restart the cluster with the same version"
+        )
+
+
+def ensure_worker_plugin(
+    client: Client, *, processes: int, remote_clients: Mapping[str, Any] | None
+) -> None:
+    """Make sure that every Dask worker, present or future, runs our worker plugin.
+
+    A client without `remote_clients` never changes a cluster that somebody else has
+    configured. One with other services than the cluster's reconfigures the workers:
+    a hashserver that was restarted has another port.
+    """
+    from .worker_plugin import SeamlessWorkerPlugin
+
+    configuration = {
+        "processes": processes,
+        "remote_clients": None if remote_clients is None else dict(remote_clients),
+    }
+    text = json.dumps(configuration, sort_keys=True)
+    digest = hashlib.sha256(text.encode()).hexdigest()
+    present = client.get_metadata([CONFIGURATION], default=None)
+    if present is not None and remote_clients is None:
+        return
+    if present == digest:
+        return
+    if present is not None:
+        logger.info("The services of the cluster have changed: configuring workers")
+    plugin = SeamlessWorkerPlugin(processes, remote_clients)
+    client.register_plugin(plugin)
+    client.set_metadata([CONFIGURATION], digest)
+
+
+async def status(client: Client) -> dict[str, Any]:
+    """Return what the scheduler's plugin knows."""
+    return await rpc(client).seamless_status()
+
+
+async def cancel(client: Client, checksums: Iterable[str]) -> list[str]:
+    """Cancel transformations; return the keys of the tasks that were cancelled."""
+    answer = await rpc(client).seamless_cancel(checksums=list(checksums))
+    if answer.get("status") != "ok":
+        raise RuntimeError(f"The scheduler refused to cancel: {answer}")
+    return list(answer["cancelled"])

@@ -1,0 +1,103 @@
+"""The functions that Dask calls on a worker.
+
+The scheduler unpickles submitted tasks and therefore imports this module: it stays
+light, and everything that needs Seamless is reached through the worker's runtime.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from seamless import Buffer
+
+    from .runtime import WorkerRuntime
+    from .types import TransformationResult
+
+#: name under which the worker plugin is registered
+WORKER_PLUGIN = "seamless-worker"
+
+
+@dataclass(frozen=True)
+class Job:
+    """What a worker needs in order to run one transformation.
+
+    Parameters
+    ----------
+    key
+        Key of the Dask task.
+    transformation_dict
+        Pins are ``(celltype, subcelltype, checksum hex)``; None stands for the
+        checksum of a pin in `dependencies`.
+    tf_checksum
+        None while an input is still to be computed.
+    tf_dunder
+        What travels with the transformation but is no part of its identity.
+    dependencies
+        Pins whose value is the result of another task, in the order in which these
+        tasks are passed.
+    scratch, allow_input_fingertip, strict_dunder
+        See `seamless_dask.types.TransformationSubmission`.
+    depth
+        0 for top-level work, otherwise the depth in the tree of transformations.
+    """
+
+    key: str
+    transformation_dict: dict[str, Any]
+    tf_checksum: str | None
+    tf_dunder: dict[str, Any]
+    dependencies: tuple[str, ...]
+    scratch: bool
+    allow_input_fingertip: bool
+    strict_dunder: bool
+    depth: int
+
+
+async def _runtime() -> WorkerRuntime:
+    from distributed import get_worker
+
+    worker = get_worker()
+    plugin: Any = worker.plugins.get(WORKER_PLUGIN)
+    if plugin is None:
+        raise RuntimeError(
+            f"Dask worker {worker.address} runs without the plugin {WORKER_PLUGIN!r}: "
+            "no SeamlessDaskClient has configured this cluster"
+        )
+    return await plugin.runtime()
+
+
+async def run_transformation(
+    job: Job, *dependencies: TransformationResult
+) -> TransformationResult:
+    """Run one transformation in the worker's pool of Seamless processes.
+
+    Parameters
+    ----------
+    job
+        The transformation.
+    dependencies
+        Results of the tasks that `job.dependencies` stand for.
+    """
+    runtime = await _runtime()
+    return await runtime.run(job, dependencies)
+
+
+async def fetch_buffer(source: TransformationResult | str, fingertip: bool) -> Buffer:
+    """Return the buffer of a result, or of a checksum given as hexadecimal digits.
+
+    Parameters
+    ----------
+    source
+        A task's result, or a checksum.
+    fingertip
+        Recompute a buffer that is nowhere.
+    """
+    runtime = await _runtime()
+    if isinstance(source, str):
+        checksum = source
+    elif source.error is not None or source.result_checksum is None:
+        raise RuntimeError(source.error or "The transformation has no result")
+    else:
+        checksum = source.result_checksum
+    return await runtime.buffers.resolve(checksum, fingertip=fingertip)

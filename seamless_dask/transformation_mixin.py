@@ -1,0 +1,117 @@
+"""What `seamless_transformer.Transformation` gains by Dask.
+
+The class is a base of Transformation and is imported by every Seamless process, so
+everything that needs Dask is imported when it is first used.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import concurrent.futures
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from seamless import Checksum
+
+    from .client import SeamlessDaskClient
+    from .types import TransformationFutures
+
+
+class TransformationDaskMixin:
+    """Computes a transformation on the Dask cluster of this process's client."""
+
+    #: this transformation's own handles while it is submitted
+    _dask_futures: TransformationFutures | None = None
+
+    def _dask_client(self) -> SeamlessDaskClient:
+        """Return the client of this process.
+
+        Raises
+        ------
+        RuntimeError
+            If there is none.
+        """
+        from .transformer_client import get_seamless_dask_client
+
+        client = get_seamless_dask_client()
+        if client is None:
+            raise RuntimeError(
+                "No Seamless Dask client is set in this process: select a cluster with "
+                "'remote: daskserver', or call set_seamless_dask_client"
+            )
+        return client
+
+    def _start_evaluation(self) -> concurrent.futures.Future[None]:
+        from seamless_transformer.run import is_driver_context
+
+        from .evaluation import evaluate
+
+        client = self._dask_client()
+        return client.start(evaluate(client, self, driver_context=is_driver_context()))
+
+    def _compute_with_dask(self, require_value: bool) -> Checksum | None:
+        """Compute on the cluster; blocks the calling thread.
+
+        Parameters
+        ----------
+        require_value
+            The value must be obtainable as well, not only its checksum.
+
+        Returns
+        -------
+        Checksum or None
+            None on failure or cancellation; the transformation then holds the
+            exception.
+        """
+        running = self._start_evaluation()
+        try:
+            running.result()
+        except concurrent.futures.CancelledError:
+            return self._abandoned()
+        except BaseException:
+            running.cancel()
+            raise
+        if require_value:
+            self._require_value_sync()
+        return self._outcome()
+
+    async def _compute_with_dask_async(self, require_value: bool) -> Checksum | None:
+        """Compute on the cluster; see `_compute_with_dask`. Cancelling it cancels."""
+        running = self._start_evaluation()
+        try:
+            await asyncio.wrap_future(running)
+        except asyncio.CancelledError:
+            if running.cancelled() and self._is_cancelled():
+                return None
+            raise
+        if require_value:
+            await self._ensure_result_value()  # type: ignore[attr-defined]
+        return self._outcome()
+
+    def _ensure_dask_futures(
+        self, client: SeamlessDaskClient | None = None, **_options: Any
+    ) -> TransformationFutures | None:
+        """Submit the transformation if that has not happened; return its handles."""
+        if self._dask_futures is None:
+            from .evaluation import submit
+
+            chosen = self._dask_client() if client is None else client
+            chosen.start(submit(chosen, self)).result()
+        return self._dask_futures
+
+    def _require_value_sync(self) -> None:
+        if self._outcome() is None:
+            return
+        asyncio.run(self._ensure_result_value())  # type: ignore[attr-defined]
+
+    def _is_cancelled(self) -> bool:
+        return bool(getattr(self, "_cancelled", False))
+
+    def _abandoned(self) -> Checksum | None:
+        """The evaluation was cancelled under us: by `cancel`, or from elsewhere."""
+        if not self._is_cancelled():
+            self._mark_cancelled()  # type: ignore[attr-defined]
+        return None
+
+    def _outcome(self) -> Checksum | None:
+        return getattr(self, "_result_checksum", None)

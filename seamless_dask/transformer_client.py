@@ -1,0 +1,34 @@
+"""The client of this process, by which seamless-transformer finds us."""
+
+from __future__ import annotations
+
+import threading
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from .client import SeamlessDaskClient
+
+_lock = threading.Lock()
+_client: SeamlessDaskClient | None = None
+
+
+def get_seamless_dask_client() -> SeamlessDaskClient | None:
+    """Return the client of this process, or None when Dask is not in use."""
+    return _client
+
+
+def set_seamless_dask_client(client: SeamlessDaskClient | None) -> None:
+    """Make `client` the one that transformations of this process use.
+
+    Parameters
+    ----------
+    client
+        None ends the use of Dask in this process. The client that was set before is
+        closed if it owns its cluster (as one made by ``create_dummy_client`` does);
+        otherwise it is only forgotten.
+    """
+    global _client
+    with _lock:
+        previous, _client = _client, client
+    if previous is not None and previous is not client:
+        previous.detached()

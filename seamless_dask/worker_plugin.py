@@ -1,0 +1,194 @@
+"""Turns a Dask worker into one that runs Seamless transformations."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import logging
+import os
+from collections.abc import Mapping
+from typing import TYPE_CHECKING, Any
+
+from distributed import Client, Worker
+from distributed.diagnostics.plugin import WorkerPlugin
+
+from .keys import NESTED_RESOURCE, NESTED_SUPPLY, TOP_LEVEL_RESOURCE
+from .tasks import WORKER_PLUGIN
+
+if TYPE_CHECKING:
+    from .client import SeamlessDaskClient
+    from .runtime import WorkerRuntime
+
+logger = logging.getLogger(__name__)
+
+
+class SeamlessWorkerPlugin(WorkerPlugin):
+    """Runs a pool of Seamless processes in each Dask worker.
+
+    On setup it configures the remote clients, starts the processes, gives the worker
+    its units for top-level work and registers the worker with the permission manager
+    in the scheduler. On teardown everything ends within two seconds.
+
+    Parameters
+    ----------
+    processes
+        Seamless processes per Dask worker.
+    remote_clients
+        Hashservers and databases, see
+        ``seamless_config.extern_clients.collect_remote_clients``. None: this process
+        has its own configuration already, or none.
+    """
+
+    name = WORKER_PLUGIN
+
+    def __init__(
+        self, processes: int, remote_clients: Mapping[str, Any] | None = None
+    ) -> None:
+        if processes < 1:
+            raise ValueError(f"processes: got {processes!r}, allowed is 1 or more")
+        self.processes = processes
+        self.remote_clients = None if remote_clients is None else dict(remote_clients)
+
+    def __getstate__(self) -> dict[str, Any]:
+        return {"processes": self.processes, "remote_clients": self.remote_clients}
+
+    async def setup(self, worker: Worker) -> None:
+        """Make the worker ready; tasks that need it wait until it is."""
+        loop = asyncio.get_running_loop()
+        self._runtime: asyncio.Future[WorkerRuntime] = loop.create_future()
+        try:
+            runtime = await self._start(worker)
+        except BaseException as exc:
+            # Tasks that reach this worker say why; retrieved here, so that asyncio
+            # does not report an exception that nobody waited for.
+            self._runtime.set_exception(
+                RuntimeError(f"Seamless did not start in {worker.address}: {exc!r}")
+            )
+            self._runtime.exception()
+            raise
+        self._runtime.set_result(runtime)
+        logger.info(
+            "Seamless worker %s: %d processes, throttle %d",
+            worker.address,
+            self.processes,
+            self._throttle(runtime),
+        )
+
+    async def _start(self, worker: Worker) -> WorkerRuntime:
+        # These start threads and raise resource limits, so not at import.
+        from .pool import Pool
+        from .runtime import WorkerRuntime
+
+        if self.remote_clients is not None:
+            _configure_remote_clients(self.remote_clients)
+        client = await self._client(worker)
+        pool = Pool.of_this_process(self.processes, self._environment(worker))
+        runtime = WorkerRuntime(worker, client, pool)
+        await asyncio.to_thread(pool.join, runtime)
+        if self.remote_clients is not None:
+            from seamless.caching.buffer_cache import get_buffer_cache
+
+            await get_buffer_cache().start_eviction_loop()
+        await self._register(worker, runtime)
+        return runtime
+
+    def _throttle(self, runtime: WorkerRuntime) -> int:
+        return runtime.pool.throttle
+
+    async def _client(self, worker: Worker) -> SeamlessDaskClient:
+        from .client import SeamlessDaskClient
+        from .transformer_client import (
+            get_seamless_dask_client,
+            set_seamless_dask_client,
+        )
+
+        self._own_client: Client | None = None
+        # A synchronous client has an event loop in a thread of its own, and calls it
+        # from there: it must not be made on the worker's loop.
+        self._own_client = await asyncio.to_thread(
+            Client,
+            worker.scheduler.address,
+            set_as_default=False,
+            security=worker.security,
+            name="seamless-worker",
+        )
+        client = SeamlessDaskClient(
+            self._own_client,
+            worker_plugin_workers=self.processes,
+            remote_clients=self.remote_clients,
+            role="worker",
+        )
+        # In a dummy scheduler's process the driver's client is there, or will be.
+        if get_seamless_dask_client() is None:
+            set_seamless_dask_client(client)
+        return client
+
+    def _environment(self, worker: Worker) -> dict[str, str]:
+        environment = {
+            "SEAMLESS_DASK_SCHEDULER": worker.scheduler.address,
+            "SEAMLESS_DASK_WORKERS": str(self.processes),
+        }
+        if self.remote_clients is not None:
+            environment["SEAMLESS_REMOTE_CLIENTS"] = json.dumps(self.remote_clients)
+        return environment
+
+    async def _register(self, worker: Worker, runtime: WorkerRuntime) -> None:
+        throttle = self._throttle(runtime)
+        state = worker.state
+        resources = {NESTED_RESOURCE: NESTED_SUPPLY}
+        if TOP_LEVEL_RESOURCE not in state.total_resources:
+            resources[TOP_LEVEL_RESOURCE] = float(throttle * self.processes)
+        # First here, so that a task that the scheduler sends at once can start.
+        for name, amount in resources.items():
+            state.available_resources[name] = amount - (
+                state.total_resources.get(name, 0.0)
+                - state.available_resources.get(name, 0.0)
+            )
+            state.total_resources[name] = amount
+        answer = await worker.scheduler.seamless_register_worker(
+            worker=worker.address,
+            processes=self.processes,
+            throttle=throttle,
+            resources=dict(state.total_resources),
+        )
+        if answer is None or answer.get("status") != "ok":
+            raise RuntimeError(
+                f"The scheduler did not register worker {worker.address}: {answer}"
+            )
+
+    async def runtime(self) -> WorkerRuntime:
+        """Return the runtime once the worker is ready.
+
+        Raises
+        ------
+        RuntimeError
+            If Seamless did not start here; the message says why.
+        """
+        return await asyncio.shield(self._runtime)
+
+    async def teardown(self, worker: Worker) -> None:
+        """End the processes, and the client if it is ours."""
+        from .transformer_client import (
+            get_seamless_dask_client,
+            set_seamless_dask_client,
+        )
+
+        if self._runtime.done() and self._runtime.exception() is None:
+            runtime = self._runtime.result()
+            runtime.close()
+            await asyncio.to_thread(runtime.pool.leave, runtime)
+            if get_seamless_dask_client() is runtime.client:
+                set_seamless_dask_client(None)
+        client = self._own_client
+        if client is not None:
+            await asyncio.to_thread(client.close, timeout=1)
+
+
+def _configure_remote_clients(remote_clients: dict[str, Any]) -> None:
+    """Let this process use the hashservers and databases of the cluster."""
+    import seamless_config
+    from seamless_config.extern_clients import set_remote_clients
+
+    os.environ["SEAMLESS_REMOTE_CLIENTS"] = json.dumps(remote_clients)
+    if not seamless_config._initialized:
+        set_remote_clients(remote_clients, in_remote=True)
