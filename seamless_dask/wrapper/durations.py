@@ -43,7 +43,7 @@ def parse_duration(value: str | int | float) -> float:
         else:
             try:
                 seconds = float(parse_timedelta(text))
-            except (KeyError, ValueError, TypeError, AttributeError):
+            except (KeyError, ValueError, IndexError):
                 raise ValueError("is not a duration") from None
     else:
         seconds = float(value)

@@ -11,34 +11,29 @@ logger = logging.getLogger(__name__)
 
 
 def descendants() -> set[psutil.Process]:
-    """All processes below this one that somebody has to end.
-
-    The resource tracker of multiprocessing is left out: it cleans up after the others
-    and ends with this process.
-    """
-    found = set()
-    for process in psutil.Process().children(recursive=True):
-        try:
-            ended = process.status() == psutil.STATUS_ZOMBIE
-            helper = any("resource_tracker" in part for part in process.cmdline())
-        except psutil.NoSuchProcess:
-            continue
-        except psutil.AccessDenied:
-            ended = helper = False
-        if not ended and not helper:
-            found.add(process)
-    return found
+    """All processes below this one that run."""
+    return alive(psutil.Process().children(recursive=True))
 
 
 def alive(processes: Iterable[psutil.Process]) -> set[psutil.Process]:
-    """Those that still run. A process is known by pid and start time."""
+    """Those that still run. A process is known by pid and start time.
+
+    The resource tracker of multiprocessing is left out: it cleans up after the others
+    and ends with the last of them.
+    """
     left = set()
     for process in processes:
         try:
-            if process.is_running() and process.status() != psutil.STATUS_ZOMBIE:
+            if (
+                process.is_running()
+                and process.status() != psutil.STATUS_ZOMBIE
+                and not _is_resource_tracker(process)
+            ):
                 left.add(process)
         except psutil.NoSuchProcess:
             continue
+        except psutil.AccessDenied:
+            left.add(process)
     return left
 
 
@@ -54,3 +49,7 @@ def kill(processes: Iterable[psutil.Process], seconds: float) -> set[psutil.Proc
             logger.error("May not kill process %d: %s", process.pid, error)
     psutil.wait_procs(targets, timeout=seconds)
     return alive(targets)
+
+
+def _is_resource_tracker(process: psutil.Process) -> bool:
+    return any("multiprocessing.resource_tracker" in part for part in process.cmdline())

@@ -32,6 +32,7 @@ from .exit_codes import (
     StatusFileLost,
     WrapperError,
 )
+from .guard import Guard, marked
 from .launch import Endpoint, Launched, check, launch
 from .parameters import Parameters, read_parameters
 from .status_file import Heartbeat, StatusFile
@@ -104,6 +105,7 @@ class Supervisor:
     _status_file: StatusFile | None = None
     _heartbeat: Heartbeat | None = None
     _launched: Launched | None = None
+    _guard: Guard | None = None
     _starting: threading.Thread | None = None
     #: Another signal arrived while everything was ending.
     _impatient: bool = False
@@ -133,6 +135,8 @@ class Supervisor:
             code = ExitCode.LOST if self._launched else ExitCode.START_FAILED
         if not self._end() and code is ExitCode.CLEAN:
             code = ExitCode.FORCED
+        if self._guard is not None:
+            self._guard.dismiss()
         self._last_word(code, failure)
         logger.info("Ended with exit code %d.", code)
         return code
@@ -191,6 +195,8 @@ class Supervisor:
             daemon=True,
         )
         begin = time.monotonic()
+        if cluster_class.kind == "local":  # jobs have a batch system to end them
+            self._guard = Guard()
         self._starting.start()
         while self._launched is None:
             event = self._next(None)
@@ -303,9 +309,9 @@ class Supervisor:
         Returns False if that took a second signal, or if something is left.
         """
         deadline = time.monotonic() + CLOSE_SECONDS
-        known = processes.descendants()
+        known = self._below()
         closer = self._close_in_time(deadline)
-        known |= processes.descendants()
+        known |= self._below()
         left = processes.alive(known)
         if closer is not None and not closer.is_alive():
             # what is left now was not told to end, it can only notice
@@ -320,12 +326,19 @@ class Supervisor:
         # again and again, for a process that was just starting another
         deadline = time.monotonic() + KILL_SECONDS
         while left and time.monotonic() < deadline:
-            left = processes.kill(left, KILL_SECONDS / 4) | processes.descendants()
+            left = processes.kill(left, KILL_SECONDS / 4) | self._below()
         if left:
             logger.error("Processes that could not be ended: %s.", _pids(left))
         if closer is not None:
             closer.join(FAREWELL_SECONDS)
         return not left and not self._impatient
+
+    def _below(self) -> set[psutil.Process]:
+        """All processes that are there because of this one, but for the guard."""
+        if self._guard is None:
+            return processes.descendants()
+        found = processes.descendants() | processes.alive(marked(self._guard.mark))
+        return {process for process in found if process.pid != self._guard.pid}
 
     def _close_in_time(self, deadline: float) -> threading.Thread | None:
         """Close the cluster in a thread, which is returned, and wait for it."""

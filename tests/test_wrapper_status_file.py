@@ -1,0 +1,177 @@
+"""The status file: waiting, writing whole, and leaving alone what is not ours."""
+
+from __future__ import annotations
+
+import json
+import os
+import queue
+import stat
+import time
+from pathlib import Path
+
+import pytest
+
+from seamless_dask.wrapper.exit_codes import (
+    StatusFileLost,
+    StatusFileMissing,
+    StatusFileUnusable,
+)
+from seamless_dask.wrapper.status_file import Heartbeat, StatusFile
+
+FIELDS = {"status": "starting", "parameters": {"cores": 1}, "x": [1, {"y": None}]}
+
+
+@pytest.fixture
+def path(tmp_path: Path) -> Path:
+    found = tmp_path / "key.json"
+    found.write_text(json.dumps({**FIELDS, "pid": os.getpid()}))
+    return found
+
+
+def test_waits_for_the_file(tmp_path: Path) -> None:
+    """The file may appear after the wrapper has started."""
+    path = tmp_path / "late.json"
+    looks = []
+
+    def pause(seconds: float) -> None:
+        looks.append(seconds)
+        if len(looks) == 3:
+            path.write_text(json.dumps(FIELDS))
+
+    assert StatusFile.wait(path, pause=pause).parameters == {"cores": 1}
+    assert looks == [0.1] * 3
+
+
+def test_gives_up_waiting(tmp_path: Path) -> None:
+    """Without a file there is a sentence that names it."""
+    with pytest.raises(StatusFileMissing, match="none.json: it does not exist"):
+        StatusFile.wait(tmp_path / "none.json", 0.2)
+
+
+def test_a_file_left_over_is_not_taken(path: Path) -> None:
+    """A file of an earlier run is waited for to be replaced, and not changed."""
+    path.write_text(json.dumps({**FIELDS, "status": "running"}))
+    before = path.read_bytes()
+    with pytest.raises(StatusFileMissing, match='"running"'):
+        StatusFile.wait(path, 0.2)
+    assert path.read_bytes() == before
+
+
+def test_a_file_that_is_being_written(path: Path) -> None:
+    """Half a file is read again."""
+    path.write_text('{"status": "star')
+
+    def pause(seconds: float) -> None:
+        path.write_text(json.dumps(FIELDS))
+
+    assert StatusFile.wait(path, pause=pause).fields == FIELDS
+
+
+@pytest.mark.parametrize(
+    ("content", "reason"),
+    [("{", "not valid JSON"), ("[]", "must hold a JSON object"), ("\xff", "JSON")],
+)
+def test_no_object(path: Path, content: str, reason: str) -> None:
+    """What stays unreadable is refused with a sentence."""
+    path.write_bytes(content.encode("latin-1"))
+    with pytest.raises(StatusFileUnusable, match=reason):
+        StatusFile.wait(path)
+
+
+def test_parameters_missing(path: Path) -> None:
+    """Parameters must be there and be an object."""
+    with pytest.raises(StatusFileUnusable, match='no field "parameters"'):
+        StatusFile(path, {}).parameters  # noqa: B018 - the property raises
+    with pytest.raises(StatusFileUnusable, match="must be an object"):
+        StatusFile(path, {"parameters": []}).parameters  # noqa: B018
+
+
+def test_running_keeps_all_fields(path: Path) -> None:
+    """The file is written whole, private, and with everything that was there."""
+    StatusFile.wait(path).running(port=1, dashboard_port=2)
+    fields = json.loads(path.read_text())
+    assert fields.pop("start_time") == pytest.approx(time.time(), abs=1e6)
+    assert fields == {
+        **FIELDS,
+        "pid": os.getpid(),
+        "status": "running",
+        "port": 1,
+        "dashboard_port": 2,
+    }
+    assert stat.S_IMODE(path.stat().st_mode) == 0o600
+    assert list(path.parent.iterdir()) == [path]
+
+
+def test_a_change_meanwhile_is_kept(path: Path) -> None:
+    """Fields that somebody added after we read the file survive."""
+    status_file = StatusFile.wait(path)
+    path.write_text(json.dumps({**FIELDS, "pid": os.getpid(), "later": 1}))
+    status_file.running(port=1, dashboard_port=2)
+    assert json.loads(path.read_text())["later"] == 1
+
+
+def test_failed_says_why(path: Path) -> None:
+    """A failure carries its message."""
+    StatusFile.wait(path).failed("no luck")
+    fields = json.loads(path.read_text())
+    assert (fields["status"], fields["error"]) == ("failed", "no luck")
+
+
+def test_pid(path: Path) -> None:
+    """A missing pid is added; a foreign one is kept, next to ours."""
+    path.write_text(json.dumps(FIELDS))
+    status_file = StatusFile.wait(path)
+    assert status_file.foreign_pid() is None
+    status_file.failed("")
+    assert json.loads(path.read_text())["pid"] == os.getpid()
+
+    path.write_text(json.dumps({**FIELDS, "pid": os.getppid()}))
+    status_file = StatusFile.wait(path)
+    assert status_file.foreign_pid() == os.getppid()
+    status_file.failed("")
+    fields = json.loads(path.read_text())
+    assert (fields["pid"], fields["wrapper_pid"]) == (os.getppid(), os.getpid())
+
+
+def test_touch(path: Path) -> None:
+    """Touching changes the time and nothing else."""
+    status_file = StatusFile.wait(path)
+    os.utime(path, (0, 0))
+    before = path.read_bytes()
+    status_file.touch()
+    assert path.stat().st_mtime > 0
+    assert path.read_bytes() == before
+
+
+@pytest.mark.parametrize("action", ["touch", "remove", "failed", "running"])
+def test_a_removed_file_stays_removed(path: Path, action: str) -> None:
+    """Nothing that we do brings back a file that somebody removed."""
+    status_file = StatusFile.wait(path)
+    path.unlink()
+    arguments = {"failed": {"message": ""}, "running": {"port": 1, "dashboard_port": 2}}
+    with pytest.raises(StatusFileLost, match="removed"):
+        getattr(status_file, action)(**arguments.get(action, {}))
+    assert list(path.parent.iterdir()) == []
+
+
+@pytest.mark.parametrize("action", ["touch", "remove", "failed", "running"])
+def test_the_file_of_another_is_left_alone(path: Path, action: str) -> None:
+    """A file that names another process now is not changed."""
+    status_file = StatusFile.wait(path)
+    path.write_text(json.dumps({**FIELDS, "pid": 1}))
+    before = path.read_bytes()
+    arguments = {"failed": {"message": ""}, "running": {"port": 1, "dashboard_port": 2}}
+    with pytest.raises(StatusFileLost, match="belongs to process 1"):
+        getattr(status_file, action)(**arguments.get(action, {}))
+    assert path.read_bytes() == before
+
+
+def test_heartbeat_reports_the_loss(path: Path) -> None:
+    """The heartbeat notices that the file is gone, once, and ends."""
+    lost: queue.Queue[StatusFileLost] = queue.Queue()
+    heartbeat = Heartbeat(StatusFile.wait(path), lost.put, seconds=0.01)
+    heartbeat.start()
+    path.unlink()
+    assert "removed" in str(lost.get(timeout=30))
+    assert lost.empty()
+    assert not path.exists()

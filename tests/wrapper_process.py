@@ -1,0 +1,127 @@
+"""Start the wrapper as callers do, and look at what it does."""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any, TypeVar
+
+import psutil
+
+T = TypeVar("T")
+LOCAL = "distributed::LocalCluster"
+
+
+def wait_for(look: Callable[[], T], what: str, seconds: float = 60) -> T:
+    """Look until the answer is true; return it."""
+    deadline = time.monotonic() + seconds
+    while True:
+        answer = look()
+        if answer:
+            return answer
+        assert time.monotonic() < deadline, f"waited {seconds} s: {what}"
+        time.sleep(0.05)
+
+
+def running(processes: set[psutil.Process]) -> set[psutil.Process]:
+    """Those that have not ended; zombies have."""
+    return {
+        process
+        for process in processes
+        if process.is_running() and process.status() != psutil.STATUS_ZOMBIE
+    }
+
+
+class WrapperProcess:
+    """A wrapper with a status file in `directory`.
+
+    `content` is written to the status file as it is; without it, `parameters` are
+    wrapped as a launcher does.
+    """
+
+    def __init__(
+        self,
+        directory: Path,
+        parameters: dict[str, Any] | None = None,
+        *,
+        content: str | None = None,
+        cluster: str = LOCAL,
+        ports: tuple[int, int] = (20000, 29999),
+        options: tuple[str, ...] = (),
+        environment: dict[str, str] | None = None,
+    ):
+        self.status_file = directory / "status.json"
+        self.log = directory / "wrapper.log"
+        self.fields = {
+            "workdir": "/tmp",
+            "command": "seamless-dask-wrapper",
+            "uid": os.getuid(),
+            "status": "starting",
+            "network_interface": "127.0.0.1",
+            "parameters": parameters,
+            "meta": {"who": ["knows", {"deep": None}]},
+        }
+        if content is not None:
+            self.status_file.write_text(content)
+        elif parameters is not None:
+            self.status_file.write_text(json.dumps(self.fields))
+        command = [sys.executable, "-m", "seamless_dask.wrapper", cluster]
+        command += ["--port-range", str(ports[0]), str(ports[1])]
+        command += ["--status-file", str(self.status_file), "--host", "127.0.0.1"]
+        with self.log.open("wb") as log:
+            self.process = subprocess.Popen(
+                [*command, *options],
+                stdout=log,
+                stderr=subprocess.STDOUT,
+                cwd=directory,
+                env={**os.environ, **(environment or {})},
+            )
+
+    def __enter__(self) -> WrapperProcess:
+        return self
+
+    def __exit__(self, *exception: object) -> None:
+        below = self.below() if self.process.poll() is None else set()
+        if self.process.poll() is None:
+            self.process.send_signal(signal.SIGTERM)
+            self.wait()
+        wait_for(lambda: not running(below), f"left over: {running(below)}", 30)
+
+    def status(self) -> dict[str, Any]:
+        """What the status file says; {} without one."""
+        try:
+            return json.loads(self.status_file.read_text())
+        except FileNotFoundError:
+            return {}
+
+    def until_running(self) -> dict[str, Any]:
+        """Wait for the cluster; return the status file."""
+
+        def look() -> dict[str, Any]:
+            assert self.process.poll() is None, self.output()
+            status = self.status()
+            return status if status.get("status") == "running" else {}
+
+        return wait_for(look, "status running")
+
+    def address(self) -> str:
+        """Address of the scheduler."""
+        return f"tcp://127.0.0.1:{self.status()['port']}"
+
+    def below(self) -> set[psutil.Process]:
+        """All processes below the wrapper."""
+        return set(psutil.Process(self.process.pid).children(recursive=True))
+
+    def wait(self, seconds: float = 60) -> int:
+        """Wait for the end; return the exit code."""
+        return self.process.wait(seconds)
+
+    def output(self) -> str:
+        """The log."""
+        return self.log.read_text()
