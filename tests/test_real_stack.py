@@ -7,6 +7,7 @@ fresh one, which must not execute anything.
 
 from __future__ import annotations
 
+import time
 from typing import Any
 
 import pytest
@@ -34,22 +35,34 @@ FULL: list[tuple[str, dict[str, Any], float]] = [
 ]
 
 
-def name_of(value: Any) -> str | None:
-    """Test ids such as ``fan-n=6,leaves=20,how=start``."""
-    if isinstance(value, dict):
-        return ",".join(f"{key}={item}" for key, item in value.items())
-    return None if isinstance(value, str) else ""
+def label(name: str, arguments: dict[str, Any]) -> str:
+    """Such as ``fan-n=6,leaves=20,how=start``: a test id and a salt."""
+    return f"{name}-" + ",".join(f"{key}={item}" for key, item in arguments.items())
+
+
+def counters(stack: RealStack) -> tuple[int, int]:
+    """How many transformations the cluster has finished, and how many it refused."""
+    status = stack.scheduler_status()
+    refused = status["permissions"]["refused_total"]
+    return (
+        status["activity"]["transformations"]["finished_total"],
+        sum(refused.values()),
+    )
 
 
 def check(stack: RealStack, name: str, arguments: dict[str, Any], guard: float) -> None:
     """Run a workload twice and check everything that was promised about it."""
-    # Two workloads of the same name and arguments would find each other's results.
-    salt = "real-stack/" + (name_of(arguments) or "")
+    # The same workload with other arguments would find some of its results.
+    salt = label(name, arguments)
+    finished, refused = counters(stack)
     first = stack.run_workload(name, salt=salt, timeout=guard, **arguments)
+    distinct = first.outcome["distinct"]
     assert first.outcome["values_ok"], first.outcome
-    assert len(first.new_results) == first.outcome["distinct"]
-    # each was executed, once, and says so
+    assert len(first.new_results) == distinct
+    # Each was executed, says so, and went through the scheduler: a refused one would
+    # run inside the process that asked for it.
     assert first.executed == set(first.new_results)
+    assert counters(stack) == (finished + distinct, refused)
     missing = {
         checksum
         for checksum, result in first.new_results.items()
@@ -57,15 +70,23 @@ def check(stack: RealStack, name: str, arguments: dict[str, Any], guard: float) 
     }
     assert not missing, "results without a buffer on the hashserver"
 
-    finished = stack.scheduler_status()["activity"]["finished_total"]
     again = stack.run_workload(name, salt=salt, timeout=guard, **arguments)
     assert again.outcome["values_ok"], again.outcome
     assert not again.new_results
     assert not again.executed
-    assert stack.scheduler_status()["activity"]["finished_total"] == finished
+    assert counters(stack) == (finished + distinct, refused)
 
 
-@pytest.mark.parametrize(("name", "arguments", "guard"), FULL, ids=name_of)
+@pytest.fixture(scope="module", autouse=True)
+def services(real_stack: RealStack) -> None:
+    """Have the cluster running, so that its counters can be read beforehand."""
+    real_stack.run_workload("independent", n=1, salt="start", timeout=90)
+
+
+@pytest.mark.parametrize(
+    ("name", "arguments", "guard"),
+    [pytest.param(*case, id=label(*case[:2])) for case in FULL],
+)
 def test_workload_ends_and_is_stored(
     real_stack: RealStack, name: str, arguments: dict[str, Any], guard: float
 ) -> None:
@@ -81,7 +102,6 @@ def test_random_trees_end_and_are_stored(real_stack: RealStack, seed: int) -> No
 
 def test_status_file_and_scheduler_agree(real_stack: RealStack) -> None:
     """The launcher's file leads to the scheduler that the workloads used."""
-    real_stack.run_workload("independent", n=1, timeout=60)
     (status,) = (
         status
         for key, status in real_stack.services().items()
@@ -92,15 +112,8 @@ def test_status_file_and_scheduler_agree(real_stack: RealStack) -> None:
     assert "activity" in real_stack.scheduler_status()
 
 
-@pytest.mark.parametrize(
-    "real_stack", [{"remote": "daskserver", "project": "twice"}], indirect=True
-)
 def test_two_drivers_compute_once(real_stack: RealStack) -> None:
     """Two drivers that ask for the same at the same time share the work."""
-    import time
-
-    # One driver alone starts the services; that two may race for it is not ours.
-    real_stack.run_workload("independent", n=1, salt="warm", timeout=60)
     before = real_stack.stored()
     begin = time.monotonic()
     drivers = [
