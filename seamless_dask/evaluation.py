@@ -17,7 +17,7 @@ from seamless_transformer.remote_job import RemoteJobWritten, parse_remote_job_w
 from seamless_transformer.run import _driver_context
 from seamless_transformer.transformation_cache import get_transformation_cache
 
-from . import definition
+from . import definition, scheduler_side
 from .buffers import UploadError, await_pending_uploads
 from .records import known_result
 from .runtime import checksums_of, submission_of
@@ -28,6 +28,10 @@ if TYPE_CHECKING:
     from .client import SeamlessDaskClient
 
 logger = logging.getLogger(__name__)
+
+#: work for which the cluster is optional asks so often, so many seconds apart
+OPTIONAL_ATTEMPTS = 3
+OPTIONAL_INTERVAL = 1.0
 
 
 class Unavailable(Exception):
@@ -62,7 +66,7 @@ async def evaluate(
     asyncio.CancelledError
         If it was cancelled, in whatever way.
     """
-    if transformation._evaluated or transformation._cancelled:
+    if _is_settled(transformation):
         return
     evaluation = _Evaluation(client, driver_context)
     nodes = evaluation.start(transformation)
@@ -136,6 +140,11 @@ class _Evaluation:
             if submission is None:
                 return None
             await await_pending_uploads(checksums_of(submission))
+            if _is_remote_optional(transformation) and not await self._permission(
+                submission
+            ):
+                await self._run_in_this_process(transformation, submission)
+                return None
             futures = self._client.submit_transformation(submission)
         except (Unavailable, UploadError, ValueError) as exc:
             _fail(transformation, str(exc))
@@ -188,6 +197,49 @@ class _Evaluation:
             if node is not None:
                 await self._finish(node)
         await asyncio.to_thread(transformation.compute)
+
+    async def _permission(self, submission: Submission) -> bool:
+        """Ask whether the cluster has room for work that may as well run here."""
+        for attempt in range(OPTIONAL_ATTEMPTS):
+            if attempt:
+                await asyncio.sleep(OPTIONAL_INTERVAL)
+            if await scheduler_side.has_room(
+                self._client.client, self._client.task_key(submission)
+            ):
+                return True
+        return False
+
+    async def _run_in_this_process(
+        self, transformation: Any, submission: Submission
+    ) -> None:
+        if submission.tf_checksum is None:
+            await self._await_results(transformation)
+            concrete = await self._concrete_submission(transformation)
+            if concrete is None:
+                return
+            submission = concrete
+        logger.info("The cluster has no room: %s runs here", submission.tf_checksum)
+        tf_checksum = Checksum(submission.tf_checksum)
+        try:
+            result = await get_transformation_cache().run(
+                submission.transformation_dict,
+                tf_checksum=tf_checksum,
+                tf_dunder=submission.tf_dunder,
+                scratch=submission.scratch,
+                require_value=False,
+                force_local=True,
+            )
+        except Exception as exc:  # noqa: BLE001 - the code of a transformation failed
+            error = "".join(traceback.format_exception_only(exc))
+            _apply(
+                transformation,
+                TransformationResult(tf_checksum.hex(), None, error),
+            )
+            return
+        _apply(
+            transformation,
+            TransformationResult(tf_checksum.hex(), Checksum(result).hex()),
+        )
 
     def _deferred_submission(
         self, transformation: Any, pending: dict[str, TransformationFutures]
@@ -253,6 +305,12 @@ class _Evaluation:
             transformation.construct()
 
 
+def _is_remote_optional(transformation: Any) -> bool:
+    """Whether a transformation may run in the driver as well: ``local = None``."""
+    meta = transformation._meta
+    return "local" in meta and meta["local"] is None
+
+
 def _upstream_first(root: Any) -> list[Any]:
     """Return the transformations without a result, each after what it depends on."""
     order: list[Any] = []
@@ -263,13 +321,22 @@ def _upstream_first(root: Any) -> list[Any]:
         if expanded:
             order.append(transformation)
             continue
-        if id(transformation) in seen or transformation._evaluated:
+        if id(transformation) in seen or _is_settled(transformation):
             continue
         seen.add(id(transformation))
         stack.append((transformation, True))
         for dependency in definition.dependencies(transformation).values():
             stack.append((dependency, False))
     return order
+
+
+def _is_settled(transformation: Any) -> bool:
+    """Whether there is nothing to do; an exception stays until it is cleared."""
+    return (
+        transformation._evaluated
+        or transformation._cancelled
+        or transformation._exception is not None
+    )
 
 
 def _check(name: str, dependency: Any) -> None:
@@ -311,4 +378,5 @@ def _fail(transformation: Any, error: str) -> None:
         return
     transformation._exception = error
     transformation._constructed = True
-    transformation._evaluated = True
+    # `clear_exception` resets one of the two: without a checksum, the construction.
+    transformation._evaluated = transformation._transformation_checksum is not None

@@ -10,9 +10,9 @@ from __future__ import annotations
 import asyncio
 import functools
 import logging
-import os
 import signal
 import threading
+import time
 from collections.abc import Callable
 from typing import TYPE_CHECKING, Any
 
@@ -91,7 +91,7 @@ class Pool:
                     self._runtimes.remove(runtime)
                     raise
 
-    def leave(self, runtime: WorkerRuntime) -> None:
+    async def leave(self, runtime: WorkerRuntime) -> None:
         """Serve a worker no longer; the last ends the processes."""
         global _pool_of_this_process
         with self._lock:
@@ -99,7 +99,7 @@ class Pool:
                 self._runtimes.remove(runtime)
             if self._runtimes:
                 return
-            self._stop()
+        await self._stop()
         with _creation:
             if _pool_of_this_process is self:
                 _pool_of_this_process = None
@@ -206,8 +206,11 @@ class Pool:
             return result
         return Checksum(result).hex()
 
-    def _stop(self) -> None:
-        """End the processes and what they started, within two seconds."""
+    async def _stop(self) -> None:
+        """End the processes and what they started, within two seconds.
+
+        Needs no thread: when the interpreter exits, none can be had.
+        """
         manager, self._manager = self._manager, None
         if manager is None:
             return
@@ -216,14 +219,11 @@ class Pool:
             handle.restart = False
             if handle.pid is not None:
                 doomed.extend(_tree(handle.pid))
-        _signal(doomed, signal.SIGTERM)
-        _, alive = psutil.wait_procs(doomed, timeout=GRACE)
-        _signal(alive, signal.SIGKILL)
-        transformer_worker.shutdown_workers(wait=False)
-        _, alive = psutil.wait_procs(alive, timeout=0.5)
+        alive = await _signal(doomed, signal.SIGTERM, GRACE)
+        alive = await _signal(alive, signal.SIGKILL, GRACE / 2)
         if alive:
-            pids = [process.pid for process in alive]
-            logger.warning("Processes %s do not end", pids)
+            logger.warning("Processes %s do not end", [p.pid for p in alive])
+        transformer_worker.shutdown_workers(wait=False)
 
 
 class JobFailed(RuntimeError):
@@ -238,11 +238,19 @@ def _tree(pid: int) -> list[psutil.Process]:
         return []
 
 
-def _signal(processes: list[psutil.Process], number: signal.Signals) -> None:
+async def _signal(
+    processes: list[psutil.Process], number: signal.Signals, seconds: float
+) -> list[psutil.Process]:
+    """Send a signal and wait; return the processes that are still there."""
     for process in processes:
-        if process.pid == os.getpid():
-            continue
         try:
             process.send_signal(number)
         except psutil.NoSuchProcess:
             continue
+    deadline = time.monotonic() + seconds
+    while True:
+        # wait_procs reaps those that are children of this process
+        _, processes = psutil.wait_procs(processes, timeout=0)
+        if not processes or time.monotonic() > deadline:
+            return processes
+        await asyncio.sleep(0.02)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 import json
 import logging
+import uuid
 from collections.abc import Iterable, Mapping
 from typing import Any
 
@@ -90,6 +91,33 @@ def ensure_worker_plugin(
     plugin = SeamlessWorkerPlugin(processes, remote_clients)
     client.register_plugin(plugin)
     client.set_metadata([CONFIGURATION], digest)
+
+
+async def has_room(client: Client, key: str) -> bool:
+    """Ask for a lease for a top-level task that need not run on the cluster.
+
+    Parameters
+    ----------
+    client
+        The client that will submit the task.
+    key
+        Key of the task; the lease ends with it.
+    """
+    answer = await rpc(client).seamless_request(
+        holder=client.id,
+        requests=[
+            {
+                "id": f"{client.id}-{key}-{uuid.uuid4().hex}",
+                "key": key,
+                "owner": None,
+                "depth": 0,
+                "wait": False,
+            }
+        ],
+    )
+    if answer.get("status") != "ok":
+        raise RuntimeError(f"The scheduler rejected a permission request: {answer}")
+    return bool(answer["granted"])
 
 
 async def status(client: Client) -> dict[str, Any]:

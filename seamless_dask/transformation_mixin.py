@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import asyncio
 import concurrent.futures
+from collections.abc import Coroutine
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
@@ -75,9 +76,19 @@ class TransformationDaskMixin:
             self._require_value_sync()
         return self._outcome()
 
-    async def _compute_with_dask_async(self, require_value: bool) -> Checksum | None:
-        """Compute on the cluster; see `_compute_with_dask`. Cancelling it cancels."""
-        running = self._start_evaluation()
+    def _compute_with_dask_async(
+        self, require_value: bool
+    ) -> Coroutine[Any, Any, Checksum | None]:
+        """Compute on the cluster; see `_compute_with_dask`. Cancelling it cancels.
+
+        The submission does not wait for the coroutine to be awaited: `start` in a
+        synchronous script makes a task of it on an event loop that does not run yet.
+        """
+        return self._await_evaluation(self._start_evaluation(), require_value)
+
+    async def _await_evaluation(
+        self, running: concurrent.futures.Future[None], require_value: bool
+    ) -> Checksum | None:
         try:
             await asyncio.wrap_future(running)
         except asyncio.CancelledError:

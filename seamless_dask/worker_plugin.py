@@ -6,6 +6,7 @@ import asyncio
 import json
 import logging
 import os
+import threading
 from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any
 
@@ -176,12 +177,33 @@ class SeamlessWorkerPlugin(WorkerPlugin):
         if self._runtime.done() and self._runtime.exception() is None:
             runtime = self._runtime.result()
             runtime.close()
-            await asyncio.to_thread(runtime.pool.leave, runtime)
+            await runtime.pool.leave(runtime)
             if get_seamless_dask_client() is runtime.client:
                 set_seamless_dask_client(None)
         client = self._own_client
         if client is not None:
-            await asyncio.to_thread(client.close, timeout=1)
+            await _close(client)
+
+
+async def _close(client: Client) -> None:
+    """Close a client, whose event loop is another, within a second or so."""
+    loop = asyncio.get_running_loop()
+    closed = asyncio.Event()
+
+    def close() -> None:
+        try:
+            client.close(timeout=1)
+        except TimeoutError:
+            # The scheduler also forgets a client whose connection ends.
+            logger.info("The client %s did not close in time", client.id)
+        loop.call_soon_threadsafe(closed.set)
+
+    try:
+        threading.Thread(target=close, name="seamless-client-close").start()
+    except RuntimeError:
+        # The interpreter exits and starts no more threads: the connection just ends.
+        return
+    await closed.wait()
 
 
 def _configure_remote_clients(remote_clients: dict[str, Any]) -> None:
