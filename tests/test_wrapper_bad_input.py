@@ -103,10 +103,9 @@ def test_cluster_string(tmp_path: Path, cluster: str, sentence: str) -> None:
     """A cluster string that names no cluster class, or an instance."""
     (tmp_path / "instance.py").write_text(
         "from distributed import LocalCluster\n"
-        "cluster = LocalCluster(n_workers=0, processes=False, dashboard_address=None)"
+        "cluster = LocalCluster(n_workers=0, processes=False, dashboard_address=':0')"
     )
-    environment = {"PYTHONPATH": str(tmp_path)}
-    wrapper = WrapperProcess(tmp_path, {}, cluster=cluster, environment=environment)
+    wrapper = WrapperProcess(tmp_path, {}, cluster=cluster, modules=tmp_path)
     check_failure(wrapper, 4, sentence)
 
 
@@ -118,10 +117,7 @@ def test_a_cluster_that_does_not_start(tmp_path: Path) -> None:
         "    def __init__(self, **kwargs):\n"
         "        raise RuntimeError('no licence')\n"
     )
-    environment = {"PYTHONPATH": str(tmp_path)}
-    wrapper = WrapperProcess(
-        tmp_path, {}, cluster="broken::Cluster", environment=environment
-    )
+    wrapper = WrapperProcess(tmp_path, {}, cluster="broken::Cluster", modules=tmp_path)
     with wrapper:
         assert wrapper.wait() == 6
     assert "could not be started: RuntimeError: no licence" in wrapper.output()

@@ -92,7 +92,7 @@ def test_an_instance_is_refused(module) -> None:
     module(
         "wrapper_instance",
         "from distributed import LocalCluster\n"
-        "cluster = LocalCluster(n_workers=0, processes=False, dashboard_address=None)",
+        "cluster = LocalCluster(n_workers=0, processes=False, dashboard_address=':0')",
     )
     import importlib
 

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import shlex
+from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -24,7 +26,7 @@ from seamless_dask.wrapper.exit_codes import ParametersError
 from seamless_dask.wrapper.launch import check, local_arguments
 from seamless_dask.wrapper.parameters import Parameters, read_parameters
 
-BATCH = {"cores": 4, "memory": "4GB", "walltime": "01:00:00"}
+BATCH: dict[str, Any] = {"cores": 4, "memory": "4GB", "walltime": "01:00:00"}
 
 
 def read(**raw: object) -> Parameters:
@@ -39,7 +41,7 @@ def problems_of(raw: dict[str, object]) -> list[str]:
     return caught.value.problems
 
 
-def batch_problems_of(system: str = "slurm", **raw: object) -> list[str]:
+def batch_problems_of(system: str = "slurm", **raw: Any) -> list[str]:
     with pytest.raises(ParametersError) as caught:
         check(read(**raw), ClusterClass(object, "jobqueue", system))
     return caught.value.problems
@@ -214,10 +216,11 @@ def test_internal_port_range_too_small() -> None:
 def test_lifetime() -> None:
     """Lifetime is walltime - stagger - grace, and only where workers rotate."""
 
-    def lifetime(ends: bool = True, **raw: object) -> float | None:
+    def lifetime(ends: bool = True, **raw: Any) -> float | None:
         return lifetime_seconds(read(**raw), walltime=ends)
 
     many = {**BATCH, "maximum_jobs": 2}
+    assert lifetime(**many, lifetime_stagger="0s") == 3540
     assert lifetime(**many) == 3300
     assert lifetime(**many, lifetime_stagger="10m") == 2940
     assert lifetime(**many, lifetime="20m") == 1200
@@ -302,9 +305,23 @@ def test_walltime_too_short_for_rotation() -> None:
     assert "lifetime = '59m'" in problem
 
 
+def test_tmpdir(tmp_path: Path) -> None:
+    """A directory on this machine is made, and must be writable."""
+    local = ClusterClass(object, "local")
+    check(read(tmpdir=str(tmp_path / "new" / "one")), local)
+    assert (tmp_path / "new" / "one").is_dir()
+    (tmp_path / "file").touch()
+    with pytest.raises(ParametersError, match="tmpdir = .*file"):
+        check(read(tmpdir=str(tmp_path / "file")), local)
+    for wrong in ("relative", "/with space", "/x;reboot"):
+        (problem,) = problems_of({"tmpdir": wrong})
+        assert "absolute path" in problem
+    assert read(tmpdir="$SCRATCH/${USER}").tmpdir == "$SCRATCH/${USER}"
+
+
 def test_exclusive_needs_a_whole_node_or_cores() -> None:
     """Exclusive without cores must say how to get a whole node."""
-    whole = {"memory": "4GB", "walltime": "01:00:00", "exclusive": True}
+    whole: dict[str, Any] = {"memory": "4GB", "walltime": "01:00:00", "exclusive": True}
     (problem,) = batch_problems_of(**whole)
     assert problem.startswith("exclusive = True")
     for more in ({"job_cores": 8}, {"job_extra_directives": "--exclusive"}):

@@ -8,6 +8,7 @@ import queue
 import stat
 import time
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -19,6 +20,10 @@ from seamless_dask.wrapper.exit_codes import (
 from seamless_dask.wrapper.status_file import Heartbeat, StatusFile
 
 FIELDS = {"status": "starting", "parameters": {"cores": 1}, "x": [1, {"y": None}]}
+ARGUMENTS: dict[str, dict[str, Any]] = {
+    "failed": {"message": ""},
+    "running": {"port": 1, "dashboard_port": 2},
+}
 
 
 @pytest.fixture
@@ -148,9 +153,8 @@ def test_a_removed_file_stays_removed(path: Path, action: str) -> None:
     """Nothing that we do brings back a file that somebody removed."""
     status_file = StatusFile.wait(path)
     path.unlink()
-    arguments = {"failed": {"message": ""}, "running": {"port": 1, "dashboard_port": 2}}
     with pytest.raises(StatusFileLost, match="removed"):
-        getattr(status_file, action)(**arguments.get(action, {}))
+        getattr(status_file, action)(**ARGUMENTS.get(action, {}))
     assert list(path.parent.iterdir()) == []
 
 
@@ -160,9 +164,8 @@ def test_the_file_of_another_is_left_alone(path: Path, action: str) -> None:
     status_file = StatusFile.wait(path)
     path.write_text(json.dumps({**FIELDS, "pid": 1}))
     before = path.read_bytes()
-    arguments = {"failed": {"message": ""}, "running": {"port": 1, "dashboard_port": 2}}
     with pytest.raises(StatusFileLost, match="belongs to process 1"):
-        getattr(status_file, action)(**arguments.get(action, {}))
+        getattr(status_file, action)(**ARGUMENTS.get(action, {}))
     assert path.read_bytes() == before
 
 

@@ -38,11 +38,46 @@ def running(processes: set[psutil.Process]) -> set[psutil.Process]:
     }
 
 
+# tasks for workers, which can import this file
+
+
+def environment_of_worker() -> dict[str, str]:
+    """The environment variables of the worker."""
+    return dict(os.environ)
+
+
+def start_stubborn_child() -> int:
+    """A process that does not end with its parent, nor when asked."""
+    return subprocess.Popen(
+        ["sh", "-c", "trap '' INT TERM HUP; while :; do sleep 1; done"],
+        start_new_session=True,
+    ).pid
+
+
+def look_at_worker() -> dict[str, Any]:
+    """What the worker was given."""
+    import multiprocessing
+
+    import dask.config
+    from distributed import get_worker
+
+    worker = get_worker()
+    return {
+        "threads": worker.state.nthreads,
+        "resources": worker.state.total_resources,
+        "directory": worker.local_directory,
+        "memory_limit": worker.memory_manager.memory_limit,
+        "daemon": multiprocessing.current_process().daemon,
+        "unknown": dask.config.get("distributed.scheduler.unknown-task-duration"),
+        "extra": dask.config.get("distributed.comm.retry.count"),
+    }
+
+
 class WrapperProcess:
     """A wrapper with a status file in `directory`.
 
     `content` is written to the status file as it is; without it, `parameters` are
-    wrapped as a launcher does.
+    wrapped as a launcher does. `modules` is a directory to import from.
     """
 
     def __init__(
@@ -54,7 +89,7 @@ class WrapperProcess:
         cluster: str = LOCAL,
         ports: tuple[int, int] = (20000, 29999),
         options: tuple[str, ...] = (),
-        environment: dict[str, str] | None = None,
+        modules: Path | None = None,
     ):
         self.status_file = directory / "status.json"
         self.log = directory / "wrapper.log"
@@ -74,13 +109,14 @@ class WrapperProcess:
         command = [sys.executable, "-m", "seamless_dask.wrapper", cluster]
         command += ["--port-range", str(ports[0]), str(ports[1])]
         command += ["--status-file", str(self.status_file), "--host", "127.0.0.1"]
+        path = os.pathsep.join(map(str, filter(None, [Path(__file__).parent, modules])))
         with self.log.open("wb") as log:
             self.process = subprocess.Popen(
                 [*command, *options],
                 stdout=log,
                 stderr=subprocess.STDOUT,
                 cwd=directory,
-                env={**os.environ, **(environment or {})},
+                env={**os.environ, "PYTHONPATH": path},
             )
 
     def __enter__(self) -> WrapperProcess:

@@ -16,7 +16,7 @@ from . import signals
 from .exit_codes import MEANINGS
 
 #: Time for the interpreter to end by itself, in seconds.
-EXIT_SECONDS = 0.5
+EXIT_SECONDS = 0.2
 
 DESCRIPTION = """\
 Start a Dask cluster, watch it, and end it.

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import shlex
 from collections.abc import Mapping
 from typing import Any
@@ -23,7 +24,10 @@ _HERE_ONLY = ("local-directory", "temp-directory", "temporary-directory")
 
 def stagger_seconds(parameters: Parameters) -> float:
     """Random amount by which lifetimes differ."""
-    return parse_duration(parameters.lifetime_stagger or DEFAULT_LIFETIME_STAGGER)
+    stagger = parameters.lifetime_stagger
+    return parse_duration(
+        DEFAULT_LIFETIME_STAGGER if stagger is None else stagger, zero=True
+    )
 
 
 def lifetime_seconds(parameters: Parameters, *, walltime: bool) -> float | None:
@@ -41,6 +45,11 @@ def lifetime_seconds(parameters: Parameters, *, walltime: bool) -> float | None:
         return None
     total = parse_duration(parameters.walltime)
     return total - stagger_seconds(parameters) - GRACE_PERIOD
+
+
+def local_tmpdir(parameters: Parameters) -> str:
+    """The directory for temporary files, on this machine."""
+    return os.path.expanduser(os.path.expandvars(parameters.tmpdir or DEFAULT_TMPDIR))
 
 
 def dask_settings(parameters: Parameters, *, walltime: bool) -> dict[str, Any]:
@@ -66,7 +75,7 @@ def dask_settings(parameters: Parameters, *, walltime: bool) -> dict[str, Any]:
         settings["distributed.nanny.port"] = parameters.internal_port_range
     if parameters.resources:
         settings["distributed.worker.resources"] = parameters.resources
-    tmpdir = parameters.tmpdir or DEFAULT_TMPDIR
+    tmpdir = local_tmpdir(parameters)
     settings["local-directory"] = tmpdir
     settings["temp-directory"] = tmpdir
     settings["temporary-directory"] = tmpdir  # the name that Dask reads

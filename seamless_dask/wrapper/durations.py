@@ -31,8 +31,8 @@ def parse_clock(text: str) -> int | None:
     return 3600 * hours + 60 * part.get("minutes", 0) + part.get("seconds", 0)
 
 
-def parse_duration(value: str | int | float) -> float:
-    """Seconds in a duration of either notation; it must be positive and finite."""
+def parse_duration(value: str | int | float, *, zero: bool = False) -> float:
+    """Seconds in a duration of either notation; `zero` says if it may be zero."""
     if isinstance(value, str):
         text = value.strip()
         clock = parse_clock(text)
@@ -47,8 +47,8 @@ def parse_duration(value: str | int | float) -> float:
                 raise ValueError("is not a duration") from None
     else:
         seconds = float(value)
-    if not math.isfinite(seconds) or seconds <= 0:
-        raise ValueError("must be longer than zero")
+    if not math.isfinite(seconds) or seconds < 0 or (seconds == 0 and not zero):
+        raise ValueError("is too short" if seconds <= 0 else "is not finite")
     return seconds
 
 

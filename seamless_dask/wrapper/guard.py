@@ -81,7 +81,7 @@ def _wait(mark: str) -> None:
         left = marked(mark)
         if not left:
             return
-        time.sleep(0.5)
+        time.sleep(0.2)
     print(
         "The wrapper was killed; its guard ends what is left: "
         + ", ".join(str(process.pid) for process in left),
@@ -93,7 +93,7 @@ def _wait(mark: str) -> None:
         for process in left:
             with contextlib.suppress(psutil.Error):
                 process.kill()
-        psutil.wait_procs(left, timeout=0.5)
+        time.sleep(0.2)
         left = marked(mark)
 
 

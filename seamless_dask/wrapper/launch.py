@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import errno
 import logging
+import os
 from dataclasses import dataclass
 from typing import Any
 
@@ -13,12 +14,13 @@ from .dask_config import (
     apply_config,
     dask_settings,
     lifetime_seconds,
+    local_tmpdir,
     merged_config,
     seamless_environment,
 )
 from .durations import parse_duration, parse_memory
 from .exit_codes import ParametersError, StartFailed
-from .parameters import DEFAULT_TMPDIR, Parameters
+from .parameters import Parameters
 from .ports import free_ports
 
 logger = logging.getLogger(__name__)
@@ -59,6 +61,8 @@ def check(parameters: Parameters, cluster_class: ClusterClass) -> None:
     problems = _port_problems(parameters, batch=batch)
     if batch:
         problems += batch_problems(parameters, cluster_class.batch_system)
+    else:
+        problems += _directory_problems(parameters)
     if problems:
         raise ParametersError(problems)
     for name in _without_effect(parameters, batch=batch):
@@ -78,6 +82,17 @@ def _port_problems(parameters: Parameters, *, batch: bool) -> list[str]:
         f"{end - start + 1} ports, but {workers} workers and their nannies need "
         f"{2 * workers}"
     ]
+
+
+def _directory_problems(parameters: Parameters) -> list[str]:
+    directory = local_tmpdir(parameters)
+    try:
+        os.makedirs(directory, exist_ok=True)
+    except OSError as error:
+        return [f"tmpdir = {directory!r}: cannot be made ({error.strerror})"]
+    if not os.access(directory, os.W_OK | os.X_OK):
+        return [f"tmpdir = {directory!r}: is not writable"]
+    return []
 
 
 def _without_effect(parameters: Parameters, *, batch: bool) -> list[str]:
@@ -217,7 +232,7 @@ def local_arguments(parameters: Parameters) -> dict[str, Any]:
         "threads_per_worker": parameters.threads,
         "processes": True,
         "memory_limit": parse_memory(parameters.memory) if parameters.memory else 0,
-        "local_directory": parameters.tmpdir or DEFAULT_TMPDIR,
+        "local_directory": local_tmpdir(parameters),
         "env": seamless_environment(parameters),
         "silence_logs": False,
     }

@@ -6,6 +6,7 @@ field, its value and what is allowed, and names fields that it does not know.
 
 from __future__ import annotations
 
+import re
 from typing import Annotated, Any
 
 from pydantic import (
@@ -50,9 +51,15 @@ def _memory(value: str | int) -> str | int:
     return value
 
 
+def _duration_or_zero(value: str | float) -> str | float:
+    parse_duration(value, zero=True)
+    return value
+
+
 def _absolute(value: str) -> str:
-    if not value.startswith(("/", "$", "~")):
-        raise ValueError("is not absolute")
+    # it is written into job scripts as it is, so that $VARIABLES work
+    if not re.fullmatch(r"[/~$][\w./~${}@%+:,-]*", value):
+        raise ValueError("is not absolute, or has characters that shells interpret")
     return value
 
 
@@ -90,6 +97,9 @@ Line = Annotated[str, Field(min_length=1), AfterValidator(_one_line)]
 Lines = Annotated[list[Line], BeforeValidator(ensure_list)]
 Duration = Annotated[
     Line | int | float, BeforeValidator(_not_bool), AfterValidator(_duration)
+]
+DurationOrZero = Annotated[
+    Line | int | float, BeforeValidator(_not_bool), AfterValidator(_duration_or_zero)
 ]
 Memory = Annotated[Line | int, BeforeValidator(_not_bool), AfterValidator(_memory)]
 PortRange = Annotated[str, BeforeValidator(_port_range)]
@@ -135,7 +145,7 @@ class Parameters(BaseModel):
     )
     tmpdir: Path | None = _field(
         f"directory for temporary files of workers. Default {DEFAULT_TMPDIR}",
-        "an absolute path",
+        "an absolute path without spaces; it may begin with ~ or a $VARIABLE",
     )
     partition: Line | None = _field("partition or queue of the batch system", TEXT)
     project: Line | None = _field("account or project to charge for jobs", TEXT)
@@ -183,7 +193,7 @@ class Parameters(BaseModel):
         f" {GRACE_PERIOD} s if maximum_jobs is over 1, never in pure Dask",
         DURATION,
     )
-    lifetime_stagger: Duration | None = _field(
+    lifetime_stagger: DurationOrZero | None = _field(
         "random amount by which lifetimes differ. "
         f"Default {DEFAULT_LIFETIME_STAGGER} if there is a lifetime",
         DURATION,

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import time
 from collections.abc import Iterable
 
 import psutil
@@ -47,8 +48,11 @@ def kill(processes: Iterable[psutil.Process], seconds: float) -> set[psutil.Proc
             continue
         except psutil.AccessDenied as error:
             logger.error("May not kill process %d: %s", process.pid, error)
-    psutil.wait_procs(targets, timeout=seconds)
-    return alive(targets)
+    deadline = time.monotonic() + seconds
+    # not psutil.wait_procs: it waits for zombies that nobody collects
+    while (left := alive(targets)) and time.monotonic() < deadline:
+        time.sleep(0.02)
+    return left
 
 
 def _is_resource_tracker(process: psutil.Process) -> bool:

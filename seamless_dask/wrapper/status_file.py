@@ -37,6 +37,8 @@ POLL_SECONDS = 0.1
 UNREADABLE_SECONDS = 2.0
 #: The launcher gives up on a file that has not been touched for 60 seconds.
 TOUCH_SECONDS = 2.0
+#: While running; also how long a removed file may go unnoticed.
+RELAXED_TOUCH_SECONDS = 5.0
 
 
 class StatusFile:
@@ -192,6 +194,10 @@ class Heartbeat:
     def start(self) -> None:
         """Start touching."""
         self._thread.start()
+
+    def relax(self) -> None:
+        """Touch less often: nobody is waiting any more."""
+        self._seconds = max(self._seconds, RELAXED_TOUCH_SECONDS)
 
     def stop(self) -> None:
         """Stop touching. May be called more than once."""

@@ -39,8 +39,9 @@ from .status_file import Heartbeat, StatusFile
 
 logger = logging.getLogger(__name__)
 
-#: remote-http-launcher waits 5 s after SIGINT before it uses more force.
-CLOSE_SECONDS = 3.0
+#: remote-http-launcher waits 5 s after SIGINT before it uses more force; on a busy
+#: machine the rest takes its time as well. Worker plugins need up to 2 s.
+CLOSE_SECONDS = 2.5
 KILL_SECONDS = 1.0
 #: For processes to notice that their parent is gone.
 NOTICE_SECONDS = 1.0
@@ -79,7 +80,7 @@ class Started:
 
 
 @dataclass(frozen=True)
-class StartFailure:
+class Failure:
     error: BaseException
 
 
@@ -89,7 +90,7 @@ class Activity:
     snapshot: dict[str, Any] | None
 
 
-Event = SignalArrived | FileLost | Started | StartFailure | Activity
+Event = SignalArrived | FileLost | Started | Failure | Activity
 
 
 class Asked(Exception):
@@ -210,6 +211,7 @@ class Supervisor:
             status_file.running(
                 port=launched.port, dashboard_port=launched.dashboard_port
             )
+        self._heartbeat.relax()
         logger.info(
             "Running after %.1f s: scheduler at %s, dashboard at port %d, %s.",
             time.monotonic() - begin,
@@ -233,7 +235,7 @@ class Supervisor:
         try:
             launched = launch(parameters, cluster_class, self.options.endpoint)
         except BaseException as error:  # noqa: BLE001 - the main thread raises it
-            self._events.put(StartFailure(error))
+            self._events.put(Failure(error))
         else:
             self._events.put(Started(launched))
 
@@ -271,8 +273,13 @@ class Supervisor:
         events = self._events
 
         def answer() -> None:
-            running = scheduler.status.name == "running"
-            events.put(Activity(plugin.activity_snapshot() if running else None))
+            try:
+                running = scheduler.status.name == "running"
+                snapshot = plugin.activity_snapshot() if running else None
+            except Exception as error:  # noqa: BLE001 - the main thread raises it
+                events.put(Failure(error))
+            else:
+                events.put(Activity(snapshot))
 
         self._launched.cluster.loop.add_callback(answer)
 
@@ -298,7 +305,7 @@ class Supervisor:
             raise Asked(f"received {signal.Signals(event.number).name}")
         if isinstance(event, FileLost):
             raise event.error
-        if isinstance(event, StartFailure):
+        if isinstance(event, Failure):
             raise event.error
 
     # --- end
