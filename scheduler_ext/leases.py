@@ -92,6 +92,10 @@ class Ledger:
         """Whether a live lease is bound to this key."""
         return key in self._by_key
 
+    def is_waiting(self, key: str) -> bool:
+        """Whether this key waits for what it requested."""
+        return key in self._by_owner
+
     def would_lend(self, owner: str | None) -> bool:
         """Whether one more request by this owner would lend out its slot."""
         return owner in self._admitted and owner not in self._by_owner

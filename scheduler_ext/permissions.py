@@ -233,8 +233,8 @@ class PermissionMachine:
         if lease is None or lease.granted_at is not None:
             return []
         self._ledger.close(lease)
-        refused = self._refuse(lease.request, "capacity", reason, now)
-        return [refused, *self._admit_waiting(now)]
+        # no slot is free now that was not before; its owner may even take one back
+        return [self._refuse(lease.request, "capacity", reason, now)]
 
     def end_all(self, now: float) -> None:
         """Everything starts again: no lease survives, workers stay."""
@@ -247,6 +247,10 @@ class PermissionMachine:
     def knows(self, key: str) -> bool:
         """Whether a live lease is bound to this key."""
         return self._ledger.is_known(key)
+
+    def waits(self, key: str) -> bool:
+        """Whether a transformation waits for nested ones, admitted or not."""
+        return self._ledger.is_waiting(key)
 
     def key_seen(self, key: str) -> None:
         """The task of a key exists now: its leases end with it, not by timeout."""
@@ -309,7 +313,7 @@ class PermissionMachine:
             decisions += self._admit(lease, "epoch", now)
             left -= 1
         self._allowance = left
-        return decisions + self._admit_waiting(now)
+        return decisions
 
     def nothing_running(self, now: float) -> list[Decision]:
         """The caller saw that no task executes anywhere although requests wait.
@@ -321,12 +325,9 @@ class PermissionMachine:
         lease = self._ledger.head()
         if lease is None or not self.capacity:
             return []
-        decided: list[Decision]
         if self._ledger.admitted < self.ceiling:
-            decided = self._admit(lease, "deadlock broken", now)
-        else:
-            decided = [self._refuse_at_ceiling(lease, now)]
-        return decided + self._admit_waiting(now)
+            return self._admit(lease, "deadlock broken", now)
+        return [self._refuse_at_ceiling(lease, now)]
 
     def expire(self, now: float) -> list[Decision]:
         """End the grants that were never used, and those nobody could account for."""

@@ -357,8 +357,18 @@ class SeamlessSchedulerPlugin(SchedulerPlugin):
         """Tasks that execute on workers with slots, and the load (0 to 1)."""
         executing = 0
         for address, ws in self._scheduler.workers.items():
-            executing += min(self._machine.slots_of(address), _executing(ws))
+            slots = self._machine.slots_of(address)
+            if slots:
+                executing += min(slots, self._executing(ws))
         return executing, executing / max(1, self._machine.capacity)
+
+    def _executing(self, ws: WorkerState) -> int:
+        """Number of tasks on a worker that do not merely wait for others."""
+        waits = self._machine.waits
+        return sum(
+            task not in ws.long_running and not waits(cast(str, task.key))
+            for task in ws.processing
+        )
 
     # -- steps -------------------------------------------------------------------
 
@@ -551,7 +561,7 @@ class SeamlessSchedulerPlugin(SchedulerPlugin):
             "processes": processes,
             "throttle": throttle,
             "capacity": capacity,
-            "executing": 0 if ws is None else _executing(ws),
+            "executing": 0 if ws is None else self._executing(ws),
             "long_running": 0 if ws is None else len(ws.long_running),
         }
 
@@ -594,11 +604,6 @@ def install(dask_scheduler: Scheduler) -> Reply:
     """:func:`attach` for ``client.run_on_scheduler(install)``."""
     plugin = attach(dask_scheduler)
     return {"status": "ok", "protocol": plugin.protocol, "version": plugin.version}
-
-
-def _executing(ws: WorkerState) -> int:
-    """Number of tasks on a worker that do not merely wait for others."""
-    return len(ws.processing) - len(ws.long_running)
 
 
 def _sorted_out(decisions: Iterable[Decision]) -> dict[str, Any]:

@@ -682,6 +682,19 @@ def test_the_deepest_goes_first_and_nobody_overtakes():
     assert order == ["q", "r", "p", "s"]
 
 
+def test_a_try_may_use_the_slot_of_its_owner_but_overtakes_nobody():
+    """By asking, the owner lends its slot; who waits as deep comes first."""
+    machine = machine_with(1)
+    ask(machine, "a")
+    ask(machine, "b", depth=1)
+    same_depth = ask(machine, "t1", owner="a", depth=1, wait=False)
+    assert same_depth == {("t1", "capacity")}
+    assert machine.statistics().lent == 0
+    deeper = ask(machine, "t2", owner="a", depth=2, wait=False)
+    assert deeper == {("t2", "granted")}
+    assert machine.statistics().over_capacity_total == 0
+
+
 def test_a_cycle_is_refused_with_its_keys():
     """A transformation that asks for one that waits for it would wait for ever."""
     machine = machine_with(2)

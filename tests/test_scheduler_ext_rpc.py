@@ -673,6 +673,25 @@ async def test_a_lease_ends_with_its_task(how):
 
 
 @asynchronous
+async def test_a_lease_for_a_task_that_is_there_already_does_not_time_out():
+    """The task started before anybody asked; the lease ends with it all the same."""
+    key = f"base-{A}"
+    async with cluster() as c:
+        worker, client = await c.worker(), await c.client()
+        await c.register(worker)
+        future = client.submit(pass_gate, "x", key=key)
+        await until(lambda: c.state(key) == "processing")
+        await c.request(worker, key, "never")
+        c.plugin.step(monotonic() + 61.0)
+        await c.flush(worker)
+        statistics = await c.statistics()
+        assert (statistics["admitted"], statistics["expired_total"]) == (1, 0)
+        gate("x").set()
+        await future
+        await until(lambda: worker.decisions == {"never": "granted"})
+
+
+@asynchronous
 async def test_a_task_that_moves_to_another_worker_keeps_its_lease():
     """Its worker died; the task runs again, and still has the slot."""
     key = f"base-{A}"
@@ -823,6 +842,24 @@ async def test_tasks_that_run_mean_load_and_no_deadlock():
         assert (await c.statistics())["waiting"] == 1
         row = c.plugin.status()["workers"][0]
         assert (row["executing"], row["capacity"]) == (1, 1)
+
+
+@asynchronous
+async def test_a_task_that_waits_for_nested_ones_is_no_load():
+    """Whether or not it has left the thread pool of its worker."""
+    async with cluster() as c:
+        worker, client = await c.worker(), await c.client()
+        await c.register(worker)
+        future = client.submit(pass_gate, "x", key=f"base-{A}")
+        await until(lambda: c.state(future.key) == "processing")
+        assert c.plugin.status()["workers"][0]["executing"] == 1
+        await c.request(worker, "nested", owner=future.key, depth=1)
+        assert c.plugin.status()["workers"][0]["executing"] == 0
+        await c.request(worker, "more", owner=future.key, depth=1)
+        c.plugin.step(monotonic())
+        c.plugin.step(monotonic())
+        await c.flush(worker)
+        assert worker.decisions == {"more": "granted"}
 
 
 @asynchronous
