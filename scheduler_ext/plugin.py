@@ -341,11 +341,9 @@ class SeamlessSchedulerPlugin(SchedulerPlugin):
         if not machine.live:
             return
         self._deliver(machine.expire(now))
-        if not (machine.waiting or machine.epoch_due(now)):
-            return
-        executing, load = self._occupation()
-        self._deliver(machine.tick(now, load))
-        if executing or not machine.waiting:
+        if machine.epoch_due(now):
+            self._deliver(machine.tick(now, self._load()))
+        if not machine.waiting or self._anything_runs():
             return
         if quiet_beats + 1 < QUIET_BEATS:
             self._quiet_beats = quiet_beats + 1
@@ -353,14 +351,20 @@ class SeamlessSchedulerPlugin(SchedulerPlugin):
         logger.info("Nothing runs while requests wait: one of them is decided now")
         self._deliver(machine.nothing_running(now))
 
-    def _occupation(self) -> tuple[int, float]:
-        """Tasks that execute on workers with slots, and the load (0 to 1)."""
-        executing = 0
-        for address, ws in self._scheduler.workers.items():
-            slots = self._machine.slots_of(address)
-            if slots:
-                executing += min(slots, self._executing(ws))
-        return executing, executing / max(1, self._machine.capacity)
+    def _load(self) -> float:
+        """The share of all slots (0 to 1) whose tasks do not merely wait."""
+        executing = sum(
+            min(self._machine.slots_of(ws.address), self._executing(ws))
+            for ws in self._scheduler.workers.values()
+        )
+        return executing / max(1, self._machine.capacity)
+
+    def _anything_runs(self) -> bool:
+        """Whether a worker with slots has a task that does not merely wait."""
+        return any(
+            self._machine.is_worker(ws.address) and self._executing(ws)
+            for ws in self._scheduler.workers.values()
+        )
 
     def _executing(self, ws: WorkerState) -> int:
         """Number of tasks on a worker that do not merely wait for others."""
