@@ -17,9 +17,9 @@ from .parameters import (
     Parameters,
 )
 
-#: What the wrapper's own process needs and no worker is told: workers get their
-#: directory as an argument.
-_HERE_ONLY = ("local-directory", "temp-directory", "temporary-directory")
+_TICK = "distributed.admin.tick.interval"
+#: What no job is told. Workers get their directory as an argument.
+_HERE_ONLY = ("local-directory", "temp-directory", "temporary-directory", _TICK)
 
 
 def stagger_seconds(parameters: Parameters) -> float:
@@ -79,6 +79,9 @@ def dask_settings(parameters: Parameters, *, walltime: bool) -> dict[str, Any]:
     settings["local-directory"] = tmpdir
     settings["temp-directory"] = tmpdir
     settings["temporary-directory"] = tmpdir  # the name that Dask reads
+    # Dask looks 50 times per second whether its event loop is alive, which is most of
+    # what an idle scheduler costs; it warns after 3 s in any case
+    settings[_TICK] = "200ms"
     return settings
 
 
