@@ -259,6 +259,22 @@ def test_interactive_keeps_a_worker(tmp_path: Path) -> None:
             client.wait_for_workers(1, timeout=60)
 
 
+def test_more_work_than_one_worker(tmp_path: Path) -> None:
+    """Workers are added up to maximum_jobs."""
+    parameters = {
+        "pure_dask": True,
+        "worker_threads": 1,
+        "maximum_jobs": 2,
+        "target-duration": "1s",
+    }
+    with WrapperProcess(tmp_path, parameters) as wrapper:
+        wrapper.until_running()
+        with connect(wrapper) as client:
+            futures = client.map(time.sleep, [60 + number for number in range(20)])
+            wait_for(lambda: len(client.nthreads()) == 2, "two workers")
+            client.cancel(futures)
+
+
 def test_scheduler_shut_down_by_a_client(tmp_path: Path) -> None:
     """A client that shuts the scheduler down ends the wrapper."""
     with WrapperProcess(tmp_path, {"cores": 1}, options=("--timeout", "10")) as wrapper:
