@@ -76,7 +76,7 @@ async def create_dummy_scheduler(
     ]
     if problems:
         raise ValueError("; ".join(problems))
-    scheduler = await Scheduler(host=host, port=port, dashboard=False)
+    scheduler = await Scheduler(host=host, port=port, dashboard_address=":0")
     running: list[Worker] = []
     try:
         scheduler_ext.attach(scheduler)

@@ -89,7 +89,11 @@ class Leases:
         comm = self._worker.batched_stream
         if comm is not None and not comm.closed():
             comm.send(
-                {"op": RELEASE, "holder": self._worker.address, "ids": [lease_id]}
+                {
+                    "op": RELEASE,
+                    "holder": self._worker.contact_address,
+                    "ids": [lease_id],
+                }
             )
 
     async def _send(self) -> None:
@@ -109,7 +113,7 @@ class Leases:
         while True:
             try:
                 return await self._worker.scheduler.seamless_request(
-                    holder=self._worker.address, requests=batch
+                    holder=self._worker.contact_address, requests=batch
                 )
             except OSError as exc:
                 # Requests have ids, so asking twice changes nothing.

@@ -165,6 +165,10 @@ class Pool:
                 if process_name in names
             }
 
+    def cancel(self, tf_checksum: str) -> None:
+        """Stop a transformation: the processes that run it are replaced."""
+        transformer_worker.cancel_by_checksum(tf_checksum)
+
     async def dispatch(
         self,
         transformation_dict: dict[str, Any],

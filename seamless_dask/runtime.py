@@ -31,6 +31,8 @@ if TYPE_CHECKING:
 
 logger = logging.getLogger(__name__)
 
+#: message by which the scheduler has tasks of this worker stopped
+CANCEL = "seamless_cancel"
 #: results up to this size (bytes) travel with their checksum
 INLINE_LIMIT = 32 * 1024
 
@@ -47,6 +49,7 @@ class RunningJob:
     pending: int = 0
     #: whether Dask has been told that the task waits
     seceded: bool = False
+    cancelled: bool = False
 
 
 class WorkerRuntime:
@@ -68,6 +71,7 @@ class WorkerRuntime:
         self.pool = pool
         self.loop = asyncio.get_running_loop()
         self.leases = Leases(worker)
+        worker.stream_handlers[CANCEL] = self.cancel
         self._running: dict[str, RunningJob] = {}
 
     @property
@@ -155,6 +159,10 @@ class WorkerRuntime:
                 key=job.key,
                 depth=job.depth,
             )
+        except asyncio.CancelledError:
+            if running.cancelled:
+                raise JobFailed("Transformation was canceled\n") from None
+            raise
         finally:
             self._running.pop(job.key, None)
         if parse_remote_job_written(result) is not None:
@@ -169,6 +177,17 @@ class WorkerRuntime:
             elapsed=stopwatch.elapsed(),
         )
         return result
+
+    def cancel(self, keys: Sequence[str] = ()) -> None:
+        """Stop tasks that this worker executes; their processes are replaced.
+
+        Called by the scheduler. What else runs in these processes runs again.
+        """
+        for key in keys:
+            running = self._running.get(key)
+            if running is not None and not running.cancelled:
+                running.cancelled = True
+                self.pool.cancel(running.tf_checksum)
 
     # -- a transformation that one of ours calls -----------------------------------
 
@@ -284,6 +303,7 @@ class WorkerRuntime:
 
     def close(self) -> None:
         """Stop asking for leases."""
+        self.worker.stream_handlers.pop(CANCEL, None)
         self.leases.close()
 
 

@@ -147,7 +147,7 @@ class SeamlessWorkerPlugin(WorkerPlugin):
             )
             state.total_resources[name] = amount
         answer = await worker.scheduler.seamless_register_worker(
-            worker=worker.address,
+            worker=worker.contact_address,
             processes=self.processes,
             throttle=throttle,
             resources=dict(state.total_resources),

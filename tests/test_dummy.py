@@ -1,0 +1,377 @@
+"""Everything in one process: dummy scheduler, Seamless processes and driver."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import subprocess
+import sys
+import threading
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+import seamless.config
+import workloads
+from polling import wait_until
+from seamless import Checksum
+from seamless.transformer import delayed, direct
+from seamless.util.get_event_loop import get_event_loop
+
+from seamless_dask import (
+    SeamlessDaskClient,
+    create_dummy_client,
+    get_dummy_scheduler_address,
+    get_seamless_dask_client,
+    set_seamless_dask_client,
+    start_dummy_scheduler,
+)
+from seamless_dask import client as client_module
+
+pytestmark = pytest.mark.cluster
+
+
+@pytest.fixture(scope="module")
+def dummy() -> Iterator[SeamlessDaskClient]:
+    """Two Seamless processes with throttle 3, as in the tests of the real stack."""
+    seamless.config.set_nparallel(50)
+    client = create_dummy_client(worker_threads=6, spawn_workers=2)
+    yield client
+    set_seamless_dask_client(None)
+
+
+def status(client: SeamlessDaskClient) -> dict[str, Any]:
+    return asyncio.run(_status(client))
+
+
+async def _status(client: SeamlessDaskClient) -> dict[str, Any]:
+    return await client.status()
+
+
+WORKLOADS: list[tuple[str, dict[str, Any]]] = [
+    ("independent", {"n": 300}),
+    ("run_while_iterating", {"n": 50}),
+    ("tree", {"n": 40}),
+    ("fan", {"n": 6, "leaves": 20, "how": "start"}),
+    ("fan", {"n": 6, "leaves": 20, "how": "parallel"}),
+    ("fan", {"n": 6, "leaves": 20, "how": "sequential"}),
+    ("recursion", {"n": 40, "depth": 3}),
+    ("recursion", {"n": 10, "depth": 6}),
+    ("recursion", {"n": 3, "depth": 60}),
+    ("chain", {"n": 50}),
+    ("big", {"n": 10}),
+    *(
+        ("pi", {"trials": trials, "driver": driver})
+        for trials in (32, 48, 80, 250)
+        for driver in (True, False)
+    ),
+    ("random_trees", {"n": 60, "max_nodes": 20}),
+]
+
+
+@pytest.mark.parametrize(("name", "arguments"), WORKLOADS, ids=str)
+def test_workload_ends_with_the_right_values(
+    dummy: SeamlessDaskClient, name: str, arguments: dict[str, Any]
+) -> None:
+    """Nothing hangs, nothing is refused, nothing is held when it is over."""
+    before = status(dummy)["permissions"]["refused_total"]
+    outcome = workloads.WORKLOADS[name](f"dummy/{json.dumps(arguments)}", **arguments)
+    assert outcome["values_ok"], outcome
+
+    def released() -> dict[str, Any] | None:
+        state = status(dummy)["permissions"]
+        return state if state["admitted"] == state["waiting"] == 0 else None
+
+    assert wait_until(released, "leases end")["refused_total"] == before
+
+
+def test_a_thousand_tasks_need_no_thousand_threads(dummy: SeamlessDaskClient) -> None:
+    """Concurrent `task()`s of one event loop are coroutines all the way."""
+
+    def square(i):
+        return i * i
+
+    most = 0
+
+    async def run() -> list[int]:
+        nonlocal most
+        tasks = [delayed(square)(i).task() for i in range(1000)]
+        values = []
+        for task in tasks:
+            values.append(await task)
+            most = max(most, threading.active_count())
+        return values
+
+    before = threading.active_count()
+    assert get_event_loop().run_until_complete(run()) == [i * i for i in range(1000)]
+    assert most < before + 50
+
+
+def test_a_transformation_that_waits_for_itself_is_an_error(
+    dummy: SeamlessDaskClient,
+) -> None:
+    """At once, with the cycle, instead of waiting for ever."""
+
+    def own(x):
+        from seamless.transformer import direct
+
+        return direct(own)(x)
+
+    def ping(x):
+        from seamless.transformer import direct
+
+        return direct(ping)(1 - x)
+
+    for function in (own, ping):
+        with pytest.raises(Exception, match="cycle: base-.* wait for itself"):
+            direct(function)(0)
+
+
+def test_calls_from_threads_of_the_user(dummy: SeamlessDaskClient) -> None:
+    """Such a call does not say which transformation makes it; nothing may hang."""
+
+    def threads(n):
+        import threading
+
+        from seamless.transformer import direct
+
+        def leaf(n, i):
+            return 100 * n + i
+
+        found = {}
+
+        def call(i):
+            found[i] = direct(leaf)(n, i)
+
+        running = [threading.Thread(target=call, args=(i,)) for i in range(4)]
+        for thread in running:
+            thread.start()
+        for thread in running:
+            thread.join()
+        return sum(found.values())
+
+    transformations = [delayed(threads)(i) for i in range(12)]
+    for transformation in transformations:
+        transformation.start()
+    values = [transformation.run() for transformation in transformations]
+    assert values == [400 * n + 6 for n in range(12)]
+
+
+def test_errors_are_the_users_own_traceback(dummy: SeamlessDaskClient) -> None:
+    """Also when a nested transformation raises, and through dependencies."""
+
+    def outer(x):
+        from seamless.transformer import direct
+
+        def inner(x):
+            raise ValueError(f"inner trouble {x}")
+
+        return direct(inner)(x)
+
+    def identity(x):
+        return x
+
+    transformation = delayed(outer)(7)
+    assert transformation.compute() is None
+    assert "ValueError: inner trouble 7" in transformation.exception
+    assert transformation.status == "Status: exception"
+
+    dependent = delayed(identity)(delayed(outer)(8))
+    assert dependent.compute() is None
+    assert dependent.exception.startswith("Dependency 'x' has an exception:\n")
+    assert "ValueError: inner trouble 8" in dependent.exception
+
+
+def test_a_failed_transformation_runs_again_after_clearing(
+    dummy: SeamlessDaskClient, tmp_path: Path
+) -> None:
+    """Failed futures are never used again, however long they are cached."""
+
+    def fragile(path):
+        from pathlib import Path
+
+        return Path(path).read_text()
+
+    path = tmp_path / "input"
+    transformation = delayed(fragile)(str(path))
+    transformation.compute()
+    assert "FileNotFoundError" in transformation.exception
+    path.write_text("there")
+    transformation.clear_exception()
+    transformation.compute()
+    assert transformation.exception is None
+    assert transformation.run() == "there"
+
+
+def test_state_of_upstream_transformations(dummy: SeamlessDaskClient) -> None:
+    """What was evaluated on the way knows its checksum and its result."""
+
+    def add(a, b):
+        return a + b
+
+    first = delayed(add)(1, 2)
+    second = delayed(add)(first, 10)
+    assert second.run() == 13
+    assert first.status == "Status: OK"
+    assert first.run() == 3
+    assert isinstance(first.transformation_checksum, Checksum)
+    again = delayed(add)(3, 10)
+    again.construct()
+    assert second.transformation_checksum == again.transformation_checksum
+
+
+def test_start_submits_in_a_synchronous_script(dummy: SeamlessDaskClient) -> None:
+    """Nobody runs the event loop, yet the transformation is computed."""
+
+    def double(x):
+        return 2 * x
+
+    transformation = delayed(double)(4321)
+    transformation.start()
+    finished = wait_until(
+        lambda: transformation._result_checksum, "a started transformation ends"
+    )
+    assert transformation.compute() == finished
+
+
+def test_work_for_which_the_cluster_is_optional(dummy: SeamlessDaskClient) -> None:
+    """``local = None`` runs on the cluster when there is room."""
+
+    def triple(x):
+        return 3 * x
+
+    transformer = delayed(triple)
+    transformer.local = None
+    assert [transformer(i).run() for i in range(3)] == [0, 3, 6]
+
+
+def test_handles_of_one_caller_do_not_touch_another(
+    dummy: SeamlessDaskClient,
+) -> None:
+    """Releasing, even with cancel, leaves the other's handle alone."""
+
+    def slow(gate):
+        from pathlib import Path
+
+        while not Path(gate).exists():
+            pass
+        return 1
+
+    import tempfile
+
+    gate = Path(tempfile.mkdtemp()) / "gate"
+    one, two = delayed(slow)(str(gate)), delayed(slow)(str(gate))
+    one.start()
+    two.start()
+    first = wait_until(lambda: one._dask_futures, "submission of the first")
+    second = wait_until(lambda: two._dask_futures, "submission of the second")
+    assert first.base.key == second.base.key
+    dummy.release_transformation_futures(first, cancel=True)
+    assert first.thin.cancelled()
+    assert not second.thin.cancelled()
+    gate.touch()
+    assert second.thin.result(60)[2] is None
+    assert two.run() == 1
+
+
+def test_fat_futures_carry_the_buffer(dummy: SeamlessDaskClient) -> None:
+    """Of a result and of a checksum; made when asked for."""
+
+    def produce(n):
+        return b"x" * n
+
+    transformer = delayed(produce)
+    transformer.celltypes.result = "bytes"
+    checksum = transformer(100_000).compute()
+    transformation_checksum = transformer(100_000).construct()
+    futures = dummy.get_transformation_futures(transformation_checksum)
+    assert futures is not None
+    assert futures.fat is None
+    fat = dummy.ensure_fat_future(futures)
+    assert fat.result(30).content == b"x" * 100_000
+    by_checksum = dummy.get_fat_checksum_future(checksum.hex())
+    assert by_checksum.result(30).get_checksum() == checksum
+    for handle in (fat, by_checksum):
+        handle.release()
+        assert handle.cancelled()
+    dummy.release_transformation_futures(futures)
+
+
+def test_finished_work_is_forgotten(
+    dummy: SeamlessDaskClient, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """After its time to live, neither client nor scheduler keeps anything of it."""
+    monkeypatch.setattr(client_module, "CACHE_TTL", 0.2)
+
+    def count_tasks(dask_scheduler: Any = None) -> int:
+        return sum(1 for key in dask_scheduler.tasks if str(key).startswith("base"))
+
+    def negate(x):
+        return -x
+
+    assert direct(negate)(5) == -5
+    wait_until(lambda: not dummy._entries, "the client forgets")
+    wait_until(
+        lambda: dummy.client.run_on_scheduler(count_tasks) == 0,
+        "the scheduler forgets",
+    )
+
+
+def test_two_workers_share_the_processes() -> None:
+    """A dummy scheduler with more workers, in a process of its own."""
+    script = """
+import json, sys
+import seamless, seamless.config
+sys.path.insert(0, sys.argv[1])
+import workloads
+if __name__ == "__main__":
+    from seamless_dask import create_dummy_client
+    seamless.config.set_nparallel(50)
+    create_dummy_client(workers=2, worker_threads=3, spawn_workers=2)
+    print(json.dumps(workloads.random_trees("two", n=20, max_nodes=20)))
+    seamless.close()
+"""
+    path = Path(__file__).parent
+    done = subprocess.run(
+        [sys.executable, "-c", script, str(path)],
+        capture_output=True,
+        text=True,
+        timeout=180,
+    )
+    assert done.returncode == 0, done.stderr[-3000:]
+    assert json.loads(done.stdout.splitlines()[-1])["values_ok"]
+
+
+def test_scheduler_for_other_clients(dummy: SeamlessDaskClient) -> None:
+    """`start_dummy_scheduler` is a context manager; its address is known."""
+    from distributed import Client
+
+    with start_dummy_scheduler(workers=2, worker_threads=2) as handle:
+        assert get_dummy_scheduler_address() == handle.address
+        with Client(handle.address, set_as_default=False) as client:
+            assert client.submit(sum, [1, 2]).result(timeout=30) == 3
+    assert get_seamless_dask_client() is dummy
+
+
+def test_bad_arguments_are_all_named() -> None:
+    """One error for all of them."""
+    with pytest.raises(ValueError) as caught:
+        start_dummy_scheduler(port=-1, workers=-2, worker_threads=0)
+    for part in ("port: got -1", "workers: got -2", "worker_threads: got 0"):
+        assert part in str(caught.value)
+
+
+def test_command_line() -> None:
+    """It explains itself, serves until it is told to end, and says where."""
+    command = [sys.executable, "-m", "seamless_dask.dummy_scheduler"]
+    shown = subprocess.run(
+        [*command, "--help"], capture_output=True, text=True, timeout=60
+    )
+    assert shown.returncode == 0
+    assert "--worker-threads" in shown.stdout
+    served = subprocess.Popen(command, stdout=subprocess.PIPE, text=True)
+    assert served.stdout is not None
+    assert served.stdout.readline().startswith("Dummy scheduler at tcp://127.0.0.1:")
+    served.terminate()
+    assert served.wait(30) == 0
