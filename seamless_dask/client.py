@@ -253,6 +253,9 @@ class SeamlessDaskClient:
         ``"driver"``.
     on_detach
         Called without arguments when the client stops being the one of this process.
+    local_results
+        Looks up a finished task's result in this process by its key; a client in a
+        Dask worker need not have its own worker's results sent to it.
 
     Raises
     ------
@@ -271,6 +274,7 @@ class SeamlessDaskClient:
         interactive: bool = False,
         role: Literal["driver", "worker", "inner"] | None = None,
         on_detach: Callable[[], None] | None = None,
+        local_results: Callable[[Any], Any] | None = None,
     ) -> None:
         if role is None:
             surrounded = SCHEDULER_ENV in os.environ and remote_clients is None
@@ -282,6 +286,7 @@ class SeamlessDaskClient:
         self.is_local_cluster = bool(is_local_cluster)
         self.interactive = bool(interactive)
         self._on_detach = on_detach
+        self._local_results = local_results
         self._lock = threading.RLock()
         self._entries: dict[str, Entry] = {}
         self._by_checksum: dict[str, Entry] = {}
@@ -424,12 +429,18 @@ class SeamlessDaskClient:
             entry=entry,
         )
 
+    async def _result_of(self, future: Future) -> TransformationResult:
+        if self._local_results is not None and future._state is not None:
+            await future._state.wait()
+            result = self._local_results(future.key)
+            if result is not None:
+                return result
+        return await self.client.gather(future, asynchronous=True)
+
     async def _watch(self, entry: Entry) -> None:
         outcome = entry.outcome
         try:
-            result: TransformationResult = await self.client.gather(
-                entry.anchor, asynchronous=True
-            )
+            result = await self._result_of(entry.anchor)
         except (asyncio.CancelledError, concurrent.futures.CancelledError):
             outcome.cancel()
         except Exception as exc:  # noqa: BLE001 - every way a task can fail ends here

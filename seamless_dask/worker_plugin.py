@@ -118,6 +118,7 @@ class SeamlessWorkerPlugin(WorkerPlugin):
             worker_plugin_workers=self.processes,
             remote_clients=self.remote_clients,
             role="worker",
+            local_results=worker.data.get,
         )
         # In a dummy scheduler's process the driver's client is there, or will be.
         if get_seamless_dask_client() is None:
