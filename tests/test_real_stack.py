@@ -100,6 +100,26 @@ def test_random_trees_end_and_are_stored(real_stack: RealStack, seed: int) -> No
     check(real_stack, "random_trees", {"seed": seed, "n": 20, "max_nodes": 30}, 240)
 
 
+#: a second worker as soon as there is work for more than half a second
+TWO_WORKERS = {
+    "project": "pair",
+    "queue": {
+        "maximum_jobs": 2,
+        "target-duration": "500ms",
+        "unknown-task-duration": "5s",
+    },
+}
+
+
+@pytest.mark.parametrize("real_stack", [TWO_WORKERS], indirect=True)
+def test_random_trees_on_two_workers(real_stack: RealStack) -> None:
+    """Sixty trees whose nodes run on either worker, wherever their parents are."""
+    for seed in (0, 100, 200):
+        arguments = {"seed": seed, "n": 20, "max_nodes": 30}
+        check(real_stack, "random_trees", arguments, 240)
+    assert len(real_stack.scheduler_status()["workers"]) == 2
+
+
 def test_status_file_and_scheduler_agree(real_stack: RealStack) -> None:
     """The launcher's file leads to the scheduler that the workloads used."""
     (status,) = (
