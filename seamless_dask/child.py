@@ -22,6 +22,8 @@ from contextvars import ContextVar
 from multiprocessing.connection import wait
 from typing import Any
 
+from .job_isolation import isolate_jobs
+
 #: Jobs that one process can hold. Threads are started on demand; one that waits costs
 #: some 100 kB.
 MAX_JOBS = 4096
@@ -90,4 +92,5 @@ class Initializer:
 
         worker._CURRENT_OWNER_DASK_KEY = JobLocal()
         worker._CURRENT_OWNER_DASK_PRIORITY = JobLocal()
+        isolate_jobs(worker._get_current_owner_dask_key)
         await worker._child_initializer(channel)
