@@ -13,6 +13,8 @@ from seamless.caching import buffer_writer
 from seamless.caching.buffer_cache import get_buffer_cache
 from seamless.checksum.calculate_checksum import TRIVIAL_CHECKSUMS
 
+from .patience import HASHSERVER
+
 logger = logging.getLogger(__name__)
 
 #: bytes of buffers that a worker keeps at hand
@@ -113,6 +115,8 @@ class BufferStore:
         ------
         seamless.CacheMissError
             If the buffer is nowhere.
+        ServiceUnavailable
+            If the hashserver stays away.
         """
         buffer = self.at_hand(checksum)
         if buffer is None:
@@ -126,12 +130,12 @@ class BufferStore:
             except CacheMissError:
                 if not fingertip:
                     raise
-                buffer = await Checksum(checksum).fingertip()
+                buffer = await HASHSERVER.call(Checksum(checksum).fingertip)
         self.add(buffer)
         return buffer
 
     async def _fetch(self, checksum: str) -> Buffer:
-        return await Checksum(checksum).resolution()
+        return await HASHSERVER.call(Checksum(checksum).resolution)
 
 
 async def _write(checksum: str, buffer: Buffer) -> None:
@@ -139,16 +143,41 @@ async def _write(checksum: str, buffer: Buffer) -> None:
 
     size = len(buffer.content)
     try:
-        written = await buffer_remote.write_buffer(Checksum(checksum), buffer)
+        written = await HASHSERVER.call(
+            lambda: buffer_remote.write_buffer(Checksum(checksum), buffer)
+        )
     except Exception as exc:
         raise UploadError(
             f"Buffer {checksum} ({size} bytes) could not be written to the "
-            f"hashserver: {exc!r}"
+            f"hashserver: {exc}"
         ) from exc
     if not written:
         raise UploadError(
             f"Buffer {checksum} ({size} bytes) was not accepted by any hashserver"
         )
+    _forget_failed_write(checksum)
+
+
+def _forget_failed_write(checksum: str) -> None:
+    """Let the background writer forget a write that failed there and worked here.
+
+    It would keep the buffer, and the failure, for ever.
+    """
+    with buffer_writer._lock:
+        entry = buffer_writer._entries.get(Checksum(checksum))
+        if entry is not None and entry.future.done():
+            del buffer_writer._entries[entry.checksum]
+
+
+async def _is_stored(checksum: str) -> bool:
+    """Ask the hashserver; raise what says that it is away, see `Service.call`."""
+    from seamless_remote import buffer_remote
+
+    (length,) = await buffer_remote.get_buffer_lengths([Checksum(checksum)])
+    if not length:
+        # That hides failures: no server looks like a server without the buffer.
+        await HASHSERVER.check()
+    return bool(length)
 
 
 async def _await_background_write(checksum: str) -> bool | None:
@@ -156,7 +185,7 @@ async def _await_background_write(checksum: str) -> bool | None:
     try:
         return await buffer_writer.await_existing_task(Checksum(checksum))
     except Exception as exc:  # noqa: BLE001 - whatever it was, we write ourselves
-        logger.warning("Writing buffer %s failed (%r), trying again", checksum, exc)
+        logger.debug("Writing buffer %s failed (%r), trying again", checksum, exc)
         return False
 
 
@@ -164,7 +193,7 @@ async def ensure_uploaded(checksum: str, buffer: Buffer | None) -> None:
     """Return once the hashserver has the buffer.
 
     The buffer is normally on its way already, in Seamless' background writer; a write
-    that failed there is tried once more here.
+    that failed there is done here, where it can wait for the hashserver.
 
     Parameters
     ----------
@@ -177,6 +206,8 @@ async def ensure_uploaded(checksum: str, buffer: Buffer | None) -> None:
     ------
     UploadError
         The message names the checksum and the reason.
+    ServiceUnavailable
+        If the hashserver stays away.
     """
     from seamless_remote import buffer_remote
 
@@ -193,8 +224,7 @@ async def ensure_uploaded(checksum: str, buffer: Buffer | None) -> None:
     if buffer is not None:
         await _write(checksum, buffer)
         return
-    lengths = await buffer_remote.get_buffer_lengths([Checksum(checksum)])
-    if not lengths or not lengths[0]:
+    if not await HASHSERVER.call(lambda: _is_stored(checksum)):
         raise UploadError(
             f"Buffer {checksum} is neither in this worker nor on a hashserver"
         )

@@ -19,6 +19,7 @@ from seamless_transformer.transformation_cache import get_transformation_cache
 
 from . import definition, scheduler_side
 from .buffers import UploadError, await_pending_uploads
+from .patience import ServiceUnavailable
 from .records import known_result
 from .runtime import checksums_of, submission_of
 from .types import TransformationFutures, TransformationInputSpec, TransformationResult
@@ -146,7 +147,7 @@ class _Evaluation:
                 await self._run_in_this_process(transformation, submission)
                 return None
             futures = self._client.submit_transformation(submission)
-        except (Unavailable, UploadError, ValueError) as exc:
+        except (Unavailable, UploadError, ServiceUnavailable, ValueError) as exc:
             _fail(transformation, str(exc))
             return None
         self._futures[id(transformation)] = futures

@@ -10,6 +10,8 @@ from typing import Any
 
 from seamless import Checksum
 
+from .patience import DATABASE
+
 logger = logging.getLogger(__name__)
 
 
@@ -35,12 +37,21 @@ class Stopwatch:
 
 
 async def known_result(tf_checksum: str) -> str | None:
-    """Return the checksum of a transformation's result if the database has it."""
+    """Return the checksum of a transformation's result if the database has it.
+
+    Raises
+    ------
+    ServiceUnavailable
+        If the database stays away.
+    """
     from seamless_remote import database_remote
 
     if not database_remote.has_read_server():
         return None
-    result = await database_remote.get_transformation_result(Checksum(tf_checksum))
+    transformation = Checksum(tf_checksum)
+    result = await DATABASE.call(
+        lambda: database_remote.get_transformation_result(transformation)
+    )
     return None if result is None else Checksum(result).hex()
 
 
@@ -78,11 +89,13 @@ async def store_result(
         return
     transformation, result = Checksum(tf_checksum), Checksum(result_checksum)
     try:
-        await database_remote.set_transformation_result(transformation, result)
+        await DATABASE.call(
+            lambda: database_remote.set_transformation_result(transformation, result)
+        )
     except Exception as exc:
         raise StorageError(
             f"The result of transformation {tf_checksum} could not be written to the "
-            f"database: {exc!r}"
+            f"database: {exc}"
         ) from exc
     if is_record_probe(transformation_dict, tf_dunder):
         return
@@ -94,7 +107,9 @@ async def store_result(
         **elapsed,
     )
     try:
-        await database_remote.set_execution_record(transformation, result, record)
+        await DATABASE.call(
+            lambda: database_remote.set_execution_record(transformation, result, record)
+        )
     except Exception as exc:  # noqa: BLE001 - the result is stored; a record is extra
         logger.warning(
             "No execution record for transformation %s: %r", tf_checksum, exc

@@ -18,6 +18,7 @@ from seamless_transformer.transformation_utils import tf_get_buffer
 from .buffers import BufferStore, UploadError, await_pending_uploads, ensure_uploaded
 from .keys import is_driver
 from .leases import LeaseRefused, Leases
+from .patience import ServiceUnavailable
 from .pool import JobFailed, Pool
 from .records import Stopwatch, StorageError, known_result, store_result
 from .types import TransformationInputSpec, TransformationResult
@@ -107,8 +108,10 @@ class WorkerRuntime:
             inputs = await self._resolve_inputs(job)
             result = await self._execute(job, tf_checksum)
             del inputs
-        except (JobFailed, DependencyFailed, UploadError, StorageError) as exc:
+        except (JobFailed, DependencyFailed) as exc:
             return TransformationResult(tf_checksum, None, str(exc))
+        except (UploadError, StorageError, ServiceUnavailable) as exc:
+            return TransformationResult(tf_checksum, None, f"{exc}\n")
         except CacheMissError as exc:
             text = f"The buffer of an input is nowhere to be found: {exc}\n"
             return TransformationResult(tf_checksum, None, text)
@@ -208,7 +211,13 @@ class WorkerRuntime:
         """
         try:
             return await self._nested(process, request)
-        except (LeaseRefused, UploadError, CacheMissError, ValueError) as exc:
+        except (
+            LeaseRefused,
+            ServiceUnavailable,
+            UploadError,
+            CacheMissError,
+            ValueError,
+        ) as exc:
             return _failure(f"{type(exc).__name__}: {exc}")
 
     async def _nested(self, process: str, request: dict[str, Any]) -> dict[str, Any]:

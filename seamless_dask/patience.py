@@ -1,0 +1,205 @@
+"""Waits for services that are away: a hashserver or database that is restarted.
+
+seamless-remote tries a request five times without a pause and then raises, so a
+restart that takes a second would fail whatever is running. Here a request waits, up to
+`PATIENCE`, until the service answers its health check again. While it is away, one
+probe per event loop asks, however many requests wait, and the log has one warning.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import re
+import threading
+import time
+import weakref
+from collections.abc import Awaitable, Callable, Sequence
+from typing import Any, TypeVar
+
+logger = logging.getLogger(__name__)
+
+T = TypeVar("T")
+
+#: seconds that a service may be away before the requests to it fail
+PATIENCE = 60.0
+#: seconds between two health checks of a service that is away: the first, the most
+FIRST_PAUSE = 0.1
+LONGEST_PAUSE = 2.0
+
+#: how seamless-remote words an answer with an HTTP status of 400 and more
+_STATUS = re.compile(r"\b(?:Error|HTTP) ([45])\d\d\b")
+#: what it, and aiohttp, raise as RuntimeError when there is no connection
+_NO_CONNECTION = ("Healthcheck failed", "Session is closed", "Connector is closed")
+
+
+class ServiceUnavailable(RuntimeError):
+    """A service was away for longer than `PATIENCE`; the text names it."""
+
+
+class Service:
+    """A kind of server that Seamless needs, and whether it answers.
+
+    Parameters
+    ----------
+    name
+        As errors and the log call it.
+    clients
+        Returns the clients of seamless-remote for it, as configured at the moment.
+    """
+
+    def __init__(self, name: str, clients: Callable[[], Sequence[Any]]) -> None:
+        self.name = name
+        self._clients = clients
+        self._lock = threading.Lock()
+        #: `time.monotonic` of the first failure of the present outage
+        self._away_since: float | None = None
+        self._probes: weakref.WeakKeyDictionary[
+            asyncio.AbstractEventLoop, asyncio.Task[None]
+        ] = weakref.WeakKeyDictionary()
+
+    def __str__(self) -> str:
+        urls = {client.url or client.directory for client in self._clients()}
+        return f"{self.name} at {', '.join(sorted(filter(None, urls)))}"
+
+    async def call(self, request: Callable[[], Awaitable[T]]) -> T:
+        """Return what `request` returns; wait while the service is away.
+
+        Parameters
+        ----------
+        request
+            Sends one request; called again after an outage.
+
+        Raises
+        ------
+        ServiceUnavailable
+            After `PATIENCE` seconds without success.
+        Exception
+            What `request` raises for another reason than an outage.
+        """
+        failed_first: float | None = None
+        pause = FIRST_PAUSE
+        while True:
+            try:
+                result = await request()
+            except Exception as exc:  # every kind is judged, and most are raised
+                if not is_outage(exc):
+                    raise
+                now = time.monotonic()
+                if failed_first is None:
+                    failed_first = now
+                waited = now - failed_first
+                if waited >= PATIENCE:
+                    raise ServiceUnavailable(
+                        f"The {self} did not answer for {waited:.0f} s: {_reason(exc)}"
+                    ) from exc
+                self._note_failure(exc)
+            else:
+                self._note_success()
+                return result
+            # Also if the health check succeeds at once: the request has just failed.
+            await asyncio.sleep(pause)
+            pause = min(2 * pause, LONGEST_PAUSE)
+            await self._recovery(failed_first + PATIENCE - time.monotonic())
+
+    async def check(self) -> None:
+        """Ask once whether the service answers.
+
+        Raises
+        ------
+        Exception
+            What `is_outage` recognises, if it does not.
+        """
+        for client in self._clients():
+            await client.healthcheck()
+
+    async def _recovery(self, seconds: float) -> None:
+        """Wait until the health checks succeed, at most so many seconds."""
+        loop = asyncio.get_running_loop()
+        probe = self._probes.get(loop)
+        if probe is None or probe.done():
+            probe = self._probes[loop] = loop.create_task(self._probe())
+        await asyncio.wait([probe], timeout=max(0.0, seconds))
+
+    async def _probe(self) -> None:
+        deadline = time.monotonic() + PATIENCE
+        pause = FIRST_PAUSE
+        while time.monotonic() < deadline:
+            try:
+                await self.check()
+            except Exception as exc:  # noqa: BLE001 - the probe only waits
+                if not is_outage(exc):
+                    # The next request tells its caller what is wrong.
+                    logger.debug("Health check of the %s: %r", self, exc)
+                    return
+            else:
+                return
+            await asyncio.sleep(pause)
+            pause = min(2 * pause, LONGEST_PAUSE)
+
+    def _note_failure(self, exc: Exception) -> None:
+        with self._lock:
+            if self._away_since is not None:
+                return
+            self._away_since = time.monotonic()
+        logger.warning(
+            "The %s does not answer, waiting up to %.0f s for it: %s",
+            self,
+            PATIENCE,
+            _reason(exc),
+        )
+
+    def _note_success(self) -> None:
+        if self._away_since is None:
+            return
+        with self._lock:
+            since, self._away_since = self._away_since, None
+        if since is not None:
+            logger.info(
+                "The %s answers again after %.1f s", self, time.monotonic() - since
+            )
+
+
+def is_outage(exc: BaseException) -> bool:
+    """Whether an exception of a request says "not now" rather than "no"."""
+    from aiohttp import ClientError
+    from seamless_remote.client import ClientRestartRequiredError
+
+    status = _STATUS.search(str(exc))
+    if status is not None:
+        return status[1] == "5"
+    if isinstance(exc, FileNotFoundError):
+        return False
+    if isinstance(exc, ClientError | OSError | asyncio.TimeoutError):
+        return True
+    if isinstance(exc, ClientRestartRequiredError):
+        return True
+    return isinstance(exc, RuntimeError) and str(exc).startswith(_NO_CONNECTION)
+
+
+def _reason(exc: BaseException) -> str:
+    return str(exc) or type(exc).__name__
+
+
+def _databases() -> list[Any]:
+    from seamless_remote import database_remote
+
+    return _distinct(
+        database_remote._read_database_clients, database_remote._write_database_clients
+    )
+
+
+def _hashservers() -> list[Any]:
+    from seamless_remote import buffer_remote
+
+    return _distinct(
+        buffer_remote._read_server_clients, buffer_remote._write_server_clients
+    )
+
+
+def _distinct(*groups: Sequence[Any]) -> list[Any]:
+    return list({id(client): client for group in groups for client in group}.values())
+
+
+DATABASE = Service("database", _databases)
+HASHSERVER = Service("hashserver", _hashservers)
