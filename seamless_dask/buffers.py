@@ -18,7 +18,9 @@ from .patience import HASHSERVER
 logger = logging.getLogger(__name__)
 
 #: bytes of buffers that a worker keeps at hand
-DEFAULT_CAPACITY = 512 * 1024**2
+DEFAULT_CAPACITY = 128 * 1024**2
+#: how many it keeps: small ones take more memory than their content
+MAX_BUFFERS = 5_000
 
 
 class UploadError(RuntimeError):
@@ -83,7 +85,7 @@ class BufferStore:
                 return
             self._buffers[checksum] = buffer
             self._size += size
-            while self._size > self.capacity:
+            while self._size > self.capacity or len(self._buffers) > MAX_BUFFERS:
                 _, evicted = self._buffers.popitem(last=False)
                 self._size -= len(evicted.content)
 

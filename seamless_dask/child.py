@@ -22,6 +22,7 @@ from contextvars import ContextVar
 from multiprocessing.connection import wait
 from typing import Any
 
+from .bounds import bound_child_tables
 from .job_isolation import isolate_jobs
 
 #: Jobs that one process can hold. Threads are started on demand; one that waits costs
@@ -93,4 +94,5 @@ class Initializer:
         worker._CURRENT_OWNER_DASK_KEY = JobLocal()
         worker._CURRENT_OWNER_DASK_PRIORITY = JobLocal()
         isolate_jobs(worker._get_current_owner_dask_key)
+        bound_child_tables()
         await worker._child_initializer(channel)

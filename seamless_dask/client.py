@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Any, Literal, TypeVar
 from distributed import Client
 from seamless import Buffer, Checksum
 
-from . import scheduler_side, serialization, tasks
+from . import bounds, scheduler_side, serialization, tasks
 from .keys import (
     NESTED_RESOURCE,
     TOP_LEVEL_RESOURCE,
@@ -295,6 +295,7 @@ class SeamlessDaskClient:
         self._pruning = False
         loop: Any = dask_client.loop
         self._loop: asyncio.AbstractEventLoop = loop.asyncio_loop
+        bounds.bound_tables(worker=role == "worker")
         if role == "driver":
             scheduler_side.ensure_plugin(dask_client)
             scheduler_side.ensure_worker_plugin(
@@ -302,6 +303,7 @@ class SeamlessDaskClient:
                 processes=self.worker_plugin_workers,
                 remote_clients=remote_clients,
             )
+            self.start(bounds.evict_buffers())
 
     # -- calls between threads ---------------------------------------------------
 

@@ -1,0 +1,134 @@
+"""Keeps tables of seamless-core and seamless-transformer from growing for ever.
+
+Both packages remember something about every checksum that they have seen, which does
+no harm in a process that runs one script. A Dask worker lives for days. The tables are
+replaced by others that forget what is oldest; all of them are caches, and what is
+missing there is asked for elsewhere.
+"""
+
+from __future__ import annotations
+
+import threading
+from collections import OrderedDict
+from collections.abc import Mapping
+from typing import Any
+
+#: entries of a table that has one small entry per checksum
+TABLE_LIMIT = 5_000
+#: bytes of small buffers that a Seamless process keeps: what its jobs have made
+CHILD_BUFFERS = 32 * 1024**2
+#: bytes that an entry takes besides its content
+OVERHEAD = 500
+#: bytes of buffers that a Dask worker holds for what has just been computed
+WORKER_SOFT_CAP = 1024**3
+
+
+class BoundedTable(OrderedDict[Any, Any]):
+    """A dict of at most `limit` entries; the oldest make room.
+
+    Parameters
+    ----------
+    limit
+        How many.
+    entries
+        To begin with.
+    """
+
+    def __init__(self, limit: int, entries: Mapping[Any, Any] | None = None) -> None:
+        self._limit = limit
+        self._lock = threading.Lock()
+        super().__init__()
+        for key, value in (entries or {}).items():
+            self[key] = value
+
+    def __setitem__(self, key: Any, value: Any) -> None:
+        with self._lock:
+            super().__setitem__(key, value)
+            while len(self) > self._limit:
+                self.popitem(last=False)
+
+
+class BoundedBuffers:
+    """A mapping of checksum to bytes that keeps what was added last.
+
+    Parameters
+    ----------
+    capacity
+        Bytes, `OVERHEAD` per entry included.
+    """
+
+    def __init__(self, capacity: int) -> None:
+        self._capacity = capacity
+        self._entries: OrderedDict[str, bytes] = OrderedDict()
+        self._size = 0
+        self._lock = threading.Lock()
+
+    def __len__(self) -> int:
+        return len(self._entries)
+
+    def get(self, checksum: str, default: bytes | None = None) -> bytes | None:
+        """Return the bytes with this checksum if they are here."""
+        return self._entries.get(checksum, default)
+
+    def __setitem__(self, checksum: str, content: bytes) -> None:
+        with self._lock:
+            if checksum in self._entries:
+                return
+            self._entries[checksum] = content
+            self._size += len(content) + OVERHEAD
+            while self._size > self._capacity:
+                _, oldest = self._entries.popitem(last=False)
+                self._size -= len(oldest) + OVERHEAD
+
+
+def bound_tables(*, worker: bool = False) -> None:
+    """Bound the tables of this process; idempotent.
+
+    Parameters
+    ----------
+    worker
+        It is a Dask worker: its buffers can all be had from elsewhere.
+    """
+    from seamless.caching import eviction_cost
+    from seamless.caching.buffer_cache import get_buffer_cache
+    from seamless_transformer.transformation_cache import get_transformation_cache
+
+    cache = get_buffer_cache()
+    with cache.lock:
+        _bound(cache, "_sizes")
+        if worker:
+            cache.soft_cap = min(cache.soft_cap, WORKER_SOFT_CAP)
+    _bound(eviction_cost._cost_module.buffer_lengths, "_lengths")
+    results = get_transformation_cache()
+    for name in (
+        "_transformation_cache",
+        "_rev_transformation_cache",
+        "_transformation_dunder_cache",
+    ):
+        _bound(results, name)
+
+
+async def evict_buffers() -> None:
+    """Have this process let go of buffers that were used and uploaded long ago.
+
+    Seamless forgets them only where somebody has asked for it, and somebody who has no
+    hashserver must not: it would forget the only copy.
+    """
+    from seamless.caching.buffer_cache import get_buffer_cache
+    from seamless_remote import buffer_remote
+
+    if buffer_remote.has_write_server():
+        await get_buffer_cache().start_eviction_loop()
+
+
+def bound_child_tables() -> None:
+    """Bound the tables of this process, a Seamless process of a Dask worker."""
+    from seamless_transformer import worker
+
+    worker._LOCAL_BUFFERS = BoundedBuffers(CHILD_BUFFERS)
+
+
+def _bound(owner: Any, name: str) -> None:
+    table = getattr(owner, name)
+    if not isinstance(table, BoundedTable):
+        setattr(owner, name, BoundedTable(TABLE_LIMIT, table))
