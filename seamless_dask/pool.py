@@ -1,38 +1,41 @@
 """The pool of Seamless processes in a Dask worker.
 
-The only module that knows the inside of seamless-transformer's pool. Nested
-transformations are answered here in one exchange per transformation: the pool's own
-protocol would have the child poll, and cannot tell which job asks.
+With `seamless_dask.processes` the only module that knows the inside of
+seamless-transformer's pool. Nested transformations are answered here in one exchange
+per transformation: the pool's own protocol would have the child poll, and cannot tell
+which job asks. Which process runs what is decided in `seamless_dask.crew`.
 """
 
 from __future__ import annotations
 
 import asyncio
-import functools
 import logging
+import os
 import signal
 import threading
 import time
-from collections.abc import Callable
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import psutil
-from seamless import Checksum
+from seamless import Buffer, Checksum, ensure_open
 from seamless_transformer import worker as transformer_worker
 
+from . import watchdog
 from .buffers import BufferStore
-from .child import Initializer
+from .child_values import KEEP_SCRATCH
+from .crew import Crew, JobFailed
+from .processes import PoolJob
 
 if TYPE_CHECKING:
     from .runtime import WorkerRuntime
 
 logger = logging.getLogger(__name__)
 
-#: the pool's own limit of jobs per process: ours is the number of Dask tasks
-UNLIMITED = 1 << 30
+#: threads for the pipes: one per process, and one per message that is being sent
+MAX_THREADS = 4096
 #: seconds between the request to end and SIGKILL
 GRACE = 1.0
-
 _pool_of_this_process: Pool | None = None
 _creation = threading.Lock()
 
@@ -49,24 +52,32 @@ class Pool:
         How many.
     environment
         Environment variables for the processes.
+    scratch
+        Directory for their temporary files.
     """
 
-    def __init__(self, processes: int, environment: dict[str, str]) -> None:
+    def __init__(
+        self, processes: int, environment: dict[str, str], scratch: str | Path
+    ) -> None:
         self.processes = processes
         #: where the processes' requests for buffers are answered from
         self.buffers = BufferStore()
         self._environment = environment
+        self._scratch = Path(scratch)
         self._runtimes: list[WorkerRuntime] = []
         self._manager: Any = None
+        self._crew: Crew
         self._lock = threading.Lock()
 
     @classmethod
-    def of_this_process(cls, processes: int, environment: dict[str, str]) -> Pool:
+    def of_this_process(
+        cls, processes: int, environment: dict[str, str], scratch: str | Path
+    ) -> Pool:
         """Return the pool of this process; the arguments are for a new one."""
         global _pool_of_this_process
         with _creation:
             if _pool_of_this_process is None:
-                _pool_of_this_process = cls(processes, environment)
+                _pool_of_this_process = cls(processes, environment, scratch)
             return _pool_of_this_process
 
     @property
@@ -80,7 +91,8 @@ class Pool:
         Raises
         ------
         RuntimeError
-            If this process has Seamless processes that are not ours.
+            If this process has Seamless processes that are not ours, or if they do not
+            start; the message says how they ended.
         """
         with self._lock:
             self._runtimes.append(runtime)
@@ -105,30 +117,77 @@ class Pool:
                 _pool_of_this_process = None
 
     def _start(self) -> None:
-        original = transformer_worker._child_initializer
-        # The pool pickles the initializer that it finds under this name, and uses it
-        # again whenever it replaces a process.
-        transformer_worker._child_initializer = Initializer(self._environment)
+        """Do what `seamless_transformer.worker.spawn` does, with our own processes."""
+        if transformer_worker.has_spawned():
+            raise RuntimeError("This process has Seamless processes of its own")
+        ensure_open("spawn workers")
+        os.environ.setdefault(transformer_worker._ALLOW_REMOTE_CLIENTS_ENV, "1")
+        transformer_worker._set_dask_available(True)
+        self._manager = manager = transformer_worker._WorkerManager(0)
+        self._crew = Crew(manager, self.processes, self._environment, self._scratch)
+        transformer_worker._worker_manager = manager
+        transformer_worker._set_has_spawned(True)
+        started = asyncio.run_coroutine_threadsafe(self._take_over(), manager.loop)
         try:
-            transformer_worker.spawn(self.processes, dask_available=True)
-        finally:
-            transformer_worker._child_initializer = original
-        self._manager = manager = transformer_worker._worker_manager
-        asyncio.run_coroutine_threadsafe(
-            self._take_over(manager), manager.loop
-        ).result()
+            started.result()
+        except BaseException:
+            asyncio.run(self._stop())
+            raise
 
-    async def _take_over(self, manager: Any) -> None:
-        for name in manager._limits:
-            manager._limits[name] = asyncio.Semaphore(UNLIMITED)
-        manager._prefetched_buffers = self.buffers
-        handlers = manager._manager
-        handlers.add_parent_handler("delegate_transformation_submit", self._delegate)
-        handlers.add_parent_handler(
-            "download", functools.partial(self._download, manager._handle_download)
+    async def _take_over(self) -> None:
+        manager = self._manager
+        # The default allows for a fixed number of processes.
+        executor = transformer_worker._DaemonThreadPoolExecutor(
+            MAX_THREADS, thread_name_prefix="seamless-pool"
         )
+        manager.loop.set_default_executor(executor)
+        manager._executor.shutdown(wait=False)
+        manager._executor = executor
+        manager._prefetched_buffers = self.buffers
+        manager._dispatch = self._dispatch_other
+        handlers = manager._manager
+        handlers.add_parent_handler("__worker_ready__", self._on_ready)
+        handlers.add_parent_handler("delegate_transformation_submit", self._delegate)
+        handlers.add_parent_handler("download", self._download)
+        handlers.add_parent_handler("downloaded", self._on_downloaded)
+        handlers.add_parent_handler("ref_op", self._on_ref_op)
+        handlers.add_parent_handler("upload", self._on_upload)
+        handlers.add_parent_handler(KEEP_SCRATCH, self._keep_scratch)
+        await self._crew.start()
 
-    def _runtime_of(self, owner_key: str | None) -> WorkerRuntime:
+    def _on_ready(self, handle: Any, _payload: Any) -> dict[str, Any]:
+        process = self._crew.process(handle.name)
+        if process is not None:
+            process.started()
+        return {"status": "ok", "generation": 1}
+
+    async def _stop(self) -> None:
+        """End the processes and what they started, within two seconds.
+
+        Needs no thread: when the interpreter exits, none can be had.
+        """
+        manager, self._manager = self._manager, None
+        if manager is None:
+            return
+        crew = self._crew
+        await asyncio.wrap_future(
+            asyncio.run_coroutine_threadsafe(crew.close(), manager.loop)
+        )
+        processes = crew.processes()
+        doomed = [p for process in processes for p in watchdog.tree(process.pid)]
+        alive = await _signal(doomed, signal.SIGTERM, GRACE)
+        alive = await _signal(alive, signal.SIGKILL, GRACE / 2)
+        if alive:
+            logger.warning("Processes %s do not end", [p.pid for p in alive])
+        watchdog.kill_marked(crew.marker)
+        await asyncio.wrap_future(
+            asyncio.run_coroutine_threadsafe(crew.clean_up(processes), manager.loop)
+        )
+        transformer_worker.shutdown_workers(wait=False)
+
+    # -- requests of the processes -----------------------------------------------
+
+    def runtime_of(self, owner_key: str | None) -> WorkerRuntime:
         if owner_key is not None:
             for runtime in self._runtimes:
                 if runtime.is_running(owner_key):
@@ -136,38 +195,75 @@ class Pool:
         return self._runtimes[0]
 
     async def _delegate(self, handle: Any, payload: dict[str, Any]) -> dict[str, Any]:
-        runtime = self._runtime_of(payload.get("owner_dask_key"))
+        owner = payload.get("owner_dask_key")
+        runtime = self.runtime_of(owner)
+        caller = self._job(handle, owner)
+        if caller is not None:
+            caller.waiting += 1
+            self._crew.waits(caller)
         answer = asyncio.run_coroutine_threadsafe(
             runtime.nested(handle.name, payload), runtime.loop
         )
-        return await asyncio.wrap_future(answer)
+        # If the process is lost meanwhile, this is cancelled and the caller stays one
+        # that waits: then it is not the one that caused the loss.
+        response = await asyncio.wrap_future(answer)
+        if caller is not None:
+            caller.waiting -= 1
+        return response
+
+    def _job(self, handle: Any, key: str | None) -> PoolJob | None:
+        process = self._crew.process(handle.name)
+        if process is None or key is None:
+            return None
+        return next((job for job in process.jobs if job.key == key), None)
 
     async def _download(
-        self, original: Callable[..., Any], handle: Any, payload: dict[str, Any]
-    ) -> dict[str, Any]:
+        self, handle: Any, payload: dict[str, Any]
+    ) -> dict[str, Any] | None:
         checksum = Checksum(payload["checksum"]).hex()
         if self.buffers.at_hand(checksum) is None:
             # The original would block the pool's event loop while it fetches.
-            loop = self._runtimes[0].loop
+            runtime = self._runtimes[0]
             found = asyncio.run_coroutine_threadsafe(
-                self.buffers.resolve(checksum), loop
+                runtime.has_buffer(handle.name, checksum), runtime.loop
             )
-            await asyncio.wrap_future(found)
-        return await original(handle, payload)
+            if not await asyncio.wrap_future(found):
+                return None
+        pointer = await self._manager._handle_download(handle, payload)
+        self._segments(handle).add(pointer["key"])
+        return pointer
+
+    async def _on_downloaded(self, handle: Any, payload: dict[str, Any]) -> None:
+        self._segments(handle).discard(payload["pointer"]["key"])
+        await self._manager._handle_downloaded(handle, payload)
+
+    async def _on_ref_op(self, handle: Any, payload: dict[str, Any]) -> Any:
+        answer = await self._manager._handle_ref_op(handle, payload)
+        if isinstance(answer, dict):
+            self._segments(handle).add(answer["key"])
+        return answer
+
+    async def _on_upload(self, handle: Any, payload: dict[str, Any]) -> Any:
+        self._segments(handle).discard(payload["pointer"]["key"])
+        return await self._manager._handle_upload(handle, payload)
+
+    async def _keep_scratch(self, _handle: Any, payload: dict[str, Any]) -> None:
+        checksum = Checksum(payload["checksum"])
+        self.buffers.keep(Buffer(payload["content"], checksum=checksum))
+
+    def _segments(self, handle: Any) -> set[str]:
+        """The shared memory that is meant for a process, to be removed at its end."""
+        process = self._crew.process(handle.name)
+        return set() if process is None else process.segments
+
+    # -- jobs --------------------------------------------------------------------
 
     def jobs_of(self, process_name: str) -> set[str]:
-        """Return the transformation checksums that a process is running."""
-        manager = self._manager
-        with manager._active_dispatch_lock:
-            return {
-                checksum
-                for checksum, names in manager._active_handles.items()
-                if process_name in names
-            }
-
-    def cancel(self, tf_checksum: str) -> None:
-        """Stop a transformation: the processes that run it are replaced."""
-        transformer_worker.cancel_by_checksum(tf_checksum)
+        """Return the keys of the tasks that a process is running; from any thread."""
+        process = self._crew.process(process_name)
+        if process is None:
+            return set()
+        return {job.key for job in tuple(process.jobs) if job.key is not None}
 
     async def dispatch(
         self,
@@ -180,7 +276,7 @@ class Pool:
         key: str,
         depth: int,
     ) -> str:
-        """Run a transformation in the least busy process.
+        """Run a transformation in the least busy process; cancelling it stops it.
 
         Returns
         -------
@@ -191,55 +287,62 @@ class Pool:
         Raises
         ------
         JobFailed
-            With the traceback of the user's code.
+            With the traceback of the user's code, or with how its processes ended.
         """
         from seamless_transformer.remote_job import parse_remote_job_written
 
-        result = await transformer_worker.dispatch_to_workers(
-            transformation_dict,
-            tf_checksum=Checksum(tf_checksum),
-            tf_dunder=tf_dunder,
-            scratch=scratch,
-            strict_dunder=strict_dunder,
-            owner_dask_key=key,
-            owner_dask_priority=depth,
+        job = PoolJob(
+            name=f"transformation {tf_checksum}",
+            payload={
+                "transformation_dict": transformation_dict,
+                "tf_checksum": Checksum(tf_checksum),
+                "tf_dunder": tf_dunder,
+                "scratch": scratch,
+                "strict_dunder": strict_dunder,
+                "owner_dask_key": key,
+                "owner_dask_priority": depth,
+            },
+            key=key,
+            # commands may use transformations by themselves
+            waits_unseen=transformation_dict.get("__language__") == "bash",
         )
+        running = asyncio.run_coroutine_threadsafe(
+            self._crew.run(job), self._manager.loop
+        )
+        result = await asyncio.wrap_future(running)
         if isinstance(result, str):
             if parse_remote_job_written(result) is None:
                 raise JobFailed(result)
             return result
         return Checksum(result).hex()
 
-    async def _stop(self) -> None:
-        """End the processes and what they started, within two seconds.
-
-        Needs no thread: when the interpreter exits, none can be had.
-        """
-        manager, self._manager = self._manager, None
-        if manager is None:
-            return
-        doomed = []
-        for handle in manager._handles:
-            handle.restart = False
-            if handle.pid is not None:
-                doomed.extend(_tree(handle.pid))
-        alive = await _signal(doomed, signal.SIGTERM, GRACE)
-        alive = await _signal(alive, signal.SIGKILL, GRACE / 2)
-        if alive:
-            logger.warning("Processes %s do not end", [p.pid for p in alive])
-        transformer_worker.shutdown_workers(wait=False)
-
-
-class JobFailed(RuntimeError):
-    """The code of a transformation raised; the text is its traceback."""
-
-
-def _tree(pid: int) -> list[psutil.Process]:
-    try:
-        process = psutil.Process(pid)
-        return [process, *process.children(recursive=True)]
-    except psutil.NoSuchProcess:
-        return []
+    async def _dispatch_other(
+        self,
+        transformation_dict: dict[str, Any] | None,
+        tf_checksum: Checksum,
+        tf_dunder: dict[str, Any],
+        scratch: bool,
+        *,
+        strict_dunder: bool = False,
+        **_options: Any,
+    ) -> Checksum | str:
+        """Run what others than our tasks give to seamless-transformer's pool."""
+        checksum = Checksum(tf_checksum)
+        job = PoolJob(
+            name=f"transformation {checksum.hex()}",
+            payload={
+                "transformation_dict": transformation_dict,
+                "tf_checksum": checksum,
+                "tf_dunder": tf_dunder,
+                "scratch": scratch,
+                "strict_dunder": strict_dunder,
+            },
+        )
+        try:
+            result: Checksum | str = await self._crew.run(job)
+        except JobFailed as exc:
+            return str(exc)
+        return result
 
 
 async def _signal(

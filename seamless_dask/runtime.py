@@ -281,7 +281,7 @@ class WorkerRuntime:
             running = self._running.get(owner_key)
             return [] if running is None else [running]
         candidates = self.pool.jobs_of(process)
-        return [r for r in self._running.values() if r.tf_checksum in candidates]
+        return [r for r in self._running.values() if r.key in candidates]
 
     @contextmanager
     def _waiting(self, callers: Sequence[RunningJob]) -> Iterator[None]:

@@ -83,7 +83,9 @@ class SeamlessWorkerPlugin(WorkerPlugin):
         if self.remote_clients is not None:
             _configure_remote_clients(self.remote_clients)
         client = await self._client(worker)
-        pool = Pool.of_this_process(self.processes, self._environment(worker))
+        pool = Pool.of_this_process(
+            self.processes, self._environment(worker), worker.local_directory
+        )
         runtime = WorkerRuntime(worker, client, pool)
         await asyncio.to_thread(pool.join, runtime)
         if self.remote_clients is not None:

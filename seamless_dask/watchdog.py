@@ -1,0 +1,147 @@
+"""What the operating system knows of a process: that it ends, why, what it leaves.
+
+Knows nothing of Seamless. Linux tells of an end by a file descriptor of the process;
+elsewhere, multiprocessing's sentinel does, which may be late if the process has forked.
+"""
+
+from __future__ import annotations
+
+import logging
+import os
+import signal
+import socket
+from collections.abc import Iterable
+from multiprocessing.connection import Connection
+from multiprocessing.process import BaseProcess
+
+import psutil
+
+logger = logging.getLogger(__name__)
+
+#: environment variable by which the descendants of a process are recognised, also
+#: when they have lost their parent
+MARKER = "SEAMLESS_DASK_MARKER"
+#: looks for descendants that were born while others were being killed
+SWEEPS = 5
+
+_EXPLANATIONS = {
+    signal.SIGKILL: "by the kernel because memory was short, or by hand",
+    signal.SIGSEGV: "segmentation fault",
+    signal.SIGBUS: "bus error",
+    signal.SIGFPE: "arithmetic error in compiled code",
+    signal.SIGILL: "illegal instruction",
+    signal.SIGABRT: "compiled code gave up",
+}
+
+
+class Sentinel:
+    """A file descriptor that becomes readable when a process ends.
+
+    Parameters
+    ----------
+    process
+        A child of this process that has been started.
+    """
+
+    def __init__(self, process: BaseProcess) -> None:
+        self._own = False
+        self.fd: int = process.sentinel
+        if hasattr(os, "pidfd_open") and process.pid is not None:
+            try:
+                self.fd = os.pidfd_open(process.pid)
+            except OSError as exc:
+                logger.debug("No descriptor of process %s: %r", process.pid, exc)
+            else:
+                self._own = True
+
+    def close(self) -> None:
+        """Give the descriptor back."""
+        if self._own:
+            self._own = False
+            os.close(self.fd)
+
+
+def describe_exit(code: int | None) -> str:
+    """Say in words how a process ended.
+
+    Parameters
+    ----------
+    code
+        As in `multiprocessing.Process.exitcode`; None if nobody knows.
+    """
+    if code is None:
+        return "ended"
+    if code >= 0:
+        return f"ended with exit code {code}"
+    try:
+        number = signal.Signals(-code)
+    except ValueError:
+        return f"was killed by signal {-code}"
+    explanation = _EXPLANATIONS.get(number)
+    suffix = f" ({explanation})" if explanation else ""
+    return f"was killed by {number.name}{suffix}"
+
+
+def hang_up(connection: Connection) -> None:
+    """Let both ends of a pipe see its end, whoever else has inherited them.
+
+    A thread of ours that is blocked in reading or writing is woken; what has been
+    received already can still be read.
+    """
+    try:
+        with socket.socket(fileno=os.dup(connection.fileno())) as duplicate:
+            duplicate.shutdown(socket.SHUT_RDWR)
+    except OSError as exc:
+        # Closed already, here or there.
+        logger.debug("Hanging up: %r", exc)
+
+
+def tree(pid: int) -> list[psutil.Process]:
+    """Return a process and its descendants; empty if it is gone."""
+    try:
+        process = psutil.Process(pid)
+        return [process, *process.children(recursive=True)]
+    except psutil.NoSuchProcess:
+        return []
+
+
+def kill(processes: Iterable[psutil.Process]) -> None:
+    """Send SIGKILL to those that still exist."""
+    for process in processes:
+        try:
+            process.kill()
+        except psutil.NoSuchProcess:
+            continue
+
+
+def kill_tree(pid: int, marker: str) -> None:
+    """Kill a process and everything that it has started; may take some 10 ms."""
+    kill(tree(pid))
+    kill_marked(marker)
+
+
+def kill_marked(marker: str) -> None:
+    """Kill descendants, also without a parent, whose marker begins with `marker`."""
+    for _ in range(SWEEPS):
+        found = _marked(marker)
+        if not found:
+            return
+        kill(found)
+        psutil.wait_procs(found, timeout=0.1)
+    logger.warning("Processes that a transformation has started do not end: %s", found)
+
+
+def _marked(marker: str) -> list[psutil.Process]:
+    found = []
+    for process in psutil.process_iter():
+        try:
+            if process.status() != psutil.STATUS_ZOMBIE and process.environ().get(
+                MARKER, ""
+            ).startswith(marker):
+                found.append(process)
+        except (psutil.NoSuchProcess, psutil.AccessDenied):
+            continue
+        except OSError as exc:
+            # Some systems refuse to show the environment of a process in other words.
+            logger.debug("Environment of process %s: %r", process.pid, exc)
+    return found
