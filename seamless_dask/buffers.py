@@ -89,6 +89,12 @@ class BufferStore:
                 _, evicted = self._buffers.popitem(last=False)
                 self._size -= len(evicted.content)
 
+    def keep(self, buffer: Buffer) -> None:
+        """Keep a buffer that is stored nowhere else, for some time if it is large."""
+        self.add(buffer)
+        if buffer.get_checksum().hex() not in self:
+            buffer.tempref(scratch=True)
+
     def at_hand(self, checksum: str) -> Buffer | None:
         """Return a buffer without any communication, or None."""
         content = TRIVIAL_CHECKSUMS.get(checksum)
@@ -101,7 +107,7 @@ class BufferStore:
                 return buffer
         return get_buffer_cache().get(Checksum(checksum))
 
-    async def resolve(self, checksum: str, *, fingertip: bool = False) -> Buffer:
+    async def resolve(self, checksum: str) -> Buffer:
         """Return a buffer from the cache or from a hashserver.
 
         Concurrent calls for one checksum share the request.
@@ -110,8 +116,6 @@ class BufferStore:
         ----------
         checksum
             64 hexadecimal digits.
-        fingertip
-            Recompute a buffer that is nowhere.
 
         Raises
         ------
@@ -127,14 +131,17 @@ class BufferStore:
                 task = asyncio.create_task(self._fetch(checksum))
                 self._fetching[checksum] = task
                 task.add_done_callback(lambda _: self._fetching.pop(checksum, None))
-            try:
-                buffer = await asyncio.shield(task)
-            except CacheMissError:
-                if not fingertip:
-                    raise
-                buffer = await HASHSERVER.call(Checksum(checksum).fingertip)
+            buffer = await asyncio.shield(task)
         self.add(buffer)
         return buffer
+
+    async def size_of(self, checksum: str) -> int | None:
+        """Return the length of a buffer, None if it is nowhere."""
+        try:
+            buffer = await self.resolve(checksum)
+        except CacheMissError:
+            return None
+        return len(buffer.content)
 
     async def _fetch(self, checksum: str) -> Buffer:
         return await HASHSERVER.call(Checksum(checksum).resolution)

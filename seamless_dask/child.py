@@ -22,6 +22,7 @@ from contextvars import ContextVar
 from multiprocessing.connection import wait
 from typing import Any
 
+from . import child_values, selection
 from .bounds import bound_child_tables
 from .job_isolation import isolate_jobs
 
@@ -95,4 +96,9 @@ class Initializer:
         worker._CURRENT_OWNER_DASK_PRIORITY = JobLocal()
         isolate_jobs(worker._get_current_owner_dask_key)
         bound_child_tables()
+        child_values.install(worker)
+        if selection.ENVIRONMENT in self.environment:
+            selection.select_in_seamless_process(
+                self.environment[selection.ENVIRONMENT]
+            )
         await worker._child_initializer(channel)

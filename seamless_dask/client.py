@@ -15,7 +15,9 @@ from typing import TYPE_CHECKING, Any, Literal, TypeVar
 from distributed import Client
 from seamless import Buffer, Checksum
 
-from . import bounds, scheduler_side, serialization, tasks
+from . import bounds, record_mode, scheduler_side, selection, serialization, tasks
+from .envelopes import Envelope
+from .envelopes import check as check_envelope
 from .keys import (
     NESTED_RESOURCE,
     TOP_LEVEL_RESOURCE,
@@ -57,6 +59,7 @@ class Entry:
     tf_checksum: str | None
     #: keeps the task wanted on the scheduler; nobody else gets this handle
     anchor: Future
+    envelope: Envelope
     outcome: concurrent.futures.Future[TransformationResult] = field(
         default_factory=concurrent.futures.Future
     )
@@ -261,7 +264,8 @@ class SeamlessDaskClient:
     ------
     RuntimeError
         If the scheduler runs without the Seamless plugin and does not let clients
-        install it, or with the plugin of another version.
+        install it, or with the plugin of another version. If the cluster's record
+        mode is not that of this process.
     """
 
     def __init__(
@@ -296,12 +300,18 @@ class SeamlessDaskClient:
         loop: Any = dask_client.loop
         self._loop: asyncio.AbstractEventLoop = loop.asyncio_loop
         bounds.bound_tables(worker=role == "worker")
+        #: the cluster's record mode, which a driver must have as well
+        self.record: bool | None = None
         if role == "driver":
+            self.record = record = record_mode.of_this_process()
             scheduler_side.ensure_plugin(dask_client)
+            scheduler_side.ensure_record_mode(dask_client, record)
             scheduler_side.ensure_worker_plugin(
                 dask_client,
                 processes=self.worker_plugin_workers,
                 remote_clients=remote_clients,
+                record=record,
+                selection=selection.current(),
             )
             self.start(bounds.evict_buffers())
 
@@ -343,6 +353,9 @@ class SeamlessDaskClient:
         ------
         ValueError
             If the required resources are malformed.
+        EnvelopeMismatch
+            If the submission is strict and the same transformation is under way with
+            another envelope.
         """
         identity = _identify(submission)
         nested = priority_boost > 0 or self.role != "driver"
@@ -361,6 +374,8 @@ class SeamlessDaskClient:
         )
         unit = NESTED_RESOURCE if nested or identity.driver else TOP_LEVEL_RESOURCE
         with self._lock:
+            if submission.strict_dunder:
+                self._check_envelope(submission)
             entry = self._entry_for_reuse(identity.key)
             if entry is None:
                 entry = self._submit_base(
@@ -372,6 +387,18 @@ class SeamlessDaskClient:
         if need_fat:
             futures.fat = self.ensure_fat_future(futures)
         return futures
+
+    def _check_envelope(self, submission: TransformationSubmission) -> None:
+        checksum = submission.tf_checksum
+        if checksum is None:
+            return  # nothing can be known to be the same
+        active = [
+            entry.envelope
+            for entry in self._entries.values()
+            if entry.tf_checksum == checksum and not entry.outcome.done()
+        ]
+        own = Envelope(submission.tf_dunder, submission.scratch)
+        check_envelope(checksum, own, active)
 
     def _entry_for_reuse(self, key: str) -> Entry | None:
         entry = self._entries.get(key)
@@ -416,7 +443,8 @@ class SeamlessDaskClient:
             resources=resources,
             pure=False,
         )
-        entry = Entry(name, job.key, job.tf_checksum, anchor=future)
+        envelope = Envelope(job.tf_dunder, job.scratch)
+        entry = Entry(name, job.key, job.tf_checksum, anchor=future, envelope=envelope)
         self._entries[name] = entry
         if job.tf_checksum is not None:
             self._by_checksum[job.tf_checksum] = entry
@@ -583,11 +611,13 @@ class SeamlessDaskClient:
         )
 
     def _submit_fetch(self, key: str, source: Future | str, fingertip: bool) -> Future:
+        key = f"{key}-finger" if fingertip else key
         return self.client.submit(
             tasks.fetch_buffer,
             source,
             fingertip,
-            key=f"{key}-finger" if fingertip else key,
+            key,
+            key=key,
             priority=FETCH_PRIORITY,
             resources={NESTED_RESOURCE: 1},
             pure=False,

@@ -15,6 +15,17 @@ def dependencies(transformation: Any) -> Mapping[str, Any]:
     return transformation._upstream_dependencies
 
 
+def may_recompute_inputs(transformation: Any) -> bool:
+    """Whether inputs whose buffer is nowhere may be computed again.
+
+    If the user allows it; and if one comes from a scratch transformation, whose result
+    is stored nowhere on purpose.
+    """
+    return transformation.allow_input_fingertip or any(
+        dependency.scratch for dependency in dependencies(transformation).values()
+    )
+
+
 def has_post_prepare_hook(transformation: Any) -> bool:
     """Whether constructing the transformation needs the results it depends on.
 

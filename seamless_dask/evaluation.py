@@ -12,14 +12,18 @@ import traceback
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
-from seamless import Checksum
+from seamless import Buffer, Checksum
+from seamless.caching.buffer_cache import get_buffer_cache
+from seamless.checksum.calculate_checksum import TRIVIAL_CHECKSUMS
 from seamless_transformer.remote_job import RemoteJobWritten, parse_remote_job_written
 from seamless_transformer.run import _driver_context
 from seamless_transformer.transformation_cache import get_transformation_cache
 
-from . import definition, scheduler_side
+from . import definition, record_mode, scheduler_side
 from .buffers import UploadError, await_pending_uploads
+from .envelopes import EnvelopeMismatch
 from .patience import ServiceUnavailable
+from .record_mode import RecordModeMismatch
 from .records import known_result
 from .runtime import checksums_of, submission_of
 from .types import TransformationFutures, TransformationInputSpec, TransformationResult
@@ -137,6 +141,7 @@ class _Evaluation:
     async def _submit(self, transformation: Any) -> TransformationFutures | None:
         """Submit one transformation; None if there is nothing (more) to wait for."""
         try:
+            record_mode.check(self._client.record)
             submission = await self._submission(transformation)
             if submission is None:
                 return None
@@ -147,7 +152,14 @@ class _Evaluation:
                 await self._run_in_this_process(transformation, submission)
                 return None
             futures = self._client.submit_transformation(submission)
-        except (Unavailable, UploadError, ServiceUnavailable, ValueError) as exc:
+        except (
+            EnvelopeMismatch,
+            RecordModeMismatch,
+            Unavailable,
+            UploadError,
+            ServiceUnavailable,
+            ValueError,
+        ) as exc:
             _fail(transformation, str(exc))
             return None
         self._futures[id(transformation)] = futures
@@ -274,7 +286,7 @@ class _Evaluation:
             tf_dunder=tf_dunder,
             scratch=transformation.scratch,
             require_value=False,
-            allow_input_fingertip=transformation.allow_input_fingertip,
+            allow_input_fingertip=definition.may_recompute_inputs(transformation),
             strict_dunder=bool(transformation._strict_dunder),
         )
 
@@ -298,7 +310,9 @@ class _Evaluation:
             scratch=transformation.scratch,
             strict_dunder=bool(transformation._strict_dunder),
         )
-        submission.allow_input_fingertip = transformation.allow_input_fingertip
+        submission.allow_input_fingertip = definition.may_recompute_inputs(
+            transformation
+        )
         return submission
 
     def _construct(self, transformation: Any) -> None:
@@ -361,9 +375,11 @@ def _apply(transformation: Any, result: TransformationResult) -> None:
         return
     directory = parse_remote_job_written(result.result_checksum)
     if directory is not None:
-        _fail(transformation, f"{RemoteJobWritten(directory)}\n")
+        written = traceback.format_exception(RemoteJobWritten(directory), limit=0)
+        _fail(transformation, "".join(written))
         return
     checksum = Checksum(result.result_checksum)
+    _keep_trivial(checksum)
     if transformation.scratch and result.tf_checksum is not None:
         # Its buffer is stored nowhere; this lets the driver recompute it.
         get_transformation_cache()._register_transformation_result(
@@ -372,6 +388,14 @@ def _apply(transformation: Any, result: TransformationResult) -> None:
     transformation._result_checksum = checksum
     transformation._exception = None
     transformation._evaluated = True
+
+
+def _keep_trivial(checksum: Checksum) -> None:
+    """Keep the value of a trivial checksum: no server has it."""
+    content = TRIVIAL_CHECKSUMS.get(checksum.hex())
+    cache = get_buffer_cache()
+    if content is not None and cache.get(checksum) is None:
+        cache.incref(checksum, buffer=Buffer(content, checksum=checksum), scratch=True)
 
 
 def _fail(transformation: Any, error: str) -> None:

@@ -5,14 +5,21 @@ from __future__ import annotations
 import logging
 import os
 import time
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
+from aiohttp import ClientError
 from seamless import Checksum
 
-from .patience import DATABASE
+from .patience import DATABASE, ServiceUnavailable
 
 logger = logging.getLogger(__name__)
+
+#: execution mode of what runs on a cluster, in records
+EXECUTION = "remote"
+#: how writing can fail for reasons outside of the program
+STORAGE_ERRORS = (ServiceUnavailable, ClientError, OSError)
 
 
 class StorageError(RuntimeError):
@@ -55,35 +62,20 @@ async def known_result(tf_checksum: str) -> str | None:
     return None if result is None else Checksum(result).hex()
 
 
-async def store_result(
-    tf_checksum: str,
-    result_checksum: str,
-    *,
-    transformation_dict: dict[str, Any],
-    tf_dunder: dict[str, Any],
-    elapsed: dict[str, float],
-) -> None:
-    """Write a result and its minimal execution record; return once both are there.
+async def store_result(tf_checksum: str, result_checksum: str) -> None:
+    """Write a result; return once it is there.
 
     Parameters
     ----------
     tf_checksum, result_checksum
         64 hexadecimal digits.
-    transformation_dict, tf_dunder
-        The transformation, to tell probes (which get no record) from the rest.
-    elapsed
-        See `Stopwatch.elapsed`.
 
     Raises
     ------
     StorageError
-        If the result could not be written. A record that could not be written is
-        only logged.
+        If it could not be written.
     """
     from seamless_remote import database_remote
-    from seamless_transformer.probe_index import is_record_probe
-    from seamless_transformer.record_assembly import build_minimal_execution_record
-    from seamless_transformer.record_utils import _memory_peak_bytes
 
     if not database_remote.has_write_server():
         return
@@ -92,25 +84,74 @@ async def store_result(
         await DATABASE.call(
             lambda: database_remote.set_transformation_result(transformation, result)
         )
-    except Exception as exc:
+    except STORAGE_ERRORS as exc:
         raise StorageError(
             f"The result of transformation {tf_checksum} could not be written to the "
             f"database: {exc}"
         ) from exc
-    if is_record_probe(transformation_dict, tf_dunder):
-        return
-    record = build_minimal_execution_record(
-        tf_checksum=transformation,
-        result_checksum=result,
-        execution="remote",
+
+
+def minimal_record(
+    tf_checksum: str, result_checksum: str, elapsed: Mapping[str, float]
+) -> dict[str, Any]:
+    """Return the record of an execution when record mode is off.
+
+    Parameters
+    ----------
+    tf_checksum, result_checksum
+        64 hexadecimal digits.
+    elapsed
+        See `Stopwatch.elapsed`.
+    """
+    from seamless_transformer.record_assembly import build_minimal_execution_record
+    from seamless_transformer.record_utils import _memory_peak_bytes
+
+    return build_minimal_execution_record(
+        tf_checksum=Checksum(tf_checksum),
+        result_checksum=Checksum(result_checksum),
+        execution=EXECUTION,
         runtime_metadata={"memory_peak_bytes": _memory_peak_bytes()},
         **elapsed,
     )
+
+
+async def store_record(
+    tf_checksum: str, result_checksum: str, record: dict[str, Any], *, required: bool
+) -> None:
+    """Write an execution record. One that is there already stays as it is.
+
+    Parameters
+    ----------
+    tf_checksum, result_checksum
+        64 hexadecimal digits.
+    record
+        Of this transformation and result.
+    required
+        Whether a record that cannot be written is an error; otherwise it is logged.
+
+    Raises
+    ------
+    StorageError
+        If it is required and could not be written.
+    """
+    from seamless_remote import database_remote
+
+    if not required and not database_remote.has_write_server():
+        return
+    transformation, result = Checksum(tf_checksum), Checksum(result_checksum)
     try:
-        await DATABASE.call(
+        written = await DATABASE.call(
             lambda: database_remote.set_execution_record(transformation, result, record)
         )
-    except Exception as exc:  # noqa: BLE001 - the result is stored; a record is extra
+    except STORAGE_ERRORS as exc:
+        if required:
+            raise StorageError(
+                f"The execution record of transformation {tf_checksum} could not be "
+                f"written to the database: {exc}"
+            ) from exc
         logger.warning(
-            "No execution record for transformation %s: %r", tf_checksum, exc
+            "No execution record for transformation %s: %s", tf_checksum, exc
         )
+        return
+    if not written:
+        logger.info("Transformation %s has a record already", tf_checksum)

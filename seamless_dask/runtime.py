@@ -5,22 +5,27 @@ from __future__ import annotations
 import asyncio
 import logging
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, Any
 
 from distributed.worker_state_machine import SecedeEvent
 from seamless import Buffer, CacheMissError, Checksum
+from seamless_transformer.probe_index import RecordBucketError
 from seamless_transformer.remote_job import parse_remote_job_written
 from seamless_transformer.transformation_utils import tf_get_buffer
 
 from .buffers import BufferStore, UploadError, await_pending_uploads, ensure_uploaded
+from .deep import ensure_members_uploaded
+from .envelopes import EnvelopeMismatch
+from .fingertips import Fingertips, buffers_to_run, with_tuples
 from .keys import is_driver
 from .leases import LeaseRefused, Leases
 from .patience import ServiceUnavailable
 from .pool import JobFailed, Pool
-from .records import Stopwatch, StorageError, known_result, store_result
+from .recorder import Recorder
+from .records import StorageError, known_result
 from .types import TransformationInputSpec, TransformationResult
 from .types import TransformationSubmission as Submission
 
@@ -72,6 +77,8 @@ class WorkerRuntime:
         self.pool = pool
         self.loop = asyncio.get_running_loop()
         self.leases = Leases(worker)
+        self.recorder = Recorder(pool.buffers)
+        self.fingertips = Fingertips(self)
         worker.stream_handlers[CANCEL] = self.cancel
         self._running: dict[str, RunningJob] = {}
 
@@ -100,6 +107,7 @@ class WorkerRuntime:
             buffer = tf_get_buffer(job.transformation_dict)
             tf_checksum = buffer.get_checksum().hex()
             self.buffers.add(buffer)
+            self._add_contents(dependencies)
             if dependencies:
                 await ensure_uploaded(tf_checksum, buffer)
                 known = await known_result(tf_checksum)
@@ -110,12 +118,24 @@ class WorkerRuntime:
             del inputs
         except (JobFailed, DependencyFailed) as exc:
             return TransformationResult(tf_checksum, None, str(exc))
-        except (UploadError, StorageError, ServiceUnavailable) as exc:
+        except (
+            UploadError,
+            StorageError,
+            ServiceUnavailable,
+            RecordBucketError,
+        ) as exc:
             return TransformationResult(tf_checksum, None, f"{exc}\n")
         except CacheMissError as exc:
             text = f"The buffer of an input is nowhere to be found: {exc}\n"
             return TransformationResult(tf_checksum, None, text)
         return self._result(tf_checksum, result)
+
+    def _add_contents(self, results: Iterable[TransformationResult]) -> None:
+        """Keep the small buffers that have come with results."""
+        for result in results:
+            if result.content is not None and result.result_checksum is not None:
+                checksum = Checksum(result.result_checksum)
+                self.buffers.add(Buffer(result.content, checksum=checksum))
 
     def _result(
         self, tf_checksum: str, result: str, *, cached: bool = False
@@ -129,20 +149,28 @@ class WorkerRuntime:
 
     async def _resolve_inputs(self, job: Job) -> list[Buffer]:
         """Bring the inputs into this process, all at once; the list keeps them here."""
-        checksums = {
-            value[2]
-            for name, value in job.transformation_dict.items()
-            if isinstance(value, tuple) and len(value) > 2 and value[2]
-        }
-        environment = job.tf_dunder.get("__env__")
-        if isinstance(environment, str):
-            checksums.add(environment)
-        return await asyncio.gather(
-            *(
-                self.buffers.resolve(c, fingertip=job.allow_input_fingertip)
-                for c in checksums
+        checksums = buffers_to_run(job.transformation_dict, job.tf_dunder)
+        if not job.allow_input_fingertip:
+            return await asyncio.gather(*map(self.buffers.resolve, checksums))
+        with self.occupied(job.key, job.tf_checksum or "", job.depth):
+            return await asyncio.gather(
+                *(
+                    self.fingertips.buffer(c, key=job.key, depth=job.depth)
+                    for c in checksums
+                )
             )
-        )
+
+    @contextmanager
+    def occupied(self, key: str, tf_checksum: str, depth: int) -> Iterator[None]:
+        """Count a task as one that executes, so that it may have nested work."""
+        if key in self._running:
+            yield
+            return
+        self._running[key] = RunningJob(key, tf_checksum, depth)
+        try:
+            yield
+        finally:
+            del self._running[key]
 
     async def _execute(self, job: Job, tf_checksum: str) -> str:
         running = RunningJob(job.key, tf_checksum, job.depth)
@@ -151,7 +179,13 @@ class WorkerRuntime:
             # Its commands may submit transformations by themselves and wait for them,
             # of which we would not know.
             self._secede(running)
-        stopwatch = Stopwatch()
+        try:
+            execution = await self.recorder.begin(
+                job.transformation_dict, job.tf_dunder
+            )
+        except BaseException:
+            self._running.pop(job.key, None)
+            raise
         try:
             result = await self.pool.dispatch(
                 job.transformation_dict,
@@ -168,17 +202,15 @@ class WorkerRuntime:
             raise
         finally:
             self._running.pop(job.key, None)
+            await execution.end()
         if parse_remote_job_written(result) is not None:
             return result
-        if not job.scratch:
+        if job.scratch:
+            self.fingertips.remember(tf_checksum, job.tf_dunder)
+        else:
             await ensure_uploaded(result, self.buffers.at_hand(result))
-        await store_result(
-            tf_checksum,
-            result,
-            transformation_dict=job.transformation_dict,
-            tf_dunder=job.tf_dunder,
-            elapsed=stopwatch.elapsed(),
-        )
+            await ensure_members_uploaded(job, result, self.buffers)
+        await execution.store(tf_checksum, result, scratch=job.scratch)
         return result
 
     def cancel(self, keys: Sequence[str] = ()) -> None:
@@ -216,6 +248,7 @@ class WorkerRuntime:
             ServiceUnavailable,
             UploadError,
             CacheMissError,
+            EnvelopeMismatch,
             ValueError,
         ) as exc:
             return _failure(f"{type(exc).__name__}: {exc}")
@@ -229,7 +262,7 @@ class WorkerRuntime:
         transformation_dict = request.get("transformation_dict")
         if transformation_dict is None:
             buffer = await self.buffers.resolve(tf_checksum)
-            transformation_dict = _tuples(await buffer.get_value_async("plain"))
+            transformation_dict = with_tuples(await buffer.get_value_async("plain"))
         callers = self._callers(process, request.get("owner_dask_key"))
         depth = 1 + max((caller.depth for caller in callers), default=0)
         submission = submission_of(
@@ -265,11 +298,33 @@ class WorkerRuntime:
         if result.error is not None:
             return _failure(result.error)
         assert result.result_checksum is not None
-        if result.content is not None:
-            self.buffers.add(
-                Buffer(result.content, checksum=Checksum(result.result_checksum))
-            )
+        self._add_contents([result])
         return _success(result.result_checksum)
+
+    async def has_buffer(self, process: str, checksum: str) -> bool:
+        """Have a buffer in memory that a process asks for, computed if it must be.
+
+        Parameters
+        ----------
+        process
+            Name of the Seamless process.
+        checksum
+            64 hexadecimal digits.
+
+        Returns
+        -------
+        bool
+            False if it cannot be had.
+        """
+        callers = self._callers(process, None)
+        key = callers[0].key if callers else f"base-{checksum}"
+        depth = 1 + max((caller.depth for caller in callers), default=0)
+        try:
+            await self.fingertips.buffer(checksum, key=key, depth=depth)
+        except CacheMissError as exc:
+            logger.info("Process %s asks for what is nowhere: %s", process, exc)
+            return False
+        return True
 
     def _callers(self, process: str, owner_key: str | None) -> list[RunningJob]:
         """Return the transformation that asks, or all that it may be.
@@ -314,6 +369,7 @@ class WorkerRuntime:
         """Stop asking for leases."""
         self.worker.stream_handlers.pop(CANCEL, None)
         self.leases.close()
+        self.recorder.close()
 
 
 class DependencyFailed(RuntimeError):
@@ -340,16 +396,6 @@ def _with_dependencies(job: Job, results: Sequence[TransformationResult]) -> Job
     known = job.tf_dunder.get("__deps__") or {}
     tf_dunder = {**job.tf_dunder, "__deps__": {**known, **dependencies}}
     return replace(job, transformation_dict=transformation_dict, tf_dunder=tf_dunder)
-
-
-def _tuples(transformation_dict: dict[str, Any]) -> dict[str, Any]:
-    """Undo what a passage through JSON does to pins."""
-    return {
-        name: tuple(value)
-        if isinstance(value, list) and not name.startswith("__")
-        else value
-        for name, value in transformation_dict.items()
-    }
 
 
 def submission_of(

@@ -13,10 +13,14 @@ from distributed import Client
 
 import scheduler_ext
 
+from .record_mode import RECORD_MODE, RecordModeMismatch
+
 logger = logging.getLogger(__name__)
 
 #: where a cluster remembers how its workers were configured (Dask metadata)
 CONFIGURATION = "seamless-worker-configuration"
+#: where it remembers the cluster and queue that records name
+SELECTION = "seamless-selection"
 PRELOAD = "dask scheduler --preload scheduler_ext.preload"
 
 
@@ -64,14 +68,42 @@ def ensure_plugin(client: Client) -> None:
         )
 
 
+def ensure_record_mode(client: Client, record: bool) -> None:
+    """Make sure that cluster and client agree on whether full records are written.
+
+    The wrapper has told the scheduler; otherwise the first client decides.
+
+    Raises
+    ------
+    RecordModeMismatch
+        If they differ.
+    """
+    present = client.get_metadata([RECORD_MODE], default=None)
+    if present is None:
+        client.set_metadata([RECORD_MODE], record)
+    elif present != record:
+        raise RecordModeMismatch(client=record, cluster=present)
+
+
 def ensure_worker_plugin(
-    client: Client, *, processes: int, remote_clients: Mapping[str, Any] | None
+    client: Client,
+    *,
+    processes: int,
+    remote_clients: Mapping[str, Any] | None,
+    record: bool = False,
+    selection: Mapping[str, Any] | None = None,
 ) -> None:
     """Make sure that every Dask worker, present or future, runs our worker plugin.
 
     A client without `remote_clients` never changes a cluster that somebody else has
     configured. One with other services than the cluster's reconfigures the workers:
-    a hashserver that was restarted has another port.
+    a hashserver that was restarted has another port. One that selects another cluster
+    or queue does not: the workers stay where they are.
+
+    Raises
+    ------
+    RuntimeError
+        In record mode, if the workers' cluster or queue is another than `selection`.
     """
     from .worker_plugin import SeamlessWorkerPlugin
 
@@ -84,13 +116,38 @@ def ensure_worker_plugin(
     present = client.get_metadata([CONFIGURATION], default=None)
     if present is not None and remote_clients is None:
         return
+    selected = _selected(selection)
+    if present is not None:
+        _check_selection(client, selected, record)
     if present == digest:
         return
     if present is not None:
         logger.info("The services of the cluster have changed: configuring workers")
-    plugin = SeamlessWorkerPlugin(processes, remote_clients)
+    plugin = SeamlessWorkerPlugin(
+        processes, remote_clients, record=record, selection=selection
+    )
     client.register_plugin(plugin)
     client.set_metadata([CONFIGURATION], digest)
+    client.set_metadata([SELECTION], selected)
+
+
+def _selected(selection: Mapping[str, Any] | None) -> str | None:
+    if selection is None:
+        return None
+    return f"cluster {selection['cluster']!r}, queue {selection['queue']!r}"
+
+
+def _check_selection(client: Client, selected: str | None, record: bool) -> None:
+    present = client.get_metadata([SELECTION], default=None)
+    if selected == present:
+        return
+    message = (
+        f"The Dask cluster runs in {present}, this client selects {selected}: restart "
+        "the daskserver to change that"
+    )
+    if record:
+        raise RuntimeError(message)
+    logger.warning(message)
 
 
 async def has_room(client: Client, key: str) -> bool:

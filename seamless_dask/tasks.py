@@ -83,7 +83,9 @@ async def run_transformation(
     return await runtime.run(job, dependencies)
 
 
-async def fetch_buffer(source: TransformationResult | str, fingertip: bool) -> Buffer:
+async def fetch_buffer(
+    source: TransformationResult | str, fingertip: bool, key: str
+) -> Buffer:
     """Return the buffer of a result, or of a checksum given as hexadecimal digits.
 
     Parameters
@@ -92,6 +94,8 @@ async def fetch_buffer(source: TransformationResult | str, fingertip: bool) -> B
         A task's result, or a checksum.
     fingertip
         Recompute a buffer that is nowhere.
+    key
+        Key of the Dask task.
     """
     runtime = await _runtime()
     if isinstance(source, str):
@@ -100,4 +104,6 @@ async def fetch_buffer(source: TransformationResult | str, fingertip: bool) -> B
         raise RuntimeError(source.error or "The transformation has no result")
     else:
         checksum = source.result_checksum
-    return await runtime.buffers.resolve(checksum, fingertip=fingertip)
+    if fingertip:
+        return await runtime.fingertips.buffer(checksum, key=key, depth=1)
+    return await runtime.buffers.resolve(checksum)

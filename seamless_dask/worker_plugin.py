@@ -14,6 +14,8 @@ from distributed import Client, Worker
 from distributed.diagnostics.plugin import WorkerPlugin
 
 from .keys import NESTED_RESOURCE, NESTED_SUPPLY, TOP_LEVEL_RESOURCE
+from .record_mode import set_in_this_process
+from .selection import ENVIRONMENT, select
 from .tasks import WORKER_PLUGIN
 
 if TYPE_CHECKING:
@@ -38,20 +40,36 @@ class SeamlessWorkerPlugin(WorkerPlugin):
         Hashservers and databases, see
         ``seamless_config.extern_clients.collect_remote_clients``. None: this process
         has its own configuration already, or none.
+    record
+        Whether executions leave full records.
+    selection
+        Cluster and queue of the worker, see `seamless_dask.selection.current`.
     """
 
     name = WORKER_PLUGIN
 
     def __init__(
-        self, processes: int, remote_clients: Mapping[str, Any] | None = None
+        self,
+        processes: int,
+        remote_clients: Mapping[str, Any] | None = None,
+        *,
+        record: bool = False,
+        selection: Mapping[str, Any] | None = None,
     ) -> None:
         if processes < 1:
             raise ValueError(f"processes: got {processes!r}, allowed is 1 or more")
         self.processes = processes
         self.remote_clients = None if remote_clients is None else dict(remote_clients)
+        self.record = record
+        self.selection = None if selection is None else dict(selection)
 
     def __getstate__(self) -> dict[str, Any]:
-        return {"processes": self.processes, "remote_clients": self.remote_clients}
+        return {
+            "processes": self.processes,
+            "remote_clients": self.remote_clients,
+            "record": self.record,
+            "selection": self.selection,
+        }
 
     async def setup(self, worker: Worker) -> None:
         """Make the worker ready; tasks that need it wait until it is."""
@@ -82,6 +100,9 @@ class SeamlessWorkerPlugin(WorkerPlugin):
 
         if self.remote_clients is not None:
             _configure_remote_clients(self.remote_clients)
+        if self.selection is not None:
+            select(self.selection)
+        set_in_this_process(self.record)
         client = await self._client(worker)
         pool = Pool.of_this_process(
             self.processes, self._environment(worker), worker.local_directory
@@ -134,6 +155,8 @@ class SeamlessWorkerPlugin(WorkerPlugin):
         }
         if self.remote_clients is not None:
             environment["SEAMLESS_REMOTE_CLIENTS"] = json.dumps(self.remote_clients)
+        if self.selection is not None:
+            environment[ENVIRONMENT] = json.dumps(self.selection)
         return environment
 
     async def _register(self, worker: Worker, runtime: WorkerRuntime) -> None:

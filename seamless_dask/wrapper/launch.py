@@ -8,6 +8,7 @@ import os
 from dataclasses import dataclass
 from typing import Any
 
+from ..record_mode import publish
 from .batch import batch_problems, job_arguments
 from .cluster_string import ClusterClass
 from .dask_config import (
@@ -122,7 +123,7 @@ def launch(
     _check_config(parameters)
     cluster, port, dashboard_port = _start(parameters, cluster_class, endpoint)
     try:
-        plugin = cluster.sync(_attach, cluster.scheduler)
+        plugin = cluster.sync(_attach, cluster.scheduler, parameters)
         scale(cluster, parameters)
     except BaseException:
         cluster.close()
@@ -147,9 +148,11 @@ def _check_config(parameters: Parameters) -> None:
         )
 
 
-async def _attach(scheduler: Any) -> Any:
+async def _attach(scheduler: Any, parameters: Parameters) -> Any:
     from scheduler_ext import attach
 
+    if not parameters.pure_dask:
+        publish(scheduler, parameters.record)
     return attach(scheduler)
 
 

@@ -214,7 +214,7 @@ class Parameters(BaseModel):
         "plain Dask workers without anything of Seamless", SWITCH, default=False
     )
     record: StrictBool = _field(
-        "execution records are written; the workers' business, not the wrapper's",
+        "executions leave full records; clients must have the same setting",
         SWITCH,
         default=False,
     )

@@ -1,0 +1,63 @@
+"""How the clients and the workers of a cluster agree on record mode.
+
+In record mode each execution leaves a full record; otherwise a minimal one. It is a
+property of the cluster: the wrapper is told on launch, and publishes it as Dask
+metadata.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+#: key of the scheduler's metadata; absent if nobody has decided
+RECORD_MODE = "seamless-record-mode"
+
+
+def publish(scheduler: Any, record: bool) -> None:
+    """Decide for a cluster, in the process of its `distributed.Scheduler`."""
+    scheduler.set_metadata(keys=[RECORD_MODE], value=record)
+
+
+class RecordModeMismatch(RuntimeError):
+    """A client does not have the record mode of its cluster.
+
+    Parameters
+    ----------
+    client, cluster
+        The two record modes.
+    """
+
+    def __init__(self, *, client: bool, cluster: bool) -> None:
+        super().__init__(
+            f"Record mode mismatch: this client has record={client}, but the Dask "
+            f"cluster was started with record={cluster}. Restart the daskserver after "
+            "changing record mode."
+        )
+
+
+def check(cluster: bool | None) -> None:
+    """Compare this process with its cluster, if that concerns it at all.
+
+    Raises
+    ------
+    RecordModeMismatch
+    """
+    if cluster is not None:
+        record = of_this_process()
+        if record != cluster:
+            raise RecordModeMismatch(client=record, cluster=cluster)
+
+
+def of_this_process() -> bool:
+    """Return the record mode that seamless-config has here."""
+    from seamless_transformer.record_runtime import get_record_mode
+
+    return get_record_mode()
+
+
+def set_in_this_process(record: bool) -> None:
+    """Give a worker the record mode of its cluster."""
+    from seamless_config.select import get_record, select_record
+
+    if get_record() != record:
+        select_record(record)

@@ -1,0 +1,119 @@
+"""Tells workers which cluster and queue they belong to, as the driver selected them.
+
+Execution records name cluster, queue and remote target, and in record mode their
+probes are checked. seamless-config knows them in the driver only, so they are shipped:
+with the worker plugin to each Dask worker, from there in an environment variable to
+its Seamless processes, in which the code of probes asks for them.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+from dataclasses import asdict
+from typing import Any
+
+#: how a selection travels to Seamless processes, as JSON
+ENVIRONMENT = "SEAMLESS_DASK_SELECTION"
+REMOTE_TARGET = "daskserver"
+
+#: cluster that `select` has selected in this process
+_selected: str | None = None
+
+
+def definition_of(cluster: Any) -> dict[str, Any]:
+    """Return what ``clusters.yaml`` says about a cluster, as plain data.
+
+    Parameters
+    ----------
+    cluster
+        A ``seamless_config.cluster.Cluster``; its ``from_dict`` is the inverse.
+    """
+    definition = asdict(cluster)
+    del definition["name"]
+    definition["frontends"] = [_given(item) for item in definition["frontends"]]
+    if definition["queues"] is not None:
+        definition["queues"] = {
+            name: {k: v for k, v in _given(queue).items() if k != "name"}
+            for name, queue in definition["queues"].items()
+        }
+    return _given(definition)
+
+
+def _given(mapping: Mapping[str, Any]) -> dict[str, Any]:
+    return {key: value for key, value in mapping.items() if value is not None}
+
+
+def current() -> dict[str, Any] | None:
+    """Return what this process has selected, or None if it has selected nothing.
+
+    A JSON-compatible mapping: ``cluster`` (a name), ``definition``, ``queue``, ``node``.
+    """
+    from seamless_config.cluster import get_cluster
+    from seamless_config.select import get_node, get_queue, get_selected_cluster
+
+    name = get_selected_cluster()
+    if name is None:
+        return None
+    cluster = get_cluster(name)
+    return {
+        "cluster": name,
+        "definition": definition_of(cluster),
+        "queue": get_queue(name) or cluster.default_queue,
+        "node": get_node(),
+    }
+
+
+def select(selection: Mapping[str, Any]) -> bool:
+    """Select in this process what a driver has selected in its own.
+
+    Returns
+    -------
+    bool
+        False, and nothing has changed, if this process has a selection of its own:
+        it is a driver, with the worker inside.
+    """
+    global _selected
+    from seamless_config.cluster import define_clusters
+    from seamless_config.select import (
+        get_selected_cluster,
+        select_cluster,
+        select_node,
+        select_queue,
+        select_remote,
+    )
+
+    if get_selected_cluster() != _selected:
+        return False
+    name = selection["cluster"]
+    define_clusters({name: selection["definition"]})
+    select_cluster(name)
+    if selection["queue"] is not None:
+        select_queue(selection["queue"])
+    select_remote(REMOTE_TARGET)
+    select_node(selection["node"])
+    _selected = name
+    return True
+
+
+def select_in_seamless_process(text: str) -> None:
+    """Select in a Seamless process, before its first transformation.
+
+    What it calls still goes through its parent: seamless-transformer would take a
+    selected cluster for one to connect to. Only probes are told that they run there.
+
+    Parameters
+    ----------
+    text
+        Value of the environment variable `ENVIRONMENT`.
+    """
+    from seamless_config.select import select_execution
+    from seamless_transformer import probe_index
+
+    select_execution("process")
+    if select(json.loads(text)):
+        probe_index.get_execution = _remote
+
+
+def _remote() -> str:
+    return "remote"
