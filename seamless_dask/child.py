@@ -24,7 +24,7 @@ from typing import Any
 
 from . import child_values, selection
 from .bounds import bound_child_tables
-from .job_isolation import isolate_jobs
+from .job_isolation import PROCESS_ENV, isolate_jobs
 
 #: Jobs that one process can hold. Threads are started on demand; one that waits costs
 #: some 100 kB.
@@ -87,6 +87,7 @@ class Initializer:
             target=_end_with_parent, name="seamless-dask-guard", daemon=True
         ).start()
         os.environ.update(self.environment)
+        os.environ[PROCESS_ENV] = multiprocessing.current_process().name
         executor = ThreadPoolExecutor(MAX_JOBS, thread_name_prefix="seamless-job")
         asyncio.get_running_loop().set_default_executor(executor)
 

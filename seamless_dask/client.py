@@ -18,6 +18,7 @@ from seamless import Buffer, Checksum
 from . import bounds, record_mode, scheduler_side, selection, serialization, tasks
 from .envelopes import Envelope
 from .envelopes import check as check_envelope
+from .inner import InnerLeases
 from .keys import (
     NESTED_RESOURCE,
     TOP_LEVEL_RESOURCE,
@@ -299,6 +300,8 @@ class SeamlessDaskClient:
         self._pruning = False
         loop: Any = dask_client.loop
         self._loop: asyncio.AbstractEventLoop = loop.asyncio_loop
+        #: what the process must ask before it submits; None: it may submit at will
+        self.inner = InnerLeases(dask_client) if role == "inner" else None
         bounds.bound_tables(worker=role == "worker")
         #: the cluster's record mode, which a driver must have as well
         self.record: bool | None = None

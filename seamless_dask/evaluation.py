@@ -22,6 +22,8 @@ from seamless_transformer.transformation_cache import get_transformation_cache
 from . import definition, record_mode, scheduler_side
 from .buffers import UploadError, await_pending_uploads
 from .envelopes import EnvelopeMismatch
+from .keys import is_driver
+from .leases import LeaseRefused
 from .patience import ServiceUnavailable
 from .record_mode import RecordModeMismatch
 from .records import known_result
@@ -151,9 +153,10 @@ class _Evaluation:
             ):
                 await self._run_in_this_process(transformation, submission)
                 return None
-            futures = self._client.submit_transformation(submission)
+            futures = await self._admitted(submission)
         except (
             EnvelopeMismatch,
+            LeaseRefused,
             RecordModeMismatch,
             Unavailable,
             UploadError,
@@ -167,12 +170,34 @@ class _Evaluation:
             transformation._dask_futures = futures
         return futures
 
+    async def _admitted(self, submission: Submission) -> TransformationFutures:
+        """Submit, in a process that is part of a transformation once that is granted."""
+        inner = self._client.inner
+        if inner is None or is_driver(
+            submission.transformation_dict, submission.tf_dunder
+        ):
+            return self._client.submit_transformation(submission)
+        lease = await inner.acquire(self._client.task_key(submission))
+        try:
+            futures = self._client.submit_transformation(
+                submission, priority_boost=lease.depth
+            )
+        except BaseException:
+            inner.release(lease)
+            raise
+        futures.entry.outcome.add_done_callback(lambda _: inner.release(lease))
+        return futures
+
     async def _submission(self, transformation: Any) -> Submission | None:
         if transformation._prefer_local_execution():
             await self._compute_locally(transformation)
             return None
         pending = await self._pending(transformation)
-        if pending and definition.has_post_prepare_hook(transformation):
+        if pending and (
+            # A lease is for what can start.
+            self._client.inner is not None
+            or definition.has_post_prepare_hook(transformation)
+        ):
             await self._await_results(transformation)
             pending = {}
         if pending:

@@ -20,6 +20,7 @@ from .buffers import BufferStore, UploadError, await_pending_uploads, ensure_upl
 from .deep import ensure_members_uploaded
 from .envelopes import EnvelopeMismatch
 from .fingertips import Fingertips, buffers_to_run, with_tuples
+from .inner import CALLER_WAITS
 from .keys import is_driver
 from .leases import LeaseRefused, Leases
 from .patience import ServiceUnavailable
@@ -80,6 +81,7 @@ class WorkerRuntime:
         self.recorder = Recorder(pool.buffers)
         self.fingertips = Fingertips(self)
         worker.stream_handlers[CANCEL] = self.cancel
+        worker.handlers[CALLER_WAITS] = self.caller_waits
         self._running: dict[str, RunningJob] = {}
 
     @property
@@ -175,10 +177,6 @@ class WorkerRuntime:
     async def _execute(self, job: Job, tf_checksum: str) -> str:
         running = RunningJob(job.key, tf_checksum, job.depth)
         self._running[job.key] = running
-        if job.transformation_dict.get("__language__") == "bash":
-            # Its commands may submit transformations by themselves and wait for them,
-            # of which we would not know.
-            self._secede(running)
         try:
             execution = await self.recorder.begin(
                 job.transformation_dict, job.tf_dunder
@@ -326,6 +324,29 @@ class WorkerRuntime:
             return False
         return True
 
+    def caller_waits(
+        self, process: str | None = None, key: str | None = None
+    ) -> dict[str, Any]:
+        """Note that a transformation waits for a process that it has started.
+
+        Called by that process: see `seamless_dask.inner`.
+
+        Parameters
+        ----------
+        process
+            Name of the Seamless process under which it runs.
+        key
+            Key of the transformation's task, if that is known.
+        """
+        runtime = self.pool.runtime_of(key)
+        callers = runtime._callers(process or "", key)
+        for caller in callers:
+            runtime._secede(caller)
+        return {
+            "key": callers[0].key if callers else None,
+            "depth": max((caller.depth for caller in callers), default=0),
+        }
+
     def _callers(self, process: str, owner_key: str | None) -> list[RunningJob]:
         """Return the transformation that asks, or all that it may be.
 
@@ -368,6 +389,7 @@ class WorkerRuntime:
     def close(self) -> None:
         """Stop asking for leases."""
         self.worker.stream_handlers.pop(CANCEL, None)
+        self.worker.handlers.pop(CALLER_WAITS, None)
         self.leases.close()
         self.recorder.close()
 

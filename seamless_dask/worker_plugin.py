@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Any
 from distributed import Client, Worker
 from distributed.diagnostics.plugin import WorkerPlugin
 
+from .inner import WORKER_ENV
 from .keys import NESTED_RESOURCE, NESTED_SUPPLY, TOP_LEVEL_RESOURCE
 from .record_mode import set_in_this_process
 from .selection import ENVIRONMENT, select
@@ -151,6 +152,7 @@ class SeamlessWorkerPlugin(WorkerPlugin):
     def _environment(self, worker: Worker) -> dict[str, str]:
         environment = {
             "SEAMLESS_DASK_SCHEDULER": worker.scheduler.address,
+            WORKER_ENV: worker.address,
             "SEAMLESS_DASK_WORKERS": str(self.processes),
         }
         if self.remote_clients is not None:
