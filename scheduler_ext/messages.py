@@ -34,6 +34,9 @@ OP_CANCEL = "seamless_cancel"
 PUSH_DECISIONS = "seamless_decisions"
 PUSH_CANCEL = "seamless_cancel"
 
+#: annotation of a task that was with a worker before: its result may be stored
+RUNS_AGAIN = "seamless_runs_again"
+
 #: Limits that keep one message from occupying the scheduler for long
 MAX_ITEMS = 10_000
 MAX_TEXT = 1_000

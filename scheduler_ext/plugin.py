@@ -386,12 +386,21 @@ class SeamlessSchedulerPlugin(SchedulerPlugin):
             return
         if start in UNFINISHED:
             self._live.discard(key)
+        if finish == "released":
+            self._runs_for_another_time(key)
         if not machine.knows(key):
             return
         if finish in ("memory", "erred"):
             self._deliver(machine.key_finished(key, monotonic()))
         elif not self._runs_again(key):
             self._deliver(machine.key_lost(key, monotonic()))
+
+    def _runs_for_another_time(self, key: str) -> None:
+        """Tell the next worker of a task that another one had it, and is gone."""
+        task = self._scheduler.tasks.get(key)
+        if task is not None:
+            # The worker may have stored the result without being able to say so.
+            task.annotations = {**(task.annotations or {}), messages.RUNS_AGAIN: True}
 
     def _state_of(self, key: str | None) -> str | None:
         """The state of a task, None if the scheduler does not know it."""

@@ -12,8 +12,11 @@ from collections.abc import Awaitable, Callable, Coroutine, Mapping
 from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, Any, Literal, TypeVar
 
+import dask
 from distributed import Client
 from seamless import Buffer, Checksum
+
+from scheduler_ext.messages import RUNS_AGAIN
 
 from . import bounds, record_mode, scheduler_side, selection, serialization, tasks
 from .envelopes import Envelope
@@ -58,12 +61,16 @@ class Entry:
     name: str
     key: str
     tf_checksum: str | None
+    #: submits the task; again, if the connection to the scheduler was lost
+    submit: Callable[[], Future]
     #: keeps the task wanted on the scheduler; nobody else gets this handle
     anchor: Future
     envelope: Envelope
     outcome: concurrent.futures.Future[TransformationResult] = field(
         default_factory=concurrent.futures.Future
     )
+    #: whether the connection to the scheduler was lost meanwhile
+    renewed: bool = False
     #: handles that have not been released
     holders: int = 0
     #: `time.monotonic` of the last use after completion
@@ -103,6 +110,12 @@ def _identify(submission: TransformationSubmission) -> _Identity:
     if submission.scratch:
         key += "-scratch"
     return _Identity(key, resources, driver, dependencies)
+
+
+def _was_disconnected(future: Future) -> bool:
+    """Whether a future was cancelled because its client lost the scheduler."""
+    exception = getattr(future._state, "exception", None)
+    return getattr(exception, "reason", None) == "scheduler-connection-lost"
 
 
 def _task_key(name: str, attempt: int) -> str:
@@ -383,7 +396,7 @@ class SeamlessDaskClient:
             if entry is None:
                 entry = self._submit_base(
                     job,
-                    [e.anchor for e in dependencies.values()],
+                    list(dependencies.values()),
                     {**identity.resources, unit: 1},
                 )
             futures = self._handles(entry)
@@ -432,22 +445,25 @@ class SeamlessDaskClient:
             return _task_key(name, attempt if entry is None else attempt + 1)
 
     def _submit_base(
-        self, job: tasks.Job, dependencies: list[Future], resources: dict[str, float]
+        self, job: tasks.Job, dependencies: list[Entry], resources: dict[str, float]
     ) -> Entry:
         name = job.key
         attempt, _ = self._attempts.get(name, (0, 0.0))
         job = replace(job, key=_task_key(name, attempt))
-        future = self.client.submit(
-            tasks.run_transformation,
-            job,
-            *dependencies,
-            key=job.key,
-            priority=job.depth,
-            resources=resources,
-            pure=False,
-        )
+
+        def submit() -> Future:
+            return self.client.submit(
+                tasks.run_transformation,
+                job,
+                *(self._as_argument(dependency) for dependency in dependencies),
+                key=job.key,
+                priority=job.depth,
+                resources=resources,
+                pure=False,
+            )
+
         envelope = Envelope(job.tf_dunder, job.scratch)
-        entry = Entry(name, job.key, job.tf_checksum, anchor=future, envelope=envelope)
+        entry = Entry(name, job.key, job.tf_checksum, submit, submit(), envelope)
         self._entries[name] = entry
         if job.tf_checksum is not None:
             self._by_checksum[job.tf_checksum] = entry
@@ -470,10 +486,45 @@ class SeamlessDaskClient:
                 return result
         return await self.client.gather(future, asynchronous=True)
 
+    async def _result_of_entry(self, entry: Entry) -> TransformationResult:
+        while True:
+            anchor = entry.anchor
+            try:
+                return await self._result_of(anchor)
+            except (asyncio.CancelledError, concurrent.futures.CancelledError):
+                lost = entry.renewed or _was_disconnected(anchor)
+                if lost and self.client.status in ("closing", "closed"):
+                    address = scheduler_side.rpc(self.client).address
+                    raise ConnectionError(
+                        f"the connection to the scheduler at {address} was lost"
+                    ) from None
+                if entry.outcome.done() or not _was_disconnected(anchor):
+                    raise
+            self._renew(entry)
+
+    def _renew(self, entry: Entry) -> None:
+        """Submit a task again that the scheduler has forgotten together with us.
+
+        Should it still run, or have finished, then nothing is executed again.
+        """
+        with self._lock:
+            if _was_disconnected(entry.anchor):
+                logger.info("The scheduler was gone: %s is submitted again", entry.key)
+                with dask.annotate(**{RUNS_AGAIN: True}):
+                    entry.anchor = entry.submit()
+                entry.renewed = True
+
+    def _as_argument(self, dependency: Entry) -> Future | TransformationResult:
+        outcome = dependency.outcome
+        if outcome.done() and not outcome.cancelled():
+            return outcome.result()
+        self._renew(dependency)
+        return dependency.anchor
+
     async def _watch(self, entry: Entry) -> None:
         outcome = entry.outcome
         try:
-            result = await self._result_of(entry.anchor)
+            result = await self._result_of_entry(entry)
         except (asyncio.CancelledError, concurrent.futures.CancelledError):
             outcome.cancel()
         except Exception as exc:  # noqa: BLE001 - every way a task can fail ends here

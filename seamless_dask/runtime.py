@@ -16,6 +16,8 @@ from seamless_transformer.probe_index import RecordBucketError
 from seamless_transformer.remote_job import parse_remote_job_written
 from seamless_transformer.transformation_utils import tf_get_buffer
 
+from scheduler_ext.messages import RUNS_AGAIN
+
 from .buffers import BufferStore, UploadError, await_pending_uploads, ensure_uploaded
 from .deep import ensure_members_uploaded
 from .envelopes import EnvelopeMismatch
@@ -112,6 +114,7 @@ class WorkerRuntime:
             self._add_contents(dependencies)
             if dependencies:
                 await ensure_uploaded(tf_checksum, buffer)
+            if dependencies or self._runs_again(job.key):
                 known = await known_result(tf_checksum)
                 if known is not None:
                     return self._result(tf_checksum, known, cached=True)
@@ -138,6 +141,11 @@ class WorkerRuntime:
             if result.content is not None and result.result_checksum is not None:
                 checksum = Checksum(result.result_checksum)
                 self.buffers.add(Buffer(result.content, checksum=checksum))
+
+    def _runs_again(self, key: str) -> bool:
+        """Whether a task has been with a worker before, which may have stored it."""
+        task = self.worker.state.tasks.get(key)
+        return task is not None and RUNS_AGAIN in (task.annotations or {})
 
     def _result(
         self, tf_checksum: str, result: str, *, cached: bool = False
