@@ -15,10 +15,6 @@ from typing import Any
 
 #: entries of a table that has one small entry per checksum
 TABLE_LIMIT = 5_000
-#: bytes of small buffers that a Seamless process keeps: what its jobs have made
-CHILD_BUFFERS = 32 * 1024**2
-#: bytes that an entry takes besides its content
-OVERHEAD = 500
 #: bytes of buffers that a Dask worker holds for what has just been computed
 WORKER_SOFT_CAP = 1024**3
 
@@ -46,39 +42,6 @@ class BoundedTable(OrderedDict[Any, Any]):
             super().__setitem__(key, value)
             while len(self) > self._limit:
                 self.popitem(last=False)
-
-
-class BoundedBuffers:
-    """A mapping of checksum to bytes that keeps what was added last.
-
-    Parameters
-    ----------
-    capacity
-        Bytes, `OVERHEAD` per entry included.
-    """
-
-    def __init__(self, capacity: int) -> None:
-        self._capacity = capacity
-        self._entries: OrderedDict[str, bytes] = OrderedDict()
-        self._size = 0
-        self._lock = threading.Lock()
-
-    def __len__(self) -> int:
-        return len(self._entries)
-
-    def get(self, checksum: str, default: bytes | None = None) -> bytes | None:
-        """Return the bytes with this checksum if they are here."""
-        return self._entries.get(checksum, default)
-
-    def __setitem__(self, checksum: str, content: bytes) -> None:
-        with self._lock:
-            if checksum in self._entries:
-                return
-            self._entries[checksum] = content
-            self._size += len(content) + OVERHEAD
-            while self._size > self._capacity:
-                _, oldest = self._entries.popitem(last=False)
-                self._size -= len(oldest) + OVERHEAD
 
 
 def bound_tables(*, worker: bool = False) -> None:
@@ -119,13 +82,6 @@ async def evict_buffers() -> None:
 
     if buffer_remote.has_write_server():
         await get_buffer_cache().start_eviction_loop()
-
-
-def bound_child_tables() -> None:
-    """Bound the tables of this process, a Seamless process of a Dask worker."""
-    from seamless_transformer import worker
-
-    worker._LOCAL_BUFFERS = BoundedBuffers(CHILD_BUFFERS)
 
 
 def _bound(owner: Any, name: str) -> None:

@@ -21,6 +21,8 @@ logger = logging.getLogger(__name__)
 DEFAULT_CAPACITY = 128 * 1024**2
 #: how many it keeps: small ones take more memory than their content
 MAX_BUFFERS = 5_000
+#: bytes up to which an input travels with a job; four times that for all of its inputs
+WITH_JOB = 4 * 1024
 
 
 class UploadError(RuntimeError):
@@ -147,7 +149,28 @@ class BufferStore:
         return await HASHSERVER.call(Checksum(checksum).resolution)
 
 
-async def _write(checksum: str, buffer: Buffer) -> None:
+def contents_at_hand(checksums: Iterable[str]) -> dict[str, bytes]:
+    """Return those of the buffers that are small and in this process's cache."""
+    contents = {}
+    total = 0
+    for checksum in checksums:
+        buffer = get_buffer_cache().get(Checksum(checksum))
+        if buffer is not None and len(buffer.content) <= WITH_JOB:
+            total += len(buffer.content)
+            if total > 4 * WITH_JOB:
+                break
+            contents[checksum] = buffer.content
+    return contents
+
+
+async def write_to_hashserver(checksum: str, buffer: Buffer) -> None:
+    """Write a buffer; wait for a hashserver that is away.
+
+    Raises
+    ------
+    UploadError
+        The message names the checksum and the reason.
+    """
     from seamless_remote import buffer_remote
 
     size = len(buffer.content)
@@ -231,7 +254,7 @@ async def ensure_uploaded(checksum: str, buffer: Buffer | None) -> None:
         if entry is not None and entry.remote_registered and entry.buffer is not None:
             return
     if buffer is not None:
-        await _write(checksum, buffer)
+        await write_to_hashserver(checksum, buffer)
         return
     if not await HASHSERVER.call(lambda: _is_stored(checksum)):
         raise UploadError(
@@ -256,6 +279,6 @@ async def await_pending_uploads(checksums: Iterable[str]) -> None:
         if await _await_background_write(checksum) is False:
             buffer = get_buffer_cache().get(Checksum(checksum))
             if buffer is not None:
-                await _write(checksum, buffer)
+                await write_to_hashserver(checksum, buffer)
 
     await asyncio.gather(*(wait(checksum) for checksum in set(checksums)))

@@ -14,16 +14,18 @@ here, because nothing outside the process can:
 from __future__ import annotations
 
 import asyncio
+import functools
 import multiprocessing
 import os
 import threading
+import traceback
+from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from contextvars import ContextVar
 from multiprocessing.connection import wait
 from typing import Any
 
-from . import child_values, selection
-from .bounds import bound_child_tables
+from . import child_values, selection, small_buffers
 from .job_isolation import PROCESS_ENV, isolate_jobs
 
 #: Jobs that one process can hold. Threads are started on demand; one that waits costs
@@ -70,6 +72,14 @@ def _end_with_parent() -> None:
     os._exit(1)
 
 
+def _survive_exit(execute: Callable[[Any], Any], payload: Any) -> Any:
+    """Let user code that calls `sys.exit` fail, and not the process with its jobs."""
+    try:
+        return execute(payload)
+    except SystemExit as exc:
+        return "".join(traceback.format_exception(SystemExit, exc, exc.__traceback__))
+
+
 class Initializer:
     """Prepares a Seamless process; instances travel to it by pickle.
 
@@ -93,10 +103,13 @@ class Initializer:
 
         from seamless_transformer import worker
 
+        worker._execute_transformation_request = functools.partial(
+            _survive_exit, worker._execute_transformation_request
+        )
         worker._CURRENT_OWNER_DASK_KEY = JobLocal()
         worker._CURRENT_OWNER_DASK_PRIORITY = JobLocal()
         isolate_jobs(worker._get_current_owner_dask_key)
-        bound_child_tables()
+        small_buffers.install(worker)
         child_values.install(worker)
         if selection.ENVIRONMENT in self.environment:
             selection.select_in_seamless_process(

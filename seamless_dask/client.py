@@ -387,6 +387,7 @@ class SeamlessDaskClient:
             allow_input_fingertip=submission.allow_input_fingertip,
             strict_dunder=submission.strict_dunder,
             depth=depth,
+            contents=submission.contents,
         )
         unit = NESTED_RESOURCE if nested or identity.driver else TOP_LEVEL_RESOURCE
         with self._lock:

@@ -109,8 +109,10 @@ class Crew:
             await self._changed.wait()
 
     async def close(self) -> None:
-        """Replace no process any more."""
+        """Replace no process any more; `clean_up` is to be called at the end."""
         self._closing = True
+        for process in self.processes():
+            process.abandoned = True
         for keeper in self._keepers:
             keeper.cancel()
         await asyncio.gather(*self._keepers, return_exceptions=True)

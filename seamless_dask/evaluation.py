@@ -20,7 +20,7 @@ from seamless_transformer.run import _driver_context
 from seamless_transformer.transformation_cache import get_transformation_cache
 
 from . import definition, record_mode, scheduler_side
-from .buffers import UploadError, await_pending_uploads
+from .buffers import UploadError, await_pending_uploads, contents_at_hand
 from .envelopes import EnvelopeMismatch
 from .keys import is_driver
 from .leases import LeaseRefused
@@ -147,7 +147,9 @@ class _Evaluation:
             submission = await self._submission(transformation)
             if submission is None:
                 return None
-            await await_pending_uploads(checksums_of(submission))
+            checksums = checksums_of(submission)
+            submission.contents = contents_at_hand(checksums)
+            await await_pending_uploads(checksums)
             if _is_remote_optional(transformation) and not await self._permission(
                 submission
             ):

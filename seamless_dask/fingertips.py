@@ -126,7 +126,7 @@ class Fingertips:
             )
         )
         with runtime.occupied(key, tf_checksum, depth):
-            result = await runtime.pool.dispatch(
+            result, made = await runtime.pool.dispatch(
                 transformation_dict,
                 tf_checksum=tf_checksum,
                 tf_dunder=tf_dunder,
@@ -134,8 +134,9 @@ class Fingertips:
                 strict_dunder=False,
                 key=key,
                 depth=depth,
+                inputs=inputs,
             )
-        del inputs
+        runtime.received(made)
         return result
 
 

@@ -14,6 +14,7 @@ import os
 import signal
 import threading
 import time
+from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -26,6 +27,7 @@ from .buffers import BufferStore
 from .child_values import KEEP_SCRATCH
 from .crew import Crew, JobFailed
 from .processes import PoolJob
+from .small_buffers import BUFFERS, SMALL, Contents, ResultChecksum
 
 if TYPE_CHECKING:
     from .runtime import WorkerRuntime
@@ -275,14 +277,26 @@ class Pool:
         strict_dunder: bool,
         key: str,
         depth: int,
-    ) -> str:
+        inputs: Sequence[Buffer],
+    ) -> tuple[str, Contents]:
         """Run a transformation in the least busy process; cancelling it stops it.
+
+        Parameters
+        ----------
+        transformation_dict, tf_checksum, tf_dunder, scratch, strict_dunder
+            The transformation.
+        key, depth
+            Of its Dask task, and in the tree of transformations.
+        inputs
+            Buffers that it needs; for the small ones the process need not ask.
 
         Returns
         -------
         str
             Checksum of the result in hexadecimal digits, or the marker of a written
             remote job.
+        Contents
+            Small buffers that the process has made, among them the result.
 
         Raises
         ------
@@ -291,12 +305,17 @@ class Pool:
         """
         from seamless_transformer.remote_job import parse_remote_job_written
 
+        small = {
+            buffer.get_checksum().hex(): buffer.content
+            for buffer in inputs
+            if 0 < len(buffer.content) <= SMALL
+        }
         job = PoolJob(
             name=f"transformation {tf_checksum}",
             payload={
                 "transformation_dict": transformation_dict,
                 "tf_checksum": Checksum(tf_checksum),
-                "tf_dunder": tf_dunder,
+                "tf_dunder": {**tf_dunder, BUFFERS: small},
                 "scratch": scratch,
                 "strict_dunder": strict_dunder,
                 "owner_dask_key": key,
@@ -313,8 +332,9 @@ class Pool:
         if isinstance(result, str):
             if parse_remote_job_written(result) is None:
                 raise JobFailed(result)
-            return result
-        return Checksum(result).hex()
+            return result, {}
+        made = result.buffers if isinstance(result, ResultChecksum) else {}
+        return Checksum(result).hex(), made
 
     async def _dispatch_other(
         self,

@@ -91,6 +91,8 @@ class SeamlessProcess:
         self.responsive = True
         #: whether it has ended or is being killed
         self.ending = False
+        #: whether somebody else removes what it leaves behind
+        self.abandoned = False
         #: its temporary files
         self.scratch = scratch
         self.marker = marker
@@ -215,7 +217,11 @@ class SeamlessProcess:
             return
         self.ending = True
         self._reason, self._blame = reason, blame
-        self._loop.run_in_executor(None, watchdog.kill_tree, self.pid, self.marker)
+        try:
+            self._loop.run_in_executor(None, watchdog.kill_tree, self.pid, self.marker)
+        except RuntimeError:
+            # The interpreter exits, and no thread can be had.
+            watchdog.kill_tree(self.pid, self.marker)
 
     def _on_end(self) -> None:
         self._loop.remove_reader(self._sentinel.fd)
@@ -235,7 +241,8 @@ class SeamlessProcess:
         self._on_ended(self)
         self._ended.set()
         self._manager._manager._handles.pop(self.name, None)
-        self._in_background(self._clean_up())
+        if not self.abandoned:
+            self._in_background(self._clean_up())
 
     def _suspects(self) -> frozenset[PoolJob]:
         """Those that did something; if all wait, any of them may do so in a thread."""

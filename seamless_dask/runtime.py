@@ -10,6 +10,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, Any
 
+from distributed import Reschedule
 from distributed.worker_state_machine import SecedeEvent
 from seamless import Buffer, CacheMissError, Checksum
 from seamless_transformer.probe_index import RecordBucketError
@@ -29,8 +30,10 @@ from .patience import ServiceUnavailable
 from .pool import JobFailed, Pool
 from .recorder import Recorder
 from .records import StorageError, known_result
+from .small_buffers import BUFFERS, SMALL, Contents
 from .types import TransformationInputSpec, TransformationResult
 from .types import TransformationSubmission as Submission
+from .uploads import Uploads
 
 if TYPE_CHECKING:
     from distributed import Worker
@@ -56,9 +59,21 @@ class RunningJob:
     started: float = field(default_factory=time.monotonic)
     #: nested transformations that it waits for
     pending: int = 0
+    #: what it has asked for, also in a process that is gone: when it runs again, it
+    #: will ask again
+    requests: set[asyncio.Task[dict[str, Any]]] = field(default_factory=set)
     #: whether Dask has been told that the task waits
     seceded: bool = False
+
+
+@dataclass(eq=False)
+class _Attempt:
+    """A Dask task that this worker executes, from its beginning to its end."""
+
+    task: asyncio.Task[TransformationResult]
     cancelled: bool = False
+    #: whether its result is being written: then it is too late to cancel it
+    storing: bool = False
 
 
 class WorkerRuntime:
@@ -80,10 +95,12 @@ class WorkerRuntime:
         self.pool = pool
         self.loop = asyncio.get_running_loop()
         self.leases = Leases(worker)
+        self.uploads = Uploads()
         self.recorder = Recorder(pool.buffers)
         self.fingertips = Fingertips(self)
         worker.stream_handlers[CANCEL] = self.cancel
         worker.handlers[CALLER_WAITS] = self.caller_waits
+        self._attempts: dict[str, _Attempt] = {}
         self._running: dict[str, RunningJob] = {}
 
     @property
@@ -104,13 +121,34 @@ class WorkerRuntime:
 
         Whatever goes wrong with the transformation is part of the answer; nothing is
         announced that has not been stored.
+
+        Raises
+        ------
+        distributed.Reschedule
+            If it was cancelled: whoever has asked for it since then gets it.
         """
+        task = asyncio.create_task(self._run(job, dependencies))
+        self._attempts[job.key] = attempt = _Attempt(task)
+        try:
+            return await task
+        except asyncio.CancelledError:
+            if attempt.cancelled:
+                raise Reschedule from None
+            raise
+        finally:
+            del self._attempts[job.key]
+
+    async def _run(
+        self, job: Job, dependencies: Sequence[TransformationResult]
+    ) -> TransformationResult:
         tf_checksum = job.tf_checksum
         try:
             job = _with_dependencies(job, dependencies)
             buffer = tf_get_buffer(job.transformation_dict)
             tf_checksum = buffer.get_checksum().hex()
             self.buffers.add(buffer)
+            for checksum, content in job.contents.items():
+                self.buffers.add(Buffer(content, checksum=Checksum(checksum)))
             self._add_contents(dependencies)
             if dependencies:
                 await ensure_uploaded(tf_checksum, buffer)
@@ -119,8 +157,7 @@ class WorkerRuntime:
                 if known is not None:
                     return self._result(tf_checksum, known, cached=True)
             inputs = await self._resolve_inputs(job)
-            result = await self._execute(job, tf_checksum)
-            del inputs
+            result = await self._execute(job, tf_checksum, inputs)
         except (JobFailed, DependencyFailed) as exc:
             return TransformationResult(tf_checksum, None, str(exc))
         except (
@@ -176,13 +213,16 @@ class WorkerRuntime:
         if key in self._running:
             yield
             return
-        self._running[key] = RunningJob(key, tf_checksum, depth)
+        self._running[key] = running = RunningJob(key, tf_checksum, depth)
         try:
             yield
+        except asyncio.CancelledError:
+            self._cancel_requests(running)
+            raise
         finally:
             del self._running[key]
 
-    async def _execute(self, job: Job, tf_checksum: str) -> str:
+    async def _execute(self, job: Job, tf_checksum: str, inputs: list[Buffer]) -> str:
         running = RunningJob(job.key, tf_checksum, job.depth)
         self._running[job.key] = running
         try:
@@ -193,7 +233,7 @@ class WorkerRuntime:
             self._running.pop(job.key, None)
             raise
         try:
-            result = await self.pool.dispatch(
+            result, made = await self.pool.dispatch(
                 job.transformation_dict,
                 tf_checksum=tf_checksum,
                 tf_dunder=job.tf_dunder,
@@ -201,34 +241,46 @@ class WorkerRuntime:
                 strict_dunder=job.strict_dunder,
                 key=job.key,
                 depth=job.depth,
+                inputs=inputs,
             )
         except asyncio.CancelledError:
-            if running.cancelled:
-                raise JobFailed("Transformation was canceled\n") from None
+            self._cancel_requests(running)
             raise
         finally:
             self._running.pop(job.key, None)
             await execution.end()
+        self.received(made)
         if parse_remote_job_written(result) is not None:
             return result
+        await self.uploads.wait(made)
         if job.scratch:
             self.fingertips.remember(tf_checksum, job.tf_dunder)
         else:
-            await ensure_uploaded(result, self.buffers.at_hand(result))
+            if not self.uploads.is_written(result):
+                await ensure_uploaded(result, self.buffers.at_hand(result))
             await ensure_members_uploaded(job, result, self.buffers)
+        self._attempts[job.key].storing = True
         await execution.store(tf_checksum, result, scratch=job.scratch)
         return result
 
     def cancel(self, keys: Sequence[str] = ()) -> None:
         """Stop tasks that this worker executes; their processes are replaced.
 
-        Called by the scheduler. What else runs in these processes runs again.
+        Called by the scheduler, and when nobody wants the tasks any more. What else
+        runs in these processes runs again. Nothing is stored of what is stopped.
         """
         for key in keys:
-            running = self._running.get(key)
-            if running is not None and not running.cancelled:
-                running.cancelled = True
-                self.pool.cancel(running.tf_checksum)
+            attempt = self._attempts.get(key)
+            if attempt is not None and not (attempt.cancelled or attempt.storing):
+                attempt.cancelled = True
+                attempt.task.cancel()
+
+    def _cancel_requests(self, running: RunningJob) -> None:
+        """Want what a cancelled transformation has asked for no longer."""
+        for request in tuple(running.requests):
+            others = (r for r in self._running.values() if r is not running)
+            if not any(request in other.requests for other in others):
+                request.cancel()
 
     # -- a transformation that one of ours calls -----------------------------------
 
@@ -247,8 +299,25 @@ class WorkerRuntime:
         dict
             The answer as seamless-transformer expects it.
         """
+        callers = self._callers(process, request.get("owner_dask_key"))
+        work = asyncio.create_task(self._answer(callers, request))
+        for caller in callers:
+            caller.requests.add(work)
+            work.add_done_callback(caller.requests.discard)
         try:
-            return await self._nested(process, request)
+            return await asyncio.shield(work)
+        except asyncio.CancelledError:
+            # The process is gone. Its jobs run again and will ask for the same: that
+            # must not be stopped meanwhile.
+            if not callers:
+                work.cancel()
+            raise
+
+    async def _answer(
+        self, callers: Sequence[RunningJob], request: dict[str, Any]
+    ) -> dict[str, Any]:
+        try:
+            return await self._nested(callers, request)
         except (
             LeaseRefused,
             ServiceUnavailable,
@@ -259,17 +328,19 @@ class WorkerRuntime:
         ) as exc:
             return _failure(f"{type(exc).__name__}: {exc}")
 
-    async def _nested(self, process: str, request: dict[str, Any]) -> dict[str, Any]:
+    async def _nested(
+        self, callers: Sequence[RunningJob], request: dict[str, Any]
+    ) -> dict[str, Any]:
         tf_checksum = Checksum(request["tf_checksum"]).hex()
         tf_dunder = request.get("tf_dunder") or {}
+        self.received(request.get(BUFFERS))
         known = await known_result(tf_checksum)
         if known is not None:
-            return _success(known)
+            return self._success(known)
         transformation_dict = request.get("transformation_dict")
         if transformation_dict is None:
             buffer = await self.buffers.resolve(tf_checksum)
             transformation_dict = with_tuples(await buffer.get_value_async("plain"))
-        callers = self._callers(process, request.get("owner_dask_key"))
         depth = 1 + max((caller.depth for caller in callers), default=0)
         submission = submission_of(
             transformation_dict,
@@ -279,7 +350,10 @@ class WorkerRuntime:
             strict_dunder=bool(request.get("strict_dunder")),
         )
         with self._waiting(callers):
-            await await_pending_uploads(checksums_of(submission))
+            checksums = checksums_of(submission)
+            await asyncio.gather(
+                await_pending_uploads(checksums), self.uploads.wait(checksums)
+            )
             lease = None
             if not is_driver(transformation_dict, tf_dunder):
                 owner = callers[0].key if callers else None
@@ -305,7 +379,22 @@ class WorkerRuntime:
             return _failure(result.error)
         assert result.result_checksum is not None
         self._add_contents([result])
-        return _success(result.result_checksum)
+        return self._success(result.result_checksum)
+
+    def _success(self, result_checksum: str) -> dict[str, Any]:
+        answer: dict[str, Any] = {"status": "done", "result": result_checksum}
+        if parse_remote_job_written(result_checksum) is None:
+            buffer = self.buffers.at_hand(result_checksum)
+            if buffer is not None and len(buffer.content) <= SMALL:
+                answer[BUFFERS] = {result_checksum: buffer.content}
+        return answer
+
+    def received(self, buffers: Contents | None) -> None:
+        """Keep, and write to the hashserver, what has come from a Seamless process."""
+        for checksum, content in (buffers or {}).items():
+            buffer = Buffer(content, checksum=Checksum(checksum))
+            self.buffers.add(buffer)
+            self.uploads.add(buffer)
 
     async def has_buffer(self, process: str, checksum: str) -> bool:
         """Have a buffer in memory that a process asks for, computed if it must be.
@@ -480,10 +569,6 @@ def checksums_of(submission: Submission) -> set[str]:
     checksums = {spec.checksum for spec in submission.inputs.values()}
     checksums.add(submission.tf_checksum)
     return {checksum for checksum in checksums if checksum is not None}
-
-
-def _success(result_checksum: str) -> dict[str, Any]:
-    return {"status": "done", "result": result_checksum}
 
 
 def _failure(error: str) -> dict[str, Any]:

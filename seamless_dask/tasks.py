@@ -6,7 +6,7 @@ light, and everything that needs Seamless is reached through the worker's runtim
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
@@ -41,6 +41,8 @@ class Job:
         See `seamless_dask.types.TransformationSubmission`.
     depth
         0 for top-level work, otherwise the depth in the tree of transformations.
+    contents
+        Small inputs that need not be fetched, checksum (hexadecimal) to bytes.
     """
 
     key: str
@@ -52,6 +54,7 @@ class Job:
     allow_input_fingertip: bool
     strict_dunder: bool
     depth: int
+    contents: dict[str, bytes] = field(default_factory=dict)
 
 
 async def _runtime() -> WorkerRuntime:

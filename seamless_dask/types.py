@@ -57,6 +57,8 @@ class TransformationSubmission:
         Inputs whose buffer is nowhere may be recomputed.
     strict_dunder
         A running submission with another envelope is an error.
+    contents
+        Small inputs, checksum (hexadecimal) to bytes, which the worker need not fetch.
     """
 
     transformation_dict: dict[str, Any]
@@ -68,6 +70,7 @@ class TransformationSubmission:
     require_value: bool
     allow_input_fingertip: bool = False
     strict_dunder: bool = False
+    contents: dict[str, bytes] = field(default_factory=dict)
 
 
 @dataclass

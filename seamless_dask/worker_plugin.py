@@ -185,6 +185,16 @@ class SeamlessWorkerPlugin(WorkerPlugin):
                 f"The scheduler did not register worker {worker.address}: {answer}"
             )
 
+    def transition(self, key: Any, start: str, finish: str, **_: Any) -> None:
+        """A task of this worker changed its state; called for every task.
+
+        One that executes is released when nobody wants it any more. Dask lets it run
+        to its end; we stop it.
+        """
+        if finish == "released" and start in ("executing", "long-running"):
+            if self._runtime.done() and self._runtime.exception() is None:
+                self._runtime.result().cancel([key])
+
     async def runtime(self) -> WorkerRuntime:
         """Return the runtime once the worker is ready.
 

@@ -1,0 +1,201 @@
+"""Lets small buffers travel with the messages that need them.
+
+By itself a Seamless process asks its parent for each input and offers it each buffer
+that it makes: two exchanges over a pipe and a block of shared memory for every one,
+which for small values costs more than the transformation. Here
+
+- the inputs of a job come with the job,
+- the inputs of a nested transformation go with the request for it, its result comes
+  with the answer,
+- what a job has made goes with its result.
+
+Larger buffers, and whatever has been dropped here to bound the memory, go the way of
+seamless-transformer. Runs inside each Seamless process, except for the constants and
+`SmallBuffers`, by which both sides agree.
+"""
+
+from __future__ import annotations
+
+import threading
+from collections import OrderedDict
+from collections.abc import Iterable, Mapping
+from typing import Any
+
+from seamless import Buffer, Checksum
+
+#: bytes up to which a buffer is small
+SMALL = 16 * 1024
+#: under this name buffers travel: in the dunder of a job, in a request, in an answer
+BUFFERS = "__seamless_dask_buffers__"
+#: bytes of buffers that a process keeps
+CAPACITY = 32 * 1024**2
+#: bytes that an entry takes besides its content
+OVERHEAD = 500
+#: checksums that a process remembers its parent to have
+REMEMBERED = 20_000
+
+Contents = dict[str, bytes]
+
+
+class ResultChecksum(Checksum):
+    """The checksum of a job's result, with the small buffers that the job has made."""
+
+    __slots__ = ["buffers"]
+
+    def __init__(self, checksum: Checksum | str | bytes, buffers: Contents) -> None:
+        super().__init__(checksum)
+        self.buffers = buffers
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        return ResultChecksum, (self.bytes(), self.buffers)
+
+
+class SmallBuffers:
+    """The small buffers of a Seamless process; for any thread.
+
+    Also serves as the mapping in which seamless-transformer looks before it asks the
+    parent, and in which it would keep for ever what the process makes, up to 1 MiB
+    each.
+
+    Parameters
+    ----------
+    capacity
+        Bytes to keep, `OVERHEAD` per entry included; the least recently used go first.
+        What the parent does not have yet is kept on top of that.
+    """
+
+    def __init__(self, capacity: int = CAPACITY) -> None:
+        self._capacity = capacity
+        self._contents: OrderedDict[str, bytes] = OrderedDict()
+        self._size = 0
+        #: made here and not sent
+        self._unsent: Contents = {}
+        #: the parent is known to have, or to have had, these
+        self._sent: OrderedDict[str, None] = OrderedDict()
+        self._lock = threading.Lock()
+
+    def __len__(self) -> int:
+        return len(self._contents)
+
+    def __setitem__(self, checksum: str, content: bytes) -> None:
+        """Keep a buffer that the parent has."""
+        with self._lock:
+            self._keep(checksum, content)
+
+    def get(self, checksum: str, default: bytes | None = None) -> bytes | None:
+        """Return the content of a buffer if it is here."""
+        with self._lock:
+            content = self._contents.get(checksum)
+            if content is not None:
+                self._contents.move_to_end(checksum)
+                return content
+            return self._unsent.get(checksum, default)
+
+    def made(self, checksum: str, content: bytes) -> None:
+        """Keep a buffer that was made here; it goes to the parent with a message."""
+        with self._lock:
+            self._keep(checksum, content)
+            if checksum not in self._sent:
+                self._unsent[checksum] = content
+
+    def for_request(self, checksums: Iterable[str]) -> Contents:
+        """Return what the parent may lack of `checksums`.
+
+        Requests overtake each other, so each carries all that it needs until
+        `confirm` says that the parent has it.
+        """
+        found = {}
+        with self._lock:
+            for checksum in checksums:
+                if checksum not in self._sent:
+                    content = self._unsent.get(checksum)
+                    if content is None:
+                        content = self._contents.get(checksum)
+                    # larger ones are there already: they are sent when they are made
+                    if content is not None and len(content) <= SMALL:
+                        found[checksum] = content
+        return found
+
+    def confirm(self, checksums: Iterable[str]) -> None:
+        """Take note that the parent has received these."""
+        with self._lock:
+            for checksum in checksums:
+                self._unsent.pop(checksum, None)
+                self._sent[checksum] = None
+            while len(self._sent) > REMEMBERED:
+                self._sent.popitem(last=False)
+
+    def for_result(self) -> Contents:
+        """Return, and count as sent, all that the parent has not been sent."""
+        with self._lock:
+            unsent, self._unsent = self._unsent, {}
+        return unsent
+
+    def _keep(self, checksum: str, content: bytes) -> None:
+        if checksum in self._contents:
+            self._contents.move_to_end(checksum)
+            return
+        self._contents[checksum] = content
+        self._size += len(content) + OVERHEAD
+        while self._size > self._capacity:
+            _, evicted = self._contents.popitem(last=False)
+            self._size -= len(evicted) + OVERHEAD
+
+
+def checksums_of_request(payload: Mapping[str, Any]) -> set[str]:
+    """Return the checksums that a request for a nested transformation refers to."""
+    checksums = {Checksum(payload["tf_checksum"]).hex()}
+    for name, value in (payload.get("transformation_dict") or {}).items():
+        if isinstance(value, tuple) and len(value) > 2 and value[2]:
+            checksums.add(Checksum(value[2]).hex())
+        elif name.startswith("__") and isinstance(value, str) and len(value) == 64:
+            checksums.add(value)
+    return checksums
+
+
+def install(worker: Any) -> SmallBuffers:
+    """Change how this process exchanges small buffers with its parent.
+
+    Parameters
+    ----------
+    worker
+        The module ``seamless_transformer.worker``.
+    """
+    small = SmallBuffers()
+    worker._LOCAL_BUFFERS = small
+
+    offer = worker._buffer_ref_op
+    ask = worker._request_parent_async
+    execute = worker._execute_transformation_request
+
+    def buffer_ref_op(buffer: Buffer, op: str) -> None:
+        content = buffer.content
+        if op == "decref" or not 0 < len(content) <= SMALL:
+            offer(buffer, op)
+        else:
+            small.made(buffer.get_checksum().hex(), content)
+
+    async def request_parent(op: str, payload: Any) -> Any:
+        if op != "delegate_transformation_submit":
+            return await ask(op, payload)
+        buffers = small.for_request(checksums_of_request(payload))
+        answer = await ask(op, {**payload, BUFFERS: buffers})
+        small.confirm(buffers)
+        if isinstance(answer, dict):
+            for checksum, content in answer.pop(BUFFERS, {}).items():
+                small[checksum] = content
+        return answer
+
+    def execute_request(payload: dict[str, Any]) -> Any:
+        tf_dunder = dict(payload.get("tf_dunder") or {})
+        for checksum, content in tf_dunder.pop(BUFFERS, {}).items():
+            small[checksum] = content
+        result = execute({**payload, "tf_dunder": tf_dunder})
+        if isinstance(result, Checksum):
+            return ResultChecksum(result, small.for_result())
+        return result
+
+    worker._buffer_ref_op = buffer_ref_op
+    worker._request_parent_async = request_parent
+    worker._execute_transformation_request = execute_request
+    return small
