@@ -25,6 +25,13 @@ MAX_BUFFERS = 5_000
 WITH_JOB = 4 * 1024
 
 
+def has_hashserver() -> bool:
+    """Whether there is one that takes what this process writes."""
+    from seamless_remote import buffer_remote
+
+    return bool(buffer_remote.has_write_server())
+
+
 class UploadError(RuntimeError):
     """A buffer could not be written to any hashserver."""
 
@@ -108,6 +115,20 @@ class BufferStore:
                 self._buffers.move_to_end(checksum)
                 return buffer
         return get_buffer_cache().get(Checksum(checksum))
+
+    def take_over(self, checksum: str) -> None:
+        """Keep a buffer that has been uploaded here, in bounded room.
+
+        Seamless' own cache, into which results come, would keep it for half a minute,
+        however much that makes.
+        """
+        if not has_hashserver():
+            return
+        buffer = self.at_hand(checksum)
+        entry = get_buffer_cache().strong_cache.get(Checksum(checksum))
+        if buffer is not None and entry is not None and entry.tempref is not None:
+            self.add(buffer)
+            entry.tempref.clear()
 
     async def resolve(self, checksum: str) -> Buffer:
         """Return a buffer from the cache or from a hashserver.

@@ -261,6 +261,8 @@ class WorkerRuntime:
             await ensure_members_uploaded(job, result, self.buffers)
         self._attempts[job.key].storing = True
         await execution.store(tf_checksum, result, scratch=job.scratch)
+        if not job.scratch:
+            self.buffers.take_over(result)
         return result
 
     def cancel(self, keys: Sequence[str] = ()) -> None:
