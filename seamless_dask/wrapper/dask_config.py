@@ -17,9 +17,23 @@ from .parameters import (
     Parameters,
 )
 
+#: Workers that may die under a task before it fails as `distributed.KilledWorker`. Dask
+#: blames every task that was assigned to a worker, also those that only waited there,
+#: and its default of 3 is less than the workers that a batch system takes away in a day.
+#: A transformation that kills its Seamless process is not affected: that is noticed, and
+#: answered, by the worker. One that takes the whole worker along costs so many workers.
+ALLOWED_FAILURES = 10
+
+_ALLOWED_FAILURES = "distributed.scheduler.allowed-failures"
 _TICK = "distributed.admin.tick.interval"
 #: What no job is told. Workers get their directory as an argument.
-_HERE_ONLY = ("local-directory", "temp-directory", "temporary-directory", _TICK)
+_HERE_ONLY = (
+    "local-directory",
+    "temp-directory",
+    "temporary-directory",
+    _ALLOWED_FAILURES,
+    _TICK,
+)
 
 
 def stagger_seconds(parameters: Parameters) -> float:
@@ -64,6 +78,8 @@ def dask_settings(parameters: Parameters, *, walltime: bool) -> dict[str, Any]:
             parameters.target_duration
         ),
     }
+    if not parameters.pure_dask:
+        settings[_ALLOWED_FAILURES] = ALLOWED_FAILURES
     lifetime = lifetime_seconds(parameters, walltime=walltime)
     if lifetime is not None:
         settings["distributed.worker.lifetime.duration"] = format_duration(lifetime)
