@@ -265,11 +265,27 @@ def test_extra_dask_config_wins() -> None:
     settings = dask_settings(read(), walltime=True)
     merged = merged_config(settings, extra)
     scheduler = merged["distributed"]["scheduler"]
-    assert scheduler == {"unknown-task-duration": "5s", "target-duration": "10m"}
+    assert scheduler == {
+        "unknown-task-duration": "5s",
+        "target-duration": "10m",
+        "allowed-failures": 10,
+    }
     assert merged["distributed"]["worker"]["memory"] == {"target": 0.5}
     assert merged["logging"] == {"distributed.scheduler": "debug"}
     lines = exports(settings, extra, merged)
     assert "export DASK_DISTRIBUTED__SCHEDULER__UNKNOWN_TASK_DURATION=5s" in lines
+
+
+def test_allowed_failures() -> None:
+    """The loss of workers is no fault of the transformations; pure Dask is untouched."""
+    key = "distributed.scheduler.allowed-failures"
+    settings = dask_settings(read(), walltime=True)
+    assert settings[key] == 10
+    merged = merged_config(settings, {key: 3})
+    assert merged["distributed"]["scheduler"]["allowed-failures"] == 3
+    # Only the scheduler reads it, which runs here.
+    assert not any("ALLOWED_FAILURES" in line for line in exports(settings, {}, merged))
+    assert key not in dask_settings(read(pure_dask=True), walltime=True)
 
 
 def test_exports_arrive() -> None:
