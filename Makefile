@@ -2,6 +2,8 @@
 #   make demo        the real stack on this machine, a nested example, twice
 #   make test        all tests
 #   make test-fast   tests without cluster, servers or network
+#   make bench       the same workloads on this, on others and on plain Dask
+#                    (make bench BENCH_ARGS=--quick takes a few minutes)
 #   make lint        ruff and mypy
 # Another Python: make PYTHON=python3.12 test
 
@@ -10,9 +12,10 @@ VENV := .venv
 BIN := $(VENV)/bin
 READY := $(VENV)/.installed
 PYTEST_ARGS ?=
+BENCH_ARGS ?=
 
 .DEFAULT_GOAL := help
-.PHONY: help demo test test-fast lint clean
+.PHONY: help demo test test-fast bench lint clean
 
 help:
 	@sed -n '1,/^$$/s/^# \{0,1\}//p' Makefile
@@ -33,6 +36,9 @@ test: $(READY)
 
 test-fast: $(READY)
 	$(BIN)/python -m pytest -m "not cluster" $(PYTEST_ARGS)
+
+bench: $(READY)
+	$(BIN)/python benchmarks/run.py $(BENCH_ARGS)
 
 lint: $(READY)
 	$(BIN)/ruff check .

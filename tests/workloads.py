@@ -23,7 +23,7 @@ from typing import Any
 
 import seamless
 import seamless.config
-from seamless.transformer import Transformation, delayed, parallel
+from seamless.transformer import Transformation, delayed, direct, parallel
 
 Outcome = dict[str, Any]
 
@@ -55,6 +55,24 @@ def independent(salt: str, n: int = 300) -> Outcome:
     begin = time.perf_counter()
     values = run_all([delayed(square)(salt, i) for i in range(n)])
     return outcome(begin, values, [i * i for i in range(n)], n)
+
+
+def one_at_a_time(salt: str, n: int = 50) -> Outcome:
+    """Direct calls, each after the one before; with the seconds of each call."""
+
+    def cube_root(salt, i):
+        return round(i ** (1 / 3), 6)
+
+    call = direct(cube_root)
+    values = []
+    latencies = []
+    begin = time.perf_counter()
+    for i in range(n):
+        called = time.perf_counter()
+        values.append(call(salt, i))
+        latencies.append(time.perf_counter() - called)
+    expected = [round(i ** (1 / 3), 6) for i in range(n)]
+    return {**outcome(begin, values, expected, n), "latencies": latencies}
 
 
 def run_while_iterating(salt: str, n: int = 50) -> Outcome:
@@ -120,6 +138,34 @@ def fan(salt: str, n: int = 6, leaves: int = 20, how: str = "start") -> Outcome:
     values = run_all([delayed(outer)(salt, i, leaves, how) for i in range(n)])
     below = leaves * (leaves - 1) // 2
     expected = [1000 * i * leaves + below for i in range(n)]
+    return outcome(begin, values, expected, n * (1 + leaves))
+
+
+def sleepers(
+    salt: str, n: int = 50, leaves: int = 4, leaf_seconds: float = 0.5
+) -> Outcome:
+    """Jobs that each start leaves which sleep: how well are the slots used?"""
+
+    def job(salt, i, leaves, leaf_seconds):
+        from seamless.transformer import delayed
+
+        @delayed
+        def leaf(salt, i, k, leaf_seconds):
+            import time
+
+            time.sleep(leaf_seconds)
+            return 10 * i + k
+
+        nodes = [leaf(salt, i, k, leaf_seconds) for k in range(leaves)]
+        for node in nodes:
+            node.start()
+        return sum(node.run() for node in nodes)
+
+    begin = time.perf_counter()
+    jobs = [delayed(job)(salt, i, leaves, leaf_seconds) for i in range(n)]
+    values = run_all(jobs)
+    below = leaves * (leaves - 1) // 2
+    expected = [10 * i * leaves + below for i in range(n)]
     return outcome(begin, values, expected, n * (1 + leaves))
 
 
@@ -298,9 +344,11 @@ WORKLOADS: dict[str, Callable[..., Outcome]] = {
     function.__name__: function
     for function in (
         independent,
+        one_at_a_time,
         run_while_iterating,
         tree,
         fan,
+        sleepers,
         recursion,
         chain,
         big,
