@@ -20,6 +20,7 @@ from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
+import cloudpickle
 import psutil
 
 _HERE = Path(__file__).resolve().parent
@@ -167,6 +168,8 @@ class Observer:
     def __init__(self, stack: LocalStack, driver: int) -> None:
         from distributed import Client
 
+        # The functions that it sends are in no module that the cluster could import.
+        cloudpickle.register_pickle_by_value(sys.modules[__name__])
         self._stack = stack
         self._driver = driver
         self._client = Client(stack.scheduler_address(), set_as_default=False)

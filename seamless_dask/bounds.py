@@ -8,13 +8,18 @@ missing there is asked for elsewhere.
 
 from __future__ import annotations
 
+import gc
 import threading
 from collections import OrderedDict
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from typing import Any
+
+import psutil
 
 #: entries of a table that has one small entry per checksum
 TABLE_LIMIT = 5_000
+#: bytes by which a Seamless process may grow before it collects garbage
+GARBAGE = 64 * 1024**2
 #: bytes of buffers that a Dask worker holds for what has just been computed
 WORKER_SOFT_CAP = 1024**3
 
@@ -82,6 +87,46 @@ async def evict_buffers() -> None:
 
     if buffer_remote.has_write_server():
         await get_buffer_cache().start_eviction_loop()
+
+
+class Collector:
+    """Frees what the finished jobs of a Seamless process have left, as it adds up.
+
+    The code of a transformation runs in a namespace whose functions refer to it: a
+    cycle, which holds all inputs until Python's garbage collector looks for cycles.
+    That depends on the number of objects, not on their size, and takes some hundred
+    jobs.
+
+    Parameters
+    ----------
+    execute
+        Runs one job.
+    """
+
+    def __init__(self, execute: Callable[[Any], Any]) -> None:
+        self._execute = execute
+        # What is there before the first job stays: no need to look at it every time.
+        gc.collect()
+        gc.freeze()
+        self._process = psutil.Process()
+        self._settled = self._memory()
+        self._lock = threading.Lock()
+
+    def __call__(self, payload: Any) -> Any:
+        """Run one job; then collect if the process has grown by `GARBAGE`."""
+        try:
+            return self._execute(payload)
+        finally:
+            with self._lock:
+                memory = self._memory()
+                if memory > self._settled + GARBAGE:
+                    gc.collect()
+                    self._settled = self._memory()
+                else:
+                    self._settled = min(self._settled, memory)
+
+    def _memory(self) -> int:
+        return self._process.memory_info().rss
 
 
 def _bound(owner: Any, name: str) -> None:

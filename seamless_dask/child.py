@@ -26,6 +26,7 @@ from multiprocessing.connection import wait
 from typing import Any
 
 from . import child_values, selection, small_buffers
+from .bounds import Collector
 from .job_isolation import PROCESS_ENV, isolate_jobs
 
 #: Jobs that one process can hold. Threads are started on demand; one that waits costs
@@ -105,6 +106,9 @@ class Initializer:
 
         worker._execute_transformation_request = functools.partial(
             _survive_exit, worker._execute_transformation_request
+        )
+        worker._execute_transformation_request = Collector(
+            worker._execute_transformation_request
         )
         worker._CURRENT_OWNER_DASK_KEY = JobLocal()
         worker._CURRENT_OWNER_DASK_PRIORITY = JobLocal()
