@@ -78,9 +78,14 @@ class SmallBuffers:
         return len(self._contents)
 
     def __setitem__(self, checksum: str, content: bytes) -> None:
-        """Keep a buffer that the parent has."""
+        """Keep a buffer that the parent has.
+
+        It is not sent back: the parent stores what it is sent, and this may be the
+        result of a scratch transformation, which is not to be stored.
+        """
         with self._lock:
             self._keep(checksum, content)
+            self._note_sent([checksum])
 
     def get(self, checksum: str, default: bytes | None = None) -> bytes | None:
         """Return the content of a buffer if it is here."""
@@ -119,17 +124,20 @@ class SmallBuffers:
     def confirm(self, checksums: Iterable[str]) -> None:
         """Take note that the parent has received these."""
         with self._lock:
-            for checksum in checksums:
-                self._unsent.pop(checksum, None)
-                self._sent[checksum] = None
-            while len(self._sent) > REMEMBERED:
-                self._sent.popitem(last=False)
+            self._note_sent(checksums)
 
     def for_result(self) -> Contents:
         """Return, and count as sent, all that the parent has not been sent."""
         with self._lock:
             unsent, self._unsent = self._unsent, {}
         return unsent
+
+    def _note_sent(self, checksums: Iterable[str]) -> None:
+        for checksum in checksums:
+            self._unsent.pop(checksum, None)
+            self._sent[checksum] = None
+        while len(self._sent) > REMEMBERED:
+            self._sent.popitem(last=False)
 
     def _keep(self, checksum: str, content: bytes) -> None:
         if checksum in self._contents:

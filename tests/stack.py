@@ -14,6 +14,7 @@ _TESTS = Path(__file__).resolve().parent
 sys.path.insert(0, str(_TESTS.parent / "examples"))
 
 from local_stack import (  # noqa: E402
+    CLUSTERS_YAML,
     DriverResult,
     LocalStack,
     StackError,
@@ -79,6 +80,7 @@ class RealStack(LocalStack):
 
 
 __all__ = [
+    "CLUSTERS_YAML",
     "DriverResult",
     "RealStack",
     "StackError",

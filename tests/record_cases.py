@@ -1,0 +1,123 @@
+"""Cases for ``test_records.py`` as driver scripts: ``python record_cases.py NAME``."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import sys
+from collections.abc import Callable
+from typing import Any
+
+import seamless
+import seamless.config
+from seamless.transformer import delayed
+from seamless_config.select import select_record
+from seamless_remote import database_remote
+from seamless_transformer.probe_capture import refresh_required_buckets_sync
+
+Seen = dict[str, Any]
+
+
+def add(a, b):
+    return a + b
+
+
+def record_of(transformation: Any) -> Any:
+    checksum = transformation.transformation_checksum
+    return asyncio.run(database_remote.get_execution_record(checksum))
+
+
+def outcome(transformation: Any) -> Seen:
+    transformation.compute()
+    if transformation.exception is not None:
+        return {"exception": transformation.exception}
+    return {"value": transformation.run(), "record": record_of(transformation)}
+
+
+def refresh() -> list[str]:
+    answer = refresh_required_buckets_sync({"__language__": "python"}, {})
+    return sorted(bucket["bucket_kind"] for bucket in answer["refreshed"])
+
+
+def without_probes() -> Seen:
+    """Nobody has probed this place."""
+    return outcome(delayed(add)(1, 1))
+
+
+def with_probes() -> Seen:
+    """After probing: at the top, scratch, nested, and a second time."""
+
+    def outer(a):
+        from seamless.transformer import direct
+
+        @direct
+        def inner(b):
+            return 2 * b
+
+        return inner(a)
+
+    refreshed = refresh()
+    again = delayed(add)(1, 1)
+    scratch = delayed(add)
+    scratch.scratch = True
+    return {
+        "refreshed": refreshed,
+        "top": outcome(delayed(add)(1000, 1)),
+        "again": outcome(again),
+        "scratch": outcome(scratch(1000, 2)),
+        "nested": outcome(delayed(outer)(3)),
+    }
+
+
+def stale() -> Seen:
+    """A probe's tokens are those of another boot."""
+    refresh()
+
+    async def spoil() -> None:
+        import socket
+
+        label = socket.gethostname()
+        probe = await database_remote.get_bucket_probe("node", label)
+        await database_remote.set_bucket_probe(
+            "node",
+            label,
+            probe["bucket_checksum"],
+            {**probe["freshness_tokens"], "boot_id": "another"},
+            probe["captured_at"],
+        )
+
+    asyncio.run(spoil())
+    seen = outcome(delayed(add)(5, 5))
+    return {**seen, "refreshed": refresh()}
+
+
+def changed() -> Seen:
+    """The driver changes its record mode while it is connected."""
+    select_record(False)
+    return outcome(delayed(add)(6, 6))
+
+
+def minimal() -> Seen:
+    """Record mode is off."""
+    return outcome(delayed(add)(7, 7))
+
+
+CASES: dict[str, Callable[[], Seen]] = {
+    function.__name__: function
+    for function in (without_probes, with_probes, stale, changed, minimal)
+}
+
+
+def main() -> None:
+    try:
+        seamless.config.init(workdir=".")
+    except RuntimeError as exc:
+        seen = {"init": str(exc)}
+    else:
+        seen = CASES[sys.argv[1]]()
+    seamless.close()
+    print(json.dumps(seen))
+
+
+if __name__ == "__main__":
+    main()
