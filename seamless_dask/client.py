@@ -123,6 +123,11 @@ def _task_key(name: str, attempt: int) -> str:
     return f"{name}-r{attempt}" if attempt else name
 
 
+def _name_and_attempt(key: str) -> tuple[str, int]:
+    name, separator, attempt = key.rpartition("-r")
+    return (name, int(attempt)) if separator and attempt.isdigit() else (key, 0)
+
+
 class Handle:
     """One caller's hold on a task; releasing it never touches other handles.
 
@@ -625,10 +630,23 @@ class SeamlessDaskClient:
                 self._forget(entry)
         if entry is not None and pending:
             entry.outcome.cancel()
-        request = self.start(scheduler_side.cancel(self.client, [checksum]))
+        request = self.start(self._cancel_on_scheduler(checksum))
         if threading.get_ident() == getattr(self._loop, "_thread_id", None):
             return pending
         return bool(request.result(timeout=5)) or pending
+
+    async def _cancel_on_scheduler(self, checksum: str) -> list[str]:
+        keys = await scheduler_side.cancel(self.client, [checksum])
+        # Dask will tell all clients, by key. That must not hit a task that is
+        # submitted before the message arrives here.
+        now = time.monotonic()
+        with self._lock:
+            for key in keys:
+                name, attempt = _name_and_attempt(key)
+                known, _ = self._attempts.get(name, (0, 0.0))
+                self._attempts[name] = max(known, attempt + 1), now
+        self._schedule_pruning()
+        return keys
 
     # -- buffers -----------------------------------------------------------------
 

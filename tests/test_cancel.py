@@ -1,0 +1,358 @@
+"""Cancellation: what runs is stopped, what waits never starts, the rest goes on."""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import threading
+import time
+from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+from typing import Any
+
+import psutil
+import pytest
+import seamless.config
+from distributed import Client
+from polling import wait_until
+from seamless.transformer import Transformation, delayed
+from seamless.util.get_event_loop import get_event_loop
+
+from seamless_dask import (
+    SeamlessDaskClient,
+    create_dummy_client,
+    set_seamless_dask_client,
+)
+
+pytestmark = pytest.mark.cluster
+
+#: a guard, not the promise: tests share their machine
+SOON = 20.0
+
+
+@pytest.fixture(scope="module")
+def dummy() -> Iterator[SeamlessDaskClient]:
+    """Two Seamless processes, three transformations in each."""
+    seamless.config.set_nparallel(50)
+    client = create_dummy_client(worker_threads=6, spawn_workers=2)
+    yield client
+    set_seamless_dask_client(None)
+
+
+def endless(path: str, name: str) -> None:
+    """Say in which process this runs, then run for ever."""
+    import os
+    import time
+
+    with open(f"{path}/{name}", "a") as file:
+        file.write(f"{os.getpid()}\n")
+    while True:
+        time.sleep(0.05)
+
+
+def patient(path: str, name: str) -> str:
+    """Say in which process this runs, then wait for a file."""
+    import os
+    import time
+
+    with open(f"{path}/{name}", "a") as file:
+        file.write(f"{os.getpid()}\n")
+    while not os.path.exists(f"{path}/go"):
+        time.sleep(0.02)
+    return name
+
+
+def starts(path: Path, name: str) -> list[int]:
+    """Return the processes in which a transformation has started, one per start."""
+    file = path / name
+    return [int(line) for line in file.read_text().split()] if file.exists() else []
+
+
+def running(path: Path, name: str, times: int = 1) -> int:
+    def enough() -> list[int]:
+        found = starts(path, name)
+        return found if len(found) >= times else []
+
+    return wait_until(enough, f"{name} runs")[-1]
+
+
+def gone(pid: int) -> bool:
+    try:
+        return psutil.Process(pid).status() == psutil.STATUS_ZOMBIE
+    except psutil.NoSuchProcess:
+        return True
+
+
+def checksum_of(transformation: Transformation) -> str:
+    return transformation.construct().hex()
+
+
+def unfinished(client: SeamlessDaskClient) -> dict[str, str]:
+    """Return the scheduler's transformations that have not ended."""
+
+    def look(dask_scheduler: Any = None) -> dict[str, str]:
+        return {
+            key: task.state
+            for key, task in dask_scheduler.tasks.items()
+            if key.startswith("base") and task.state not in ("memory", "erred")
+        }
+
+    return client.client.run_on_scheduler(look)
+
+
+def by_checksum(client: SeamlessDaskClient, tf: Transformation) -> None:
+    assert client.cancel_by_checksum(checksum_of(tf))
+
+
+def by_method(_client: SeamlessDaskClient, tf: Transformation) -> None:
+    assert tf.cancel()
+
+
+def by_another_client(client: SeamlessDaskClient, tf: Transformation) -> None:
+    """What ``seamless-cancel`` does, in a process of its own."""
+    scheduler = client.client.scheduler.address
+    with Client(scheduler, set_as_default=False) as dask_client:
+        other = SeamlessDaskClient(dask_client, role="driver")
+        assert other.cancel_by_checksum(checksum_of(tf))
+
+
+@pytest.mark.parametrize("cancel", [by_checksum, by_method, by_another_client])
+def test_what_runs_is_stopped(
+    dummy: SeamlessDaskClient,
+    tmp_path: Path,
+    cancel: Callable[[SeamlessDaskClient, Transformation], None],
+) -> None:
+    """Its process ends, whoever waits is told, and nothing is left of it."""
+    tf = delayed(endless)(str(tmp_path), "victim")
+    with ThreadPoolExecutor(1) as executor:
+        waiting = executor.submit(tf.compute)
+        pid = running(tmp_path, "victim")
+        cancel(dummy, tf)
+        assert waiting.result(timeout=SOON) is None
+    wait_until(lambda: gone(pid), "its process ends", SOON)
+    wait_until(lambda: not unfinished(dummy), "the scheduler forgets it", SOON)
+    with pytest.raises(RuntimeError, match="cancel"):
+        assert tf.result_checksum
+
+
+def test_cancelled_asyncio_task(dummy: SeamlessDaskClient, tmp_path: Path) -> None:
+    """The same as cancelling the transformation."""
+
+    async def run() -> int:
+        task = delayed(endless)(str(tmp_path), "victim").task()
+        pid = await asyncio.to_thread(running, tmp_path, "victim")
+        task.cancel()
+        with pytest.raises(asyncio.CancelledError):
+            await task
+        return pid
+
+    loop = get_event_loop()
+    pid = loop.run_until_complete(run())
+    wait_until(lambda: gone(pid), "its process ends", SOON)
+
+
+def test_slots_are_free_at_once(dummy: SeamlessDaskClient, tmp_path: Path) -> None:
+    """All slots are taken by what is cancelled; then all are taken anew."""
+    first = [delayed(endless)(str(tmp_path), f"a{i}") for i in range(6)]
+    for tf in first:
+        tf.start()
+    for i in range(6):
+        running(tmp_path, f"a{i}")
+    second = [delayed(patient)(str(tmp_path), f"b{i}") for i in range(6)]
+    for tf in second:
+        tf.start()
+    begin = time.monotonic()
+    for tf in first:
+        tf.cancel()
+    for i in range(6):
+        running(tmp_path, f"b{i}")
+    assert time.monotonic() - begin < SOON  # a guard; half a second is usual
+    (tmp_path / "go").touch()
+    assert [tf.run() for tf in second] == [f"b{i}" for i in range(6)]
+
+
+def test_what_waits_never_starts(dummy: SeamlessDaskClient, tmp_path: Path) -> None:
+    """Neither for want of a slot, nor of an input."""
+    holders = [delayed(patient)(str(tmp_path), f"holder{i}") for i in range(6)]
+    for tf in holders:
+        tf.start()
+    for i in range(6):
+        running(tmp_path, f"holder{i}")
+    queued = delayed(patient)(str(tmp_path), "queued")
+
+    def dependent_code(path, held):
+        open(f"{path}/dependent", "w").close()
+
+    dependent = delayed(dependent_code)(str(tmp_path), holders[0])
+    with ThreadPoolExecutor(2) as executor:
+        waiting = [executor.submit(tf.compute) for tf in (queued, dependent)]
+        wait_until(lambda: len(unfinished(dummy)) == 8, "they are submitted")
+        queued.cancel()
+        dependent.cancel()
+        for future in waiting:
+            assert future.result(timeout=SOON) is None
+    (tmp_path / "go").touch()
+    assert [tf.run() for tf in holders] == [f"holder{i}" for i in range(6)]
+    wait_until(lambda: not unfinished(dummy), "all is over", SOON)
+    assert not starts(tmp_path, "queued")
+    assert not (tmp_path / "dependent").exists()
+
+
+def caller(path: str, name: str, nested: str) -> str:
+    """Call a transformation that waits for a file."""
+    import os
+
+    from seamless.transformer import direct
+
+    with open(f"{path}/{name}", "a") as file:
+        file.write(f"{os.getpid()}\n")
+
+    def waits(path, name):
+        import os
+        import time
+
+        with open(f"{path}/{name}", "a") as file:
+            file.write(f"{os.getpid()}\n")
+        while not os.path.exists(f"{path}/go"):
+            time.sleep(0.02)
+        return name
+
+    return name + direct(waits)(path, nested)
+
+
+def test_descendants_end_unless_wanted(
+    dummy: SeamlessDaskClient, tmp_path: Path
+) -> None:
+    """Two callers share a nested transformation, one has its own; one is cancelled."""
+    path = str(tmp_path)
+    kept = delayed(caller)(path, "kept", "shared")
+    kept.start()
+    running(tmp_path, "shared")
+    victims = [
+        delayed(caller)(path, "victim1", "shared"),
+        delayed(caller)(path, "victim2", "own"),
+    ]
+    for tf in victims:
+        tf.start()
+    running(tmp_path, "victim1")
+    own = running(tmp_path, "own")
+    for tf in victims:
+        tf.cancel()
+    wait_until(lambda: gone(own), "the nested one is stopped", SOON)
+    wait_until(lambda: len(unfinished(dummy)) == 2, "two are left", SOON)
+    (tmp_path / "go").touch()
+    assert kept.run() == "keptshared"
+    assert len(starts(tmp_path, "own")) == 1
+
+
+def test_co_tenants_complete(dummy: SeamlessDaskClient, tmp_path: Path) -> None:
+    """Also those that wait for nested work, which is not stopped with the process."""
+    path = str(tmp_path)
+    callers = [delayed(caller)(path, f"caller{i}", f"nested{i}") for i in range(4)]
+    for tf in callers:
+        tf.start()
+    for i in range(4):
+        running(tmp_path, f"nested{i}")
+    victims = [delayed(endless)(path, f"victim{i}") for i in range(3)]
+    for i, victim in enumerate(victims):
+        victim.start()
+        pid = running(tmp_path, f"victim{i}")
+        victim.cancel()
+        wait_until(lambda pid=pid: gone(pid), "its process ends", SOON)
+    (tmp_path / "go").touch()
+    assert [tf.run() for tf in callers] == [f"caller{i}nested{i}" for i in range(4)]
+
+
+def test_submitted_again(dummy: SeamlessDaskClient, tmp_path: Path) -> None:
+    """At once, while the first is being stopped: it runs anew, to its end."""
+    for i in range(5):
+        name = f"again{i}"
+        tf = delayed(patient)(str(tmp_path), name)
+        tf.start()
+        running(tmp_path, name)
+        tf.cancel()
+        again = delayed(patient)(str(tmp_path), name)
+        again.start()
+        running(tmp_path, name, times=2)
+        (tmp_path / "go").touch()
+        assert again.run() == name
+        (tmp_path / "go").unlink()
+
+
+def test_cancelled_in_the_moment_of_its_result(
+    dummy: SeamlessDaskClient, tmp_path: Path
+) -> None:
+    """One or the other: a result, or a cancellation; and never a wrong state."""
+    outcomes = set()
+    with ThreadPoolExecutor(1) as executor:
+        for i in range(20):
+            name = f"moment{i}"
+            tf = delayed(patient)(str(tmp_path), name)
+            computing = executor.submit(tf.compute)
+            running(tmp_path, name)
+            cancelling = threading.Timer(i * 0.003, tf.cancel)
+            cancelling.start()
+            (tmp_path / "go").touch()
+            checksum = computing.result(timeout=SOON)
+            cancelling.join()
+            (tmp_path / "go").unlink()
+            outcomes.add(checksum is not None)
+            if checksum is not None:
+                assert tf.result_checksum == checksum
+            else:
+                assert tf._cancelled
+    wait_until(lambda: not unfinished(dummy), "all is over", SOON)
+    assert outcomes
+
+
+def test_released_handles_stop_the_process(
+    dummy: SeamlessDaskClient, tmp_path: Path
+) -> None:
+    """Nobody says "cancel" to the worker; Dask tells that nobody wants the task."""
+    tf = delayed(endless)(str(tmp_path), "victim")
+    tf.start()
+    pid = running(tmp_path, "victim")
+    first = dummy.get_transformation_futures(checksum_of(tf))
+    assert first is not None
+    dummy.release_transformation_futures(tf._dask_futures, cancel=True)
+    assert not gone(pid)
+    dummy.release_transformation_futures(first, cancel=True)
+    wait_until(lambda: gone(pid), "its process ends", SOON)
+
+
+def test_many_cancellations_leave_nothing(
+    dummy: SeamlessDaskClient, tmp_path: Path
+) -> None:
+    """No process, no temporary file, no shared memory, no entry in a table."""
+
+    def scratch(path, name):
+        import os
+        import subprocess
+        import tempfile
+        import time
+
+        tempfile.mkdtemp()
+        child = subprocess.Popen(["sleep", "1000"])
+        with open(f"{path}/{name}.tmp", "w") as file:
+            file.write(f"{tempfile.gettempdir()}\n{child.pid}\n")
+        with open(f"{path}/{name}", "w") as file:
+            file.write(f"{os.getpid()}\n")
+        time.sleep(1000)
+
+    shared = set(os.listdir("/dev/shm"))
+    for i in range(5):
+        tf = delayed(scratch)(str(tmp_path), f"scratch{i}")
+        tf.start()
+        pid = running(tmp_path, f"scratch{i}")
+        directory, child = (tmp_path / f"scratch{i}.tmp").read_text().split()
+        assert os.listdir(directory)
+        tf.cancel()
+        wait_until(lambda pid=pid: gone(pid), "its process ends", SOON)
+        wait_until(lambda c=int(child): gone(c), "what it started ends", SOON)
+        wait_until(
+            lambda d=directory: not os.path.exists(d), "its files go", SOON
+        )
+    wait_until(
+        lambda: set(os.listdir("/dev/shm")) <= shared, "its shared memory goes", SOON
+    )
