@@ -43,7 +43,7 @@ async def ensure_members_uploaded(
     """
     if not is_deep_celltype(_output_celltype(job.transformation_dict)):
         return
-    if not _is_wanted(job):
+    if not waits_for_members(job.transformation_dict, job.tf_dunder):
         return
     buffer = await buffers.resolve(result_checksum)
     members = member_checksums(await buffer.get_value_async("plain"))
@@ -60,10 +60,13 @@ def _output_celltype(transformation_dict: dict[str, Any]) -> str:
     return transformation_dict["__output__"][1]
 
 
-def _is_wanted(job: Job) -> bool:
+def waits_for_members(
+    transformation_dict: dict[str, Any], tf_dunder: dict[str, Any]
+) -> bool:
+    """Whether a deep result is announced only when its members are uploaded."""
     if os.environ.get(EXCLUSIVE_ENVIRONMENT) == "1":
         return True
-    meta = merge_transformation_meta(job.transformation_dict, job.tf_dunder)
+    meta = merge_transformation_meta(transformation_dict, tf_dunder)
     return bool(meta.get(META_KEY))
 
 

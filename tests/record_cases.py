@@ -102,9 +102,34 @@ def minimal() -> Seen:
     return outcome(delayed(add)(7, 7))
 
 
+def contest() -> Seen:
+    """A result is contested: the database takes no record for the transformation."""
+    transformation = delayed(add)(8, 8)
+    transformation.compute()
+    asyncio.run(
+        database_remote.undo_transformation_result(
+            transformation.transformation_checksum, transformation.result_checksum
+        )
+    )
+    return {}
+
+
+def contested() -> Seen:
+    """What `contest` has contested, once more."""
+    return outcome(delayed(add)(8, 8))
+
+
 CASES: dict[str, Callable[[], Seen]] = {
     function.__name__: function
-    for function in (without_probes, with_probes, stale, changed, minimal)
+    for function in (
+        without_probes,
+        with_probes,
+        stale,
+        changed,
+        minimal,
+        contest,
+        contested,
+    )
 }
 
 

@@ -7,11 +7,12 @@ from typing import Any
 import pytest
 from stack import RealStack
 
-from seamless_dask.deep import member_checksums
+from seamless_dask.deep import META_KEY, member_checksums, waits_for_members
 from seamless_dask.envelopes import Envelope, EnvelopeMismatch, check
 
 pytestmark = pytest.mark.cluster
 
+ASKS = {META_KEY: True}
 SCRIPT = __file__.replace("test_semantics", "semantics")
 
 
@@ -144,6 +145,17 @@ def test_envelopes() -> None:
     for other in (Envelope({}, scratch=False), Envelope(own.tf_dunder, scratch=True)):
         with pytest.raises(EnvelopeMismatch, match="0" * 64):
             check("0" * 64, own, [own, other])
+
+
+@pytest.mark.parametrize(
+    ("queue", "meta", "wanted"), [("1", {}, True), ("0", {}, False), ("0", ASKS, True)]
+)
+def test_who_waits_for_members(
+    monkeypatch: pytest.MonkeyPatch, queue: str, meta: dict[str, Any], wanted: bool
+) -> None:
+    """Workers of an exclusive queue, and users who ask for it."""
+    monkeypatch.setenv("SEAMLESS_DASK_QUEUE_EXCLUSIVE", queue)
+    assert waits_for_members({}, {"__meta__": meta}) is wanted
 
 
 def test_members_of_a_deep_structure() -> None:
