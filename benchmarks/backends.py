@@ -93,7 +93,7 @@ class Backend(ABC):
         """
         try:
             if self._home is None:
-                self._open()
+                self.open()
                 warm_up = json.dumps({"n": 4})
                 self._run_once("tree", warm_up, f"{salt}/services", 60 + timeout)
             text = json.dumps(dict(arguments))
@@ -113,7 +113,8 @@ class Backend(ABC):
         outcome: dict[str, Any] = driver.value
         return outcome
 
-    def _open(self) -> None:
+    def open(self) -> None:
+        """Start the services, as far as the first driver does not."""
         self._home = self._new_home()
         self._home.__enter__()
 
@@ -182,16 +183,20 @@ class Pool(Backend):
 class PlainDask(Backend):
     """Tasks of Dask that call tasks, on as many worker processes with 3 threads."""
 
-    def __init__(self, name: str, python: str = sys.executable) -> None:
+    def __init__(
+        self, name: str = "plain Dask", python: str = sys.executable, processes: int = 2
+    ) -> None:
         super().__init__(name, python)
-        self._address = ""
+        self.processes = processes
+        #: of the scheduler
+        self.address = ""
         self._started: list[subprocess.Popen[str]] = []
 
     def _new_home(self) -> _Home:
         return _Home(self.python)
 
-    def _open(self) -> None:
-        super()._open()
+    def open(self) -> None:
+        super().open()
         assert self._home is not None
         file = self._home.home / "scheduler.json"
         self._dask("scheduler", "--port", "0", "--scheduler-file", str(file))
@@ -200,10 +205,10 @@ class PlainDask(Backend):
             if time.monotonic() > deadline:
                 raise StackError("the Dask scheduler did not start")
             time.sleep(0.1)
-        self._address = json.loads(file.read_text())["address"]
+        self.address = json.loads(file.read_text())["address"]
         for _ in range(self.processes):
             self._dask(
-                "worker", self._address, "--nthreads", str(THROTTLE), "--no-nanny"
+                "worker", self.address, "--nthreads", str(THROTTLE), "--no-nanny"
             )
 
     def _dask(self, command: str, *options: str) -> None:
@@ -228,4 +233,4 @@ class PlainDask(Backend):
     def _driver(
         self, home: _Home, workload: str, arguments: str, salt: str
     ) -> tuple[str, ...]:
-        return PLAIN_DRIVER, self._address, workload, arguments
+        return PLAIN_DRIVER, self.address, workload, arguments

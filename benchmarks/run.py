@@ -42,7 +42,7 @@ def backends_of(names: Sequence[str], pythons: Sequence[str]) -> list[Backend]:
         "ours": Stack(OURS, "daskserver", here),
         "jobserver": Stack(report.JOBSERVER, "jobserver", here),
         "pool": Pool(report.POOL, here),
-        "dask": PlainDask("plain Dask", here),
+        "dask": PlainDask(python=here),
     }
     chosen = [known[name] for name in names]
     for python in pythons:

@@ -317,7 +317,7 @@ class Simulation:
     # -- transformations -----------------------------------------------------------
 
     def _arrive(self, tree: Node) -> None:
-        self._name(tree)
+        tree.key = f"base-{next(self._numbers)}"
         self._arrival_of[tree.key] = self.now
         self._arrived.append(tree)
         self._fill_units()
@@ -326,9 +326,6 @@ class Simulation:
         while self._units and self._arrived:
             self._units -= 1
             self._begin(self._arrived.popleft())
-
-    def _name(self, node: Node) -> None:
-        node.key = f"base-{next(self._numbers)}"
 
     def _begin(self, node: Node) -> None:
         self._held += 1
@@ -355,7 +352,7 @@ class Simulation:
             self._ask(child, node)
 
     def _ask(self, node: Node, owner: Node) -> None:
-        self._name(node)
+        node.key = f"base-{next(self._numbers)}"
         self._nodes[node.key] = node
         node.asked = self.now
         named = self.policy.lending and node.owner_known
