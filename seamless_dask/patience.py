@@ -52,8 +52,9 @@ class Service:
         self.name = name
         self._clients = clients
         self._lock = threading.Lock()
-        #: `time.monotonic` of the first failure of the present outage
+        #: `time.monotonic` of the first and the last failure of the present outage
         self._away_since: float | None = None
+        self._failed_last = 0.0
         self._probes: weakref.WeakKeyDictionary[
             asyncio.AbstractEventLoop, asyncio.Task[None]
         ] = weakref.WeakKeyDictionary()
@@ -73,11 +74,11 @@ class Service:
         Raises
         ------
         ServiceUnavailable
-            After `PATIENCE` seconds without success.
+            When the service has been away for `PATIENCE` seconds: who comes after
+            that is told at once.
         Exception
             What `request` raises for another reason than an outage.
         """
-        failed_first: float | None = None
         pause = FIRST_PAUSE
         while True:
             try:
@@ -85,22 +86,18 @@ class Service:
             except Exception as exc:  # every kind is judged, and most are raised
                 if not is_outage(exc):
                     raise
-                now = time.monotonic()
-                if failed_first is None:
-                    failed_first = now
-                waited = now - failed_first
+                waited = self._note_failure(exc)
                 if waited >= PATIENCE:
                     raise ServiceUnavailable(
                         f"The {self} did not answer for {waited:.0f} s: {_reason(exc)}"
                     ) from exc
-                self._note_failure(exc)
             else:
                 self._note_success()
                 return result
             # Also if the health check succeeds at once: the request has just failed.
             await asyncio.sleep(pause)
             pause = min(2 * pause, LONGEST_PAUSE)
-            await self._recovery(failed_first + PATIENCE - time.monotonic())
+            await self._recovery(PATIENCE - waited)
 
     async def check(self) -> None:
         """Ask once whether the service answers.
@@ -132,22 +129,29 @@ class Service:
                     # The next request tells its caller what is wrong.
                     logger.debug("Health check of the %s: %r", self, exc)
                     return
+                self._note_failure(exc)
             else:
                 return
             await asyncio.sleep(pause)
             pause = min(2 * pause, LONGEST_PAUSE)
 
-    def _note_failure(self, exc: Exception) -> None:
+    def _note_failure(self, exc: Exception) -> float:
+        """Return the seconds since the service went away."""
+        now = time.monotonic()
         with self._lock:
-            if self._away_since is not None:
-                return
-            self._away_since = time.monotonic()
+            silent = now - self._failed_last
+            self._failed_last = now
+            # Without a request in between, nobody knows that an outage has ended.
+            if self._away_since is not None and silent < PATIENCE:
+                return now - self._away_since
+            self._away_since = now
         logger.warning(
             "The %s does not answer, waiting up to %.0f s for it: %s",
             self,
             PATIENCE,
             _reason(exc),
         )
+        return 0.0
 
     def _note_success(self) -> None:
         if self._away_since is None:
