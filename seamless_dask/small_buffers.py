@@ -72,6 +72,8 @@ class SmallBuffers:
         self._unsent: Contents = {}
         #: the parent is known to have, or to have had, these
         self._sent: OrderedDict[str, None] = OrderedDict()
+        #: came from the parent, and were not made here since
+        self._received: OrderedDict[str, None] = OrderedDict()
         self._lock = threading.Lock()
 
     def __len__(self) -> int:
@@ -85,7 +87,9 @@ class SmallBuffers:
         """
         with self._lock:
             self._keep(checksum, content)
-            self._note_sent([checksum])
+            self._received[checksum] = None
+            while len(self._received) > REMEMBERED:
+                self._received.popitem(last=False)
 
     def get(self, checksum: str, default: bytes | None = None) -> bytes | None:
         """Return the content of a buffer if it is here."""
@@ -100,6 +104,7 @@ class SmallBuffers:
         """Keep a buffer that was made here; it goes to the parent with a message."""
         with self._lock:
             self._keep(checksum, content)
+            self._received.pop(checksum, None)
             if checksum not in self._sent:
                 self._unsent[checksum] = content
 
@@ -112,7 +117,7 @@ class SmallBuffers:
         found = {}
         with self._lock:
             for checksum in checksums:
-                if checksum not in self._sent:
+                if checksum not in self._sent and checksum not in self._received:
                     content = self._unsent.get(checksum)
                     if content is None:
                         content = self._contents.get(checksum)
@@ -124,20 +129,17 @@ class SmallBuffers:
     def confirm(self, checksums: Iterable[str]) -> None:
         """Take note that the parent has received these."""
         with self._lock:
-            self._note_sent(checksums)
+            for checksum in checksums:
+                self._unsent.pop(checksum, None)
+                self._sent[checksum] = None
+            while len(self._sent) > REMEMBERED:
+                self._sent.popitem(last=False)
 
     def for_result(self) -> Contents:
         """Return, and count as sent, all that the parent has not been sent."""
         with self._lock:
             unsent, self._unsent = self._unsent, {}
         return unsent
-
-    def _note_sent(self, checksums: Iterable[str]) -> None:
-        for checksum in checksums:
-            self._unsent.pop(checksum, None)
-            self._sent[checksum] = None
-        while len(self._sent) > REMEMBERED:
-            self._sent.popitem(last=False)
 
     def _keep(self, checksum: str, content: bytes) -> None:
         if checksum in self._contents:

@@ -106,3 +106,15 @@ def test_checksums_of_a_request() -> None:
     assert found == {"1" * 64, "2" * 64, "3" * 64, pin.hex()}
     del request["transformation_dict"]
     assert checksums_of_request(request) == {"1" * 64}
+
+
+def test_what_came_from_the_parent_goes_back_only_if_it_is_made_here() -> None:
+    """It may be a scratch value, which the parent must not store."""
+    small = SmallBuffers()
+    small["a"] = b"value"
+    assert small.get("a") == b"value"
+    assert small.for_request(["a"]) == {}
+    assert small.for_result() == {}
+    small.made("a", b"value")
+    assert small.for_request(["a"]) == {"a": b"value"}
+    assert small.for_result() == {"a": b"value"}
