@@ -5,7 +5,8 @@ What happens when a process is lost (killed, crashed, out of memory):
 - Another takes its place. From the first loss on, one more is kept ready for that.
 - The jobs that ran in it run again. Those that may have caused the loss do so alone,
   each in a process of its own, so that they take nobody with them; after
-  `MAX_LOSSES` losses they end with an error that says how the processes ended.
+  `MAX_LOSSES` losses they end with an error that says how the processes ended. Jobs
+  that wait for nested ones are not suspected, unless it happens time and again.
 - A process that is stopped in order to cancel one job is nobody's fault.
 
 Everything here runs on the event loop of seamless-transformer's pool.
@@ -22,15 +23,13 @@ from collections.abc import Iterable
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from .processes import PoolJob, ProcessLost, SeamlessProcess
+from .processes import MAX_LOSSES, PoolJob, ProcessLost, SeamlessProcess
 
 if TYPE_CHECKING:
     from seamless import Checksum
 
 logger = logging.getLogger(__name__)
 
-#: a job that may have ended so many processes is not run again
-MAX_LOSSES = 3
 #: a process that ends while it starts is tried so often before jobs are told
 START_ATTEMPTS = 3
 #: seconds between further tries, while the jobs get errors
@@ -85,10 +84,6 @@ class Crew:
         self._closing = False
         #: set, and replaced by another, when a process is ready or none can be had
         self._changed = asyncio.Event()
-        #: how many jobs may run alone and not wait; those that wait are not limited,
-        #: because what they wait for may have to run alone as well
-        self._alone = asyncio.Semaphore(size)
-        self._running_alone: set[PoolJob] = set()
 
     # -- life cycle of the processes ---------------------------------------------
 
@@ -220,12 +215,6 @@ class Crew:
                 if len(job.losses) >= MAX_LOSSES:
                     raise JobFailed(_obituary(job)) from None
 
-    def waits(self, job: PoolJob) -> None:
-        """A job waits for others, so another may run alone."""
-        if job in self._running_alone:
-            self._running_alone.remove(job)
-            self._alone.release()
-
     async def _least_busy(self) -> SeamlessProcess:
         while True:
             ready = [process for process in self._members if process.ready]
@@ -236,19 +225,16 @@ class Crew:
             await self._changed.wait()
 
     async def _run_alone(self, job: PoolJob) -> Checksum | str:
-        """Run a job in a process of its own."""
-        await self._alone.acquire()
-        self._running_alone.add(job)
-        process = None
+        """Run a job in a process of its own.
+
+        There is no limit: as many may do so as may run at all, and to let one wait for
+        another might let it wait for itself.
+        """
+        process = await self._ready_process()
         try:
-            if job.waits_unseen:
-                self.waits(job)
-            process = await self._ready_process()
             return await process.run(job)
         finally:
-            if process is not None:
-                process.stop("was for one job only")
-            self.waits(job)
+            process.stop("was for one job only")
 
     async def _ready_process(self) -> SeamlessProcess:
         problem: Exception | None = None

@@ -202,7 +202,6 @@ class Pool:
         caller = self._job(handle, owner)
         if caller is not None:
             caller.waiting += 1
-            self._crew.waits(caller)
         answer = asyncio.run_coroutine_threadsafe(
             runtime.nested(handle.name, payload), runtime.loop
         )
@@ -322,8 +321,6 @@ class Pool:
                 "owner_dask_priority": depth,
             },
             key=key,
-            # commands may use transformations by themselves
-            waits_unseen=transformation_dict.get("__language__") == "bash",
         )
         running = asyncio.run_coroutine_threadsafe(
             self._crew.run(job), self._manager.loop

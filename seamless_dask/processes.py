@@ -28,6 +28,8 @@ if TYPE_CHECKING:
 
 logger = logging.getLogger(__name__)
 
+#: a job that may have ended so many processes is not run again
+MAX_LOSSES = 3
 #: seconds that a process may take for its imports
 START_TIMEOUT = 120.0
 #: seconds between two looks at whether a process answers
@@ -48,12 +50,12 @@ class PoolJob:
     payload: dict[str, Any]
     #: of the Dask task, if it is one
     key: str | None = None
-    #: whether it may wait for others in ways that nobody sees
-    waits_unseen: bool = False
     #: nested transformations for which it waits
     waiting: int = 0
     #: how the processes ended that it may have ended
     losses: list[str] = field(default_factory=list)
+    #: how many have ended while this and all others in them waited
+    unexplained: int = 0
 
 
 class ProcessLost(RuntimeError):
@@ -245,9 +247,13 @@ class SeamlessProcess:
             self._in_background(self._clean_up())
 
     def _suspects(self) -> frozenset[PoolJob]:
-        """Those that did something; if all wait, any of them may do so in a thread."""
+        """Those that did something. If all wait, it was nobody, or one in a thread."""
         busy = frozenset(job for job in self.jobs if not job.waiting)
-        return busy or frozenset(self.jobs)
+        if busy:
+            return busy
+        for job in self.jobs:
+            job.unexplained += 1
+        return frozenset(job for job in self.jobs if job.unexplained >= MAX_LOSSES)
 
     async def _clean_up(self) -> None:
         """Remove what the process leaves behind."""

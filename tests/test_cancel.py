@@ -350,9 +350,7 @@ def test_many_cancellations_leave_nothing(
         tf.cancel()
         wait_until(lambda pid=pid: gone(pid), "its process ends", SOON)
         wait_until(lambda c=int(child): gone(c), "what it started ends", SOON)
-        wait_until(
-            lambda d=directory: not os.path.exists(d), "its files go", SOON
-        )
+        wait_until(lambda d=directory: not os.path.exists(d), "its files go", SOON)
     wait_until(
         lambda: set(os.listdir("/dev/shm")) <= shared, "its shared memory goes", SOON
     )

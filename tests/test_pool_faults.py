@@ -1,0 +1,382 @@
+"""Seamless processes that die, hang or do not start."""
+
+from __future__ import annotations
+
+import logging
+import os
+import signal
+import time
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import dask
+import psutil
+import pytest
+import seamless.config
+from distributed import Client, LocalCluster
+from polling import wait_until
+from seamless.transformer import delayed, direct
+
+from seamless_dask import (
+    SeamlessDaskClient,
+    create_dummy_client,
+    set_seamless_dask_client,
+)
+from seamless_dask import crew as crew_module
+from seamless_dask import processes as processes_module
+from seamless_dask.crew import Crew
+from seamless_dask.pool import Pool
+from seamless_dask.processes import SeamlessProcess
+from seamless_dask.watchdog import describe_exit
+
+pytestmark = pytest.mark.cluster
+
+#: a guard; the promise is 5 seconds on a machine that is not shared
+SOON = 30.0
+
+
+@pytest.fixture(scope="module")
+def dummy() -> Iterator[SeamlessDaskClient]:
+    """Two Seamless processes, three transformations in each."""
+    seamless.config.set_nparallel(50)
+    client = create_dummy_client(worker_threads=6, spawn_workers=2)
+    yield client
+    set_seamless_dask_client(None)
+
+
+@pytest.fixture
+def crew(dummy: SeamlessDaskClient) -> Crew:
+    """The processes of the dummy scheduler's worker, all of them ready."""
+    crew = Pool.of_this_process(2, {}, "")._crew
+    wait_until(lambda: whole(crew), "the pool is whole", SOON)
+    return crew
+
+
+def whole(crew: Crew) -> bool:
+    return sum(process.ready for process in tuple(crew._members)) == 2
+
+
+def patient(path: str, name: str) -> str:
+    """Say in which process this runs, then wait for a file."""
+    import os
+    import time
+
+    with open(f"{path}/{name}", "a") as file:
+        file.write(f"{os.getpid()}\n")
+    while not os.path.exists(f"{path}/go"):
+        time.sleep(0.02)
+    return name
+
+
+def deadly(path: str, name: str, how: str) -> None:
+    """Say in which process this runs; when `path`/die is there, end it."""
+    import ctypes
+    import os
+    import signal
+    import time
+
+    with open(f"{path}/{name}", "a") as file:
+        file.write(f"{os.getpid()}\n")
+    while not os.path.exists(f"{path}/die"):
+        time.sleep(0.02)
+    if how == "segfault":
+        ctypes.string_at(0)
+    elif how == "exit":
+        os._exit(3)
+    else:
+        os.kill(os.getpid(), getattr(signal, how))
+        time.sleep(1000)
+
+
+def starts(path: Path, name: str) -> list[int]:
+    file = path / name
+    return [int(line) for line in file.read_text().split()] if file.exists() else []
+
+
+def running(path: Path, name: str, times: int = 1) -> int:
+    def enough() -> list[int]:
+        found = starts(path, name)
+        return found if len(found) >= times else []
+
+    return wait_until(enough, f"{name} runs")[-1]
+
+
+@pytest.mark.parametrize(
+    ("how", "cause"),
+    [
+        ("SIGKILL", "was killed by SIGKILL"),
+        ("segfault", "was killed by SIGSEGV \\(segmentation fault\\)"),
+        ("SIGABRT", "was killed by SIGABRT"),
+        ("exit", "ended with exit code 3"),
+    ],
+)
+def test_a_job_that_ends_its_process(
+    crew: Crew, tmp_path: Path, how: str, cause: str
+) -> None:
+    """Three times, then an error that names it; it takes its co-tenants along once."""
+    path = str(tmp_path)
+    tenants = [delayed(patient)(path, f"tenant{i}") for i in range(4)]
+    for tf in tenants:
+        tf.start()
+    for i in range(4):
+        running(tmp_path, f"tenant{i}")
+    suspect = delayed(deadly)(path, "suspect", how)
+    suspect.start()
+    running(tmp_path, "suspect")
+    (tmp_path / "die").touch()
+    suspect.compute()
+    assert suspect.exception is not None
+    checksum = suspect.construct().hex()
+    text = f"ran transformation {checksum} was lost 3 times"
+    assert text in suspect.exception
+    with pytest.raises(RuntimeError, match=cause):
+        suspect.run()
+    (tmp_path / "go").touch()
+    assert [tf.run() for tf in tenants] == [f"tenant{i}" for i in range(4)]
+    assert len(starts(tmp_path, "suspect")) == 3
+    assert max(len(starts(tmp_path, f"tenant{i}")) for i in range(4)) == 2
+    wait_until(lambda: whole(crew), "the pool is whole", SOON)
+
+
+def test_killed_from_outside(crew: Crew, tmp_path: Path) -> None:
+    """As by the kernel when memory is short: everything runs again, to its end."""
+    path = str(tmp_path)
+    jobs = [delayed(patient)(path, f"job{i}") for i in range(6)]
+    for tf in jobs:
+        tf.start()
+    pids = {running(tmp_path, f"job{i}") for i in range(6)}
+    assert len(pids) == 2
+    for pid in pids:
+        os.kill(pid, signal.SIGKILL)
+    begin = time.monotonic()
+    for i in range(6):
+        running(tmp_path, f"job{i}", times=2)
+    wait_until(lambda: whole(crew), "the pool is whole", SOON)
+    assert time.monotonic() - begin < SOON
+    (tmp_path / "go").touch()
+    assert [tf.run() for tf in jobs] == [f"job{i}" for i in range(6)]
+
+
+def test_who_waits_is_not_suspected(crew: Crew, tmp_path: Path) -> None:
+    """A caller whose process is lost calls again; it need not run alone."""
+
+    def caller(path, name, nested):
+        import os
+
+        from seamless.transformer import direct
+
+        with open(f"{path}/{name}", "a") as file:
+            file.write(f"{os.getpid()}\n")
+
+        def waits(path, name):
+            import os
+            import time
+
+            with open(f"{path}/{name}", "a") as file:
+                file.write(f"{os.getpid()}\n")
+            while not os.path.exists(f"{path}/go"):
+                time.sleep(0.02)
+            return name
+
+        return name + direct(waits)(path, nested)
+
+    path = str(tmp_path)
+    callers = [delayed(caller)(path, f"caller{i}", f"nested{i}") for i in range(3)]
+    for tf in callers:
+        tf.start()
+    for i in range(3):
+        running(tmp_path, f"nested{i}")
+    for process in list(crew._members):
+        os.kill(process.pid, signal.SIGKILL)
+    for i in range(3):
+        running(tmp_path, f"caller{i}", times=2)
+        running(tmp_path, f"nested{i}", times=2)
+    (tmp_path / "go").touch()
+    assert [tf.run() for tf in callers] == [f"caller{i}nested{i}" for i in range(3)]
+    assert not [job for p in crew.processes() for job in p.jobs]
+
+
+def test_sys_exit_is_an_error_of_the_job(crew: Crew) -> None:
+    """The process and its other jobs go on."""
+
+    def leaves():
+        import sys
+
+        sys.exit(7)
+
+    before = set(crew.processes())
+    with pytest.raises(RuntimeError, match="SystemExit: 7"):
+        direct(leaves)()
+    assert set(crew.processes()) >= before
+
+
+def test_ten_seconds_without_the_gil(crew: Crew, tmp_path: Path) -> None:
+    """A process that does not answer is busy, not dead; others get the new jobs."""
+
+    def holds(path):
+        import ctypes
+        import os
+
+        with open(f"{path}/holds", "w") as file:
+            file.write(f"{os.getpid()}\n")
+        ctypes.PyDLL(None).sleep(10)
+        return "held"
+
+    def quick(i):
+        import os
+
+        return os.getpid()
+
+    tf = delayed(holds)(str(tmp_path))
+    tf.start()
+    pid = running(tmp_path, "holds")
+    (process,) = [p for p in crew.processes() if p.pid == pid]
+    assert [direct(quick)(i) for i in range(3)] != [pid] * 3
+    assert tf.run() == "held"
+    assert crew.process(process.name) is process
+
+
+def test_a_process_that_never_answers(
+    crew: Crew, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """After a long time, which is short here, it is taken for dead."""
+    monkeypatch.setattr(processes_module, "PING_INTERVAL", 0.1)
+    monkeypatch.setattr(processes_module, "PING_PATIENCE", 0.2)
+    monkeypatch.setattr(crew, "_unresponsive_limit", 1.0)
+    # those that start from now on have the new limit
+    for process in crew.processes():
+        os.kill(process.pid, signal.SIGKILL)
+    old = set(crew.processes())
+    wait_until(lambda: not old & set(crew.processes()), "they end", SOON)
+    wait_until(lambda: whole(crew), "the pool is whole", SOON)
+    tf = delayed(patient)(str(tmp_path), "stopped")
+    tf.start()
+    os.kill(running(tmp_path, "stopped"), signal.SIGSTOP)
+    running(tmp_path, "stopped", times=2)
+    (tmp_path / "go").touch()
+    assert tf.run() == "stopped"
+
+
+def test_processes_that_do_not_start(
+    crew: Crew, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Jobs get an error that says how they end; when they start again, all is well."""
+    monkeypatch.setattr(crew_module, "START_INTERVAL", 0.5)
+    original = SeamlessProcess.launch
+
+    async def stillborn(*args: Any, **options: Any) -> SeamlessProcess:
+        process = await original(*args, **options)
+        os.kill(process.pid, signal.SIGKILL)
+        return process
+
+    def value(i):
+        return i
+
+    with monkeypatch.context() as patch:
+        patch.setattr(SeamlessProcess, "launch", stillborn)
+        for process in crew.processes():
+            os.kill(process.pid, signal.SIGKILL)
+        wait_until(lambda: crew._broken, "the pool notices", SOON)
+        with pytest.raises(RuntimeError, match="can be started: it was killed by SIG"):
+            direct(value)(1)
+    wait_until(lambda: whole(crew), "the pool is whole", SOON)
+    assert direct(value)(2) == 2
+
+
+def test_what_a_dead_process_leaves_behind(crew: Crew, tmp_path: Path) -> None:
+    """Temporary files, processes and shared memory of one that was killed."""
+
+    def untidy(path):
+        import os
+        import subprocess
+        import tempfile
+        import time
+
+        directory = tempfile.mkdtemp()
+        child = subprocess.Popen(["sleep", "1000"], start_new_session=True)
+        if os.path.exists(f"{path}/child"):
+            return "done"
+        with open(f"{path}/child", "w") as file:
+            file.write(f"{directory}\n{child.pid}\n{os.getpid()}")
+        time.sleep(1000)
+
+    shared = set(os.listdir("/dev/shm"))
+    tf = delayed(untidy)(str(tmp_path))
+    tf.start()
+    content = wait_until(
+        lambda: (tmp_path / "child").exists() and (tmp_path / "child").read_text(),
+        "it runs",
+    )
+    directory, child, pid = content.split()
+    os.kill(int(pid), signal.SIGKILL)
+    assert tf.run() == "done"
+    wait_until(lambda: not os.path.exists(directory), "its files go", SOON)
+    wait_until(lambda: not psutil.pid_exists(int(child)), "its child ends", SOON)
+    wait_until(lambda: set(os.listdir("/dev/shm")) <= shared, "shared memory", SOON)
+
+
+def test_many_losses_leave_nothing(crew: Crew) -> None:
+    """The descriptors and threads of this process do not grow with the losses."""
+
+    def value(i):
+        return i
+
+    def lose_one(i: int) -> None:
+        victim = crew._members[0]
+        os.kill(victim.pid, signal.SIGKILL)
+        wait_until(lambda: victim not in crew.processes(), "it ends", SOON)
+        wait_until(lambda: whole(crew), "the pool is whole", SOON)
+        assert direct(value)(i) == i
+
+    def count() -> int:
+        return psutil.Process().num_fds()
+
+    for i in range(2):
+        lose_one(1000 + i)
+    before = count()
+    for i in range(8):
+        lose_one(2000 + i)
+    wait_until(lambda: count() <= before + 4, "descriptors are closed", SOON)
+
+
+@pytest.mark.parametrize(
+    ("code", "text"),
+    [
+        (0, "ended with exit code 0"),
+        (-9, "was killed by SIGKILL (by the kernel because memory was short, or"),
+        (-64, "was killed by "),
+        (None, "ended"),
+    ],
+)
+def test_describe_exit(code: int | None, text: str) -> None:
+    """In words, whatever the system says."""
+    assert describe_exit(code).startswith(text)
+
+
+def test_real_worker_process(tmp_path: Path) -> None:
+    """The same under a nanny, where nothing is shared with the driver."""
+    path = str(tmp_path)
+    # daemonic processes must not have children
+    with dask.config.set({"distributed.worker.daemon": False}):
+        with (
+            LocalCluster(
+                n_workers=1,
+                threads_per_worker=3,
+                dashboard_address=None,
+                silence_logs=logging.ERROR,
+                host="127.0.0.1",
+            ) as cluster,
+            Client(cluster, set_as_default=False) as dask_client,
+        ):
+            client = SeamlessDaskClient(dask_client, worker_plugin_workers=1)
+            set_seamless_dask_client(client)
+            try:
+                tf = delayed(patient)(path, "job")
+                tf.start()
+                os.kill(running(tmp_path, "job"), signal.SIGKILL)
+                running(tmp_path, "job", times=2)
+                (tmp_path / "go").touch()
+                assert tf.run() == "job"
+            finally:
+                set_seamless_dask_client(None)
