@@ -6,6 +6,7 @@ import asyncio
 import concurrent.futures
 import logging
 import os
+import sys
 import threading
 import time
 from collections.abc import Awaitable, Callable, Coroutine, Mapping
@@ -193,7 +194,9 @@ class Handle:
             If nobody else holds the task and it has not ended, cancel it. Otherwise
             it runs to its end and is stored.
         """
-        if self._released:
+        # When the interpreter ends, a thread that holds the client's lock may have been
+        # stopped for good.
+        if self._released or sys.is_finalizing():
             return
         self._released = True
         if cancel and not self._entry.outcome.done():

@@ -52,6 +52,7 @@ from .records import (
     minimal_record,
     store_record,
     store_result,
+    store_with_record,
 )
 
 T = TypeVar("T")
@@ -187,10 +188,11 @@ class Execution:
             record["execution_envelope"]["scratch"] = scratch
             record["input_total_bytes"], record["output_total_bytes"] = sizes
             await store_record(tf_checksum, result_checksum, record, required=True)
-        await store_result(tf_checksum, result_checksum)
-        if not self.full and not self._probe:
+        elif not self._probe:
             record = minimal_record(tf_checksum, result_checksum, self._elapsed)
-            await store_record(tf_checksum, result_checksum, record, required=False)
+            await store_with_record(tf_checksum, result_checksum, record)
+            return
+        await store_result(tf_checksum, result_checksum)
 
     async def check_probes(self) -> dict[str, Any] | None:
         """Return the probes that describe this place. Runs on the recorder's thread."""

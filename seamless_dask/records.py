@@ -115,9 +115,55 @@ def minimal_record(
     )
 
 
+#: whether the database adds the result when it gets the record; None: not known yet
+_record_adds_result: bool | None = None
+
+
+async def store_with_record(
+    tf_checksum: str, result_checksum: str, record: dict[str, Any]
+) -> None:
+    """Write a result with its minimal record; return once the result is there.
+
+    A database that gets the record of a transformation that it does not know adds the
+    result by itself (seamless-database does so since 2.1): one request does for both.
+    The first time it is checked; with another database there are two requests.
+
+    Parameters
+    ----------
+    tf_checksum, result_checksum
+        64 hexadecimal digits.
+    record
+        Of this transformation and result; if it cannot be written, that is logged.
+
+    Raises
+    ------
+    StorageError
+        If the result could not be written.
+    ServiceUnavailable
+        If the database stays away.
+    """
+    global _record_adds_result
+    from seamless_remote import database_remote
+
+    if not database_remote.has_write_server():
+        return
+    if _record_adds_result is not False:
+        stored = await store_record(
+            tf_checksum, result_checksum, record, required=False
+        )
+        if stored and _record_adds_result is None:
+            found = await known_result(tf_checksum)
+            _record_adds_result = stored = found == result_checksum
+        if not stored:
+            await store_result(tf_checksum, result_checksum)
+        return
+    await store_result(tf_checksum, result_checksum)
+    await store_record(tf_checksum, result_checksum, record, required=False)
+
+
 async def store_record(
     tf_checksum: str, result_checksum: str, record: dict[str, Any], *, required: bool
-) -> None:
+) -> bool:
     """Write an execution record. One that is there already stays as it is.
 
     Parameters
@@ -129,6 +175,11 @@ async def store_record(
     required
         Whether a record that cannot be written is an error; otherwise it is logged.
 
+    Returns
+    -------
+    bool
+        Whether the database has a record for this result.
+
     Raises
     ------
     StorageError
@@ -137,7 +188,7 @@ async def store_record(
     from seamless_remote import database_remote
 
     if not required and not database_remote.has_write_server():
-        return
+        return False
     transformation, result = Checksum(tf_checksum), Checksum(result_checksum)
     try:
         written = await DATABASE.call(
@@ -152,6 +203,7 @@ async def store_record(
         logger.warning(
             "No execution record for transformation %s: %s", tf_checksum, exc
         )
-        return
+        return False
     if not written:
         logger.info("Transformation %s has a record already", tf_checksum)
+    return True
