@@ -11,11 +11,11 @@ from html import escape
 _COLOURS = ("#0072b2", "#d55e00", "#009e73", "#cc79a7", "#e69f00", "#56b4e9")
 _MARKERS = ("circle", "square", "diamond", "triangle", "cross", "ring")
 
-_WIDTH, _HEIGHT = 330, 300
+_WIDTH = 330
 _LEFT, _RIGHT, _TOP = 52, 12, 34
 _PLOT_HEIGHT = 170
-#: pixels per line of the legend
-_LINE = 14
+#: pixels from the plot to the legend, and per line of it
+_LEGEND, _LINE = 46, 14
 
 Point = tuple[float, float]
 
@@ -35,12 +35,14 @@ class Chart:
 def svg(charts: Sequence[Chart]) -> str:
     """All charts in one row."""
     width = _WIDTH * len(charts)
+    lines = max(len(chart.lines) for chart in charts)
+    height = _TOP + _PLOT_HEIGHT + _LEGEND + _LINE * lines
     head = (
-        f'<svg xmlns="http://www.w3.org/2000/svg" width="{width}" height="{_HEIGHT}" '
-        f'viewBox="0 0 {width} {_HEIGHT}" font-family="sans-serif" font-size="10">'
+        f'<svg xmlns="http://www.w3.org/2000/svg" width="{width}" height="{height}" '
+        f'viewBox="0 0 {width} {height}" font-family="sans-serif" font-size="10">'
     )
     # A page may be dark: the picture brings its own background.
-    parts = [head, f'<rect width="{width}" height="{_HEIGHT}" fill="white"/>']
+    parts = [head, f'<rect width="{width}" height="{height}" fill="white"/>']
     for number, chart in enumerate(charts):
         parts.append(f'<g transform="translate({number * _WIDTH} 0)">')
         parts += _chart(chart)
@@ -125,7 +127,7 @@ def _chart(chart: Chart) -> list[str]:
             'stroke-width="1.5"/>'
         )
         parts += [_marker(marker, a, b, colour) for a, b in places]
-        legend = bottom + 46 + number * _LINE
+        legend = bottom + _LEGEND + number * _LINE
         parts.append(_marker(marker, _LEFT + 6, legend - 3, colour))
         parts.append(f'<text x="{_LEFT + 16}" y="{legend}">{escape(label)}</text>')
     return parts
