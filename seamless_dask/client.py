@@ -31,6 +31,7 @@ from .keys import (
     is_driver,
     required_resources,
 )
+from .services import of_current_stage
 from .types import TransformationFutures, TransformationResult
 
 if TYPE_CHECKING:
@@ -308,6 +309,8 @@ class SeamlessDaskClient:
         self.client = dask_client
         self.role: Literal["driver", "worker", "inner"] = role
         self.worker_plugin_workers = int(worker_plugin_workers)
+        if role == "driver" and remote_clients is not None:
+            remote_clients = of_current_stage(remote_clients)
         self.remote_clients = remote_clients
         self.is_local_cluster = bool(is_local_cluster)
         self.interactive = bool(interactive)

@@ -607,6 +607,7 @@ def stages(salt: str) -> None:
     seamless.config.set_stage(None, workdir=".")
     assert get_address() == first
     assert delayed(add)(1, 2, salt).is_cached()
+    assert not delayed(outer)(1, salt).is_cached()
     assert delayed(outer)(1, salt).run() == 3
 
 

@@ -1,0 +1,55 @@
+"""Which hashservers and databases a cluster is to use."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+
+def of_current_stage(remote_clients: Mapping[str, Any]) -> dict[str, Any]:
+    """Leave out the services of stages that this process has used before.
+
+    seamless-config names every service that the process has ever launched for a
+    cluster. Workers of one stage would read and write those of another, and the same
+    stage would look configured differently to a driver that came there directly.
+
+    Parameters
+    ----------
+    remote_clients
+        What ``seamless_config.extern_clients.collect_remote_clients`` returns.
+    """
+    from seamless_remote import buffer_remote, database_remote
+
+    launched: dict[str, Any] = {
+        "buffer": buffer_remote._launched_clients,
+        "database": database_remote._launched_clients,
+    }
+    in_use: dict[str, Any] = {
+        "buffer": [
+            *buffer_remote._read_server_clients,
+            *buffer_remote._read_folders_clients,
+            *buffer_remote._write_server_clients,
+        ],
+        "database": [
+            *database_remote._read_database_clients,
+            *database_remote._write_database_clients,
+        ],
+    }
+    result = dict(remote_clients)
+    for kind in launched:
+        left = {_place(c.url, c.directory) for c in launched[kind].values()}
+        left -= {_place(c.url, c.directory) for c in in_use[kind]}
+        result[kind] = [
+            entry
+            for entry in remote_clients.get(kind) or []
+            if _place(entry.get("url"), entry.get("directory")) not in left
+        ]
+    return result
+
+
+def _place(url: str | None, directory: str | None) -> tuple[str | None, str | None]:
+    if url is not None:
+        url = url.rstrip("/")
+        if "://" not in url:
+            url = f"http://{url}"
+    return url, directory
