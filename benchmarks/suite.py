@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import re
 import sys
 import time
 from collections.abc import Callable, Iterable, Mapping, Sequence
@@ -128,7 +129,7 @@ def _interleaved(
                 salt=f"{salt}-{workload.function}-{repeat}",
                 timeout=timeout,
             )
-            run = record(backend.name, workload, repeat, outcome, timeout)
+            run = record(backend.name, workload, repeat, outcome)
             run["load_before"] = load
             run["elapsed"] = time.monotonic() - begin
             if run["problem"]:
@@ -147,7 +148,6 @@ def record(
     workload: Workload,
     repeat: int,
     outcome: Mapping[str, Any],
-    timeout: float,
 ) -> dict[str, Any]:
     """What is kept of one run; ``problem`` is None if all went well."""
     run: dict[str, Any] = {
@@ -157,8 +157,8 @@ def record(
         "problem": None,
     }
     if "error" in outcome:
-        hung = "did not end within" in outcome["error"].split("\n", 1)[0]
-        run["problem"] = f"did not finish in {timeout:g} s" if hung else "failed"
+        hung = re.search(r"did not end within (\S+ s)", outcome["error"])
+        run["problem"] = f"did not finish in {hung[1]}" if hung else "failed"
         return run
     if not outcome["values_ok"]:
         run["problem"] = "wrong values"

@@ -150,11 +150,11 @@ def outcome(seconds: float, **more: Any) -> dict[str, Any]:
 
 def test_record_names_what_went_wrong() -> None:
     """And has no rate then, so that nobody computes with it."""
-    hung = record("b", TREE, 0, {"error": "driver 'x' did not end within 9 s\n..."}, 9)
+    hung = record("b", TREE, 0, {"error": "driver 'x' did not end within 9 s\n..."})
     assert hung["problem"] == "did not finish in 9 s"
-    broken = record("b", TREE, 0, {"error": "driver 'x' ended with exit code 1"}, 9)
+    broken = record("b", TREE, 0, {"error": "driver 'x' ended with exit code 1"})
     assert broken["problem"] == "failed"
-    wrong = record("b", TREE, 0, outcome(1, values_ok=False), 9)
+    wrong = record("b", TREE, 0, outcome(1, values_ok=False))
     assert wrong["problem"] == "wrong values"
     assert not any("rate" in run for run in (hung, broken, wrong))
 
@@ -162,9 +162,9 @@ def test_record_names_what_went_wrong() -> None:
 def test_slot_efficiency_is_useful_seconds_over_all_slots() -> None:
     """Two jobs with three leaves of 0.5 s on 1 x 3 slots take 1 s at best."""
     workload = sleepers(2, 3, 0.5, processes=1)
-    assert record("b", workload, 0, outcome(1.0), 9)["slot_efficiency"] == 1.0
-    assert record("b", workload, 0, outcome(4.0), 9)["slot_efficiency"] == 0.25
-    assert record("b", TREE, 0, outcome(4.0), 9)["slot_efficiency"] is None
+    assert record("b", workload, 0, outcome(1.0))["slot_efficiency"] == 1.0
+    assert record("b", workload, 0, outcome(4.0))["slot_efficiency"] == 0.25
+    assert record("b", TREE, 0, outcome(4.0))["slot_efficiency"] is None
 
 
 class Scripted:
@@ -207,8 +207,8 @@ def test_summary_has_ratios_costs_and_problems() -> None:
     for repeat, seconds in enumerate((1.0, 2.0)):
         for backend, factor in (("mine", 1.0), (report.JOBSERVER, 2.0)):
             done = outcome(factor * seconds, latencies=[0.1, 0.2])
-            runs.append(record(backend, TREE, repeat, done, 9) | {"load_before": 0.5})
-    failed = record(report.POOL, TREE, 0, {"error": "did not end within 9 s"}, 9)
+            runs.append(record(backend, TREE, repeat, done) | {"load_before": 0.5})
+    failed = record(report.POOL, TREE, 0, {"error": "did not end within 9 s"})
     runs.append(failed | {"load_before": 0.5})
     mine, theirs, pool = report.summarise(runs)
     assert mine.rate == Spread(2, 5, 7.5, 10)
