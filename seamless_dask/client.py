@@ -6,11 +6,10 @@ import asyncio
 import concurrent.futures
 import logging
 import os
-import sys
 import threading
 import time
 from collections.abc import Awaitable, Callable, Coroutine, Mapping
-from dataclasses import dataclass, field, replace
+from dataclasses import replace
 from typing import TYPE_CHECKING, Any, Literal, TypeVar
 
 import dask
@@ -22,15 +21,17 @@ from scheduler_ext.messages import RUNS_AGAIN
 from . import bounds, record_mode, scheduler_side, selection, serialization, tasks
 from .envelopes import Envelope
 from .envelopes import check as check_envelope
-from .inner import InnerLeases
-from .keys import (
-    NESTED_RESOURCE,
-    TOP_LEVEL_RESOURCE,
-    base_key,
-    deferred_base_key,
-    is_driver,
-    required_resources,
+from .handles import (
+    Entry,
+    FatFuture,
+    Handle,
+    identify,
+    name_and_attempt,
+    task_key_of,
+    was_disconnected,
 )
+from .inner import InnerLeases
+from .keys import NESTED_RESOURCE, TOP_LEVEL_RESOURCE
 from .services import of_current_stage
 from .types import TransformationFutures, TransformationResult
 
@@ -53,206 +54,6 @@ FETCH_PRIORITY = 1_000_000
 SCHEDULER_ENV = "SEAMLESS_DASK_SCHEDULER"
 
 assert serialization  # imported to register the handlers for Buffer
-
-
-@dataclass(eq=False)
-class Entry:
-    """A submitted task, shared by all who asked this client for it."""
-
-    #: what it is filed under: the key of its first attempt
-    name: str
-    key: str
-    tf_checksum: str | None
-    #: submits the task; again, if the connection to the scheduler was lost
-    submit: Callable[[], Future]
-    #: keeps the task wanted on the scheduler; nobody else gets this handle
-    anchor: Future
-    envelope: Envelope
-    outcome: concurrent.futures.Future[TransformationResult] = field(
-        default_factory=concurrent.futures.Future
-    )
-    #: whether the connection to the scheduler was lost meanwhile
-    renewed: bool = False
-    #: handles that have not been released
-    holders: int = 0
-    #: `time.monotonic` of the last use after completion
-    last_used: float = 0.0
-
-    def failed(self) -> bool:
-        """Whether the task has ended without a result."""
-        if not self.outcome.done():
-            return False
-        if self.outcome.cancelled() or self.outcome.exception() is not None:
-            return True
-        return self.outcome.result().error is not None
-
-
-@dataclass(frozen=True)
-class _Identity:
-    key: str
-    resources: dict[str, float]
-    driver: bool
-    dependencies: dict[str, Entry]
-
-
-def _identify(submission: TransformationSubmission) -> _Identity:
-    """Work out what decides which task a submission is."""
-    transformation_dict = submission.transformation_dict
-    resources = required_resources(transformation_dict, submission.tf_dunder)
-    driver = is_driver(transformation_dict, submission.tf_dunder)
-    dependencies: dict[str, Entry] = {}
-    for name, spec in submission.inputs.items():
-        if spec.kind == "transformation":
-            dependencies[name] = submission.input_futures[name].entry
-    if dependencies or submission.tf_checksum is None:
-        keys = {name: entry.key for name, entry in dependencies.items()}
-        key = deferred_base_key(transformation_dict, keys, resources, driver=driver)
-    else:
-        key = base_key(submission.tf_checksum, resources, driver=driver)
-    if submission.scratch:
-        key += "-scratch"
-    return _Identity(key, resources, driver, dependencies)
-
-
-def _was_disconnected(future: Future) -> bool:
-    """Whether a future was cancelled because its client lost the scheduler."""
-    exception = getattr(future._state, "exception", None)
-    return getattr(exception, "reason", None) == "scheduler-connection-lost"
-
-
-def _task_key(name: str, attempt: int) -> str:
-    # A failed task may still be wanted by somebody; a new attempt is another task.
-    return f"{name}-r{attempt}" if attempt else name
-
-
-def _name_and_attempt(key: str) -> tuple[str, int]:
-    name, separator, attempt = key.rpartition("-r")
-    return (name, int(attempt)) if separator and attempt.isdigit() else (key, 0)
-
-
-class Handle:
-    """One caller's hold on a task; releasing it never touches other handles.
-
-    Safe to use from any thread. `cancelled` and `done` never raise, and `result`
-    needs no communication once `done` is true.
-    """
-
-    def __init__(
-        self,
-        client: SeamlessDaskClient,
-        entry: Entry,
-        convert: Callable[[TransformationResult], Any],
-    ) -> None:
-        self._client = client
-        self._entry = entry
-        self._convert = convert
-        self._released = False
-        self._cancelled = False
-        client._hold(entry)
-
-    @property
-    def key(self) -> str:
-        """Key of the Dask task."""
-        return self._entry.key
-
-    def done(self) -> bool:
-        """Whether the task has ended, one way or another."""
-        return self._cancelled or self._entry.outcome.done()
-
-    def cancelled(self) -> bool:
-        """Whether the task was cancelled, here or on the cluster."""
-        return self._cancelled or self._entry.outcome.cancelled()
-
-    def result(self, timeout: float | None = None) -> Any:
-        """Wait for the result.
-
-        Parameters
-        ----------
-        timeout
-            Seconds; None waits as long as it takes.
-
-        Raises
-        ------
-        concurrent.futures.CancelledError, TimeoutError
-        """
-        if self._cancelled:
-            raise concurrent.futures.CancelledError(self._entry.key)
-        return self._convert(self._entry.outcome.result(timeout))
-
-    async def wait(self) -> Any:
-        """Like `result`, without blocking the event loop."""
-        if self._cancelled:
-            raise asyncio.CancelledError(self._entry.key)
-        shielded = asyncio.shield(asyncio.wrap_future(self._entry.outcome))
-        return self._convert(await shielded)
-
-    def release(self, *, cancel: bool = False) -> None:
-        """Give the handle back; repeated calls change nothing.
-
-        Parameters
-        ----------
-        cancel
-            If nobody else holds the task and it has not ended, cancel it. Otherwise
-            it runs to its end and is stored.
-        """
-        # When the interpreter ends, a thread that holds the client's lock may have been
-        # stopped for good.
-        if self._released or sys.is_finalizing():
-            return
-        self._released = True
-        if cancel and not self._entry.outcome.done():
-            self._cancelled = True
-        self._client._unhold(self._entry, cancel=cancel)
-
-
-class FatFuture:
-    """A caller's handle on a buffer; its Dask task exists once somebody asks.
-
-    Resolves to `seamless.Buffer`. The task runs where the value is.
-    """
-
-    def __init__(self, submit: Callable[[], Future], entry: Entry | None) -> None:
-        self._submit = submit
-        self._future: Future | None = None
-        #: the transformation whose result this is, None for a plain checksum
-        self.entry = entry
-        self._lock = threading.Lock()
-        self._released = False
-
-    def future(self) -> Future:
-        """Return the Dask future, submitting the task if need be."""
-        with self._lock:
-            if self._future is None:
-                self._future = self._submit()
-            return self._future
-
-    def done(self) -> bool:
-        """Whether the buffer can be had without waiting."""
-        return self._released or self.future().done()
-
-    def cancelled(self) -> bool:
-        """Whether the handle was released or the task cancelled."""
-        if self._released:
-            return True
-        return self._future is not None and self._future.cancelled()
-
-    def result(self, timeout: float | None = None) -> Buffer:
-        """Wait up to `timeout` seconds for the buffer.
-
-        Raises
-        ------
-        seamless.CacheMissError
-            If the buffer is nowhere.
-        """
-        return self.future().result(timeout)
-
-    def release(self) -> None:
-        """Give the handle back."""
-        with self._lock:
-            future, self._future = self._future, None
-            self._released = True
-        if future is not None:
-            future.release()
 
 
 class SeamlessDaskClient:
@@ -384,7 +185,7 @@ class SeamlessDaskClient:
             If the submission is strict and the same transformation is under way with
             another envelope.
         """
-        identity = _identify(submission)
+        identity = identify(submission)
         nested = priority_boost > 0 or self.role != "driver"
         depth = max(1, int(priority_boost)) if nested else 0
         dependencies = identity.dependencies
@@ -448,20 +249,20 @@ class SeamlessDaskClient:
         ValueError
             If the required resources are malformed.
         """
-        name = _identify(submission).key
+        name = identify(submission).key
         with self._lock:
             entry = self._entries.get(name)
             if entry is not None and not entry.failed():
                 return entry.key
             attempt, _ = self._attempts.get(name, (0, 0.0))
-            return _task_key(name, attempt if entry is None else attempt + 1)
+            return task_key_of(name, attempt if entry is None else attempt + 1)
 
     def _submit_base(
         self, job: tasks.Job, dependencies: list[Entry], resources: dict[str, float]
     ) -> Entry:
         name = job.key
         attempt, _ = self._attempts.get(name, (0, 0.0))
-        job = replace(job, key=_task_key(name, attempt))
+        job = replace(job, key=task_key_of(name, attempt))
 
         def submit() -> Future:
             return self.client.submit(
@@ -504,13 +305,13 @@ class SeamlessDaskClient:
             try:
                 return await self._result_of(anchor)
             except (asyncio.CancelledError, concurrent.futures.CancelledError):
-                lost = entry.renewed or _was_disconnected(anchor)
+                lost = entry.renewed or was_disconnected(anchor)
                 if lost and self.client.status in ("closing", "closed"):
                     address = scheduler_side.rpc(self.client).address
                     raise ConnectionError(
                         f"the connection to the scheduler at {address} was lost"
                     ) from None
-                if entry.outcome.done() or not _was_disconnected(anchor):
+                if entry.outcome.done() or not was_disconnected(anchor):
                     raise
             self._renew(entry)
 
@@ -520,7 +321,7 @@ class SeamlessDaskClient:
         Should it still run, or have finished, then nothing is executed again.
         """
         with self._lock:
-            if _was_disconnected(entry.anchor):
+            if was_disconnected(entry.anchor):
                 logger.info("The scheduler was gone: %s is submitted again", entry.key)
                 with dask.annotate(**{RUNS_AGAIN: True}):
                     entry.anchor = entry.submit()
@@ -648,7 +449,7 @@ class SeamlessDaskClient:
         now = time.monotonic()
         with self._lock:
             for key in keys:
-                name, attempt = _name_and_attempt(key)
+                name, attempt = name_and_attempt(key)
                 known, _ = self._attempts.get(name, (0, 0.0))
                 self._attempts[name] = max(known, attempt + 1), now
         self._schedule_pruning()

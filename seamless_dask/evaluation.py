@@ -27,7 +27,7 @@ from .leases import LeaseRefused
 from .patience import ServiceUnavailable
 from .record_mode import RecordModeMismatch
 from .records import known_result
-from .runtime import checksums_of, submission_of
+from .submissions import checksums_of, submission_of
 from .types import TransformationFutures, TransformationInputSpec, TransformationResult
 from .types import TransformationSubmission as Submission
 

@@ -125,7 +125,7 @@ class Fingertips:
                 for c in buffers_to_run(transformation_dict, tf_dunder)
             )
         )
-        with runtime.occupied(key, tf_checksum, depth):
+        with runtime.running.occupied(key, tf_checksum, depth):
             result, made = await runtime.pool.dispatch(
                 transformation_dict,
                 tf_checksum=tf_checksum,

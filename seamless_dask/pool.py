@@ -192,7 +192,7 @@ class Pool:
     def runtime_of(self, owner_key: str | None) -> WorkerRuntime:
         if owner_key is not None:
             for runtime in self._runtimes:
-                if runtime.is_running(owner_key):
+                if owner_key in runtime.running:
                     return runtime
         return self._runtimes[0]
 
@@ -203,7 +203,7 @@ class Pool:
         if caller is not None:
             caller.waiting += 1
         answer = asyncio.run_coroutine_threadsafe(
-            runtime.nested(handle.name, payload), runtime.loop
+            runtime.nested.answer(handle.name, payload), runtime.loop
         )
         # If the process is lost meanwhile, this is cancelled and the caller stays one
         # that waits: then it is not the one that caused the loss.
@@ -226,7 +226,7 @@ class Pool:
             # The original would block the pool's event loop while it fetches.
             runtime = self._runtimes[0]
             found = asyncio.run_coroutine_threadsafe(
-                runtime.has_buffer(handle.name, checksum), runtime.loop
+                runtime.nested.has_buffer(handle.name, checksum), runtime.loop
             )
             if not await asyncio.wrap_future(found):
                 return None

@@ -1,0 +1,208 @@
+"""Transformations that transformations call: from the request to the answer."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+from collections.abc import Sequence
+from typing import TYPE_CHECKING, Any
+
+from seamless import CacheMissError, Checksum
+from seamless_transformer.remote_job import parse_remote_job_written
+
+from .buffers import UploadError, await_pending_uploads
+from .envelopes import EnvelopeMismatch
+from .fingertips import with_tuples
+from .inner import CALLER_WAITS
+from .keys import is_driver
+from .leases import LeaseRefused
+from .patience import ServiceUnavailable
+from .records import known_result
+from .running import RunningJob
+from .small_buffers import BUFFERS, SMALL
+from .submissions import checksums_of, submission_of
+from .types import TransformationResult
+from .types import TransformationSubmission as Submission
+
+if TYPE_CHECKING:
+    from .runtime import WorkerRuntime
+
+logger = logging.getLogger(__name__)
+
+
+class NestedWork:
+    """Answers the Seamless processes of a worker; lives on the worker's event loop.
+
+    Parameters
+    ----------
+    runtime
+        Of the Dask worker.
+    """
+
+    def __init__(self, runtime: WorkerRuntime) -> None:
+        self._runtime = runtime
+        self._running = runtime.running
+        runtime.worker.handlers[CALLER_WAITS] = self.caller_waits
+
+    def close(self) -> None:
+        """Stop listening."""
+        self._runtime.worker.handlers.pop(CALLER_WAITS, None)
+
+    async def answer(self, process: str, request: dict[str, Any]) -> dict[str, Any]:
+        """Have a nested transformation computed, wherever in the cluster.
+
+        Parameters
+        ----------
+        process
+            Name of the Seamless process in which the calling transformation runs.
+        request
+            What seamless-transformer sends to delegate a transformation.
+
+        Returns
+        -------
+        dict
+            The answer as seamless-transformer expects it.
+        """
+        callers = self._running.callers(process, request.get("owner_dask_key"))
+        work = asyncio.create_task(self._answer(callers, request))
+        for caller in callers:
+            caller.requests.add(work)
+            work.add_done_callback(caller.requests.discard)
+        try:
+            return await asyncio.shield(work)
+        except asyncio.CancelledError:
+            # The process is gone. Its jobs run again and will ask for the same: that
+            # must not be stopped meanwhile.
+            if not callers:
+                work.cancel()
+            raise
+
+    async def _answer(
+        self, callers: Sequence[RunningJob], request: dict[str, Any]
+    ) -> dict[str, Any]:
+        try:
+            return await self._nested(callers, request)
+        except (
+            LeaseRefused,
+            ServiceUnavailable,
+            UploadError,
+            CacheMissError,
+            EnvelopeMismatch,
+            ValueError,
+        ) as exc:
+            return _failure(f"{type(exc).__name__}: {exc}")
+
+    async def _nested(
+        self, callers: Sequence[RunningJob], request: dict[str, Any]
+    ) -> dict[str, Any]:
+        tf_checksum = Checksum(request["tf_checksum"]).hex()
+        tf_dunder = request.get("tf_dunder") or {}
+        self._runtime.received(request.get(BUFFERS))
+        known = await known_result(tf_checksum)
+        if known is not None:
+            return self._success(known)
+        transformation_dict = request.get("transformation_dict")
+        if transformation_dict is None:
+            buffer = await self._runtime.buffers.resolve(tf_checksum)
+            transformation_dict = with_tuples(await buffer.get_value_async("plain"))
+        depth = 1 + max((caller.depth for caller in callers), default=0)
+        submission = submission_of(
+            transformation_dict,
+            tf_checksum=tf_checksum,
+            tf_dunder=tf_dunder,
+            scratch=bool(request.get("scratch")),
+            strict_dunder=bool(request.get("strict_dunder")),
+        )
+        with self._running.waiting(callers):
+            checksums = checksums_of(submission)
+            await asyncio.gather(
+                await_pending_uploads(checksums), self._runtime.uploads.wait(checksums)
+            )
+            lease = None
+            if not is_driver(transformation_dict, tf_dunder):
+                owner = callers[0].key if callers else None
+                key = self._runtime.client.task_key(submission)
+                lease = await self._runtime.leases.acquire(key, owner, depth)
+            try:
+                return await self._submit(submission, depth)
+            finally:
+                if lease is not None:
+                    self._runtime.leases.release(lease)
+
+    async def _submit(self, submission: Submission, depth: int) -> dict[str, Any]:
+        futures = self._runtime.client.submit_transformation(
+            submission, priority_boost=depth
+        )
+        try:
+            result: TransformationResult = await futures.base.wait()
+        except asyncio.CancelledError:
+            if futures.base.cancelled():
+                return _failure("Delegated transformation cancelled")
+            raise
+        finally:
+            self._runtime.client.release_transformation_futures(futures, cancel=True)
+        if result.error is not None:
+            return _failure(result.error)
+        assert result.result_checksum is not None
+        self._runtime.add_contents([result])
+        return self._success(result.result_checksum)
+
+    def _success(self, result_checksum: str) -> dict[str, Any]:
+        answer: dict[str, Any] = {"status": "done", "result": result_checksum}
+        if parse_remote_job_written(result_checksum) is None:
+            buffer = self._runtime.buffers.at_hand(result_checksum)
+            if buffer is not None and len(buffer.content) <= SMALL:
+                answer[BUFFERS] = {result_checksum: buffer.content}
+        return answer
+
+    async def has_buffer(self, process: str, checksum: str) -> bool:
+        """Have a buffer in memory that a process asks for, computed if it must be.
+
+        Parameters
+        ----------
+        process
+            Name of the Seamless process.
+        checksum
+            64 hexadecimal digits.
+
+        Returns
+        -------
+        bool
+            False if it cannot be had.
+        """
+        callers = self._running.callers(process, None)
+        key = callers[0].key if callers else f"base-{checksum}"
+        depth = 1 + max((caller.depth for caller in callers), default=0)
+        try:
+            await self._runtime.fingertips.buffer(checksum, key=key, depth=depth)
+        except CacheMissError as exc:
+            logger.info("Process %s asks for what is nowhere: %s", process, exc)
+            return False
+        return True
+
+    def caller_waits(
+        self, process: str | None = None, key: str | None = None
+    ) -> dict[str, Any]:
+        """Note that a transformation waits for a process that it has started.
+
+        Called by that process: see `seamless_dask.inner`.
+
+        Parameters
+        ----------
+        process
+            Name of the Seamless process under which it runs.
+        key
+            Key of the transformation's task, if that is known.
+        """
+        running = self._runtime.pool.runtime_of(key).running
+        callers = running.callers(process or "", key)
+        for caller in callers:
+            running.secede(caller)
+        return {
+            "key": callers[0].key if callers else None,
+            "depth": max((caller.depth for caller in callers), default=0),
+        }
+
+
+def _failure(error: str) -> dict[str, Any]:
+    return {"status": "error", "error": error}

@@ -1,0 +1,114 @@
+"""The transformations that a Dask worker executes, and which of them wait."""
+
+from __future__ import annotations
+
+import asyncio
+import time
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Any
+
+from distributed.worker_state_machine import SecedeEvent
+
+if TYPE_CHECKING:
+    from distributed import Worker
+
+
+@dataclass(eq=False)
+class RunningJob:
+    """A transformation that this worker is executing."""
+
+    key: str
+    tf_checksum: str
+    depth: int
+    started: float = field(default_factory=time.monotonic)
+    #: nested transformations that it waits for
+    pending: int = 0
+    #: what it has asked for, also in a process that is gone: when it runs again, it
+    #: will ask again
+    requests: set[asyncio.Task[dict[str, Any]]] = field(default_factory=set)
+    #: whether Dask has been told that the task waits
+    seceded: bool = False
+
+
+class RunningJobs:
+    """What one Dask worker executes; lives on the worker's event loop.
+
+    Parameters
+    ----------
+    worker
+        The Dask worker.
+    jobs_of
+        Returns the keys of the tasks that a Seamless process, given by name, runs.
+    """
+
+    def __init__(self, worker: Worker, jobs_of: Callable[[str], set[str]]) -> None:
+        self._worker = worker
+        self._jobs_of = jobs_of
+        self._jobs: dict[str, RunningJob] = {}
+
+    def __contains__(self, key: str) -> bool:
+        """Whether a task is being executed here; from any thread."""
+        return key in self._jobs
+
+    @contextmanager
+    def occupied(self, key: str, tf_checksum: str, depth: int) -> Iterator[None]:
+        """Count a task as one that executes, so that it may have nested work."""
+        if key in self._jobs:
+            yield
+            return
+        self._jobs[key] = running = RunningJob(key, tf_checksum, depth)
+        try:
+            yield
+        except asyncio.CancelledError:
+            self._cancel_requests(running)
+            raise
+        finally:
+            del self._jobs[key]
+
+    def callers(self, process: str, owner_key: str | None) -> list[RunningJob]:
+        """Return the transformation that asks, or all that it may be.
+
+        It is known exactly except for calls from threads that the user's code has
+        started: those come without the key.
+        """
+        if owner_key is not None:
+            running = self._jobs.get(owner_key)
+            return [] if running is None else [running]
+        candidates = self._jobs_of(process)
+        return [r for r in self._jobs.values() if r.key in candidates]
+
+    @contextmanager
+    def waiting(self, callers: Sequence[RunningJob]) -> Iterator[None]:
+        for caller in callers:
+            caller.pending += 1
+            self.secede(caller)
+        try:
+            yield
+        finally:
+            for caller in callers:
+                caller.pending -= 1
+
+    def secede(self, job: RunningJob) -> None:
+        """Tell Dask that a task waits, so that its slot is free for what it waits for.
+
+        The same as `distributed.secede`, which is for tasks that run in threads.
+        """
+        if job.seceded:
+            return
+        job.seceded = True
+        self._worker.handle_stimulus(
+            SecedeEvent(
+                key=job.key,
+                compute_duration=time.monotonic() - job.started,
+                stimulus_id=f"seamless-secede-{time.time()}",
+            )
+        )
+
+    def _cancel_requests(self, running: RunningJob) -> None:
+        """Want what a cancelled transformation has asked for no longer."""
+        for request in tuple(running.requests):
+            others = (r for r in self._jobs.values() if r is not running)
+            if not any(request in other.requests for other in others):
+                request.cancel()

@@ -1,0 +1,96 @@
+"""Transformations on their way to a worker: what they refer to, what they wait for."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import replace
+from typing import TYPE_CHECKING, Any
+
+from seamless import Checksum
+from seamless_transformer.remote_job import parse_remote_job_written
+
+from .types import TransformationInputSpec, TransformationResult
+from .types import TransformationSubmission as Submission
+
+if TYPE_CHECKING:
+    from .tasks import Job
+
+
+class DependencyFailed(RuntimeError):
+    """A transformation that this one depends on has no result."""
+
+
+def with_dependencies(job: Job, results: Sequence[TransformationResult]) -> Job:
+    if not results:
+        return job
+    transformation_dict = dict(job.transformation_dict)
+    dependencies = {}
+    for name, result in zip(job.dependencies, results, strict=True):
+        if result.error is not None or result.result_checksum is None:
+            raise DependencyFailed(
+                f"Dependency '{name}' has an exception:\n{result.error}"
+            )
+        if parse_remote_job_written(result.result_checksum) is not None:
+            raise DependencyFailed(
+                f"Dependency '{name}' has no result: it was written as a remote job"
+            )
+        celltype, subcelltype, _ = transformation_dict[name]
+        transformation_dict[name] = celltype, subcelltype, result.result_checksum
+        dependencies[name] = result.tf_checksum
+    known = job.tf_dunder.get("__deps__") or {}
+    tf_dunder = {**job.tf_dunder, "__deps__": {**known, **dependencies}}
+    return replace(job, transformation_dict=transformation_dict, tf_dunder=tf_dunder)
+
+
+def submission_of(
+    transformation_dict: dict[str, Any],
+    *,
+    tf_checksum: str,
+    tf_dunder: dict[str, Any],
+    scratch: bool,
+    strict_dunder: bool,
+) -> Submission:
+    """Return the submission of a transformation whose inputs are all known.
+
+    Raises
+    ------
+    ValueError
+        If a pin has no checksum; all of them are named.
+    """
+    inputs = {}
+    missing = []
+    for name, value in transformation_dict.items():
+        if name.startswith("__") or not isinstance(value, tuple) or len(value) < 3:
+            continue
+        celltype, subcelltype, checksum = value
+        if checksum is None:
+            missing.append(name)
+            continue
+        inputs[name] = TransformationInputSpec(
+            name=name,
+            celltype=celltype,
+            subcelltype=subcelltype,
+            checksum=Checksum(checksum).hex(),
+            kind="checksum",
+        )
+    if missing:
+        raise ValueError(f"Transformation {tf_checksum}: inputs {missing} are unknown")
+    meta = transformation_dict.get("__meta__") or {}
+    return Submission(
+        transformation_dict=transformation_dict,
+        inputs=inputs,
+        input_futures={},
+        tf_checksum=tf_checksum,
+        tf_dunder=tf_dunder,
+        scratch=scratch,
+        require_value=False,
+        allow_input_fingertip=bool(meta.get("allow_input_fingertip")),
+        strict_dunder=strict_dunder,
+    )
+
+
+def checksums_of(submission: Submission) -> set[str]:
+    """Return the checksums of the buffers that a submission refers to."""
+    checksums = {spec.checksum for spec in submission.inputs.values()}
+    checksums.add(submission.tf_checksum)
+    return {checksum for checksum in checksums if checksum is not None}
