@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import logging
 import os
 import signal
@@ -285,7 +286,7 @@ def test_processes_that_do_not_start(
 
 
 def test_what_a_dead_process_leaves_behind(crew: Crew, tmp_path: Path) -> None:
-    """Temporary files, processes and shared memory of one that was killed."""
+    """Temporary files, and processes that have lost their parent."""
 
     def untidy(path):
         import os
@@ -301,7 +302,6 @@ def test_what_a_dead_process_leaves_behind(crew: Crew, tmp_path: Path) -> None:
             file.write(f"{directory}\n{child.pid}\n{os.getpid()}")
         time.sleep(1000)
 
-    shared = set(os.listdir("/dev/shm"))
     tf = delayed(untidy)(str(tmp_path))
     tf.start()
     content = wait_until(
@@ -313,7 +313,22 @@ def test_what_a_dead_process_leaves_behind(crew: Crew, tmp_path: Path) -> None:
     assert tf.run() == "done"
     wait_until(lambda: not os.path.exists(directory), "its files go", SOON)
     wait_until(lambda: not psutil.pid_exists(int(child)), "its child ends", SOON)
-    wait_until(lambda: set(os.listdir("/dev/shm")) <= shared, "shared memory", SOON)
+
+
+def test_shared_memory_of_a_dead_process(crew: Crew) -> None:
+    """A buffer was to be uploaded when the process was killed."""
+    pool = Pool.of_this_process(2, {}, "")
+    process = crew._members[0]
+    request = {"op": "tempref", "checksum": "ab" * 32, "length": 1000}
+    loop = crew._manager.loop
+    answer = asyncio.run_coroutine_threadsafe(
+        pool._on_ref_op(process._handle, request), loop
+    ).result()
+    segment = Path("/dev/shm") / answer["name"]
+    assert segment.exists()
+    os.kill(process.pid, signal.SIGKILL)
+    wait_until(lambda: not segment.exists(), "it goes", SOON)
+    assert answer["key"] not in crew._manager._pointers
 
 
 def test_many_losses_leave_nothing(crew: Crew) -> None:
