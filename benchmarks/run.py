@@ -11,6 +11,7 @@ from __future__ import annotations
 import argparse
 import json
 import shutil
+import signal
 import sys
 import time
 import uuid
@@ -62,6 +63,16 @@ def executable(text: str) -> str:
     return str(Path(found).absolute())
 
 
+def _end_in_order() -> None:
+    """Let SIGINT and SIGTERM stop the services as well, also in the background.
+
+    A shell makes background jobs ignore SIGINT, and SIGTERM would end this process
+    at once and leave what it has started.
+    """
+    for number in (signal.SIGINT, signal.SIGTERM):
+        signal.signal(number, signal.default_int_handler)
+
+
 def main(arguments: Sequence[str] | None = None) -> int:
     parser = argparse.ArgumentParser(description=(__doc__ or "").split("\n")[0])
     size = parser.add_mutually_exclusive_group()
@@ -90,6 +101,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser.add_argument("--markdown", action="store_true", help="tables for a page")
     args = parser.parse_args(arguments)
 
+    _end_in_order()
     workloads, repeats, timeout = SIZES[args.size]
     if args.only:
         workloads = tuple(one for one in workloads if one.function in args.only)
