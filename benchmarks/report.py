@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from typing import Any
@@ -80,7 +81,11 @@ def _line(
     return Line(
         workload,
         backend,
-        problem=f"{bad[0]} ({len(bad)} of {len(runs)} runs)" if bad else None,
+        problem=", ".join(
+            f"{what} ({count} of {len(runs)} runs)"
+            for what, count in Counter(bad).items()
+        )
+        or None,
         rate=spread(lambda run: run["rate"]),
         to_jobserver=ratios(mine, _rates(others.get(JOBSERVER, ()))),
         to_pool=ratios(mine, _rates(others.get(POOL, ()))),

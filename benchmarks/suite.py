@@ -60,7 +60,8 @@ QUICK = (
     Workload("15 recursions of 3", "recursion", {"n": 15, "depth": 3}),
     Workload("chain of 20", "chain", {"n": 20}),
     Workload("4 x 10 MB, there and on", "big", {"n": 4, "megabytes": 10}),
-    sleepers(15, 4, 0.25, processes=5),
+    # with as many processes as the others, because each start of services takes time
+    sleepers(10, 4, 0.25, processes=2),
 )
 
 #: for the tests
