@@ -32,6 +32,8 @@ class LiveKeys:
     def __init__(self) -> None:
         #: {transformation checksum: {task key}}
         self._keys: dict[str, set[str]] = {}
+        #: {task key: what it runs}, where the key does not say
+        self._named: dict[str, str] = {}
 
     def add(self, key: str) -> None:
         """A task is there and unfinished; a key without checksum is ignored."""
@@ -39,9 +41,15 @@ class LiveKeys:
         if checksum is not None:
             self._keys.setdefault(checksum, set()).add(key)
 
+    def name(self, key: str, checksum: str) -> None:
+        """An unfinished task runs this transformation; its key could not know."""
+        self.discard(key)
+        self._named[key] = checksum
+        self._keys.setdefault(checksum, set()).add(key)
+
     def discard(self, key: str) -> None:
         """A task is finished or gone; an unknown key is ignored."""
-        checksum = checksum_of(key)
+        checksum = self._named.pop(key, None) or checksum_of(key)
         keys = self._keys.get(checksum) if checksum is not None else None
         if checksum is None or keys is None:
             return
@@ -52,6 +60,7 @@ class LiveKeys:
     def clear(self) -> None:
         """No task is left."""
         self._keys.clear()
+        self._named.clear()
 
     def of(self, checksum: str) -> list[str]:
         """The keys of the unfinished tasks of a transformation, sorted."""

@@ -5,10 +5,11 @@ of one call and returns a frozen value, or raises :class:`InvalidMessage` with *
 problems. Lists arrive as tuples, so both are accepted.
 
 Calls to the scheduler (all return ``{"status": "ok", ...}`` or :func:`error_reply`):
-the ``OP_*`` names. Messages that the scheduler sends to a worker that has registered:
-``PUSH_DECISIONS`` with ``granted`` (ids) and ``refused`` ({id: reason}), and
-``PUSH_CANCEL`` with ``keys``. Decisions travel on another connection than the reply to
-the request, and may overtake it.
+the ``OP_*`` names. On the stream of a worker OP_RELEASE is possible as well, and
+OP_NAME only there; such messages have no answer. Messages that the scheduler sends to
+a worker that has registered: ``PUSH_DECISIONS`` with ``granted`` (ids) and ``refused``
+({id: reason}), and ``PUSH_CANCEL`` with ``keys``. Decisions travel on another
+connection than the reply to the request, and may overtake it.
 """
 
 from __future__ import annotations
@@ -21,7 +22,7 @@ from typing import Any, TypeVar
 from .events import Request
 
 #: Raised with every change that an older worker or client would not understand
-PROTOCOL = 1
+PROTOCOL = 2
 
 OP_VERSION = "seamless_version"
 OP_REGISTER_WORKER = "seamless_register_worker"
@@ -30,6 +31,7 @@ OP_RELEASE = "seamless_release"
 OP_STATUS = "seamless_status"
 OP_ACTIVITY = "seamless_activity"
 OP_CANCEL = "seamless_cancel"
+OP_NAME = "seamless_name"
 
 PUSH_DECISIONS = "seamless_decisions"
 PUSH_CANCEL = "seamless_cancel"
@@ -145,6 +147,15 @@ def parse_cancel(payload: Mapping[str, Any]) -> tuple[str, ...]:
     checksums = fields.take("checksums", _list_of(_checksum))
     fields.finish()
     return checksums
+
+
+def parse_name(payload: Mapping[str, Any]) -> tuple[str, str]:
+    """The arguments of OP_NAME: the key of a task, and what it runs."""
+    fields = _Fields(payload)
+    key = fields.take("key", _text)
+    checksum = fields.take("checksum", _checksum)
+    fields.finish()
+    return key, checksum
 
 
 # -- fields ------------------------------------------------------------------------

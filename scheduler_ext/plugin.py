@@ -96,7 +96,8 @@ class SeamlessSchedulerPlugin(SchedulerPlugin):
             messages.OP_CANCEL: self._on_cancel,
         }
         self._stream_handlers: dict[str, Callable[..., None]] = {
-            messages.OP_RELEASE: self._on_release_stream
+            messages.OP_RELEASE: self._on_release_stream,
+            messages.OP_NAME: self._on_name_stream,
         }
 
     # -- life cycle --------------------------------------------------------------
@@ -317,6 +318,15 @@ class SeamlessSchedulerPlugin(SchedulerPlugin):
                 logger.warning("Release by %s: %s", worker or client, reply["errors"])
         except Exception:  # it would cut the connection of the worker
             logger.exception("Release by %s", worker or client)
+
+    def _on_name_stream(self, worker: str = "", **payload: Any) -> None:
+        """A worker knows what a task runs; when it was submitted nobody did."""
+        try:
+            key, checksum = messages.parse_name(payload)
+            if self._state_of(key) in UNFINISHED and is_transformation(key):
+                self._live.name(key, checksum)
+        except Exception:  # it would cut the connection of the worker
+            logger.exception("Name from %s", worker)
 
     @_answers
     def _on_cancel(self, **payload: Any) -> Reply:

@@ -41,6 +41,8 @@ logger = logging.getLogger(__name__)
 
 #: message by which the scheduler has tasks of this worker stopped
 CANCEL = "seamless_cancel"
+#: message by which the scheduler learns the checksum of a transformation
+NAME = "seamless_name"
 #: results up to this size (bytes) travel with their checksum
 INLINE_LIMIT = 32 * 1024
 
@@ -124,6 +126,7 @@ class WorkerRuntime:
                 self.buffers.add(Buffer(content, checksum=Checksum(checksum)))
             self.add_contents(dependencies)
             if dependencies:
+                self._tell_checksum(job.key, tf_checksum)
                 await ensure_uploaded(tf_checksum, buffer)
             if dependencies or self._runs_again(job.key):
                 known = await known_result(tf_checksum)
@@ -166,6 +169,12 @@ class WorkerRuntime:
             if buffer is not None and len(buffer.content) <= INLINE_LIMIT:
                 content = buffer.content
         return TransformationResult(tf_checksum, result, content=content, cached=cached)
+
+    def _tell_checksum(self, key: str, tf_checksum: str) -> None:
+        """Tell the scheduler what a task runs, so that it can be cancelled by that."""
+        stream = self.worker.batched_stream
+        if stream is not None and not stream.closed():
+            stream.send({"op": NAME, "key": key, "checksum": tf_checksum})
 
     async def _resolve_inputs(self, job: Job) -> list[Buffer]:
         """Bring the inputs into this process, all at once; the list keeps them here."""

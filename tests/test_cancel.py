@@ -298,12 +298,36 @@ def test_cancelled_in_the_moment_of_its_result(
             cancelling.join()
             (tmp_path / "go").unlink()
             outcomes.add(checksum is not None)
-            if checksum is not None:
-                assert tf.result_checksum == checksum
-            else:
-                assert tf._cancelled
+            if not tf._cancelled:
+                assert tf.result_checksum == checksum is not None
     wait_until(lambda: not unfinished(dummy), "all is over", SOON)
     assert outcomes
+
+
+def test_one_whose_checksum_nobody_knew(
+    dummy: SeamlessDaskClient, tmp_path: Path
+) -> None:
+    """An input was still to be computed when it was submitted."""
+
+    def first(path):
+        return path
+
+    def second(path, name):
+        import os
+        import time
+
+        with open(f"{path}/{name}", "a") as file:
+            file.write(f"{os.getpid()}\n")
+        time.sleep(1000)
+
+    path = str(tmp_path)
+    tf = delayed(second)(delayed(first)(path), "deferred")
+    with ThreadPoolExecutor(1) as executor:
+        waiting = executor.submit(tf.compute)
+        pid = running(tmp_path, "deferred")
+        by_another_client(dummy, delayed(second)(path, "deferred"))
+        assert waiting.result(timeout=SOON) is None
+    wait_until(lambda: gone(pid), "its process ends", SOON)
 
 
 def test_released_handles_stop_the_process(

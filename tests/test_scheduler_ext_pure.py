@@ -162,6 +162,22 @@ def test_live_keys_are_forgotten_when_they_end():
     assert len(live) == 0 and not live._keys
 
 
+def test_live_keys_that_are_named_later():
+    """A task whose inputs were unknown when it was submitted."""
+    live = LiveKeys()
+    live.add("base-other")
+    live.add(f"base-{B}")
+    for _ in range(2):
+        live.name("base-other", A)
+        live.name(f"base-{B}", A)
+    assert live.of(A) == [f"base-{B}", "base-other"]
+    assert live.of(B) == []
+    for key in live.of(A):
+        live.discard(key)
+        live.discard(key)
+    assert not live._keys and not live._named
+
+
 # -- messages ----------------------------------------------------------------------
 
 

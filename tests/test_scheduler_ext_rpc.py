@@ -428,7 +428,11 @@ async def test_installing_through_a_client():
         client = await c.client()
         for _ in range(2):
             reply = await client.run_on_scheduler(scheduler_ext.install)
-            assert reply == {"status": "ok", "protocol": 1, "version": "0.5.0"}
+            assert reply == {
+                "status": "ok",
+                "protocol": messages.PROTOCOL,
+                "version": "0.5.0",
+            }
         assert await c.call.seamless_version() == reply
 
 
@@ -928,7 +932,7 @@ async def test_status_shows_who_waits_and_why():
         await c.register(worker, 2, 1)
         await c.request(worker, *[f"k{n}" for n in range(150)], owner="root", depth=1)
         status = await c.call.seamless_status()
-        assert (status["version"], status["protocol"]) == ("0.5.0", 1)
+        assert (status["version"], status["protocol"]) == ("0.5.0", messages.PROTOCOL)
         assert status["permissions"]["waiting"] == 148
         assert len(status["waiting"]) == 100
         first = status["waiting"][0]
