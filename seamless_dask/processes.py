@@ -231,6 +231,8 @@ class SeamlessProcess:
         process = self._handle.process
         process.join(1)  # it has ended: this only collects its exit code
         cause = self._reason or watchdog.describe_exit(process.exitcode)
+        if process.exitcode is not None:
+            process.close()  # its descriptors; not when garbage is collected
         blame = self._reason is None or self._blame
         self.ending = True
         self._loss = ProcessLost(cause, self._suspects() if blame else frozenset())
