@@ -30,7 +30,7 @@ from suite import FULL, QUICK, TINY, measure  # noqa: E402
 #: {size: (workloads, repeats, seconds that a run may take)}
 SIZES = {
     "full": (FULL, 5, 60.0),
-    "quick": (QUICK, 2, 15.0),
+    "quick": (QUICK, 2, 10.0),
     "tiny": (TINY, 1, 30.0),
 }
 OURS = "seamless-dask"
