@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import sys
 from collections.abc import Iterator
 from pathlib import Path
@@ -10,9 +11,15 @@ from typing import TYPE_CHECKING
 import pytest
 
 sys.path.insert(0, str(Path(__file__).resolve().parent))
+# Commands of this environment are found without activating it: the neighbours start
+# each other by name.
+_COMMANDS = str(Path(sys.executable).parent)
+os.environ["PATH"] = os.pathsep.join([_COMMANDS, os.environ.get("PATH", os.defpath)])
 
 if TYPE_CHECKING:
     from stack import RealStack
+
+    from seamless_dask import SeamlessDaskClient
 
 
 @pytest.fixture(scope="module")
@@ -25,3 +32,16 @@ def real_stack(request: pytest.FixtureRequest) -> Iterator[RealStack]:
 
     with RealStack(**getattr(request, "param", {})) as stack:
         yield stack
+
+
+@pytest.fixture(scope="module")
+def dummy() -> Iterator[SeamlessDaskClient]:
+    """A dummy scheduler: two Seamless processes, three transformations in each."""
+    import seamless.config
+
+    from seamless_dask import create_dummy_client, set_seamless_dask_client
+
+    seamless.config.set_nparallel(50)
+    client = create_dummy_client(worker_threads=6, spawn_workers=2)
+    yield client
+    set_seamless_dask_client(None)

@@ -6,14 +6,13 @@ import asyncio
 import os
 import threading
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
 import psutil
 import pytest
-import seamless.config
 from distributed import Client
 from polling import wait_until
 from seamless.transformer import Transformation, delayed
@@ -21,23 +20,12 @@ from seamless.util.get_event_loop import get_event_loop
 
 from seamless_dask import (
     SeamlessDaskClient,
-    create_dummy_client,
-    set_seamless_dask_client,
 )
 
 pytestmark = pytest.mark.cluster
 
 #: a guard, not the promise: tests share their machine
 SOON = 20.0
-
-
-@pytest.fixture(scope="module")
-def dummy() -> Iterator[SeamlessDaskClient]:
-    """Two Seamless processes, three transformations in each."""
-    seamless.config.set_nparallel(50)
-    client = create_dummy_client(worker_threads=6, spawn_workers=2)
-    yield client
-    set_seamless_dask_client(None)
 
 
 def endless(path: str, name: str) -> None:

@@ -7,12 +7,10 @@ import json
 import subprocess
 import sys
 import threading
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 import pytest
-import seamless.config
 import workloads
 from polling import wait_until
 from seamless import Checksum
@@ -21,24 +19,13 @@ from seamless.util.get_event_loop import get_event_loop
 
 from seamless_dask import (
     SeamlessDaskClient,
-    create_dummy_client,
     get_dummy_scheduler_address,
     get_seamless_dask_client,
-    set_seamless_dask_client,
     start_dummy_scheduler,
 )
 from seamless_dask import client as client_module
 
 pytestmark = pytest.mark.cluster
-
-
-@pytest.fixture(scope="module")
-def dummy() -> Iterator[SeamlessDaskClient]:
-    """Two Seamless processes with throttle 3, as in the tests of the real stack."""
-    seamless.config.set_nparallel(50)
-    client = create_dummy_client(worker_threads=6, spawn_workers=2)
-    yield client
-    set_seamless_dask_client(None)
 
 
 def status(client: SeamlessDaskClient) -> dict[str, Any]:

@@ -7,21 +7,18 @@ import logging
 import os
 import signal
 import time
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 import dask
 import psutil
 import pytest
-import seamless.config
 from distributed import Client, LocalCluster
 from polling import wait_until
 from seamless.transformer import delayed, direct
 
 from seamless_dask import (
     SeamlessDaskClient,
-    create_dummy_client,
     set_seamless_dask_client,
 )
 from seamless_dask import crew as crew_module
@@ -35,15 +32,6 @@ pytestmark = pytest.mark.cluster
 
 #: a guard; the promise is 5 seconds on a machine that is not shared
 SOON = 30.0
-
-
-@pytest.fixture(scope="module")
-def dummy() -> Iterator[SeamlessDaskClient]:
-    """Two Seamless processes, three transformations in each."""
-    seamless.config.set_nparallel(50)
-    client = create_dummy_client(worker_threads=6, spawn_workers=2)
-    yield client
-    set_seamless_dask_client(None)
 
 
 @pytest.fixture
@@ -206,10 +194,10 @@ def test_sys_exit_is_an_error_of_the_job(crew: Crew) -> None:
 
         sys.exit(7)
 
-    before = set(crew.processes())
+    before = set(crew._members)
     with pytest.raises(RuntimeError, match="SystemExit: 7"):
         direct(leaves)()
-    assert set(crew.processes()) >= before
+    assert set(crew._members) == before
 
 
 def test_ten_seconds_without_the_gil(crew: Crew, tmp_path: Path) -> None:
