@@ -8,6 +8,7 @@ missing there is asked for elsewhere.
 
 from __future__ import annotations
 
+import functools
 import gc
 import threading
 from collections import OrderedDict
@@ -49,6 +50,47 @@ class BoundedTable(OrderedDict[Any, Any]):
                 self.popitem(last=False)
 
 
+#: methods of Seamless' small caches that several threads use at a time
+_CACHE_METHODS = (
+    "__contains__",
+    "__delitem__",
+    "__getitem__",
+    "__setitem__",
+    "clear",
+    "get",
+    "peek",
+    "pop",
+    "popitem",
+    "setdefault",
+    "update",
+)
+_caches_lock = threading.RLock()
+
+
+def synchronize_caches() -> None:
+    """Let threads share Seamless' caches of checksums and parsed buffers; idempotent.
+
+    They are linked lists of ten entries without a lock. Several jobs in one process
+    would damage them: making a buffer then fails with a KeyError.
+    """
+    from seamless.util.pylru import lrucache
+
+    with _caches_lock:
+        for name in _CACHE_METHODS:
+            method = getattr(lrucache, name)
+            if not hasattr(method, "__wrapped__"):
+                setattr(lrucache, name, _locked(method))
+
+
+def _locked(method: Callable[..., Any]) -> Callable[..., Any]:
+    @functools.wraps(method)
+    def locked(*args: Any, **kwargs: Any) -> Any:
+        with _caches_lock:
+            return method(*args, **kwargs)
+
+    return locked
+
+
 def bound_tables(*, worker: bool = False) -> None:
     """Bound the tables of this process; idempotent.
 
@@ -61,6 +103,7 @@ def bound_tables(*, worker: bool = False) -> None:
     from seamless.caching.buffer_cache import get_buffer_cache
     from seamless_transformer.transformation_cache import get_transformation_cache
 
+    synchronize_caches()
     cache = get_buffer_cache()
     with cache.lock:
         _bound(cache, "_sizes")

@@ -26,7 +26,7 @@ from multiprocessing.connection import wait
 from typing import Any
 
 from . import child_values, selection, small_buffers
-from .bounds import Collector
+from .bounds import Collector, synchronize_caches
 from .job_isolation import PROCESS_ENV, isolate_jobs
 
 #: Jobs that one process can hold. Threads are started on demand; one that waits costs
@@ -113,6 +113,7 @@ class Initializer:
         worker._CURRENT_OWNER_DASK_KEY = JobLocal()
         worker._CURRENT_OWNER_DASK_PRIORITY = JobLocal()
         isolate_jobs(worker._get_current_owner_dask_key)
+        synchronize_caches()
         small_buffers.install(worker)
         child_values.install(worker)
         if selection.ENVIRONMENT in self.environment:

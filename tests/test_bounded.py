@@ -6,6 +6,7 @@
 from __future__ import annotations
 
 import sys
+import threading
 from pathlib import Path
 from typing import Any
 
@@ -13,7 +14,7 @@ import pytest
 from seamless import Buffer
 from stack import RealStack
 
-from seamless_dask.bounds import BoundedTable
+from seamless_dask.bounds import BoundedTable, synchronize_caches
 from seamless_dask.buffers import MAX_BUFFERS, BufferStore
 
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent / "benchmarks"))
@@ -73,13 +74,14 @@ def test_threads_and_descriptors(rows: Rows, kind: str) -> None:
 
 @pytest.mark.cluster
 def test_tasks_are_forgotten(rows: Rows) -> None:
-    """The scheduler and the worker keep those of the last seconds, and no leases."""
-    done = 600 + 60
+    """The worker knows no more tasks than the scheduler, and no lease is left.
+
+    How many there are depends on the speed: those of the last ten seconds.
+    """
     for row in rows:
         assert row["scheduler.groups"] <= 3
         assert row["scheduler.clients"] <= 4
         assert row["leases"] == 0
-    assert rows[-1]["scheduler.tasks"] < done
     assert rows[-1]["worker.tasks"] == rows[-1]["scheduler.tasks"]
     assert rows[-1]["worker.writes"] == rows[-1]["driver.writes"] == 0
 
@@ -101,3 +103,28 @@ def test_small_buffers_are_bounded_in_number() -> None:
     for number in range(MAX_BUFFERS + 10):
         store.add(Buffer(b"%d" % number))
     assert len(store) == MAX_BUFFERS
+
+
+def test_threads_share_the_caches_of_checksums() -> None:
+    """A process runs several jobs, and each makes buffers."""
+    synchronize_caches()
+    failures = []
+
+    def make(thread: int) -> None:
+        try:
+            for i in range(3000):
+                Buffer(f"{thread % 2}/{i % 25}", "plain").get_checksum()
+        except KeyError as exc:
+            failures.append(exc)
+
+    threads = [threading.Thread(target=make, args=(i,)) for i in range(8)]
+    interval = sys.getswitchinterval()
+    sys.setswitchinterval(1e-6)
+    try:
+        for thread in threads:
+            thread.start()
+        for thread in threads:
+            thread.join()
+    finally:
+        sys.setswitchinterval(interval)
+    assert not failures

@@ -264,7 +264,7 @@ def test_processes_that_do_not_start(
 
     with monkeypatch.context() as patch:
         patch.setattr(SeamlessProcess, "launch", stillborn)
-        for process in crew.processes():
+        for process in tuple(crew._members):
             os.kill(process.pid, signal.SIGKILL)
         wait_until(lambda: crew._broken, "the pool notices", SOON)
         with pytest.raises(RuntimeError, match="can be started: it was killed by SIG"):
