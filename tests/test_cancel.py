@@ -14,6 +14,7 @@ from typing import Any
 import psutil
 import pytest
 from distributed import Client
+from patient_jobs import patient, running, starts
 from polling import wait_until
 from seamless.transformer import Transformation, delayed
 from seamless.util.get_event_loop import get_event_loop
@@ -37,32 +38,6 @@ def endless(path: str, name: str) -> None:
         file.write(f"{os.getpid()}\n")
     while True:
         time.sleep(0.05)
-
-
-def patient(path: str, name: str) -> str:
-    """Say in which process this runs, then wait for a file."""
-    import os
-    import time
-
-    with open(f"{path}/{name}", "a") as file:
-        file.write(f"{os.getpid()}\n")
-    while not os.path.exists(f"{path}/go"):
-        time.sleep(0.02)
-    return name
-
-
-def starts(path: Path, name: str) -> list[int]:
-    """Return the processes in which a transformation has started, one per start."""
-    file = path / name
-    return [int(line) for line in file.read_text().split()] if file.exists() else []
-
-
-def running(path: Path, name: str, times: int = 1) -> int:
-    def enough() -> list[int]:
-        found = starts(path, name)
-        return found if len(found) >= times else []
-
-    return wait_until(enough, f"{name} runs")[-1]
 
 
 def gone(pid: int) -> bool:

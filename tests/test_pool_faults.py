@@ -14,6 +14,7 @@ import dask
 import psutil
 import pytest
 from distributed import Client, LocalCluster
+from patient_jobs import patient, running, starts
 from polling import wait_until
 from seamless.transformer import delayed, direct
 
@@ -46,18 +47,6 @@ def whole(crew: Crew) -> bool:
     return sum(process.ready for process in tuple(crew._members)) == 2
 
 
-def patient(path: str, name: str) -> str:
-    """Say in which process this runs, then wait for a file."""
-    import os
-    import time
-
-    with open(f"{path}/{name}", "a") as file:
-        file.write(f"{os.getpid()}\n")
-    while not os.path.exists(f"{path}/go"):
-        time.sleep(0.02)
-    return name
-
-
 def deadly(path: str, name: str, how: str) -> None:
     """Say in which process this runs; when `path`/die is there, end it."""
     import ctypes
@@ -76,19 +65,6 @@ def deadly(path: str, name: str, how: str) -> None:
     else:
         os.kill(os.getpid(), getattr(signal, how))
         time.sleep(1000)
-
-
-def starts(path: Path, name: str) -> list[int]:
-    file = path / name
-    return [int(line) for line in file.read_text().split()] if file.exists() else []
-
-
-def running(path: Path, name: str, times: int = 1) -> int:
-    def enough() -> list[int]:
-        found = starts(path, name)
-        return found if len(found) >= times else []
-
-    return wait_until(enough, f"{name} runs")[-1]
 
 
 @pytest.mark.parametrize(
