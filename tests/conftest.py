@@ -17,6 +17,7 @@ _COMMANDS = str(Path(sys.executable).parent)
 os.environ["PATH"] = os.pathsep.join([_COMMANDS, os.environ.get("PATH", os.defpath)])
 
 if TYPE_CHECKING:
+    from batch_systems import BatchSystem
     from stack import RealStack
 
     from seamless_dask import SeamlessDaskClient
@@ -45,3 +46,12 @@ def dummy() -> Iterator[SeamlessDaskClient]:
     client = create_dummy_client(worker_threads=6, spawn_workers=2)
     yield client
     set_seamless_dask_client(None)
+
+
+@pytest.fixture(scope="session")
+def slurm() -> Iterator[BatchSystem]:
+    """A SLURM cluster of four nodes, n1 to n4, with 72 processors each."""
+    from batch_systems import started
+
+    with started("slurm") as system:
+        yield system

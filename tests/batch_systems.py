@@ -1,0 +1,132 @@
+"""Real batch systems on this machine, started by the scripts in ``batch/``.
+
+Their daemons run as root. Whoever is not root needs ``sudo`` without a password.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import shutil
+import socket
+import subprocess
+import tempfile
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+
+import pytest
+
+SCRIPTS = Path(__file__).resolve().parent / "batch"
+
+#: commands that show whether a system is installed
+COMMANDS = {
+    "slurm": ("slurmctld", "slurmd", "munged", "mungekey", "sbatch"),
+}
+#: ports of SLURM are looked for from here on, below those that Linux hands out
+FIRST_PORT = 16817
+SLURM_NODES = 4
+
+
+@dataclass(frozen=True)
+class BatchSystem:
+    """A batch system that accepts jobs."""
+
+    name: str
+    #: everything that its daemons write
+    directory: Path
+    #: what its commands need in their environment
+    environment: Mapping[str, str]
+
+    def run(self, *command: str, check: bool = True) -> str:
+        """Run one of its commands; return what it prints."""
+        done = subprocess.run(
+            command,
+            env={**os.environ, **self.environment},
+            capture_output=True,
+            text=True,
+            timeout=60,
+        )
+        if check and done.returncode:
+            raise AssertionError(f"{command}: {done.stdout}{done.stderr}")
+        return done.stdout
+
+
+@contextlib.contextmanager
+def started(name: str) -> Iterator[BatchSystem]:
+    """Start a batch system, and stop it in the end; skip the test without it.
+
+    In CI a missing system is a failure.
+    """
+    _require(name)
+    # short, and where all users can go: it holds sockets
+    directory = Path(tempfile.mkdtemp(prefix=f"{name}-", dir="/tmp"))
+    directory.chmod(0o755)
+    try:
+        printed = _script(f"start-{name}.sh", directory, _settings(name))
+        yield BatchSystem(name, directory, _exports(printed))
+    finally:
+        _script(f"stop-{name}.sh", directory, {})
+
+
+def _require(name: str) -> None:
+    path = os.pathsep.join([os.environ.get("PATH", os.defpath), "/usr/sbin", "/sbin"])
+    missing = [
+        command for command in COMMANDS[name] if not shutil.which(command, path=path)
+    ]
+    reason = ""
+    if missing:
+        reason = f"{name} is not installed: no {', '.join(missing)}"
+    elif os.geteuid() and subprocess.run(["sudo", "-n", "true"]).returncode:
+        reason = f"{name} needs root, or sudo without a password"
+    if reason and os.environ.get("CI") == "true":
+        pytest.fail(reason)
+    if reason:
+        pytest.skip(reason)
+
+
+def _settings(name: str) -> dict[str, str]:
+    if name != "slurm":
+        return {}
+    port = FIRST_PORT
+    while not all(map(_is_free, range(port, port + SLURM_NODES + 1))):
+        port += SLURM_NODES + 1
+    return {"SLURM_PORT": str(port), "SLURM_NODES": str(SLURM_NODES)}
+
+
+def _is_free(port: int) -> bool:
+    with socket.socket() as listener:
+        listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        try:
+            listener.bind(("0.0.0.0", port))
+        except OSError:
+            return False
+        return True
+
+
+def _script(name: str, directory: Path, settings: Mapping[str, str]) -> str:
+    as_root = ["sudo", "-n"] if os.geteuid() else []
+    assignments = [f"{key}={value}" for key, value in settings.items()]
+    done = subprocess.run(
+        [*as_root, "env", *assignments, str(SCRIPTS / name), str(directory)],
+        stdin=subprocess.DEVNULL,
+        # a file: the daemons may keep it open
+        stdout=(output := tempfile.TemporaryFile("w+")),
+        stderr=subprocess.STDOUT,
+        timeout=300,
+    )
+    with output:
+        output.seek(0)
+        printed = output.read()
+    if done.returncode:
+        raise AssertionError(f"{name} failed:\n{printed}")
+    return printed
+
+
+def _exports(printed: str) -> dict[str, str]:
+    found = {}
+    for line in printed.splitlines():
+        if line.startswith("export "):
+            key, _, value = line.removeprefix("export ").partition("=")
+            found[key] = value
+    return found
