@@ -211,14 +211,14 @@ class RpcSubject:
         self.context = cluster()
         self.cluster = await self.context.__aenter__()
         self.machine = self.cluster.plugin._machine
-        deliver = self.cluster.plugin._deliver
+        deliver = self.cluster.plugin._delivery.deliver
 
         def spy(decisions, answered=()):
             decisions = list(decisions)
             self.sent += decisions
             deliver(decisions, answered)
 
-        self.cluster.plugin._deliver = spy
+        self.cluster.plugin._delivery.deliver = spy
         for name in WORKERS:
             self.holders[name] = await self.cluster.worker()
         self.holders[CLIENT] = await self.cluster.client()
@@ -757,7 +757,7 @@ async def test_waiting_for_the_reply():
             assert (reply["granted"], reply["waiting"]) == (["b"], [])
         await c.flush(worker)
         assert worker.decisions == {}
-        assert not c.plugin._undecided
+        assert not c.plugin._delivery.undecided
 
 
 @asynchronous
@@ -772,7 +772,7 @@ async def test_patience_ends_with_a_refusal():
         statistics = await c.statistics()
         assert statistics["waiting"] == 0
         assert statistics["refused_total"] == {"capacity": 1, "cycle": 0, "ceiling": 0}
-        assert not c.plugin._undecided
+        assert not c.plugin._delivery.undecided
 
 
 @asynchronous

@@ -1,0 +1,240 @@
+"""What workers and clients may ask the scheduler: the RPC handlers of the plugin."""
+
+from __future__ import annotations
+
+import functools
+import logging
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any
+
+from distributed.metrics import monotonic
+from distributed.scheduler import Scheduler, TaskState
+
+from . import __version__, messages
+from .activity import UNFINISHED
+from .cancellation import LiveKeys, is_transformation
+from .delivery import Delivery, sorted_out
+from .events import Decision, Granted, IllegalEvent
+from .messages import PROTOCOL, InvalidMessage, error_reply
+from .permissions import PermissionMachine
+from .registrations import Registrations
+
+logger = logging.getLogger(__name__)
+
+Reply = dict[str, Any]
+
+
+def _answers(handler: Callable[..., Reply]) -> Callable[..., Reply]:
+    """Let an RPC handler return what is wrong with a message, instead of raising."""
+
+    @functools.wraps(handler)
+    def answer(self: Calls, **payload: Any) -> Reply:
+        try:
+            return handler(self, **payload)
+        except InvalidMessage as problem:
+            return error_reply(problem.errors)
+
+    return answer
+
+
+@dataclass
+class Calls:
+    """The handlers; ``status`` and ``activity`` are what the plugin answers."""
+
+    scheduler: Scheduler
+    machine: PermissionMachine
+    live: LiveKeys
+    delivery: Delivery
+    registrations: Registrations
+    status: Callable[[], Reply]
+    activity: Callable[[], Reply]
+
+    def handlers(self) -> dict[str, Callable[..., Any]]:
+        """Calls that have an answer, by name."""
+        return {
+            messages.OP_VERSION: self._on_version,
+            messages.OP_REGISTER_WORKER: self._on_register_worker,
+            messages.OP_REQUEST: self._on_request,
+            messages.OP_RELEASE: self._on_release,
+            messages.OP_STATUS: self._on_status,
+            messages.OP_ACTIVITY: self._on_activity,
+            messages.OP_CANCEL: self._on_cancel,
+        }
+
+    def stream_handlers(self) -> dict[str, Callable[..., None]]:
+        """Messages without an answer, by name."""
+        return {
+            messages.OP_RELEASE: self._on_release_stream,
+            messages.OP_NAME: self._on_name_stream,
+        }
+
+    # -- handlers ----------------------------------------------------------------
+
+    @_answers
+    def _on_version(self, **payload: Any) -> Reply:
+        messages.parse_nothing(payload)
+        return {"status": "ok", "protocol": PROTOCOL, "version": __version__}
+
+    @_answers
+    def _on_status(self, **payload: Any) -> Reply:
+        messages.parse_nothing(payload)
+        return {"status": "ok", **self.status()}
+
+    @_answers
+    def _on_activity(self, **payload: Any) -> Reply:
+        messages.parse_nothing(payload)
+        return {"status": "ok", **self.activity()}
+
+    @_answers
+    def _on_register_worker(self, **payload: Any) -> Reply:
+        registration = messages.parse_registration(payload)
+        connected = self.registrations.register(registration)
+        return {"status": "ok", "connected": connected}
+
+    async def _on_request(self, **payload: Any) -> Reply:
+        try:
+            message = messages.parse_requests(payload)
+        except InvalidMessage as problem:
+            return error_reply(problem.errors)
+        errors = self._impossible(message)
+        if errors:
+            return error_reply(errors)
+        answers = self._ask(message)
+        waiting = [
+            request.lease_id
+            for request in message.requests
+            if request.lease_id not in answers
+        ]
+        if waiting and message.wait_seconds:
+            answers |= await self.delivery.wait(
+                waiting, message.holder, message.wait_seconds
+            )
+            waiting = []
+        return {"status": "ok", **sorted_out(answers.values()), "waiting": waiting}
+
+    @_answers
+    def _on_release(self, **payload: Any) -> Reply:
+        message = messages.parse_releases(payload)
+        now = monotonic()
+        decisions: list[Decision] = []
+        errors: list[str] = []
+        for lease_id in message.ids:
+            try:
+                decisions += self.machine.release(lease_id, message.holder, now)
+            except IllegalEvent as problem:
+                errors.append(str(problem))
+            else:
+                self.delivery.abandon([lease_id], "it was released")
+        self.delivery.deliver(decisions)
+        logger.debug("%s released %s", message.holder, message.ids)
+        return error_reply(errors) if errors else {"status": "ok"}
+
+    def _on_release_stream(
+        self, worker: str = "", client: str = "", **payload: Any
+    ) -> None:
+        """The same on the stream of a worker or client, where nothing may raise."""
+        try:
+            reply = self._on_release(**{"holder": worker or client, **payload})
+            if reply["status"] != "ok":
+                logger.warning("Release by %s: %s", worker or client, reply["errors"])
+        except Exception:  # it would cut the connection of the worker
+            logger.exception("Release by %s", worker or client)
+
+    def _on_name_stream(self, worker: str = "", **payload: Any) -> None:
+        """A worker knows what a task runs; when it was submitted nobody did."""
+        try:
+            key, checksum = messages.parse_name(payload)
+            if self._state_of(key) in UNFINISHED and is_transformation(key):
+                self.live.name(key, checksum)
+        except Exception:  # it would cut the connection of the worker
+            logger.exception("Name from %s", worker)
+
+    @_answers
+    def _on_cancel(self, **payload: Any) -> Reply:
+        checksums = messages.parse_cancel(payload)
+        keys = [key for checksum in checksums for key in self.live.of(checksum)]
+        if keys:
+            self._cancel(keys)
+        return {"status": "ok", "cancelled": keys}
+
+    # -- steps -------------------------------------------------------------------
+
+    def _state_of(self, key: str | None) -> str | None:
+        """The state of a task, None if the scheduler does not know it."""
+        task = None if key is None else self.scheduler.tasks.get(key)
+        return None if task is None else task.state
+
+    def _impossible(self, message: messages.Requests) -> list[str]:
+        """Why a well-formed message cannot be carried out, if so."""
+        holder = message.holder
+        if holder not in self.scheduler.workers and (
+            holder not in self.scheduler.clients
+        ):
+            return [
+                f"field 'holder': got {holder!r}, allowed: the address of a worker "
+                "or the id of a client that is connected"
+            ]
+        errors = []
+        for request in message.requests:
+            try:
+                self.machine.check_request(request)
+            except IllegalEvent as problem:
+                errors.append(str(problem))
+        return errors
+
+    def _ask(self, message: messages.Requests) -> dict[str, Decision]:
+        """Put requests to the machine; return {id: decision} where there is one."""
+        now = monotonic()
+        asked = {request.lease_id for request in message.requests}
+        answers: dict[str, Decision] = {}
+        for request in message.requests:
+            state = self._state_of(request.key)
+            if state == "memory":
+                # the result is there: it needs no slot, and no event would end a lease
+                answers[request.lease_id] = Granted(request.lease_id, message.holder)
+                continue
+            decisions = self.machine.request(request, now)
+            if request.key is not None and state in UNFINISHED:
+                self.machine.key_seen(request.key)
+            answers |= {d.lease_id: d for d in decisions if d.lease_id in asked}
+            self.delivery.deliver(decisions, answered=asked)
+        return answers
+
+    def _cancel(self, keys: list[str]) -> None:
+        """Cancel tasks and what depends on them, whoever wants them.
+
+        Like ``Scheduler.stimulus_cancel`` with force, which fails for tasks that are
+        wanted by other tasks only.
+        """
+        scheduler = self.scheduler
+        doomed: dict[Any, TaskState] = {}
+        todo = [scheduler.tasks[key] for key in keys]
+        while todo:
+            task = todo.pop()
+            if task.key not in doomed:
+                doomed[task.key] = task
+                todo += task.dependents
+        by_worker: dict[str, list[Any]] = {}
+        by_client: dict[str, list[Any]] = {}
+        for key, task in doomed.items():
+            if task.processing_on is not None and is_transformation(key):
+                by_worker.setdefault(task.processing_on.address, []).append(key)
+            for client in task.who_wants or ():
+                by_client.setdefault(client.client_key, []).append(key)
+        for address, theirs in by_worker.items():
+            if self.machine.is_worker(address):
+                message = {"op": messages.PUSH_CANCEL, "keys": theirs}
+                scheduler.worker_send(address, message)
+        stimulus_id = f"seamless-cancel-{monotonic()}"
+        for client_id, theirs in by_client.items():
+            scheduler.client_releases_keys(theirs, client_id, stimulus_id)
+        scheduler.report(
+            {
+                "op": "cancelled-keys",
+                "keys": list(doomed),
+                "reason": "scheduler-cancelled",
+                "msg": "the transformation was cancelled by its checksum",
+            }
+        )
+        logger.info("Cancelled %d tasks for %d keys", len(doomed), len(keys))

@@ -1,0 +1,99 @@
+"""How decisions about leases reach those who asked for them."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+from collections.abc import Iterable
+from typing import Any
+
+from distributed.metrics import monotonic
+from distributed.scheduler import Scheduler
+
+from . import messages
+from .events import Decision, Granted, Refused
+from .permissions import PermissionMachine
+
+logger = logging.getLogger(__name__)
+
+
+class Delivery:
+    """Answers the calls that wait for decisions, and sends the others to workers."""
+
+    def __init__(self, scheduler: Scheduler, machine: PermissionMachine) -> None:
+        self._scheduler = scheduler
+        self._machine = machine
+        #: {lease id: its decision}, where an RPC waits for it
+        self._undecided: dict[str, asyncio.Future[Decision]] = {}
+
+    @property
+    def undecided(self) -> int:
+        """The number of leases for which a call waits."""
+        return len(self._undecided)
+
+    def deliver(
+        self, decisions: Iterable[Decision], answered: Iterable[str] = ()
+    ) -> None:
+        """Tell the holders, apart from ids that are ``answered`` in another way.
+
+        One message per holder, and only to workers: they alone can be reached, and
+        a message that a worker does not know would end its connection. A worker that
+        has registered knows ours.
+        """
+        messages_by_holder: dict[str, list[Decision]] = {}
+        for decision in decisions:
+            logger.debug("%s", decision)
+            future = self._undecided.pop(decision.lease_id, None)
+            if future is not None and not future.done():
+                future.set_result(decision)
+            elif decision.lease_id not in answered:
+                messages_by_holder.setdefault(decision.holder, []).append(decision)
+        for holder, theirs in messages_by_holder.items():
+            if self._machine.is_worker(holder):
+                message = {"op": messages.PUSH_DECISIONS, **sorted_out(theirs)}
+                self._scheduler.worker_send(holder, message)
+
+    def abandon(self, lease_ids: Iterable[str], why: str) -> None:
+        """Answer the calls that wait for leases that have ended without a decision."""
+        for lease_id in lease_ids:
+            future = self._undecided.pop(lease_id, None)
+            if future is not None and not future.done():
+                future.set_result(Refused(lease_id, "", f"ended: {why}"))
+
+    def abandon_all(self, why: str) -> None:
+        """The same for all calls that wait."""
+        self.abandon(list(self._undecided), why)
+
+    async def wait(
+        self, lease_ids: list[str], holder: str, seconds: float
+    ) -> dict[str, Decision]:
+        """Decisions about waiting leases; what takes longer is refused."""
+        loop = asyncio.get_running_loop()
+        futures: dict[str, asyncio.Future[Decision]] = {
+            lease_id: self._undecided.setdefault(lease_id, loop.create_future())
+            for lease_id in lease_ids
+        }
+        try:
+            await asyncio.wait(futures.values(), timeout=seconds)
+        finally:
+            # nobody would learn of a later decision, also when this was cancelled
+            why = f"no slot within {seconds:g} s (timeout)"
+            for lease_id, future in futures.items():
+                if not future.done():
+                    self.deliver(
+                        self._machine.withdraw(lease_id, holder, why, monotonic())
+                    )
+                    self.abandon([lease_id], why)
+        return {lease_id: future.result() for lease_id, future in futures.items()}
+
+
+def sorted_out(decisions: Iterable[Decision]) -> dict[str, Any]:
+    """Decisions of one holder, ready for the wire."""
+    granted: list[str] = []
+    refused: dict[str, str] = {}
+    for decision in decisions:
+        if isinstance(decision, Granted):
+            granted.append(decision.lease_id)
+        else:
+            refused[decision.lease_id] = decision.reason
+    return {"granted": granted, "refused": refused}

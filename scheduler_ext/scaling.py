@@ -1,0 +1,71 @@
+"""What is known about the number of workers: who wanted how many, when, and why.
+
+Pure. Whoever scales the cluster tells; the status, the dashboard and the metrics show.
+Times are Unix seconds, since people read them.
+"""
+
+from __future__ import annotations
+
+from collections import deque
+from collections.abc import Mapping
+from typing import Any
+
+#: Decisions that are kept
+MAX_DECISIONS = 50
+
+
+class ScalingRecord:
+    """The latest decisions about the number of workers, and what became of them."""
+
+    def __init__(self) -> None:
+        self._wanted: int | None = None
+        self._reason = ""
+        self._decisions: deque[dict[str, Any]] = deque(maxlen=MAX_DECISIONS)
+        self._totals = {"up": 0, "down": 0}
+        self._jobs: dict[str, int] = {}
+        self._submission_error: dict[str, Any] | None = None
+        self._excluded_nodes: dict[str, dict[str, Any]] = {}
+
+    def decided(self, before: int, after: int, reason: str, time: float) -> None:
+        """The number of workers that are wanted was changed."""
+        self._wanted, self._reason = after, reason
+        self._decisions.append(
+            {"time": time, "from": before, "to": after, "reason": reason}
+        )
+        if after != before:
+            self._totals["up" if after > before else "down"] += 1
+
+    def update(
+        self,
+        *,
+        jobs: Mapping[str, int],
+        submission_error: Mapping[str, Any] | None,
+        excluded_nodes: Mapping[str, Mapping[str, Any]],
+    ) -> None:
+        """How it goes with a batch system.
+
+        ``jobs`` is the number of jobs by state (pending, starting, connected,
+        draining); ``submission_error`` has time, message, retry_at and failures, or is
+        None if the last submission succeeded; ``excluded_nodes`` maps the names of
+        nodes that get no jobs to until (when) and reason.
+        """
+        self._jobs = dict(jobs)
+        self._submission_error = submission_error and dict(submission_error)
+        self._excluded_nodes = {
+            node: dict(exclusion) for node, exclusion in excluded_nodes.items()
+        }
+
+    def snapshot(self) -> dict[str, Any]:
+        """Everything, ready for the wire; decisions newest last."""
+        return {
+            "wanted": self._wanted,
+            "reason": self._reason,
+            "decisions": [dict(decision) for decision in self._decisions],
+            "jobs": dict(self._jobs),
+            "submission_error": self._submission_error and dict(self._submission_error),
+            "excluded_nodes": {
+                node: dict(exclusion)
+                for node, exclusion in self._excluded_nodes.items()
+            },
+            "decisions_total": dict(self._totals),
+        }
