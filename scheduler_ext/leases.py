@@ -19,6 +19,7 @@ from __future__ import annotations
 
 import heapq
 from collections import OrderedDict
+from collections.abc import Iterable
 from dataclasses import dataclass
 from itertools import islice
 
@@ -95,6 +96,10 @@ class Ledger:
     def is_waiting(self, key: str) -> bool:
         """Whether this key waits for what it requested."""
         return key in self._by_owner
+
+    def owners(self) -> Iterable[str]:
+        """The keys that wait for what they requested."""
+        return self._by_owner.keys()
 
     def would_lend(self, owner: str | None) -> bool:
         """Whether one more request by this owner would lend out its slot."""

@@ -252,6 +252,15 @@ class PermissionMachine:
         """Whether a transformation waits for nested ones, admitted or not."""
         return self._ledger.is_waiting(key)
 
+    def owners(self) -> Iterable[str]:
+        """Keys of the transformations that wait for nested ones."""
+        return self._ledger.owners()
+
+    @property
+    def admitted(self) -> int:
+        """Number of slots given out to nested work."""
+        return self._ledger.admitted
+
     def key_seen(self, key: str) -> None:
         """The task of a key exists now: its leases end with it, not by timeout."""
         check_name("key", key)

@@ -24,6 +24,7 @@ from .activity import UNFINISHED, Activity
 from .calls import Calls, Reply
 from .cancellation import LiveKeys, is_transformation
 from .delivery import Delivery
+from .demand import Demand, DemandMeter
 from .messages import PROTOCOL
 from .permissions import PermissionMachine
 from .registrations import Registrations
@@ -62,6 +63,7 @@ class SeamlessSchedulerPlugin(SchedulerPlugin):
         self._scheduler = scheduler
         self._machine = PermissionMachine(started=now, **options)
         self._activity = Activity(now)
+        self._meter = DemandMeter(scheduler, self._activity, self._machine)
         self._live = LiveKeys()
         self._delivery = Delivery(scheduler, self._machine)
         self._registrations = Registrations(scheduler, self._machine, self._delivery)
@@ -88,8 +90,10 @@ class SeamlessSchedulerPlugin(SchedulerPlugin):
         for key, task in scheduler.tasks.items():
             transformation = is_transformation(key)
             self._activity.move("released", task.state, transformation, now)
-            if transformation and task.state in UNFINISHED:
-                self._live.add(cast(str, key))
+            if task.state in UNFINISHED:
+                self._meter.unfinished(key)
+                if transformation:
+                    self._live.add(cast(str, key))
         scheduler.handlers.update(self._calls.handlers())
         scheduler.stream_handlers.update(self._calls.stream_handlers())
         scheduler.periodic_callbacks[NAME] = self._heart
@@ -121,6 +125,10 @@ class SeamlessSchedulerPlugin(SchedulerPlugin):
     def activity_snapshot(self) -> dict[str, Any]:
         """Counters of tasks by state; see :meth:`Activity.snapshot`."""
         return self._activity.snapshot(monotonic())
+
+    def demand(self) -> Demand:
+        """How much work there is for workers; see :class:`Demand`."""
+        return self._meter.measure()
 
     def status(self) -> dict[str, Any]:
         """Everything that humans, the dashboard and the wrapper want to know."""
@@ -169,6 +177,8 @@ class SeamlessSchedulerPlugin(SchedulerPlugin):
         try:
             transformation = is_transformation(key)
             self._activity.move(start, finish, transformation, monotonic())
+            if finish in UNFINISHED and start not in UNFINISHED:
+                self._meter.unfinished(key)
             if transformation:
                 self._transformation_moved(key, start, finish)
         except Exception:  # a bug of ours must not stop the scheduler
@@ -201,6 +211,7 @@ class SeamlessSchedulerPlugin(SchedulerPlugin):
         self._machine.end_all(now)
         self._live.clear()
         self._activity.clear(now)
+        self._meter.clear()
         self._delivery.abandon_all("the scheduler was restarted")
         logger.info("Scheduler restarted: all leases ended")
 

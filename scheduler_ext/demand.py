@@ -1,0 +1,149 @@
+"""How much work there is for workers, at a cost that does not grow with the tasks.
+
+Dask counts tasks by state and by prefix already. What is added here is which prefixes
+have unfinished tasks, since Dask never forgets a prefix.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any
+
+from dask.utils import key_split
+from distributed.scheduler import Scheduler, TaskPrefix
+
+from .activity import Activity
+from .permissions import PermissionMachine
+
+#: Tasks that a worker could run, or runs
+READY = ("queued", "no-worker", "processing")
+#: Waiting requests that stand for all of them
+SAMPLE = 100
+
+
+@dataclass(frozen=True)
+class Demand:
+    """What workers are needed for."""
+
+    #: tasks that a worker could run or runs; neither those that wait for dependencies
+    #: nor those that merely wait for nested work
+    ready: int
+    #: of these, tasks that were given to a worker
+    running: int
+    #: tasks on workers that merely wait for nested work, or have left their thread
+    held: int
+    #: top-level tasks among ready and held ones
+    top_level: int
+    #: nested submissions that wait for permission; they are not tasks yet
+    permissions: int
+    #: how long all this takes, one after the other, in seconds
+    expected_seconds: float
+    #: the part of ready and permissions whose duration is a guess
+    unknown: int
+
+    @property
+    def waiting_or_ready(self) -> int:
+        """Everything that needs a slot."""
+        return self.ready + self.permissions
+
+
+class DemandMeter:
+    """Knows the prefixes of unfinished tasks, and asks the scheduler for the rest."""
+
+    def __init__(
+        self, scheduler: Scheduler, activity: Activity, machine: PermissionMachine
+    ) -> None:
+        self._scheduler = scheduler
+        self._activity = activity
+        self._machine = machine
+        #: names of all prefixes that have unfinished tasks, and of some that had
+        self._prefixes: set[str] = set()
+
+    def unfinished(self, key: Any) -> None:
+        """A task has something left to do now; called for every task."""
+        task = self._scheduler.tasks.get(key)
+        if task is not None:
+            self._prefixes.add(task.prefix.name)
+
+    def clear(self) -> None:
+        """No task is left."""
+        self._prefixes.clear()
+
+    def measure(self) -> Demand:
+        """Look at prefixes with unfinished tasks, at workers, and at who waits."""
+        states = self._activity.all.states
+        ready = sum(states[state] for state in READY)
+        seconds, unknown = self._work()
+        held = 0
+        for prefix in self._held():
+            held += 1
+            duration, guess = self._duration(prefix)
+            seconds -= duration
+            unknown -= guess
+        permissions = self._machine.waiting
+        if permissions:
+            each, guesses = self._permission_seconds()
+            seconds += permissions * each
+            unknown += round(permissions * guesses)
+        return Demand(
+            ready=ready - held,
+            running=states["processing"] - held,
+            held=held,
+            top_level=max(0, ready - self._machine.admitted),
+            permissions=permissions,
+            # the differences of sums of floats
+            expected_seconds=max(0.0, seconds),
+            unknown=unknown,
+        )
+
+    def _work(self) -> tuple[float, int]:
+        """Seconds of all ready tasks, and how many are of unknown duration."""
+        seconds = 0.0
+        unknown = 0
+        for name in list(self._prefixes):
+            prefix = self._scheduler.task_prefixes.get(name)
+            if prefix is None or not (
+                prefix.states["waiting"] or any(prefix.states[s] for s in READY)
+            ):
+                self._prefixes.discard(name)
+                continue
+            count = sum(prefix.states[state] for state in READY)
+            duration, guess = self._duration(prefix)
+            seconds += count * duration
+            unknown += count * guess
+        return seconds, unknown
+
+    def _held(self) -> list[TaskPrefix]:
+        """The prefix of each task on a worker that does not need its slot."""
+        tasks = {
+            ts for ws in self._scheduler.workers.values() for ts in ws.long_running
+        }
+        for owner in self._machine.owners():
+            task = self._scheduler.tasks.get(owner)
+            if task is not None and task.state == "processing":
+                tasks.add(task)
+        return [task.prefix for task in tasks]
+
+    def _permission_seconds(self) -> tuple[float, float]:
+        """Mean seconds of waiting requests, and the share of unknown duration."""
+        sample = self._machine.oldest_waiting(SAMPLE)
+        durations = [
+            self._duration(
+                self._scheduler.task_prefixes.get(key_split(lease.request.key))
+            )
+            for lease in sample
+        ]
+        count = max(1, len(durations))
+        return (
+            sum(seconds for seconds, _ in durations) / count,
+            sum(guess for _, guess in durations) / count,
+        )
+
+    def _duration(self, prefix: TaskPrefix | None) -> tuple[float, bool]:
+        """Expected seconds of a task, as Dask sees it, and whether it is a guess."""
+        if prefix is not None:
+            if prefix.duration_average >= 0:
+                return prefix.duration_average, False
+            if prefix.max_exec_time > 0:
+                return 2 * prefix.max_exec_time, True
+        return self._scheduler.UNKNOWN_TASK_DURATION, True
