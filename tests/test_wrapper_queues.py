@@ -1,0 +1,191 @@
+"""What the queues of batch systems say, and what is said to them."""
+
+from __future__ import annotations
+
+import asyncio
+import sys
+import time
+
+import pytest
+
+from seamless_dask.wrapper import commands
+from seamless_dask.wrapper.ending import make_sure
+from seamless_dask.wrapper.queues import QUEUES, Queue, Row, UnreadableAnswer
+
+QSTAT_XML = """<?xml version='1.0'?>
+<job_info>
+  <queue_info>
+    <job_list state="running">
+      <JB_job_number>7</JB_job_number><state>r</state>
+      <queue_name>all.q@node1</queue_name>
+    </job_list>
+    <job_list state="running">
+      <JB_job_number>8</JB_job_number><state>dr</state>
+      <queue_name>all.q@node1</queue_name>
+    </job_list>
+  </queue_info>
+  <job_info>
+    <job_list state="pending">
+      <JB_job_number>9</JB_job_number><state>qw</state><queue_name></queue_name>
+    </job_list>
+    <job_list state="pending">
+      <JB_job_number>10</JB_job_number><state>Eqw</state><queue_name></queue_name>
+    </job_list>
+    <job_list state="pending">
+      <JB_job_number>11</JB_job_number><state>hqw</state><queue_name></queue_name>
+    </job_list>
+  </job_info>
+</job_info>
+"""
+
+OAR_JSON = """{
+ "4": {"state": "Running", "assigned_network_address": ["node2"], "message": "FIFO"},
+ "5": {"state": "Waiting", "assigned_network_address": [], "message": ""},
+ "6": {"state": "Hold", "assigned_network_address": [], "message": ""},
+ "7": {"state": "toError", "assigned_network_address": ["node1"], "message": ""}
+}"""
+
+
+@pytest.mark.parametrize(
+    ("system", "output", "places"),
+    [
+        (
+            "slurm",
+            "1|R|n1|None\n2|PD||Resources\n3|PD||JobHeldUser\n4|CG|n2|None\n"
+            "5|CA||Resources\n6|NF|n3|NodeDown\n7|CF|n4|None\n",
+            "running pending held ending gone gone pending",
+        ),
+        ("sge", QSTAT_XML, "running ending pending held held"),
+        ("oar", OAR_JSON, "running pending held ending"),
+        (
+            "pbs",
+            "Job id            Name             User              Time Use S Queue\n"
+            "----------------  ---------------- ----------------  -------- - -----\n"
+            "12.head           dask-worker      ada               00:01:02 R workq\n"
+            "13.head           dask-worker      ada                      0 Q workq\n"
+            "14.head           dask-worker      ada                      0 H workq\n"
+            "15.head           dask-worker      ada               00:00:02 C workq\n",
+            "running pending held gone",
+        ),
+        (
+            "lsf",
+            "1|RUN|8*node1|-\n2|PEND|-|-\n3|PSUSP|-|-\n4|EXIT|node2|TERM_MEMLIMIT: x\n",
+            "running pending held gone",
+        ),
+        (
+            "htcondor",
+            "1.0, 2, slot1@node1, undefined\n2.0, 1, undefined, undefined\n"
+            "3.0, 5, undefined, via condor_hold, by user\n",
+            "running pending held",
+        ),
+    ],
+)
+def test_places(system: str, output: str, places: str) -> None:
+    rows = QUEUES[system].answer(0, output, "")
+    assert [row.place for row in rows.values()] == places.split()
+
+
+def test_details() -> None:
+    slurm = QUEUES["slurm"].answer(0, "6|NF|n3|NodeDown\n8|OOM|n1|OutOfMemory\n", "")
+    assert slurm["6"] == Row("gone", "NF", "n3", "NodeDown")
+    assert slurm["8"].blame == "job"
+    assert QUEUES["sge"].answer(0, QSTAT_XML, "")["7"].node == "node1"
+    assert QUEUES["oar"].answer(0, OAR_JSON, "")["4"].node == "node2"
+    lsf = QUEUES["lsf"].answer(0, "4|EXIT|8*node2:4*node3|TERM_MEMLIMIT", "")
+    assert lsf["4"] == Row("gone", "EXIT", "node2", "TERM_MEMLIMIT", "job")
+
+
+def test_one_command_asks_about_all_jobs_and_one_cancels_them() -> None:
+    slurm = QUEUES["slurm"]
+    assert slurm.query_command(["1", "2"])[-1] == "--jobs=1,2"
+    assert slurm.cancel_command(["1", "2"]) == ["scancel", "1", "2"]
+    oar = QUEUES["oar"].query_command(["1", "2"])
+    assert oar[-4:] == ["--job", "1", "--job", "2"]
+
+
+def test_jobs_that_the_queue_has_forgotten_are_gone_and_a_failure_is_no_answer() -> (
+    None
+):
+    slurm = QUEUES["slurm"]
+    error = "slurm_load_jobs error: Invalid job id specified"
+    assert slurm.answer(1, "", error) == {}
+    with pytest.raises(UnreadableAnswer, match="Unable to contact slurm controller"):
+        slurm.answer(1, "", "Unable to contact slurm controller (connect failure)")
+    for system, output in (("slurm", "nonsense"), ("sge", "<"), ("oar", "{")):
+        with pytest.raises(UnreadableAnswer):
+            QUEUES[system].answer(0, output, "")
+
+
+def test_nodes_are_excluded_on_top_of_what_the_user_excludes() -> None:
+    exclude = QUEUES["slurm"].exclude
+    assert exclude is not None
+    given = ["--exclude=n9", "--nice", "-x n8"]
+    assert exclude(given, ["n1"]) == ["--nice", "--exclude=n9,n8,n1"]
+
+
+def test_a_command_that_hangs_is_killed_with_what_it_started(tmp_path) -> None:
+    script = f"sleep 1000 & echo $! > {tmp_path}/pid; wait"
+    begin = time.monotonic()
+    with pytest.raises(commands.CommandFailed, match=r"sh took longer than 0.5 s"):
+        asyncio.run(commands.run(["sh", "-c", script], 0.5))
+    assert time.monotonic() - begin < 60
+    child = int((tmp_path / "pid").read_text())
+    deadline = time.monotonic() + 30
+    while _lives(child):
+        assert time.monotonic() < deadline
+        time.sleep(0.05)
+
+
+def _lives(pid: int) -> bool:
+    try:
+        with open(f"/proc/{pid}/stat") as stat:
+            return stat.read().rpartition(")")[2].split()[0] != "Z"
+    except FileNotFoundError:
+        return False
+
+
+def test_a_command_that_fails_says_what_it_said() -> None:
+    with pytest.raises(commands.CommandFailed, match=r"code 3: no such partition"):
+        asyncio.run(commands.call(["sh", "-c", "echo no such partition >&2; exit 3"]))
+    with pytest.raises(commands.CommandFailed, match="cannot be started"):
+        asyncio.run(commands.call(["no-such-command-anywhere"]))
+
+
+def _queue(tmp_path, script: str) -> Queue:
+    """A batch system made of a folder: a job is a file in it."""
+    program = tmp_path / "queue.py"
+    program.write_text(script)
+    return Queue(
+        query=[sys.executable, str(program), "query"],
+        parse=QUEUES["slurm"].parse,
+        cancel=[sys.executable, str(program), "cancel"],
+    )
+
+
+FOLDER = """
+import pathlib, sys
+folder = pathlib.Path(__file__).parent / "jobs"
+if sys.argv[1] == "query":
+    for job in folder.iterdir():
+        print(f"{job.name}|PD||None")
+else:
+    for job in sys.argv[2:]:
+        if job != "stubborn":
+            (folder / job).unlink(missing_ok=True)
+"""
+
+
+def test_the_end_of_jobs_is_verified(tmp_path) -> None:
+    queue = _queue(tmp_path, FOLDER)
+    jobs = tmp_path / "jobs"
+    jobs.mkdir()
+    for name in ("1", "2", "stubborn"):
+        (jobs / name).touch()
+    left = asyncio.run(make_sure(queue, ["1", "2", "stubborn"], time.monotonic() + 1))
+    assert left == ["stubborn"]
+    assert [job.name for job in jobs.iterdir()] == ["stubborn"]
+
+
+def test_without_an_answer_no_job_is_known_to_be_gone(tmp_path) -> None:
+    queue = _queue(tmp_path, "raise SystemExit('the controller is down')")
+    assert asyncio.run(make_sure(queue, ["1"], time.monotonic() + 0.5)) == ["1"]
