@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from typing import Any, Literal
 
 from .exit_codes import ClusterStringError
+from .queues import QUEUES
 
 EXAMPLES = "distributed::LocalCluster or dask_jobqueue::SLURMCluster"
 
@@ -79,7 +80,13 @@ def _classify(text: str, found: Any) -> ClusterClass:
                 f"The cluster string {text!r} names the base class of all batch "
                 "systems; name the one of yours, such as dask_jobqueue::SLURMCluster."
             )
-        return ClusterClass(found, "jobqueue", job_class.config_name)
+        system = job_class.config_name
+        if system not in QUEUES:
+            raise ClusterStringError(
+                f"The cluster string {text!r} is for the batch system {system!r}, but the "
+                f"queues known are those of {', '.join(sorted(QUEUES))}."
+            )
+        return ClusterClass(found, "jobqueue", system)
     raise ClusterStringError(
         f"The cluster string {text!r} names {found.__name__}, but only LocalCluster and"
         " the clusters of dask_jobqueue are supported."

@@ -1,0 +1,56 @@
+"""The end of jobs, and the proof of it. Used by the wrapper and by its guard."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import time
+
+from . import commands
+from .queues import Queue, UnreadableAnswer
+
+logger = logging.getLogger(__name__)
+
+#: Longest run of a command while everything ends, in seconds.
+COMMAND_SECONDS = 10.0
+#: Pause before another look at the queue, in seconds; doubled each time up to the second.
+PAUSES = (0.25, 10.0)
+
+
+async def make_sure(queue: Queue, job_ids: list[str], deadline: float) -> list[str]:
+    """Cancel jobs until the queue says that they are gone, or have been told to end.
+
+    `deadline` is in monotonic seconds. Returns the jobs of which the queue has not said
+    so until then.
+    """
+    left = list(job_ids)
+    pause, longest = PAUSES
+    complaint = ""
+    while left:
+        try:
+            await commands.run(queue.cancel_command(left), _patience(deadline))
+            result = await commands.run(queue.query_command(left), _patience(deadline))
+            rows = queue.answer(result.code, result.output, result.errors)
+        except (commands.CommandFailed, UnreadableAnswer) as error:
+            if str(error) != complaint:
+                complaint = str(error)
+                logger.warning(
+                    "Jobs that should end, %s: %s", ", ".join(left), complaint
+                )
+        else:
+            left = [
+                job_id
+                for job_id in left
+                if job_id in rows and rows[job_id].place not in ("gone", "ending")
+            ]
+        remaining = deadline - time.monotonic()
+        if remaining <= 0:
+            break
+        if left:
+            await asyncio.sleep(min(pause, remaining))
+            pause = min(2 * pause, longest)
+    return left
+
+
+def _patience(deadline: float) -> float:
+    return min(COMMAND_SECONDS, max(deadline - time.monotonic(), PAUSES[0]))

@@ -1,0 +1,58 @@
+"""Nodes on which jobs fail, and which are therefore not asked for, for a while. Pure."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+
+#: Failures in a row after which a node is excluded.
+FAILURES = 2
+#: How long it is, in seconds.
+EXCLUSION_SECONDS = 600.0
+#: Nodes remembered.
+MOST = 1000
+
+
+@dataclass(frozen=True)
+class Exclusion:
+    """Why a node gets no jobs, and until when (monotonic seconds)."""
+
+    until: float
+    reason: str
+
+
+class Nodes:
+    """Failures by node. ``note`` is told when a node is excluded, or no longer is."""
+
+    def __init__(self, note: Callable[[str], None]):
+        self.excluded: dict[str, Exclusion] = {}
+        self._failures: dict[str, int] = {}
+        self._note = note
+
+    def failed(self, node: str, why: str, now: float) -> None:
+        """A job failed on a node; no name means that it is not known where."""
+        if not node:
+            return
+        failures = self._failures.pop(node, 0) + 1
+        self._failures[node] = failures
+        if len(self._failures) > MOST:
+            del self._failures[next(iter(self._failures))]
+        if failures >= FAILURES and node not in self.excluded:
+            self.excluded[node] = Exclusion(now + EXCLUSION_SECONDS, why)
+            self._note(
+                f"node {node} gets no new jobs for {EXCLUSION_SECONDS / 60:.0f} min, "
+                f"after {failures} failures in a row; the last one: {why}"
+            )
+
+    def worked(self, node: str) -> None:
+        """A job lived on a node for as long as it should."""
+        self._failures.pop(node, None)
+
+    def forgive(self, now: float) -> None:
+        """Let nodes have jobs again, when their time is over."""
+        for node, exclusion in list(self.excluded.items()):
+            if now >= exclusion.until:
+                del self.excluded[node]
+                # the next failure excludes it again
+                self._failures[node] = FAILURES - 1
+                self._note(f"node {node} may get jobs again")
