@@ -6,6 +6,7 @@ Their daemons run as root. Whoever is not root needs ``sudo`` without a password
 from __future__ import annotations
 
 import contextlib
+import fcntl
 import os
 import shutil
 import socket
@@ -22,10 +23,14 @@ SCRIPTS = Path(__file__).resolve().parent / "batch"
 #: commands that show whether a system is installed
 COMMANDS = {
     "slurm": ("slurmctld", "slurmd", "munged", "mungekey", "sbatch"),
+    "sge": ("sge_qmaster", "sge_execd", "qconf", "qsub"),
+    "oar": ("oar-server", "oar-database", "oarsub", "psql", "sshd"),
 }
-#: ports of SLURM are looked for from here on, below those that Linux hands out
+#: ports in a row that a system needs
+PORTS = {"slurm": 5, "sge": 2, "oar": 3}
+#: ports are looked for from here on, below those that Linux hands out
 FIRST_PORT = 16817
-SLURM_NODES = 4
+LOCK = Path(tempfile.gettempdir(), "seamless-dask-tests-oar.lock")
 
 
 @dataclass(frozen=True)
@@ -37,6 +42,8 @@ class BatchSystem:
     directory: Path
     #: what its commands need in their environment
     environment: Mapping[str, str]
+    #: who submits, if that may not be root
+    user: str = ""
 
     def run(self, *command: str, check: bool = True) -> str:
         """Run one of its commands; return what it prints."""
@@ -56,17 +63,21 @@ class BatchSystem:
 def started(name: str) -> Iterator[BatchSystem]:
     """Start a batch system, and stop it in the end; skip the test without it.
 
-    In CI a missing system is a failure.
+    In CI a missing system is a failure. OAR can be on a machine only once: a second
+    test run waits for the first.
     """
     _require(name)
-    # short, and where all users can go: it holds sockets
-    directory = Path(tempfile.mkdtemp(prefix=f"{name}-", dir="/tmp"))
-    directory.chmod(0o755)
-    try:
-        printed = _script(f"start-{name}.sh", directory, _settings(name))
-        yield BatchSystem(name, directory, _exports(printed))
-    finally:
-        _script(f"stop-{name}.sh", directory, {})
+    with contextlib.ExitStack() as stack:
+        if name == "oar":
+            lock = stack.enter_context(open(LOCK, "a"))
+            fcntl.flock(lock, fcntl.LOCK_EX)
+        # short, and where all users can go: it holds sockets
+        directory = Path(tempfile.mkdtemp(prefix=f"{name}-", dir="/tmp"))
+        directory.chmod(0o755)
+        stack.callback(_script, f"stop-{name}.sh", directory, {})
+        port = {f"{name.upper()}_PORT": str(_free_ports(PORTS[name]))}
+        exports = _exports(_script(f"start-{name}.sh", directory, port))
+        yield BatchSystem(name, directory, exports, exports.pop("OAR_USER", ""))
 
 
 def _require(name: str) -> None:
@@ -85,13 +96,12 @@ def _require(name: str) -> None:
         pytest.skip(reason)
 
 
-def _settings(name: str) -> dict[str, str]:
-    if name != "slurm":
-        return {}
-    port = FIRST_PORT
-    while not all(map(_is_free, range(port, port + SLURM_NODES + 1))):
-        port += SLURM_NODES + 1
-    return {"SLURM_PORT": str(port), "SLURM_NODES": str(SLURM_NODES)}
+def _free_ports(count: int) -> int:
+    """The first of so many ports in a row that are free."""
+    first = FIRST_PORT
+    while not all(map(_is_free, range(first, first + count))):
+        first += count
+    return first
 
 
 def _is_free(port: int) -> bool:

@@ -55,3 +55,21 @@ def slurm() -> Iterator[BatchSystem]:
 
     with started("slurm") as system:
         yield system
+
+
+@pytest.fixture(scope="session")
+def grid_engine() -> Iterator[BatchSystem]:
+    """A Grid Engine with one node and 64 slots; its parallel environment is smp."""
+    from batch_systems import started
+
+    with started("sge") as system:
+        yield system
+
+
+@pytest.fixture(scope="session")
+def oar() -> Iterator[BatchSystem]:
+    """An OAR with the nodes oarnode1 and oarnode2, with 24 cores each."""
+    from batch_systems import started
+
+    with started("oar") as system:
+        yield system

@@ -2,6 +2,8 @@
 # End what start-slurm.sh started: stop-slurm.sh DIRECTORY
 # Cancels the jobs, ends the daemons, and removes DIRECTORY.
 set -uo pipefail
+# shellcheck source-path=SCRIPTDIR
+source "$(dirname "$0")/processes.sh"
 
 directory=$(realpath -m "${1:?stop-slurm.sh DIRECTORY}")
 export SLURM_CONF=$directory/slurm.conf PATH=/usr/sbin:/usr/bin:/sbin:/bin
@@ -23,12 +25,7 @@ pids=()
 for file in run/slurmd-*.pid run/slurmctld.pid; do
     [ -s "$file" ] && pids+=("$(cat "$file")")
 done
-[ "${#pids[@]}" -eq 0 ] || kill "${pids[@]}" 2>/dev/null
-for _ in $(seq 50); do
-    kill -0 "${pids[@]}" 2>/dev/null || break
-    sleep 0.2
-done
-kill -KILL "${pids[@]}" 2>/dev/null
+[ "${#pids[@]}" -eq 0 ] || end "${pids[@]}"
 
 # what runs in jobs whose node's daemon was gone before
 for process in /proc/[0-9]*; do
@@ -40,5 +37,5 @@ for process in /proc/[0-9]*; do
     fi
 done
 
-[ -s munge/pid ] && kill "$(cat munge/pid)" 2>/dev/null
+[ -s munge/pid ] && end "$(cat munge/pid)"
 cd / && rm -rf "$directory"
