@@ -10,13 +10,13 @@ from dataclasses import dataclass
 from typing import Any
 
 from dask.utils import key_split
-from distributed.scheduler import Scheduler, TaskPrefix
+from distributed.scheduler import Scheduler, TaskPrefix, TaskStateState
 
 from .activity import Activity
 from .permissions import PermissionMachine
 
 #: Tasks that a worker could run, or runs
-READY = ("queued", "no-worker", "processing")
+READY: tuple[TaskStateState, ...] = ("queued", "no-worker", "processing")
 #: Waiting requests that stand for all of them
 SAMPLE = 100
 
@@ -102,12 +102,11 @@ class DemandMeter:
         unknown = 0
         for name in list(self._prefixes):
             prefix = self._scheduler.task_prefixes.get(name)
-            if prefix is None or not (
-                prefix.states["waiting"] or any(prefix.states[s] for s in READY)
-            ):
+            states = {} if prefix is None else prefix.states
+            count = sum(states.get(state, 0) for state in READY)
+            if not count and not states.get("waiting"):
                 self._prefixes.discard(name)
                 continue
-            count = sum(prefix.states[state] for state in READY)
             duration, guess = self._duration(prefix)
             seconds += count * duration
             unknown += count * guess

@@ -50,7 +50,9 @@ class ScalingRecord:
         nodes that get no jobs to until (when) and reason.
         """
         self._jobs = dict(jobs)
-        self._submission_error = submission_error and dict(submission_error)
+        self._submission_error = (
+            None if not submission_error else dict(submission_error)
+        )
         self._excluded_nodes = {
             node: dict(exclusion) for node, exclusion in excluded_nodes.items()
         }
