@@ -47,6 +47,10 @@ class LiveKeys:
         self._named[key] = checksum
         self._keys.setdefault(checksum, set()).add(key)
 
+    def checksum(self, key: str) -> str | None:
+        """What the task of this key runs, as far as that is known."""
+        return self._named.get(key) or checksum_of(key)
+
     def discard(self, key: str) -> None:
         """A task is finished or gone; an unknown key is ignored."""
         checksum = self._named.pop(key, None) or checksum_of(key)

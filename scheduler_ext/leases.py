@@ -67,6 +67,8 @@ class Ledger:
         self._unseen_since: OrderedDict[str, float] = OrderedDict()
         #: {lease id: granted at}, oldest first: granted and bound to no task
         self._unbound_since: OrderedDict[str, float] = OrderedDict()
+        #: number of waiting leases that are bound to no task
+        self._unbound_waiting = 0
 
     # -- questions ---------------------------------------------------------------
 
@@ -121,6 +123,47 @@ class Ledger:
         """Up to ``limit`` waiting leases, oldest first."""
         return [self.leases[i] for i in islice(self._waiting, limit)]
 
+    @property
+    def unsubmitted(self) -> int:
+        """Number of transformations that have live leases but no task yet.
+
+        Those that wait without a key count one each.
+        """
+        return len(self._by_key) - len(self._seen) + self._unbound_waiting
+
+    def oldest_unsubmitted(self, limit: int) -> list[Lease]:
+        """Leases of such transformations: up to ``limit`` waiting, as many granted."""
+        ids = [*islice(self._unseen_since, limit), *islice(self._waiting, limit)]
+        leases = [self.leases[lease_id] for lease_id in ids]
+        return [lease for lease in leases if lease.request.key not in self._seen]
+
+    def keys(self) -> Iterable[str]:
+        """The keys that live leases are bound to."""
+        return self._by_key.keys()
+
+    def requests_for(self, key: str) -> list[Request]:
+        """What was requested for a key and is live, oldest first."""
+        return [self.leases[lease_id].request for lease_id in self.bound_to(key)]
+
+    def owned_by(self, key: str) -> list[str]:
+        """Ids of the live leases that a transformation requested, oldest first."""
+        return list(self._by_owner.get(key, ()))
+
+    def requested_by(self, key: str) -> list[Request]:
+        """What a transformation requested and is live, oldest first."""
+        return [self.leases[lease_id].request for lease_id in self.owned_by(key)]
+
+    def holding(self, limit: int) -> list[str]:
+        """Up to ``limit`` keys whose slots are in use."""
+        using = (key for key in self._admitted if key not in self._by_owner)
+        return list(islice(using, limit))
+
+    def position(self, lease: Lease) -> int:
+        """Which of the waiting leases a waiting lease is, in their order from 1."""
+        own = (-lease.request.depth, lease.number)
+        others = (self.leases[lease_id] for lease_id in self._waiting)
+        return 1 + sum((-o.request.depth, o.number) < own for o in others)
+
     def head(self) -> Lease | None:
         """The waiting lease whose turn it is: the deepest, then the oldest."""
         while self._queue:
@@ -173,7 +216,9 @@ class Ledger:
             heapq.heapify(self._queue)
         heapq.heappush(self._queue, (-request.depth, lease.number, lease_id))
         self._by_holder.setdefault(request.holder, {})[lease_id] = None
-        if request.key is not None:
+        if request.key is None:
+            self._unbound_waiting += 1
+        else:
             self._by_key.setdefault(request.key, {})[lease_id] = None
         if request.owner is not None:
             if self.would_lend(request.owner):
@@ -199,6 +244,7 @@ class Ledger:
             each.granted_at = now
             del self._waiting[lease_id]
             if key is None:
+                self._unbound_waiting -= 1
                 self._unbound_since[lease_id] = now
             elif key not in self._seen:
                 self._unseen_since[lease_id] = now
@@ -214,6 +260,7 @@ class Ledger:
         self._unbound_since.pop(lease_id, None)
         _discard(self._by_holder, request.holder, lease_id)
         owner, key = request.owner, request.key
+        self._unbound_waiting -= key is None and lease.granted_at is None
         if owner is not None and _discard(self._by_owner, owner, lease_id):
             if owner in self._admitted:
                 self.lent -= 1
@@ -276,6 +323,10 @@ class Ledger:
             "_unbound_since": (set(self._unbound_since), granted - bound.keys()),
             "lent": (self.lent, len(admitted & set(owned.values()))),
             "_seen": (self._seen, self._seen & set(bound.values())),
+            "_unbound_waiting": (
+                self._unbound_waiting,
+                len(requests.keys() - granted - bound.keys()),
+            ),
         }
         for name, (kept, recomputed) in expected.items():
             if kept != recomputed:

@@ -32,12 +32,17 @@ OP_STATUS = "seamless_status"
 OP_ACTIVITY = "seamless_activity"
 OP_CANCEL = "seamless_cancel"
 OP_NAME = "seamless_name"
+OP_WHY = "seamless_why"
 
 PUSH_DECISIONS = "seamless_decisions"
 PUSH_CANCEL = "seamless_cancel"
 
 #: annotation of a task that was with a worker before: its result may be stored
 RUNS_AGAIN = "seamless_runs_again"
+
+#: name under which a worker reports in the metadata of a task how its run ended:
+#: {"ending": see scheduler_ext.history.REPORTED, "cache_hits": nested ones}
+REPORT = "seamless"
 
 #: Limits that keep one message from occupying the scheduler for long
 MAX_ITEMS = 10_000
@@ -147,6 +152,14 @@ def parse_cancel(payload: Mapping[str, Any]) -> tuple[str, ...]:
     checksums = fields.take("checksums", _list_of(_checksum))
     fields.finish()
     return checksums
+
+
+def parse_why(payload: Mapping[str, Any]) -> str:
+    """The argument of OP_WHY: the checksum of a transformation."""
+    fields = _Fields(payload)
+    checksum = fields.take("checksum", _checksum)
+    fields.finish()
+    return checksum
 
 
 def parse_name(payload: Mapping[str, Any]) -> tuple[str, str]:

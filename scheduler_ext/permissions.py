@@ -46,6 +46,7 @@ from .events import (
     check_time,
     is_number,
 )
+from .history import WaitTimes
 from .leases import Lease, Ledger
 
 #: Transformations that one Seamless process can hold, unless its worker says otherwise
@@ -115,6 +116,8 @@ class PermissionMachine:
         self._ledger = Ledger()
         self._epoch_started = started
         self._allowance = 0
+        #: of the requests that were granted
+        self.wait_times = WaitTimes()
         self._story: deque[StoryLine] = deque(maxlen=STORY_LENGTH)
         self._granted_total = 0
         self._refused_total: dict[str, int] = dict.fromkeys(
@@ -348,9 +351,19 @@ class PermissionMachine:
     # -- questions ---------------------------------------------------------------
 
     @property
+    def ledger(self) -> Ledger:
+        """The book of leases; others only read it."""
+        return self._ledger
+
+    @property
     def live(self) -> int:
         """Number of leases that wait or are granted."""
         return len(self._ledger.leases)
+
+    @property
+    def refused_total(self) -> int:
+        """Number of requests that were refused, for whatever reason."""
+        return sum(self._refused_total.values())
 
     @property
     def waiting(self) -> int:
@@ -523,6 +536,7 @@ class PermissionMachine:
 
     def _grant(self, request: Request, why: str, now: float) -> Granted:
         self._granted_total += 1
+        self.wait_times.add(now - self._ledger.leases[request.lease_id].since)
         self._tell(request, "granted", now, why)
         return Granted(request.lease_id, request.holder)
 

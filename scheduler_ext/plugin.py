@@ -26,6 +26,7 @@ from .cancellation import LiveKeys, is_transformation
 from .delivery import Delivery
 from .demand import Demand, DemandMeter
 from .messages import PROTOCOL
+from .operations import Operations
 from .permissions import PermissionMachine
 from .registrations import Registrations
 from .scaling import ScalingRecord
@@ -80,6 +81,10 @@ class SeamlessSchedulerPlugin(SchedulerPlugin):
             status=self.status,
             activity=self.activity_snapshot,
         )
+        #: what people see of all this
+        self.operations = Operations(
+            scheduler, self._machine, self._live, self.scaling, self.status
+        )
 
     # -- life cycle --------------------------------------------------------------
 
@@ -94,12 +99,14 @@ class SeamlessSchedulerPlugin(SchedulerPlugin):
                 self._meter.unfinished(key)
                 if transformation:
                     self._live.add(cast(str, key))
+                    self.operations.moved(cast(str, key), "released", task.state)
         scheduler.handlers.update(self._calls.handlers())
         scheduler.stream_handlers.update(self._calls.stream_handlers())
         scheduler.periodic_callbacks[NAME] = self._heart
         if scheduler.status == Status.running:
             self._heart.start()  # otherwise the scheduler does, when it starts
         scheduler.add_plugin(self, name=NAME)
+        self.operations.connect()
         logger.info("Seamless plugin %s attached (protocol %d)", __version__, PROTOCOL)
 
     def disconnect(self) -> None:
@@ -113,12 +120,14 @@ class SeamlessSchedulerPlugin(SchedulerPlugin):
         for op in self._calls.handlers():
             scheduler.handlers.pop(op, None)
         self._delivery.abandon_all("the plugin was detached")
+        self.operations.disconnect()
         logger.info("Seamless plugin detached")
 
     async def close(self) -> None:
         """The scheduler ends. Handlers stay, for what workers still send."""
         self._heart.stop()
         self._delivery.abandon_all("the scheduler ends")
+        self.operations.close()
 
     # -- what others in this process may ask -------------------------------------
 
@@ -140,6 +149,7 @@ class SeamlessSchedulerPlugin(SchedulerPlugin):
             "permissions": asdict(self._machine.statistics()),
             "activity": self._activity.snapshot(now),
             "scaling": self.scaling.snapshot(),
+            "transformations": self.operations.overview(),
             "workers": [
                 self._worker_row(address, *offer)
                 for address, offer in self._machine.offers().items()
@@ -180,6 +190,7 @@ class SeamlessSchedulerPlugin(SchedulerPlugin):
             if finish in UNFINISHED and start not in UNFINISHED:
                 self._meter.unfinished(key)
             if transformation:
+                self.operations.moved(key, start, finish, stimulus_id)
                 self._transformation_moved(key, start, finish)
         except Exception:  # a bug of ours must not stop the scheduler
             logger.exception("%r moved from %s to %s", key, start, finish)
@@ -212,6 +223,7 @@ class SeamlessSchedulerPlugin(SchedulerPlugin):
         self._live.clear()
         self._activity.clear(now)
         self._meter.clear()
+        self.operations.journal.clear()
         self._delivery.abandon_all("the scheduler was restarted")
         logger.info("Scheduler restarted: all leases ended")
 

@@ -1,0 +1,220 @@
+"""Figures for Prometheus, beside Dask's own on the scheduler's ``/metrics``.
+
+Dask keeps one set of collectors for all schedulers of a process, and tells each of
+them by ``server`` which scheduler is asked. Ours joins that set: it is registered once
+while any scheduler has the plugin, and shows what belongs to the one that is asked.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from typing import Any
+
+import prometheus_client
+from distributed.http.prometheus import PrometheusCollector
+from distributed.http.scheduler.prometheus import core
+from distributed.scheduler import Scheduler
+from prometheus_client.core import (
+    CounterMetricFamily,
+    GaugeMetricFamily,
+    HistogramMetricFamily,
+)
+from prometheus_client.registry import Collector
+
+from .explain import totals
+from .operations import Operations, Undo
+
+Family = GaugeMetricFamily | CounterMetricFamily | HistogramMetricFamily
+
+#: {scheduler: what is shown of it}
+_shown: dict[Scheduler, Operations] = {}
+
+
+class SeamlessCollector(PrometheusCollector, Collector):
+    """Created by Dask when its ``/metrics`` is asked for the first time."""
+
+    server: Scheduler
+
+    def collect(self) -> Iterator[Family]:
+        """The figures of the scheduler that is asked; none without the plugin."""
+        operations = _shown.get(self.server)
+        if operations is not None:
+            yield from _tokens(operations)
+            yield from _transformations(operations)
+            yield from _scaling(operations)
+
+
+def add(operations: Operations) -> Undo:
+    """Show a scheduler's figures on its ``/metrics``; returns what ends that."""
+    if not _shown:
+        core.COLLECTORS.append(SeamlessCollector)
+        present = _present()
+        if present:
+            _set_present(*present, SeamlessCollector(operations.scheduler))
+    _shown[operations.scheduler] = operations
+
+    def remove() -> None:
+        del _shown[operations.scheduler]
+        if not _shown:
+            core.COLLECTORS.remove(SeamlessCollector)
+            _set_present(
+                *(c for c in _present() if not isinstance(c, SeamlessCollector))
+            )
+
+    return remove
+
+
+def _present() -> tuple[Collector, ...]:
+    """The collectors that Dask uses; none before its metrics were asked for."""
+    handler: Any = core.PrometheusHandler
+    return tuple(handler._collectors or ())
+
+
+def _set_present(*collectors: Collector) -> None:
+    """Have Dask use these collectors, which differ from its own by ours alone."""
+    before = _present()
+    handler: Any = core.PrometheusHandler
+    handler._collectors = collectors or None
+    for collector in before:
+        if collector not in collectors:
+            prometheus_client.REGISTRY.unregister(collector)
+    for collector in collectors:
+        if collector not in before:
+            prometheus_client.REGISTRY.register(collector)
+
+
+def _tokens(operations: Operations) -> Iterator[Family]:
+    machine = operations.machine
+    statistics = machine.statistics()
+    yield _gauge(
+        "seamless_token_capacity",
+        "Tokens of all workers: processes times throttle.",
+        statistics.capacity,
+    )
+    yield _gauge(
+        "seamless_tokens_in_use",
+        "Tokens held by nested transformations that do not wait for others.",
+        statistics.slots_in_use,
+    )
+    yield _gauge(
+        "seamless_tokens_lent",
+        "Tokens of nested transformations that wait for others, who may use them.",
+        statistics.lent,
+    )
+    yield _gauge(
+        "seamless_requests_waiting",
+        "Requests of nested transformations that wait for a token.",
+        statistics.waiting,
+    )
+    waits = machine.wait_times
+    yield HistogramMetricFamily(
+        "seamless_request_wait_seconds",
+        "Time from the request of a token until it was granted.",
+        buckets=[
+            ("+Inf" if bound == float("inf") else str(bound), float(number))
+            for bound, number in waits.cumulative()
+        ],
+        sum_value=waits.sum,
+    )
+    yield _counter(
+        "seamless_requests_granted",
+        "Requests that were granted.",
+        statistics.granted_total,
+    )
+    yield _counters(
+        "seamless_requests_refused",
+        "Requests that were refused, by kind of reason.",
+        "kind",
+        statistics.refused_total,
+    )
+    yield _counter(
+        "seamless_tokens_expired",
+        "Tokens that were taken back because nobody used them.",
+        statistics.expired_total,
+    )
+    yield _gauge(
+        "seamless_workers",
+        "Workers with Seamless processes.",
+        statistics.workers,
+    )
+
+
+def _transformations(operations: Operations) -> Iterator[Family]:
+    journal = operations.journal
+    waiting, with_workers = totals(operations.subject)
+    yield _gauges(
+        "seamless_transformations",
+        "Unfinished transformations: waiting, or given to a worker.",
+        "state",
+        {"waiting": waiting, "with_worker": with_workers},
+    )
+    endings = journal.endings
+    yield _counters(
+        "seamless_transformations_ended",
+        "Transformations that ended, by how they did.",
+        "ending",
+        endings,
+    )
+    yield _counter(
+        "seamless_results_stored",
+        "Results that workers computed and stored in the database.",
+        endings["stored"],
+    )
+    yield _counters(
+        "seamless_cache_hits",
+        "Results found in the database by workers: of a task, or before a nested "
+        "transformation became one. Hits of drivers are not known here.",
+        "level",
+        {"task": endings["cached"], "nested": journal.nested_cache_hits},
+    )
+
+
+def _scaling(operations: Operations) -> Iterator[Family]:
+    scaling = operations.scaling.snapshot()
+    if scaling["wanted"] is not None:
+        yield _gauge(
+            "seamless_workers_wanted",
+            "Workers that the last scaling decision asks for.",
+            scaling["wanted"],
+        )
+    yield _gauges(
+        "seamless_jobs", "Jobs of the batch system, by state.", "state", scaling["jobs"]
+    )
+    yield _counters(
+        "seamless_scaling_decisions",
+        "Decisions that changed the number of workers, by direction.",
+        "direction",
+        scaling["decisions_total"],
+    )
+    yield _gauge(
+        "seamless_excluded_nodes",
+        "Nodes that get no jobs because jobs failed there.",
+        len(scaling["excluded_nodes"]),
+    )
+
+
+def _gauge(name: str, text: str, value: float) -> GaugeMetricFamily:
+    return GaugeMetricFamily(name, text, value=value)
+
+
+def _gauges(
+    name: str, text: str, label: str, values: Mapping[str, float]
+) -> GaugeMetricFamily:
+    family = GaugeMetricFamily(name, text, labels=[label])
+    for which, value in values.items():
+        family.add_metric([which], value)
+    return family
+
+
+def _counter(name: str, text: str, value: float) -> CounterMetricFamily:
+    """A counter; the suffix ``_total`` is added to its name."""
+    return CounterMetricFamily(name, text, value=value)
+
+
+def _counters(
+    name: str, text: str, label: str, values: Mapping[str, float]
+) -> CounterMetricFamily:
+    family = CounterMetricFamily(name, text, labels=[label])
+    for which, value in values.items():
+        family.add_metric([which], value)
+    return family
