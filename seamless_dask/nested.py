@@ -100,6 +100,8 @@ class NestedWork:
         self._runtime.received(request.get(BUFFERS))
         known = await known_result(tf_checksum)
         if known is not None:
+            if callers:
+                self._runtime.count_cache_hit(callers[0].key)
             return self._success(known)
         transformation_dict = request.get("transformation_dict")
         if transformation_dict is None:

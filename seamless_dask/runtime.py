@@ -14,7 +14,7 @@ from seamless_transformer.probe_index import RecordBucketError
 from seamless_transformer.remote_job import parse_remote_job_written
 from seamless_transformer.transformation_utils import tf_get_buffer
 
-from scheduler_ext.messages import RUNS_AGAIN
+from scheduler_ext.messages import REPORT, RUNS_AGAIN
 
 from .buffers import BufferStore, UploadError, ensure_uploaded
 from .deep import ensure_members_uploaded
@@ -55,6 +55,8 @@ class _Attempt:
     cancelled: bool = False
     #: whether its result is being written: then it is too late to cancel it
     storing: bool = False
+    #: results that were found for nested transformations, which then need no task
+    cache_hits: int = 0
 
 
 class WorkerRuntime:
@@ -105,7 +107,9 @@ class WorkerRuntime:
         task = asyncio.create_task(self._run(job, dependencies))
         self._attempts[job.key] = attempt = _Attempt(task)
         try:
-            return await task
+            result = await task
+            self._report(job.key, attempt, result)
+            return result
         except asyncio.CancelledError:
             if attempt.cancelled:
                 raise Reschedule from None
@@ -169,6 +173,27 @@ class WorkerRuntime:
             if buffer is not None and len(buffer.content) <= INLINE_LIMIT:
                 content = buffer.content
         return TransformationResult(tf_checksum, result, content=content, cached=cached)
+
+    def _report(
+        self, key: str, attempt: _Attempt, result: TransformationResult
+    ) -> None:
+        """Let the scheduler count how it went; this travels with the task's end."""
+        task = self.worker.state.tasks.get(key)
+        if task is None:
+            return
+        if result.error is not None or result.result_checksum is None:
+            ending = "failed"
+        elif parse_remote_job_written(result.result_checksum) is not None:
+            ending = "remote_job"
+        else:
+            ending = "cached" if result.cached else "stored"
+        task.metadata[REPORT] = {"ending": ending, "cache_hits": attempt.cache_hits}
+
+    def count_cache_hit(self, key: str) -> None:
+        """Note that what a running transformation called has a result already."""
+        attempt = self._attempts.get(key)
+        if attempt is not None:
+            attempt.cache_hits += 1
 
     def _tell_checksum(self, key: str, tf_checksum: str) -> None:
         """Tell the scheduler what a task runs, so that it can be cancelled by that."""
