@@ -10,6 +10,7 @@ Everything runs on the scheduler's event loop.
 from __future__ import annotations
 
 import logging
+from collections.abc import Collection
 from dataclasses import asdict
 from typing import Any, cast
 
@@ -29,6 +30,7 @@ from .messages import PROTOCOL
 from .operations import Operations
 from .permissions import PermissionMachine
 from .registrations import Registrations
+from .retiring import Retiring
 from .scaling import ScalingRecord
 
 logger = logging.getLogger(__name__)
@@ -68,6 +70,7 @@ class SeamlessSchedulerPlugin(SchedulerPlugin):
         self._live = LiveKeys()
         self._delivery = Delivery(scheduler, self._machine)
         self._registrations = Registrations(scheduler, self._machine, self._delivery)
+        self._retiring = Retiring(scheduler, self._machine)
         #: what the wrapper tells about the number of workers
         self.scaling = ScalingRecord()
         self._quiet_beats = 0
@@ -102,6 +105,7 @@ class SeamlessSchedulerPlugin(SchedulerPlugin):
                     self.operations.moved(cast(str, key), "released", task.state)
         scheduler.handlers.update(self._calls.handlers())
         scheduler.stream_handlers.update(self._calls.stream_handlers())
+        self._retiring.connect()
         scheduler.periodic_callbacks[NAME] = self._heart
         if scheduler.status == Status.running:
             self._heart.start()  # otherwise the scheduler does, when it starts
@@ -115,6 +119,7 @@ class SeamlessSchedulerPlugin(SchedulerPlugin):
         scheduler.remove_plugin(NAME)
         self._heart.stop()
         scheduler.periodic_callbacks.pop(NAME, None)
+        self._retiring.disconnect()
         for op in self._calls.stream_handlers():
             scheduler.stream_handlers.pop(op, None)
         for op in self._calls.handlers():
@@ -126,6 +131,7 @@ class SeamlessSchedulerPlugin(SchedulerPlugin):
     async def close(self) -> None:
         """The scheduler ends. Handlers stay, for what workers still send."""
         self._heart.stop()
+        self._retiring.close()
         self._delivery.abandon_all("the scheduler ends")
         self.operations.close()
 
@@ -167,6 +173,18 @@ class SeamlessSchedulerPlugin(SchedulerPlugin):
                 for lease in self._machine.oldest_waiting(WAITING_SHOWN)
             ],
         }
+
+    async def drain(self, addresses: Collection[str]) -> None:
+        """Wait until workers run nothing any more; see :meth:`Retiring.drain`."""
+        await self._retiring.drain(addresses)
+
+    async def retire(self, addresses: Collection[str]) -> bool:
+        """Drain and close workers; see :meth:`Retiring.retire`."""
+        return await self._retiring.retire(addresses)
+
+    def leaves(self, address: str) -> bool:
+        """Whether a worker only finishes what it runs."""
+        return self._retiring.leaves(address)
 
     def validate(self) -> None:
         """Raise Inconsistent if the permission machine contradicts itself."""

@@ -23,6 +23,7 @@ from .durations import parse_duration, parse_memory
 from .exit_codes import ParametersError, StartFailed
 from .parameters import Parameters
 from .ports import free_ports
+from .scaling import ScalingPolicy
 
 logger = logging.getLogger(__name__)
 
@@ -124,7 +125,7 @@ def launch(
     cluster, port, dashboard_port = _start(parameters, cluster_class, endpoint)
     try:
         plugin = cluster.sync(_attach, cluster.scheduler, parameters)
-        scale(cluster, parameters)
+        scale(cluster, plugin, parameters)
     except BaseException:
         cluster.close()
         raise
@@ -247,16 +248,39 @@ def local_arguments(parameters: Parameters) -> dict[str, Any]:
     return arguments
 
 
-def scale(cluster: Any, parameters: Parameters) -> None:
-    """Let the number of workers follow the work."""
+def policy(parameters: Parameters, unit: str = "worker") -> ScalingPolicy:
+    """How the number of workers follows the work; `unit` is what comes and goes."""
     target_duration = parse_duration(parameters.target_duration)
     idle_seconds = min(
         max(target_duration * IDLE_SHARE, IDLE_SECONDS[0]), IDLE_SECONDS[1]
     )
+    slots = parameters.threads
+    if not parameters.pure_dask:
+        transformations = (
+            parameters.seamless_processes * parameters.transformation_throttle
+        )
+        slots = min(slots, int(parameters.resources.get("S", transformations)))
+    return ScalingPolicy(
+        minimum=parameters.minimum_workers,
+        maximum=parameters.maximum_workers,
+        slots_per_worker=max(1, slots),
+        target_duration=target_duration,
+        idle_seconds=idle_seconds,
+        exclusive=parameters.queue_exclusive,
+        processes=parameters.processes,
+        unit=unit,
+    )
+
+
+def scale(cluster: Any, plugin: Any, parameters: Parameters) -> None:
+    """Let the number of workers on this machine follow the work."""
+    from .adaptive import LocalAdaptive
+
     cluster.adapt(
+        Adaptive=LocalAdaptive,
+        plugin=plugin,
+        policy=policy(parameters),
         minimum=parameters.minimum_workers,
         maximum=parameters.maximum_workers,
         interval=f"{SCALING_INTERVAL} s",
-        wait_count=round(idle_seconds / SCALING_INTERVAL),
-        target_duration=f"{target_duration * parameters.resources.get('S', 1.0)} s",
     )

@@ -1,0 +1,287 @@
+"""Workers that leave finish what they run.
+
+Dask's own ``Scheduler.retire_workers`` saves the results of a worker, but not what it
+is about to compute. A worker at the end of its lifetime calls it, as do people and
+whoever scales down. Here it is replaced by one that first waits for the tasks that
+really run, while those that were only assigned go elsewhere.
+
+How a task comes back that a worker has not started: by the question that Dask's work
+stealing asks a worker, which gives the task up if it can, and says so. So no task is
+lost, and none runs twice.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+from collections.abc import Callable, Collection
+from typing import Any
+
+from distributed.core import Status
+from distributed.metrics import monotonic
+from distributed.scheduler import Scheduler, WorkerState
+
+from .permissions import PermissionMachine
+
+logger = logging.getLogger(__name__)
+
+RETIRE = "retire_workers"
+STEAL_RESPONSE = "steal-response"
+#: How the ids of our questions begin
+QUESTION = "seamless-retire-"
+#: Task states on a worker in which a question made it give the task up
+GIVEN_UP = {"ready", "constrained", "waiting"}
+#: Unit of top-level work, as in :mod:`seamless_dask.keys`
+TOP_LEVEL_RESOURCE = "S"
+#: Seconds between two looks at the workers that leave
+POLL = 0.1
+#: Seconds after which a worker is asked again for what it has not started
+ASK_AGAIN = 2.0
+
+
+class _Leaving:
+    """A worker that finishes what it runs."""
+
+    def __init__(self, ws: WorkerState) -> None:
+        self.ws = ws
+        self.status = ws.status
+        self.units = ws.resources.get(TOP_LEVEL_RESOURCE)
+        self.closed_to_all = False
+        #: how many drains wait for it
+        self.watchers = 0
+        self.asked_at = float("-inf")
+
+
+class Retiring:
+    """Lets workers leave: no new tasks, then the end of what runs, then Dask's part."""
+
+    def __init__(self, scheduler: Scheduler, machine: PermissionMachine) -> None:
+        self._scheduler = scheduler
+        self._machine = machine
+        #: {worker address: what is known about its leave}
+        self._leaving: dict[str, _Leaving] = {}
+        self._stock_response: Callable[..., Any] | None = None
+        self._stock_retire: Callable[..., Any] | None = None
+        self._ended = False
+
+    # -- life cycle --------------------------------------------------------------
+
+    def connect(self) -> None:
+        """Replace the scheduler's handlers."""
+        scheduler = self._scheduler
+        self._stock_retire = scheduler.handlers.get(RETIRE)
+        self._stock_response = scheduler.stream_handlers.get(STEAL_RESPONSE)
+        scheduler.handlers[RETIRE] = self._on_retire
+        scheduler.stream_handlers[STEAL_RESPONSE] = self._on_response
+
+    def disconnect(self) -> None:
+        """Give the scheduler its handlers back; who waits goes on without."""
+        self._ended = True
+        scheduler = self._scheduler
+        if self._stock_retire is not None:
+            scheduler.handlers[RETIRE] = self._stock_retire
+        if self._stock_response is not None:
+            scheduler.stream_handlers[STEAL_RESPONSE] = self._stock_response
+
+    def close(self) -> None:
+        """The scheduler ends: nobody waits any more."""
+        self._ended = True
+
+    # -- what others may ask -----------------------------------------------------
+
+    def leaves(self, address: str) -> bool:
+        """Whether a worker finishes what it runs, and then leaves."""
+        return address in self._leaving
+
+    async def drain(self, addresses: Collection[str]) -> None:
+        """Give workers no new tasks, and wait until they run nothing, or are gone.
+
+        Afterwards they are to be retired, or to be told to go on by :meth:`stay`.
+        """
+        workers = self._scheduler.workers
+        states = [workers[address] for address in addresses if address in workers]
+        entries = []
+        for ws in states:
+            entry = self._leaving.get(ws.address)
+            if entry is None or entry.ws is not ws:
+                entry = self._leaving[ws.address] = _Leaving(ws)
+                logger.info(
+                    "Worker %s (%s) leaves; %d tasks are with it",
+                    ws.name,
+                    ws.address,
+                    len(ws.processing),
+                )
+            entry.watchers += 1
+            entries.append(entry)
+        try:
+            # all at once, so that none of them takes over what another gives up
+            while busy := [entry for entry in entries if self._step(entry)]:
+                logger.debug("%d workers still run tasks", len(busy))
+                await asyncio.sleep(POLL)
+        finally:
+            for entry in entries:
+                entry.watchers -= 1
+
+    async def retire(self, addresses: Collection[str]) -> bool:
+        """Drain workers, save their results, and close them.
+
+        Returns False if one of them holds results that no other worker can take; it
+        then goes on as before.
+        """
+        retired = await self._retire(
+            list(addresses), {"close_workers": True, "remove": True}
+        )
+        return all(
+            address in retired or address not in self._scheduler.workers
+            for address in addresses
+        )
+
+    def stay(self, address: str) -> None:
+        """A worker that was drained takes tasks again."""
+        entry = self._leaving.pop(address, None)
+        if entry is None or self._scheduler.workers.get(address) is not entry.ws:
+            return
+        if entry.units is not None:
+            self._set_units(entry.ws, entry.units)
+        if entry.closed_to_all:
+            self._set_status(entry.ws, entry.status)
+
+    # -- handlers ----------------------------------------------------------------
+
+    async def _on_retire(
+        self,
+        workers: Collection[str] | None = None,
+        names: Collection[Any] | None = None,
+        close_workers: bool = False,
+        remove: bool = True,
+        stimulus_id: str | None = None,
+        **kwargs: Any,
+    ) -> dict[str, Any]:
+        """In place of ``Scheduler.retire_workers``, with the same arguments."""
+        scheduler = self._scheduler
+        options = {
+            "close_workers": close_workers,
+            "remove": remove,
+            "stimulus_id": stimulus_id,
+        }
+        if (workers is not None and names is not None) or (
+            kwargs and (workers is not None or names is not None)
+        ):  # it says what is wrong
+            return await scheduler.retire_workers(
+                workers,  # type: ignore[call-overload]
+                names=names,
+                **options,
+                **kwargs,
+            )
+        if names is not None:
+            texts = {str(name) for name in names}
+            workers = [
+                ws.address for ws in scheduler.workers.values() if str(ws.name) in texts
+            ]
+        elif workers is None:
+            workers = scheduler.workers_to_close(**kwargs)
+        return await self._retire(list(workers), options)
+
+    async def _retire(
+        self, addresses: list[str], options: dict[str, Any]
+    ) -> dict[str, Any]:
+        retired: dict[str, Any] = {}
+        try:
+            await self.drain(addresses)
+            retired = await self._scheduler.retire_workers(addresses, **options)
+        finally:
+            for address in addresses:
+                entry = self._leaving.get(address)
+                if entry is None or entry.watchers:
+                    continue
+                if address in retired:
+                    del self._leaving[address]
+                else:  # Dask would leave it without work for ever
+                    self.stay(address)
+        return retired
+
+    def _on_response(
+        self, key: Any, state: str | None, stimulus_id: str, worker: str, **kwargs: Any
+    ) -> None:
+        """A worker says whether it had started a task; ours, or work stealing's."""
+        if not stimulus_id.startswith(QUESTION):
+            if self._stock_response is not None:
+                self._stock_response(
+                    key=key,
+                    state=state,
+                    stimulus_id=stimulus_id,
+                    worker=worker,
+                    **kwargs,
+                )
+        elif state in GIVEN_UP:
+            logger.debug("Worker %s gives %r back", worker, key)
+            self._scheduler._reschedule(key, worker, stimulus_id=stimulus_id)
+
+    # -- steps -------------------------------------------------------------------
+
+    def _step(self, entry: _Leaving) -> bool:
+        """Look at one worker that leaves; return whether it still runs something."""
+        ws = entry.ws
+        scheduler = self._scheduler
+        if self._ended or scheduler.workers.get(ws.address) is not ws:
+            self._leaving.pop(ws.address, None)
+            return False
+        busy = bool(ws.processing) or self._machine.holds(ws.address)
+        if not entry.closed_to_all:
+            if busy and self._nested_work_needs(ws):
+                if ws.resources.get(TOP_LEVEL_RESOURCE):
+                    self._set_units(ws, 0.0)
+            else:
+                entry.closed_to_all = True
+                entry.asked_at = float("-inf")
+                self._set_status(ws, Status.closing_gracefully)
+        now = monotonic()
+        if busy and now - entry.asked_at >= ASK_AGAIN:
+            entry.asked_at = now
+            self._ask_back(entry)
+        return busy
+
+    def _nested_work_needs(self, ws: WorkerState) -> bool:
+        """Whether what its tasks wait for, or will, could run nowhere else."""
+        seamless = self._machine.is_worker(ws.address)
+        return (seamless or bool(ws.long_running)) and not any(
+            (self._machine.is_worker(other.address) or not seamless)
+            and not self.leaves(other.address)
+            for other in self._scheduler.running
+        )
+
+    def _ask_back(self, entry: _Leaving) -> None:
+        """Ask a worker to give up what it has not started."""
+        ws = entry.ws
+        for task in ws.processing:
+            if task in ws.long_running:
+                continue
+            top_level = TOP_LEVEL_RESOURCE in (task.resource_restrictions or ())
+            if entry.closed_to_all or top_level:
+                self._scheduler.worker_send(
+                    ws.address,
+                    {
+                        "op": "steal-request",
+                        "key": task.key,
+                        "stimulus_id": f"{QUESTION}{monotonic()}",
+                    },
+                )
+
+    def _set_status(self, ws: WorkerState, status: Status) -> None:
+        """Change a worker's status here and there, as Dask does it."""
+        stimulus_id = f"{QUESTION}{monotonic()}"
+        self._scheduler.handle_worker_status_change(status, ws, stimulus_id)
+        self._scheduler.worker_send(
+            ws.address,
+            {
+                "op": "worker-status-change",
+                "status": status.name,
+                "stimulus_id": stimulus_id,
+            },
+        )
+
+    def _set_units(self, ws: WorkerState, units: float) -> None:
+        """Change how much top-level work a worker may be given."""
+        used = dict(ws.used_resources)
+        self._scheduler.add_resources(ws.address, {TOP_LEVEL_RESOURCE: units})
+        ws.used_resources.update(used)

@@ -1,0 +1,138 @@
+"""Scaling on one machine: starts and ends the workers of a LocalCluster.
+
+Runs on the event loop of the scheduler, once a second. How many workers the work needs is
+decided by the policy; which of them may end, here.
+"""
+
+from __future__ import annotations
+
+import logging
+import math
+import time
+from collections.abc import Collection, Mapping, Sequence
+from typing import Any, TypeVar
+
+from distributed.core import Status
+from distributed.deploy import Adaptive
+from distributed.metrics import monotonic
+
+from .scaling import ScalingPolicy
+
+logger = logging.getLogger(__name__)
+
+_Job = TypeVar("_Job")
+
+#: What the process that keeps a worker says once that worker will not come back.
+ENDED = {Status.closing, Status.closed, Status.failed}
+
+
+def choose(
+    jobs: Mapping[_Job, Sequence[str]],
+    free: Collection[str],
+    number: int,
+    results: Collection[str] = (),
+) -> list[_Job]:
+    """Choose up to `number` jobs to end, the first ones first.
+
+    `jobs` has the connected workers of each job; a job is chosen only if all of them are
+    `free`. Where every job would end, one that holds `results` stays: nobody could take
+    them over.
+    """
+    able = [job for job, workers in jobs.items() if set(workers) <= set(free)]
+    chosen = able[: max(0, number)]
+    if len(chosen) == len(jobs):
+        holding = [job for job in chosen if set(jobs[job]) & set(results)]
+        if holding:
+            chosen.remove(holding[-1])
+    return chosen
+
+
+class LocalAdaptive(Adaptive):
+    """Adds and ends workers, so that their number follows the work.
+
+    `plugin` is the Seamless plugin of the scheduler. The bounds are those of the policy.
+    """
+
+    #: A LocalCluster, whose scheduler is in this process.
+    cluster: Any
+
+    def __init__(
+        self,
+        cluster: Any,
+        *,
+        plugin: Any,
+        policy: ScalingPolicy,
+        interval: str,
+        minimum: int = 0,
+        maximum: float = math.inf,
+    ):
+        self._plugin = plugin
+        self._policy = policy
+        self._wanted = 0
+        super().__init__(
+            cluster, interval=interval, minimum=minimum, maximum=maximum, wait_count=1
+        )
+
+    async def adapt(self) -> None:
+        """Decide, and carry it out; one call at a time."""
+        if self._adapting:
+            return
+        self._adapting = True
+        try:
+            await self._step()
+        finally:
+            self._adapting = False
+
+    async def _step(self) -> None:
+        cluster = self.cluster
+        ended = [name for name, each in cluster.workers.items() if each.status in ENDED]
+        if ended:
+            logger.info("Workers %s have ended.", _names(ended))
+            await cluster.scale_down(ended)
+        staying = self._staying()
+        have = len(staying)
+        wanted, reason = self._policy.decide(self._plugin.demand(), have, monotonic())
+        if wanted != self._wanted:
+            logger.info("Workers: %d -> %d: %s", self._wanted, wanted, reason)
+            self._plugin.scaling.decided(self._wanted, wanted, reason, time.time())
+            self._wanted = wanted
+        if wanted > have:
+            cluster.scale(len(cluster.worker_spec) + wanted - have)
+        elif wanted < have:
+            await self._end(staying, have - wanted)
+
+    def _staying(self) -> dict[Any, str | None]:
+        """The address of every worker that is there or will be, but for those that leave.
+
+        None is the address of one that is not connected.
+        """
+        scheduler = self.cluster.scheduler
+        addresses = {name: scheduler.aliases.get(name) for name in self.plan}
+        return {
+            name: address
+            for name, address in addresses.items()
+            if address is None or not self._plugin.leaves(address)
+        }
+
+    async def _end(self, staying: Mapping[Any, str | None], surplus: int) -> None:
+        """End workers: first those that are not connected, then those that are free."""
+        scheduler = self.cluster.scheduler
+        connected = {name: [at] for name, at in staying.items() if at is not None}
+        ending = [name for name in staying if name not in connected][:surplus]
+        known = list(scheduler.workers.values())
+        idle = self._plugin.valid_workers_downscaling(scheduler, known)
+        for name in choose(
+            connected,
+            {ws.address for ws in idle},
+            surplus - len(ending),
+            {ws.address for ws in known if ws.has_what},
+        ):
+            if await self._plugin.retire(connected[name]):
+                ending.append(name)
+        if ending:
+            logger.info("Ending workers %s.", _names(ending))
+            await self.cluster.scale_down(ending)
+
+
+def _names(names: Collection[Any]) -> str:
+    return ", ".join(map(str, names))
