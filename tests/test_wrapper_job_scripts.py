@@ -5,9 +5,11 @@ from __future__ import annotations
 import re
 import shlex
 import signal
+import sys
 import warnings
 from collections.abc import Iterator
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -54,21 +56,22 @@ class Script:
         return found
 
 
-def make_job(system: str, raw: dict[str, Any]) -> Any:
+def make_job(system: str, raw: dict[str, Any], logs: Path | None = None) -> Any:
     """A job as the wrapper would submit it; a warning is an error."""
     cluster_class = resolve(f"dask_jobqueue::{system}")
     parameters, unknown = read_parameters(raw)
     assert not unknown
     check(parameters, cluster_class)
-    arguments = job_arguments(parameters, cluster_class.batch_system)
+    arguments = job_arguments(parameters, cluster_class.batch_system, logs)
     with warnings.catch_warnings():
         warnings.simplefilter("error")
         return cluster_class.cls.job_cls("tcp://1.2.3.4:5", name="name", **arguments)
 
 
-def script_of(system: str, raw: dict[str, Any]) -> Script:
+def script_of(system: str, raw: dict[str, Any], logs: Path | None = None) -> Script:
     """The script of a job, taken apart."""
-    lines = [line for line in make_job(system, raw).job_script().splitlines() if line]
+    text = make_job(system, raw, logs).job_script()
+    lines = [line for line in text.splitlines() if line]
     shebang, *lines = lines
     *lines, command = lines
     exports, prologue = {}, []
@@ -285,7 +288,9 @@ def test_pure_dask_has_nothing_of_seamless(system: str) -> None:
     """Neither in the environment nor on the command line."""
     raw = {**BATCH, "pure_dask": True, "memory_per_core_property_name": "memcore"}
     text = make_job(system, raw).job_script()
-    assert not re.search("seamless", text.replace(__file__, ""), re.IGNORECASE)
+    # the path of Python may have the name of this project
+    text = text.replace(str(Path(sys.executable).parent), "")
+    assert not re.search("seamless", text, re.IGNORECASE)
 
 
 @pytest.mark.parametrize("system", ["PBSCluster", "SGECluster", "LSFCluster"])
@@ -309,3 +314,119 @@ def test_htcondor() -> None:
     assert "MaxRetries = 5" in text
     assert "export SEAMLESS_WORKER_TRANSFORMATION_THROTTLE=3; " in text
     assert "--nthreads 12" in text
+
+
+LOGIN = {
+    "PYTHONPATH": "/my packages",
+    "SEAMLESS_REMOTE_READ_TIMEOUT": "5",
+    "SEAMLESS_DASK_SCHEDULER": "tcp://somewhere",
+    "SEAMLESS_REMOTE_CLIENTS": "[]",
+    "SECRET": "x",
+}
+
+
+@pytest.mark.parametrize("pure", [False, True])
+@pytest.mark.parametrize("system", ["OARCluster", "SGECluster", "PBSCluster"])
+def test_environment_where_it_is_not_inherited(
+    system: str, pure: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Jobs find Python and Seamless as we do, and see nothing private."""
+    for name, value in LOGIN.items():
+        monkeypatch.setenv(name, value)
+    raw = {**BATCH, "memory_per_core_property_name": "memcore", "pure_dask": pure}
+    raw["job_extra_directives"] = "-pe smp"
+    exports = script_of(system, raw).exports
+    assert exports["PATH"] == f"{Path(sys.executable).parent}:$PATH"
+    assert exports["PYTHONPATH"] == "'/my packages'"
+    assert ("SEAMLESS_REMOTE_READ_TIMEOUT" in exports) is not pure
+    assert not {"SECRET", "SEAMLESS_DASK_SCHEDULER", "SEAMLESS_REMOTE_CLIENTS"} & set(
+        exports
+    )
+
+
+def test_slots_on_grid_engine(caplog: pytest.LogCaptureFixture) -> None:
+    """The number is added to the name of the parallel environment."""
+
+    def directives(**more: Any) -> list[str]:
+        caplog.clear()
+        return script_of("SGECluster", {**BATCH, **more}).directives
+
+    assert "#$ -pe smp 12" in directives(job_extra_directives=["-pe smp", "-V"])
+    assert not caplog.messages
+    assert "#$ -pe smp 4" in directives(job_extra_directives="-pe smp 4")
+    assert "#$ -l exclusive=true" in directives(resource_spec="exclusive=true")
+    assert not caplog.messages
+    directives()
+    (message,) = caplog.messages
+    assert "one slot, but it will use 12" in message and "-pe NAME" in message
+    directives(job_cores=1)
+    assert not caplog.messages
+
+
+OUTPUT = {
+    "SLURMCluster": ["#SBATCH --output=/logs/job-%j.log"],
+    "SGECluster": ["#$ -o /logs/"],
+    "PBSCluster": ["#PBS -j oe", "#PBS -o /logs/"],
+    "LSFCluster": ["#BSUB -o /logs/job-%J.log"],
+    "OARCluster": ["#OAR -O /logs/job-%jobid%.out", "#OAR -E /logs/job-%jobid%.err"],
+}
+
+
+@pytest.mark.parametrize("system", OUTPUT)
+def test_output_of_jobs(system: str) -> None:
+    """It goes to our directory, unless the user names a place."""
+    raw: dict[str, Any] = {**BATCH, "memory_per_core_property_name": "memcore"}
+
+    def directives(**more: Any) -> list[str]:
+        return script_of(system, {**raw, **more}, Path("/logs")).directives
+
+    assert [line for line in directives() if "/logs" in line or "oe" in line] == (
+        OUTPUT[system]
+    )
+    chosen = directives(job_extra_directives="-o /mine/")
+    assert not [line for line in chosen if "/logs" in line]
+
+
+@pytest.mark.parametrize("system", [name for name in OUTPUT if name != "LSFCluster"])
+def test_output_where_dask_is_configured_to_put_it(system: str, tmp_path: Path) -> None:
+    """Also on OAR, where dask_jobqueue ignores its own setting."""
+    import dask
+
+    raw = {**BATCH, "memory_per_core_property_name": "memcore"}
+    key = f"jobqueue.{system.removesuffix('Cluster').lower()}.log-directory"
+    with dask.config.set({key: str(tmp_path)}):
+        lines = script_of(system, raw, Path("/logs")).directives
+    assert [line for line in lines if str(tmp_path) in line]
+    assert not [line for line in lines if "/logs" in line]
+
+
+def test_settings_of_dask_jobqueue_are_added() -> None:
+    """What the user wrote in Dask's own configuration is not lost."""
+    import dask
+
+    extra = {
+        "job-script-prologue": ["module load conda"],
+        "job-extra-directives": ["--qos=low"],
+        "worker-extra-args": ["--interface", "ib0"],
+    }
+    with dask.config.set({f"jobqueue.slurm.{key}": extra[key] for key in extra}):
+        script = script_of(
+            "SLURMCluster", {**BATCH, "job_script_prologue": "conda activate x"}
+        )
+    assert script.prologue == ["module load conda", "conda activate x"]
+    assert script.slurm()["--qos"] == "low"
+    assert script.options["--interface"] == "ib0"
+
+
+def test_oar_whole_node_of_unknown_size() -> None:
+    """Without a number of cores there is no memory per core to ask for."""
+    raw = {
+        "memory": "200GB",
+        "walltime": "01:00:00",
+        "exclusive": True,
+        "resource_spec": "/nodes=1",
+        "memory_per_core_property_name": "memcore",
+    }
+    assert not [
+        line for line in script_of("OARCluster", raw).directives if "-p" in line
+    ]

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import shlex
 from pathlib import Path
 from typing import Any
@@ -15,6 +16,7 @@ from seamless_dask.wrapper.dask_config import (
     lifetime_seconds,
     merged_config,
     seamless_environment,
+    stagger_seconds,
 )
 from seamless_dask.wrapper.durations import (
     format_clock,
@@ -24,7 +26,7 @@ from seamless_dask.wrapper.durations import (
 )
 from seamless_dask.wrapper.exit_codes import ParametersError
 from seamless_dask.wrapper.launch import check, local_arguments
-from seamless_dask.wrapper.parameters import Parameters, read_parameters
+from seamless_dask.wrapper.parameters import Parameters, json_schema, read_parameters
 
 BATCH: dict[str, Any] = {"cores": 4, "memory": "4GB", "walltime": "01:00:00"}
 
@@ -312,13 +314,60 @@ def test_batch_systems_need_more() -> None:
 
 
 def test_walltime_too_short_for_rotation() -> None:
-    """Stagger and grace must fit into the walltime, where workers rotate."""
-    short = {**BATCH, "walltime": "00:05:00"}
+    """Stagger, up or down, and grace must fit into the walltime."""
+    short = {**BATCH, "walltime": "00:05:00", "lifetime_stagger": "2m"}
     (problem,) = batch_problems_of(**short, maximum_jobs=2)
     assert "walltime = '00:05:00'" in problem and "lifetime-stagger" in problem
     check(read(**short), ClusterClass(object, "jobqueue", "slurm"))
-    (problem,) = batch_problems_of(**BATCH, maximum_jobs=2, lifetime="59m")
-    assert "lifetime = '59m'" in problem
+    for wrong in ("59m", "3m"):
+        more = {"maximum_jobs": 2, "lifetime_stagger": "4m"}
+        (problem,) = batch_problems_of(**BATCH, **more, lifetime=wrong)
+        assert f"lifetime = '{wrong}'" in problem
+    (problem,) = batch_problems_of(**{**BATCH, "walltime": 60}, maximum_jobs=2)
+    assert problem.startswith("walltime = 60: must be longer than 60 s")
+
+
+@pytest.mark.parametrize(
+    ("raw", "lifetime", "stagger"),
+    [
+        ({"walltime": "01:00:00"}, 55 * 60, 240),
+        ({"walltime": "00:05:00"}, 180, 60),
+        ({"walltime": "01:00:00", "lifetime": "1m"}, 60, 15),
+    ],
+)
+def test_stagger_of_short_lives(
+    raw: dict[str, Any], lifetime: float, stagger: float
+) -> None:
+    """The default of the stagger never eats up the lifetime."""
+    parameters = read(**{**BATCH, **raw}, maximum_jobs=2)
+    check(parameters, ClusterClass(object, "jobqueue", "slurm"))
+    assert lifetime_seconds(parameters, walltime=True) == lifetime
+    assert stagger_seconds(parameters) == stagger
+
+
+def test_htcondor_needs_disk() -> None:
+    """dask_jobqueue has no parameter for it, only configuration."""
+    (problem,) = batch_problems_of("htcondor", **BATCH)
+    assert "jobqueue.htcondor.disk" in problem
+    extra = {"jobqueue.htcondor.disk": "1GB"}
+    condor = ClusterClass(object, "jobqueue", "htcondor")
+    check(read(**BATCH, extra_dask_config=extra), condor)
+
+
+def test_schema_has_every_parameter() -> None:
+    """Both spellings, a description, what is allowed and, for amounts, the unit."""
+    schema = json_schema()
+    for name, field in schema["properties"].items():
+        assert name.replace("-", "_") in Parameters.model_fields
+        if "$ref" in field:
+            continue
+        assert field["description"] and field["allowed"] and "default" in field
+        kinds = {str(part.get("type")) for part in field.get("anyOf", [field])}
+        if kinds & {"number", "integer"}:
+            assert field["unit"], name
+    assert schema["properties"]["memory"]["unit"] == "bytes"
+    assert "lifetime-stagger" in schema["properties"]
+    assert json.loads(json.dumps(schema)) == schema
 
 
 def test_tmpdir(tmp_path: Path) -> None:

@@ -4,8 +4,11 @@ from __future__ import annotations
 
 import logging
 import math
-import shlex
+import os
+from pathlib import Path
 from typing import Any
+
+import dask.config
 
 from .dask_config import (
     dask_settings,
@@ -15,6 +18,7 @@ from .dask_config import (
     seamless_environment,
     stagger_seconds,
 )
+from .directives import extra_directives, htcondor_directives
 from .durations import (
     format_clock,
     parse_clock,
@@ -22,6 +26,7 @@ from .durations import (
     parse_memory,
     slurm_memory,
 )
+from .job_environment import cpu_count, inherited
 from .parameters import DEFAULT_TMPDIR, GRACE_PERIOD, Parameters
 
 logger = logging.getLogger(__name__)
@@ -58,6 +63,11 @@ def batch_problems(parameters: Parameters, system: str) -> list[str]:
             "memory_per_core_property_name: is required on OAR, for example memcore; "
             "write not_applicable if the cluster has no such property"
         )
+    if system == "htcondor" and not _condor_disk(parameters):
+        problems.append(
+            "extra_dask_config: HTCondor needs jobqueue.htcondor.disk, the disk space of "
+            'a job, for example {"jobqueue": {"htcondor": {"disk": "2GB"}}}'
+        )
     if parameters.processes > parameters.cores_per_job:
         problems.append(
             f"processes = {parameters.processes}: must not exceed the cores of a job "
@@ -66,40 +76,64 @@ def batch_problems(parameters: Parameters, system: str) -> list[str]:
     return problems + _lifetime_problems(parameters)
 
 
+def _condor_disk(parameters: Parameters) -> Any:
+    key = "jobqueue.htcondor.disk"
+    extra = merged_config({}, parameters.extra_dask_config)
+    return dask.config.get(key, None) or dask.config.get(key, None, config=extra)
+
+
 def _lifetime_problems(parameters: Parameters) -> list[str]:
     lifetime = lifetime_seconds(parameters, walltime=True)
     if lifetime is None or parameters.walltime is None:
         return []
     walltime = parse_duration(parameters.walltime)
     stagger = stagger_seconds(parameters)
-    if lifetime <= 0:
+    reason = "since workers are replaced when maximum_jobs is over 1"
+    if parameters.lifetime is None:
+        shortest = 2 * stagger + GRACE_PERIOD
+        if walltime <= shortest:
+            return [
+                f"walltime = {parameters.walltime!r}: must be longer than {shortest:g} s, "
+                f"twice lifetime-stagger ({stagger:g} s) plus {GRACE_PERIOD} s of grace, "
+                + reason
+            ]
+    elif not stagger < lifetime < walltime - stagger:
         return [
-            f"walltime = {parameters.walltime!r}: must be longer than lifetime-stagger "
-            f"({stagger:g} s) plus {GRACE_PERIOD} s of grace, since workers are "
-            "replaced when maximum_jobs is over 1"
-        ]
-    if lifetime + stagger >= walltime:
-        return [
-            f"lifetime = {parameters.lifetime!r}: with lifetime-stagger ({stagger:g} s)"
-            f" it must stay below walltime ({walltime:g} s)"
+            f"lifetime = {parameters.lifetime!r}: must be over lifetime-stagger "
+            f"({stagger:g} s), and both together below walltime ({walltime:g} s), "
+            + reason
         ]
     return []
 
 
-def job_arguments(parameters: Parameters, system: str) -> dict[str, Any]:
-    """Keyword arguments of the dask_jobqueue cluster class, but for the scheduler."""
+def job_arguments(
+    parameters: Parameters, system: str, log_directory: Path | None = None
+) -> dict[str, Any]:
+    """Keyword arguments of the dask_jobqueue cluster class, but for the scheduler.
+
+    Parameters
+    ----------
+    parameters
+        They have passed `batch_problems`.
+    system
+        The batch system, by the name of its section in Dask's configuration.
+    log_directory
+        For the output of jobs, see `job_logs`. None: wherever the batch system puts it.
+    """
+    directives = _configured(system, "job-extra-directives")
+    directives += extra_directives(parameters, system, log_directory)
     arguments: dict[str, Any] = {
         "cores": parameters.cores_per_job,
         "processes": parameters.processes,
         "memory": _memory(parameters),
-        "job_extra_directives": list(parameters.job_extra_directives),
+        "job_extra_directives": directives,
         "job_script_prologue": _prologue(parameters, system),
         "worker_extra_args": _worker_arguments(parameters, system),
     }
     if parameters.tmpdir is not None or not parameters.pure_dask:
         arguments["local_directory"] = parameters.tmpdir or DEFAULT_TMPDIR
     if system == "htcondor":
-        arguments["job_extra_directives"] = _htcondor_directives(parameters)
+        arguments["job_extra_directives"] = htcondor_directives(directives)
         _ignored(parameters, system, "walltime", "partition", "project")
     else:
         arguments["walltime"] = _walltime(parameters, system)
@@ -112,9 +146,8 @@ def job_arguments(parameters: Parameters, system: str) -> dict[str, Any]:
         # what the user wrote, instead of dask_jobqueue's rounding to gibibytes
         arguments["job_mem"] = slurm_memory(parameters.memory or 0)
     if system == "oar":
-        # all conditions go on one line, see there
+        # all conditions are in one directive, see there
         arguments["memory_per_core_property_name"] = "not_applicable"
-        arguments["job_extra_directives"] = _oar_directives(parameters)
     else:
         _ignored(parameters, system, "memory_per_core_property_name")
     if system in _WITH_RESOURCE_SPEC:
@@ -123,6 +156,14 @@ def job_arguments(parameters: Parameters, system: str) -> dict[str, Any]:
     else:
         _ignored(parameters, system, "resource_spec")
     return arguments
+
+
+def _configured(system: str, name: str) -> list[str]:
+    """What dask_jobqueue's own configuration adds; arguments would replace it."""
+    found = dask.config.get(f"jobqueue.{system}.{name}", None) or []
+    if isinstance(found, dict):  # HTCondor
+        return [f"{key} = {value}" for key, value in found.items()]
+    return [found] if isinstance(found, str) else list(map(str, found))
 
 
 def _memory(parameters: Parameters) -> str:
@@ -145,13 +186,14 @@ def _prologue(parameters: Parameters, system: str) -> list[str]:
     """Shell lines before the worker; the user's come last and so may overrule ours."""
     settings = dask_settings(parameters, walltime=True)
     extra = parameters.extra_dask_config
-    lines = [
+    lines = inherited(parameters, system, os.environ)
+    lines += [
         f"export {name}={value}"
         for name, value in seamless_environment(parameters).items()
     ]
     lines += exports(settings, extra, merged_config(settings, extra))
-    if system == "slurm":
-        lines.append("export PYTHON_CPU_COUNT=$SLURM_JOB_CPUS_PER_NODE")
+    lines += cpu_count(system)
+    lines += _configured(system, "job-script-prologue")
     return lines + list(parameters.job_script_prologue)
 
 
@@ -163,54 +205,7 @@ def _worker_arguments(parameters: Parameters, system: str) -> list[str]:
     if parameters.internal_port_range is not None:
         arguments += ["--worker-port", parameters.internal_port_range]
         arguments += ["--nanny-port", parameters.internal_port_range]
-    return arguments
-
-
-def _oar_directives(parameters: Parameters) -> list[str]:
-    """Directives in which all ``-p`` conditions are one, the memory included.
-
-    OAR heeds only the last ``-p``. Conditions are SQL with quotes of its own, which
-    must survive the shell rules by which directives become arguments of ``oarsub``.
-    A condition arrives as ``-p CONDITION`` or as two directives in a row.
-    """
-    directives: list[str] = []
-    conditions: list[str] = []
-    items = iter(parameters.job_extra_directives)
-    for item in items:
-        if item == "-p":
-            condition = next(items, "")
-            if condition:
-                conditions.append(condition)
-        elif item.startswith(("-p ", "-p'", '-p"')):
-            conditions.append(_unquoted(item[2:].strip()))
-        else:
-            directives.append(item)
-    name = parameters.memory_per_core_property_name
-    if name not in (None, "not_applicable"):
-        total = parse_memory(parameters.memory or 0)
-        per_core = math.ceil(total / (parameters.cores_per_job * 2**20))
-        conditions.append(f"{name}>={per_core}")
-    if conditions:
-        directives.append(f"-p {_quoted(' AND '.join(conditions))}")
-    return directives
-
-
-def _unquoted(text: str) -> str:
-    if len(text) > 1 and text[0] == text[-1] and text[0] in "'\"":
-        if text[0] not in text[1:-1]:
-            return text[1:-1]
-    return text
-
-
-def _quoted(text: str) -> str:
-    if "'" in text and not set(text) & set('"\\$`'):
-        return f'"{text}"'
-    return shlex.quote(text)
-
-
-def _htcondor_directives(parameters: Parameters) -> dict[str, str]:
-    pairs = (item.partition("=") for item in parameters.job_extra_directives)
-    return {name.strip(): value.strip() for name, _, value in pairs}
+    return arguments + _configured(system, "worker-extra-args")
 
 
 def _ignored(parameters: Parameters, system: str, *names: str) -> None:

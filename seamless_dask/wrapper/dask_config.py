@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import os
 import shlex
 from collections.abc import Mapping
@@ -37,11 +38,18 @@ _HERE_ONLY = (
 
 
 def stagger_seconds(parameters: Parameters) -> float:
-    """Random amount by which lifetimes differ."""
+    """Random amount, up or down, by which lifetimes differ."""
     stagger = parameters.lifetime_stagger
-    return parse_duration(
-        DEFAULT_LIFETIME_STAGGER if stagger is None else stagger, zero=True
-    )
+    if stagger is not None:
+        return parse_duration(stagger, zero=True)
+    # a short life must not become a negative one
+    limits = [parse_duration(DEFAULT_LIFETIME_STAGGER)]
+    if parameters.lifetime is not None:
+        limits.append(parse_duration(parameters.lifetime) / 4)
+    if parameters.walltime is not None:
+        total = parse_duration(parameters.walltime) - GRACE_PERIOD
+        limits.append(max(total, 0) / 4)
+    return float(math.floor(min(limits)))
 
 
 def lifetime_seconds(parameters: Parameters, *, walltime: bool) -> float | None:

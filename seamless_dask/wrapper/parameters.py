@@ -6,21 +6,23 @@ field, its value and what is allowed, and names fields that it does not know.
 
 from __future__ import annotations
 
-import re
-from typing import Annotated, Any
+from typing import Any
 
-from pydantic import (
-    AfterValidator,
-    BaseModel,
-    BeforeValidator,
-    ConfigDict,
-    Field,
-    StrictBool,
-    ValidationError,
-)
+from pydantic import BaseModel, ConfigDict, Field, StrictBool, ValidationError
 
-from .durations import parse_duration, parse_memory
 from .exit_codes import ParametersError
+from .parameter_types import (
+    Duration,
+    DurationOrZero,
+    Line,
+    Lines,
+    Memory,
+    Path,
+    PortRange,
+    PositiveFloat,
+    PositiveInt,
+    Units,
+)
 
 #: Time between the end of the longest worker lifetime and the walltime, in seconds.
 GRACE_PERIOD = 60
@@ -30,81 +32,6 @@ DEFAULT_PURE_THREADS = 2
 DEFAULT_TMPDIR = "/tmp"
 
 
-def ensure_list(value: Any) -> Any:
-    """A single string is accepted where a list of strings is meant."""
-    return [value] if isinstance(value, str) else value
-
-
-def _not_bool(value: Any) -> Any:
-    if isinstance(value, bool):
-        raise ValueError("true and false are not numbers")
-    return value
-
-
-def _duration(value: str | float) -> str | float:
-    parse_duration(value)
-    return value
-
-
-def _memory(value: str | int) -> str | int:
-    parse_memory(value)
-    return value
-
-
-def _duration_or_zero(value: str | float) -> str | float:
-    parse_duration(value, zero=True)
-    return value
-
-
-def _absolute(value: str) -> str:
-    # it is written into job scripts as it is, so that $VARIABLES work
-    if not re.fullmatch(r"[/~$][\w./~${}@%+:,-]*", value):
-        raise ValueError("is not absolute, or has characters that shells interpret")
-    return value
-
-
-def _one_line(value: str) -> str:
-    if "\n" in value or "\r" in value:
-        raise ValueError("has more than one line")
-    return value
-
-
-def _port_range(value: Any) -> Any:
-    """Normalize to the notation of Dask, ``"START:END"``."""
-    if isinstance(value, str):
-        parts: list[Any] = value.replace("-", ":").replace(" ", "").split(":")
-    elif isinstance(value, (list, tuple)):
-        parts = list(value)
-    else:
-        raise ValueError("is not a range of ports")
-    if len(parts) != 2 or any(isinstance(part, bool) for part in parts):
-        raise ValueError("needs two ports")
-    try:
-        start, end = (int(part) for part in parts)
-    except (TypeError, ValueError):
-        raise ValueError("ports are whole numbers") from None
-    if not 1024 <= start < end <= 65535:
-        raise ValueError("START must be below END, both between 1024 and 65535")
-    return f"{start}:{end}"
-
-
-PositiveInt = Annotated[int, BeforeValidator(_not_bool), Field(ge=1)]
-PositiveFloat = Annotated[
-    float, BeforeValidator(_not_bool), Field(gt=0, allow_inf_nan=False)
-]
-Units = Annotated[float, BeforeValidator(_not_bool), Field(ge=0, allow_inf_nan=False)]
-Line = Annotated[str, Field(min_length=1), AfterValidator(_one_line)]
-Lines = Annotated[list[Line], BeforeValidator(ensure_list)]
-Duration = Annotated[
-    Line | int | float, BeforeValidator(_not_bool), AfterValidator(_duration)
-]
-DurationOrZero = Annotated[
-    Line | int | float, BeforeValidator(_not_bool), AfterValidator(_duration_or_zero)
-]
-Memory = Annotated[Line | int, BeforeValidator(_not_bool), AfterValidator(_memory)]
-PortRange = Annotated[str, BeforeValidator(_port_range)]
-Path = Annotated[Line, AfterValidator(_absolute)]
-
 WHOLE = "a whole number, at least 1"
 TEXT = "a text of one line"
 TEXTS = "a text, or a list of texts, each of one line"
@@ -112,11 +39,12 @@ SWITCH = "true or false"
 DURATION = 'a duration such as "10m", "90s" or "01:00:00", or a number of seconds'
 
 
-def _field(description: str, allowed: str, **kwargs: Any) -> Any:
+def _field(
+    description: str, allowed: str, *, unit: str | None = None, **kwargs: Any
+) -> Any:
     kwargs.setdefault("default", None)
-    return Field(
-        description=description, json_schema_extra={"allowed": allowed}, **kwargs
-    )
+    extra = {"allowed": allowed} | ({"unit": unit} if unit else {})
+    return Field(description=description, json_schema_extra=extra, **kwargs)
 
 
 class Parameters(BaseModel):
@@ -126,22 +54,27 @@ class Parameters(BaseModel):
 
     # --- the job that each Dask worker runs in
     walltime: Duration | None = _field(
-        "longest run time of a batch job; required on batch systems", DURATION
+        "longest run time of a batch job; required on batch systems",
+        DURATION,
+        unit="seconds",
     )
     cores: PositiveInt | None = _field(
         "Seamless worker processes per Dask worker; in pure Dask the CPU cores per job."
         " Default 1 on a local cluster and for whole nodes, otherwise required",
         WHOLE,
+        unit="Seamless processes; in pure Dask CPU cores",
     )
     job_cores: PositiveInt | None = _field(
         "CPU cores per batch job. Default: cores x transformation_throttle, "
         "in pure Dask: cores",
         WHOLE,
+        unit="CPU cores",
     )
     memory: Memory | None = _field(
         "memory per job in bytes; on a local cluster the limit of the Dask worker "
         "process. Default: no limit; required on batch systems",
         'an amount of memory such as "54000MB" or "16GiB", or a number of bytes',
+        unit="bytes",
     )
     tmpdir: Path | None = _field(
         f"directory for temporary files of workers. Default {DEFAULT_TMPDIR}",
@@ -150,7 +83,11 @@ class Parameters(BaseModel):
     partition: Line | None = _field("partition or queue of the batch system", TEXT)
     project: Line | None = _field("account or project to charge for jobs", TEXT)
     job_extra_directives: Lines = _field(
-        "more directives for the head of the job script", TEXTS, default=[]
+        "more directives for the head of the job script, without the mark such as #SBATCH."
+        ' On Grid Engine, "-pe NAME" names the parallel environment for more than one core; '
+        "the number of slots is added",
+        TEXTS,
+        default=[],
     )
     job_script_prologue: Lines = _field(
         "shell lines to run in the job before the worker starts", TEXTS, default=[]
@@ -159,13 +96,19 @@ class Parameters(BaseModel):
         "OAR: name of the property with the memory per core, or not_applicable", TEXT
     )
     resource_spec: Line | None = _field(
-        "resource request in the words of OAR, PBS or SGE", TEXT
+        "resource request in the words of OAR, PBS, Moab or Grid Engine", TEXT
     )
-    processes: PositiveInt = _field("Dask workers per job", WHOLE, default=1)
+    processes: PositiveInt = _field(
+        "Dask workers per job",
+        WHOLE,
+        default=1,
+        unit="Dask workers",
+    )
     worker_threads: PositiveInt | None = _field(
         "threads per Dask worker. Default: cores x transformation_throttle, "
         f"in pure Dask: {DEFAULT_PURE_THREADS}",
         WHOLE,
+        unit="threads",
     )
     exclusive: StrictBool = _field(
         "a worker runs one top-level transformation at a time, on a node of its own",
@@ -175,28 +118,36 @@ class Parameters(BaseModel):
 
     # --- the scheduler and the life of workers
     unknown_task_duration: Duration = _field(
-        "assumed duration of tasks never seen before", DURATION, default="1m"
+        "assumed duration of tasks never seen before",
+        DURATION,
+        default="1m",
+        unit="seconds",
     )
     target_duration: Duration = _field(
         "how long the work at hand may take before workers are added; a tenth of it is"
         " how long a worker stays idle before it is ended",
         DURATION,
         default="10m",
+        unit="seconds",
     )
     internal_port_range: PortRange | None = _field(
         "ports that workers and nannies listen on. Default: any",
         'a range such as "40000:40100" or [40000, 40100], START below END, '
         "both between 1024 and 65535",
+        unit="TCP ports",
     )
     lifetime: Duration | None = _field(
         "time after which a worker is replaced. Default: walltime - lifetime-stagger -"
         f" {GRACE_PERIOD} s if maximum_jobs is over 1, never in pure Dask",
         DURATION,
+        unit="seconds",
     )
     lifetime_stagger: DurationOrZero | None = _field(
         "random amount by which lifetimes differ. "
-        f"Default {DEFAULT_LIFETIME_STAGGER} if there is a lifetime",
+        f"Default {DEFAULT_LIFETIME_STAGGER} if there is a lifetime, less if walltime is "
+        "short",
         DURATION,
+        unit="seconds",
     )
 
     # --- what is Seamless about a worker
@@ -204,6 +155,7 @@ class Parameters(BaseModel):
         "transformations that each Seamless process runs at the same time",
         WHOLE,
         default=DEFAULT_THROTTLE,
+        unit="transformations",
     )
     dask_resources: dict[Line, Units] = _field(
         "Dask resources of each worker, name to units",
@@ -223,7 +175,12 @@ class Parameters(BaseModel):
     interactive: StrictBool = _field(
         "keep one worker (job) even when idle", SWITCH, default=False
     )
-    maximum_jobs: PositiveInt = _field("most jobs at a time", WHOLE, default=1)
+    maximum_jobs: PositiveInt = _field(
+        "most jobs at a time",
+        WHOLE,
+        default=1,
+        unit="jobs",
+    )
     extra_dask_config: dict[str, Any] = _field(
         "any Dask configuration, merged last",
         "a mapping; nested, or with dotted keys at the top",
@@ -233,6 +190,7 @@ class Parameters(BaseModel):
         "seconds without any work after which the cluster is ended. "
         "Default: --timeout of the command line",
         "a number of seconds above zero",
+        unit="seconds",
     )
 
     @property
@@ -279,6 +237,22 @@ class Parameters(BaseModel):
     def maximum_workers(self) -> int:
         """Most Dask workers at a time."""
         return self.maximum_jobs * self.processes
+
+
+def json_schema() -> dict[str, Any]:
+    """JSON schema of the parameters, each name in both spellings.
+
+    Unknown names are allowed: the wrapper only warns about them.
+    """
+    schema = Parameters.model_json_schema()
+    schema["additionalProperties"] = True
+    schema["description"] = "Parameters of a cluster. null means the same as absence."
+    schema["properties"] |= {
+        name.replace("_", "-"): {"$ref": f"#/properties/{name}"}
+        for name in list(schema["properties"])
+        if "_" in name
+    }
+    return schema
 
 
 _ALLOWED: dict[str, str] = {

@@ -1,0 +1,88 @@
+"""Where batch jobs write what they print.
+
+Without a word about it, batch systems leave one or two files per job in the directory
+where the wrapper was started. Instead each run of the wrapper has a directory of its
+own, in the home directory since compute nodes must see it:
+``~/.seamless-dask/logs/NAME OF THE STATUS FILE/TIME-PID``.
+
+Dask's own setting ``jobqueue.SYSTEM.log-directory``, for example in the parameter
+``extra_dask_config``, takes its place; such a directory is never cleaned up.
+"""
+
+from __future__ import annotations
+
+import logging
+import os
+import shlex
+import shutil
+import time
+from pathlib import Path
+
+import dask.config
+
+logger = logging.getLogger(__name__)
+
+#: Runs with the same status file whose directories are kept.
+KEPT_RUNS = 5
+
+
+def configured(system: str) -> str | None:
+    """The directory from Dask's configuration, if there is one."""
+    directory = dask.config.get(f"jobqueue.{system}.log-directory", None)
+    return None if directory is None else os.path.expanduser(str(directory))
+
+
+def run_directory(status_file: Path) -> Path:
+    """The directory for this run; it is not made."""
+    run = f"{time.strftime('%Y%m%d-%H%M%S')}-{os.getpid()}"
+    return Path.home() / ".seamless-dask" / "logs" / status_file.stem / run
+
+
+def make(directory: Path) -> bool:
+    """Make the directory, for our eyes only; say whether it can be used."""
+    try:
+        directory.mkdir(mode=0o700, parents=True, exist_ok=True)
+    except OSError as error:
+        logger.warning("No directory for the output of jobs: %s", error)
+        return False
+    return True
+
+
+def prune(directory: Path) -> None:
+    """Clean up at the end of a run, and after older ones.
+
+    Empty files of this run are removed, and its directory if nothing is left. Of the
+    other runs beside it only the latest stay, `KEPT_RUNS` together with this one.
+    """
+    try:
+        for path in directory.iterdir():
+            if path.is_file() and not path.stat().st_size:
+                path.unlink()
+        if not any(directory.iterdir()):
+            directory.rmdir()
+        # the names sort by time
+        runs = sorted(path for path in directory.parent.iterdir() if path.is_dir())
+        for run in runs[:-KEPT_RUNS]:
+            shutil.rmtree(run)
+    except OSError as error:
+        logger.warning("Old output of jobs could not be removed: %s", error)
+
+
+def output_directives(system: str, directory: Path) -> list[str]:
+    """Directives that make the output of each job one file (on OAR two)."""
+    path = shlex.quote(str(directory))
+    return {
+        "slurm": [f"--output={path}/job-%j.log"],
+        "sge": [f"-o {path}/"],  # dask_jobqueue says that errors go there as well
+        "oar": [f"-O {path}/job-%jobid%.out", f"-E {path}/job-%jobid%.err"],
+        "pbs": ["-j oe", f"-o {path}/"],
+        "moab": ["-j oe", f"-o {path}/"],
+        "lsf": [f"-o {path}/job-%J.log"],
+        "htcondor": [
+            f"Output = {directory}/job-$(ClusterId).out",
+            f"Error = {directory}/job-$(ClusterId).err",
+            # jobs end by being killed, so waiting for their end would lose it
+            "Stream_Output = True",
+            "Stream_Error = True",
+        ],
+    }[system]
