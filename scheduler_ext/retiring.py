@@ -37,6 +37,8 @@ TOP_LEVEL_RESOURCE = "S"
 POLL = 0.1
 #: Seconds after which a worker is asked again for what it has not started
 ASK_AGAIN = 2.0
+#: Seconds for another worker to appear that can take the results of the last one
+PATIENCE = 30.0
 
 
 class _Leaving:
@@ -188,6 +190,9 @@ class Retiring:
         retired: dict[str, Any] = {}
         try:
             await self.drain(addresses)
+            if options["remove"] and not options["close_workers"]:
+                # it will close in any case: a worker at the end of its lifetime
+                await self._wait_for_heir(addresses)
             retired = await self._scheduler.retire_workers(addresses, **options)
         finally:
             for address in addresses:
@@ -218,6 +223,22 @@ class Retiring:
             self._scheduler._reschedule(key, worker, stimulus_id=stimulus_id)
 
     # -- steps -------------------------------------------------------------------
+
+    async def _wait_for_heir(self, addresses: list[str]) -> None:
+        """Wait a while for a worker that can take the results of others."""
+        scheduler = self._scheduler
+        deadline = monotonic() + PATIENCE
+        while (
+            not self._ended
+            and any(
+                scheduler.workers[address].has_what
+                for address in addresses
+                if address in scheduler.workers
+            )
+            and all(self.leaves(ws.address) for ws in scheduler.running)
+            and monotonic() < deadline
+        ):
+            await asyncio.sleep(POLL)
 
     def _step(self, entry: _Leaving) -> bool:
         """Look at one worker that leaves; return whether it still runs something."""

@@ -89,6 +89,23 @@ async def test_the_only_worker_goes_on_when_nobody_can_take_its_results():
 
 
 @asynchronous
+async def test_a_worker_at_the_end_of_its_lifetime_waits_for_an_heir():
+    """It will end in any case; the next worker takes its results."""
+    async with cluster() as c:
+        client = await c.client()
+        worker = await c.worker(nthreads=1)
+        [future] = submit(client, ["a"], "x")
+        gate("x").set()
+        assert await future == "a"
+        ending = asyncio.create_task(worker.close_gracefully())
+        await until(lambda: worker.status == Status.closing_gracefully)
+        heir = await c.worker()
+        await ending
+        assert list(heir.data) == ["a"]
+        assert EXECUTED["a"] == 1
+
+
+@asynchronous
 async def test_several_calls_for_one_worker():
     """By names and by address at a time; both return, one with the worker."""
     async with cluster() as c:

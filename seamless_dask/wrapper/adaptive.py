@@ -23,7 +23,7 @@ logger = logging.getLogger(__name__)
 _Job = TypeVar("_Job")
 
 #: What the process that keeps a worker says once that worker will not come back.
-ENDED = {Status.closing, Status.closed, Status.failed}
+ENDED = {Status.closing_gracefully, Status.closing, Status.closed, Status.failed}
 
 
 def choose(
@@ -97,6 +97,9 @@ class LocalAdaptive(Adaptive):
             self._plugin.scaling.decided(self._wanted, wanted, reason, time.time())
             self._wanted = wanted
         if wanted > have:
+            leaving = len(cluster.worker_spec) - have
+            if leaving:
+                logger.info("Replacing workers: %d leave.", leaving)
             cluster.scale(len(cluster.worker_spec) + wanted - have)
         elif wanted < have:
             await self._end(staying, have - wanted)
