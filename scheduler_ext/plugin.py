@@ -26,6 +26,7 @@ from .calls import Calls, Reply
 from .cancellation import LiveKeys, is_transformation
 from .delivery import Delivery
 from .demand import Demand, DemandMeter
+from .losses import Losses
 from .messages import PROTOCOL
 from .operations import Operations
 from .permissions import PermissionMachine
@@ -71,6 +72,7 @@ class SeamlessSchedulerPlugin(SchedulerPlugin):
         self._delivery = Delivery(scheduler, self._machine)
         self._registrations = Registrations(scheduler, self._machine, self._delivery)
         self._retiring = Retiring(scheduler, self._machine)
+        self._losses = Losses(scheduler)
         #: what the wrapper tells about the number of workers
         self.scaling = ScalingRecord()
         self._quiet_beats = 0
@@ -186,6 +188,10 @@ class SeamlessSchedulerPlugin(SchedulerPlugin):
         """Whether a worker only finishes what it runs."""
         return self._retiring.leaves(address)
 
+    def forgive(self, address: str) -> int:
+        """A lost worker was not the fault of its tasks; see :meth:`Losses.forgive`."""
+        return self._losses.forgive(address)
+
     def validate(self) -> None:
         """Raise Inconsistent if the permission machine contradicts itself."""
         self._machine.validate()
@@ -227,6 +233,11 @@ class SeamlessSchedulerPlugin(SchedulerPlugin):
         self._delivery.abandon(held, "its worker is gone")
         self._delivery.deliver(decisions)
 
+    def log_event(self, topic: str, msg: Any) -> None:
+        """The scheduler tells which tasks a lost worker had in no other way."""
+        if topic == "all":
+            self._losses.saw(msg)
+
     def remove_client(self, scheduler: Scheduler, client: str) -> None:
         """A client is gone, with its leases."""
         held = self._machine.held_by(client)
@@ -241,6 +252,7 @@ class SeamlessSchedulerPlugin(SchedulerPlugin):
         self._live.clear()
         self._activity.clear(now)
         self._meter.clear()
+        self._losses.clear()
         self.operations.journal.clear()
         self._delivery.abandon_all("the scheduler was restarted")
         logger.info("Scheduler restarted: all leases ended")
