@@ -8,6 +8,7 @@ that all pages share.
 from __future__ import annotations
 
 import html
+from collections.abc import Mapping, Sequence
 from time import localtime
 from typing import Any
 
@@ -15,7 +16,7 @@ from bokeh.core.properties import without_property_validation
 from bokeh.document import Document
 from bokeh.layouts import column, row
 from bokeh.models import ColumnDataSource, DataRange1d, NumeralTickFormatter
-from bokeh.models.widgets import DataTable, Div, HTMLTemplateFormatter, TableColumn
+from bokeh.models.widgets import Div
 from bokeh.plotting import figure
 from distributed.dashboard.components import DashboardComponent, add_periodic_callback
 from distributed.dashboard.components.scheduler import BOKEH_THEME, env
@@ -26,7 +27,7 @@ from distributed.utils import log_errors
 from tornado.ioloop import IOLoop
 
 from . import figures
-from .figures import Card, Columns, Figures
+from .figures import Card, Figures, Row
 from .history import MAX_SAMPLES, Sample
 from .operations import INTERVAL, Operations, Undo
 
@@ -34,10 +35,6 @@ from .operations import INTERVAL, Operations, Undo
 PAGE = "seamless"
 #: Time that the curves show, in seconds
 SPAN = 300
-#: Rows of a table that are visible without scrolling
-ROWS_VISIBLE = 8
-ROW_HEIGHT = 25
-
 BLUE, SKY, ORANGE, GREEN, RED, GREY = (
     "#0072b2",
     "#56b4e9",
@@ -55,13 +52,18 @@ _STYLE = """
 .title { color: #555; font-size: 12px; }
 .value { color: #111; font-size: 22px; font-weight: 600; }
 .note { color: #555; font-size: 12px; }
-.heading { color: #222; font: 600 14px sans-serif; margin-top: 8px; }
+.heading { color: #222; font: 600 14px sans-serif; margin: 10px 0 4px; }
+table { border-collapse: collapse; table-layout: fixed; width: 100%;
+  font: 12px sans-serif; color: #222; }
+th { text-align: left; font-weight: 600; color: #555; border-bottom: 1px solid #bbb; }
+th, td { padding: 3px 8px 3px 0; overflow: hidden; text-overflow: ellipsis;
+  white-space: nowrap; }
+td { border-bottom: 1px solid #eee; }
+th.number, td.number { text-align: right; }
+a { color: #0072b2; text-decoration: none; font-family: monospace; }
 .alarm { color: #fff; background: #c0392b; font: 600 13px sans-serif;
   padding: 6px 12px; border-radius: 3px; margin-bottom: 4px; }
 """
-
-#: Long texts in full where the pointer is; both places escape what they show
-_TEXT = HTMLTemplateFormatter(template='<span title="<%- value %>"><%- value %></span>')
 
 
 class Curves:
@@ -134,11 +136,15 @@ class Curves:
                 line_width=2,
             )
         plot.yaxis.formatter = NumeralTickFormatter(format="0,0.[0]")
-        plot.legend.location = "top_left"
+        # above the curves, which it would hide
+        plot.add_layout(plot.legend[0], "above")
+        plot.legend.orientation = "horizontal"
         plot.legend.label_text_font_size = "11px"
-        plot.legend.padding = 4
-        plot.legend.spacing = 0
-        plot.legend.background_fill_alpha = 0.7
+        plot.legend.padding = 0
+        plot.legend.margin = 0
+        plot.legend.border_line_color = None
+        plot.legend.background_fill_alpha = 0
+        plot.axis.minor_tick_line_color = None
         plot.title.text_font_size = "14px"
         plot.axis.axis_label_text_font_style = "normal"
         plot.xgrid.visible = False
@@ -173,43 +179,48 @@ def _rate(before: Sample, after: Sample, counter: str) -> float:
 
 
 class Table:
-    """A table under its heading, as high as its rows need; without rows just that."""
+    """A table under its heading; without rows the heading says so.
 
-    def __init__(self, name: str, fields: dict[str, str], widths: dict[str, int]):
-        self.source = ColumnDataSource({field: [] for field in fields}, name=name)
-        self._heading = Div(sizing_mode="stretch_width", stylesheets=[_STYLE])
-        self._table = DataTable(
-            source=self.source,
-            columns=[
-                TableColumn(
-                    field=field,
-                    title=title,
-                    width=widths.get(field, 80),
-                    sortable=False,
-                    formatter=_TEXT,
-                )
-                for field, title in fields.items()
-            ],
-            index_position=None,
-            reorderable=False,
-            row_height=ROW_HEIGHT,
-            height=ROW_HEIGHT,
-            sizing_mode="stretch_width",
-            visible=False,
+    ``widths`` are those of the columns, in percent; ``numbers`` the fields that are
+    aligned to the right.
+    """
+
+    def __init__(
+        self,
+        name: str,
+        fields: Mapping[str, str],
+        widths: Sequence[int],
+        numbers: Sequence[str] = (),
+    ) -> None:
+        self._fields = fields
+        self._classes = {
+            field: ' class="number"' if field in numbers else "" for field in fields
+        }
+        columns = "".join(f'<col style="width: {width}%">' for width in widths)
+        headings = "".join(
+            f"<th{self._classes[field]}>{html.escape(heading)}</th>"
+            for field, heading in fields.items()
         )
-        self.root = column(self._heading, self._table, sizing_mode="stretch_width")
+        self._head = f"<colgroup>{columns}</colgroup><tr>{headings}</tr>"
+        self.root = Div(name=name, sizing_mode="stretch_width", stylesheets=[_STYLE])
 
-    def update(self, heading: str, columns: Columns) -> None:
+    def update(self, heading: str, rows: Sequence[Row]) -> None:
         """Show these rows."""
-        _set(
-            self._heading, "text", f'<div class="heading">{html.escape(heading)}</div>'
-        )
-        if columns == self.source.data:
-            return
-        rows = len(next(iter(columns.values())))
-        self.source.data = columns
-        _set(self._table, "visible", rows > 0)
-        _set(self._table, "height", ROW_HEIGHT * (1 + min(rows, ROWS_VISIBLE)) + 8)
+        text = f'<div class="heading">{html.escape(heading)}</div>'
+        if rows:
+            lines = "".join(f"<tr>{self._cells(row)}</tr>" for row in rows)
+            text += f"<table>{self._head}{lines}</table>"
+        _set(self.root, "text", text)
+
+    def _cells(self, row: Row) -> str:
+        cells = []
+        for field, style in self._classes.items():
+            text = html.escape(str(row[field]))
+            shown = text
+            if field == "name" and row.get("checksum"):
+                shown = f'<a href="{PAGE}/why/{row["checksum"]}.json">{text}</a>'
+            cells.append(f'<td{style} title="{text}">{shown}</td>')
+        return "".join(cells)
 
 
 class Page(DashboardComponent):
@@ -218,6 +229,8 @@ class Page(DashboardComponent):
     def __init__(self, shown: Shown) -> None:
         self._shown = shown
         self._detached = False
+        #: what somebody should look at
+        self.alarms: list[str] = []
         self._alarm = Div(
             visible=False, sizing_mode="stretch_width", stylesheets=[_STYLE]
         )
@@ -225,11 +238,17 @@ class Page(DashboardComponent):
             name="cards", sizing_mode="stretch_width", stylesheets=[_STYLE]
         )
         self._curves = Curves(shown.operations)
-        text = {"reason": 420, "name": 130}
-        self._workers = Table("workers", figures.WORKER_FIELDS, {"name": 180})
-        self._waiting = Table("waiting", figures.WAITING_FIELDS, text)
-        self._running = Table("running", figures.RUNNING_FIELDS, text)
-        self._decisions = Table("decisions", figures.DECISION_FIELDS, text)
+        self._workers = Table(
+            "workers",
+            figures.WORKER_FIELDS,
+            (20, 9, 8, 9, 8, 13, 12, 12, 9),
+            tuple(figures.WORKER_FIELDS)[1:],
+        )
+        self._waiting = Table("waiting", figures.WAITING_FIELDS, (23, 13, 14, 50))
+        self._running = Table(
+            "running", figures.RUNNING_FIELDS, (23, 13, 13, 10, 10, 31)
+        )
+        self._decisions = Table("decisions", figures.DECISION_FIELDS, (12, 10, 78))
         self.source = self._curves.source
         self.root: Any = column(
             self._alarm,
@@ -262,6 +281,7 @@ class Page(DashboardComponent):
         self._decisions.update(now.decisions_title, now.decisions)
 
     def _warn(self, warnings: list[str]) -> None:
+        self.alarms = warnings
         lines = (f'<div class="alarm">{html.escape(line)}</div>' for line in warnings)
         _set(self._alarm, "text", "".join(lines))
         _set(self._alarm, "visible", bool(warnings))

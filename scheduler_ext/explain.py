@@ -133,7 +133,7 @@ def why(subject: Subject, checksum: str, now: float) -> dict[str, Any]:
     """
     keys = dict.fromkeys(subject.live.of(checksum))
     for key in subject.machine.ledger.keys():
-        if checksum_of(key) == checksum:
+        if checksum in key and checksum_of(key) == checksum:
             keys[key] = None
     ended = subject.journal.ended(checksum)
     tasks = [_task(subject, key, now) for key in keys]
@@ -300,12 +300,11 @@ def _with_worker(
         return "running", "runs, and has called other transformations"
     if task in ws.executing:
         seconds = ws.executing[task] + max(0.0, time() - ws.last_seen)
-        return "running", f"runs since {span(seconds)}"
+        return "running", f"has run for {span(seconds)}"
     busy = ws.metrics.get("task_counts", {}).get("executing", 0)
     return (
         "assigned",
-        f"worker {ws.name} has it and had not begun at its last heartbeat "
-        f"({busy} tasks were running there)",
+        f"not begun yet at the worker's last heartbeat, {count(busy, 'task')} ran there",
     )
 
 
@@ -333,7 +332,7 @@ def _no_worker(subject: Subject, task: TaskState) -> str:
         return text
     text = f"no worker fits: it needs {listed(asked) or 'a running worker'}"
     if offers:
-        text += f", {count(number, 'worker')} offer {listed(offers)}"
+        text += f"; {count(number, 'worker')} connected with {listed(offers)}"
     return text
 
 

@@ -1,4 +1,4 @@
-"""What the page shows, as columns of numbers and words; without Bokeh.
+"""What the page shows, as rows of numbers and words; without Bokeh.
 
 However large the cluster is, the rows are few, and totals are exact.
 """
@@ -19,8 +19,8 @@ from .operations import Operations
 from .words import count, listed, size, span
 
 #: Rows of the tables
-WORKERS_SHOWN = 50
-TRANSFORMATIONS_SHOWN = 50
+WORKERS_SHOWN = 25
+TRANSFORMATIONS_SHOWN = 25
 DECISIONS_SHOWN = 10
 #: Tasks that are looked at, for all workers together
 TASKS_SEEN = 5_000
@@ -28,8 +28,6 @@ TASKS_SEEN = 5_000
 KEY_SHOWN = 16
 
 Row = dict[str, Any]
-#: {field: column}
-Columns = dict[str, list[Any]]
 
 #: {field: heading} of each table
 WORKER_FIELDS = {
@@ -52,7 +50,7 @@ WAITING_FIELDS = {
 RUNNING_FIELDS = {
     "name": "transformation",
     "age": "asked for",
-    "held": "with worker",
+    "held": "on it since",
     "worker": "worker",
     "state": "state",
     "reason": "what it does",
@@ -76,10 +74,10 @@ class Figures:
     """All that changes on the page, apart from the curves."""
 
     cards: list[Card]
-    workers: Columns
-    waiting: Columns
-    running: Columns
-    decisions: Columns
+    workers: list[Row]
+    waiting: list[Row]
+    running: list[Row]
+    decisions: list[Row]
     #: above each table, what it holds and what was left out
     workers_title: str
     waiting_title: str
@@ -104,36 +102,48 @@ def figures(operations: Operations) -> Figures:
     ]
     return Figures(
         cards=_cards(operations, overview, scaling),
-        workers=_columns(WORKER_FIELDS, workers),
-        waiting=_columns(WAITING_FIELDS, waiting),
-        running=_columns(RUNNING_FIELDS, running),
-        decisions=_columns(DECISION_FIELDS, decisions),
+        workers=workers,
+        waiting=waiting,
+        running=running,
+        decisions=decisions,
         workers_title=_title(
-            "Workers", workers, len(operations.scheduler.workers), "the busiest"
+            "Workers",
+            workers,
+            len(operations.scheduler.workers),
+            "busiest",
+            "no worker is connected",
         ),
         waiting_title=_title(
-            "Transformations that wait", waiting, overview["waiting_total"]
+            "Transformations that wait",
+            waiting,
+            overview["waiting_total"],
+            "oldest",
+            "no transformation waits",
         ),
         running_title=_title(
-            "Transformations with a worker", running, overview["with_workers_total"]
+            "Transformations with a worker",
+            running,
+            overview["with_workers_total"],
+            "oldest",
+            "no worker has a transformation",
         ),
         decisions_title=_title(
-            "Scaling decisions", decisions, len(scaling["decisions"]), "the latest"
+            "Scaling decisions",
+            decisions,
+            len(scaling["decisions"]),
+            "latest",
+            "the number of workers was not changed",
         ),
         problems=_problems(scaling),
     )
 
 
-def _title(what: str, rows: list[Row], total: int, which: str = "the oldest") -> str:
+def _title(what: str, rows: list[Row], total: int, which: str, none: str) -> str:
     if not total:
-        return f"{what}: none"
+        return f"{what}: {none}"
     if len(rows) < total:
-        return f"{what}: {total}, {which} {len(rows)} of them are shown"
+        return f"{what}: {total}, the {which} {len(rows)} are shown"
     return f"{what}: {total}"
-
-
-def _columns(fields: dict[str, str], rows: list[Row]) -> Columns:
-    return {field: [row[field] for row in rows] for field in fields}
 
 
 # -- cards -------------------------------------------------------------------------
@@ -243,6 +253,7 @@ def _counts(operations: Operations, ws: WorkerState) -> dict[str, int]:
 def _waiting_row(row: Row) -> Row:
     return {
         "name": _short(row),
+        "checksum": row["checksum"],
         "age": f"{span(row['age_seconds'])} ago",
         "state": row["state"],
         "reason": row["reason"],
@@ -253,8 +264,9 @@ def _running_row(row: Row) -> Row:
     held = row["worker_seconds"]
     return {
         "name": _short(row),
+        "checksum": row["checksum"],
         "age": f"{span(row['age_seconds'])} ago",
-        "held": "" if held is None else f"for {span(held)}",
+        "held": "" if held is None else f"{span(held)} ago",
         "worker": row["worker_name"] or "",
         "state": row["state"],
         "reason": row["reason"],

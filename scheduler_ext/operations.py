@@ -16,6 +16,7 @@ from distributed.scheduler import Scheduler
 from tornado.ioloop import PeriodicCallback
 
 from . import explain, messages
+from .activity import UNFINISHED
 from .cancellation import LiveKeys
 from .history import History, Journal, Sample
 from .messages import InvalidMessage, error_reply
@@ -104,9 +105,7 @@ class Operations:
     # -- what happens ------------------------------------------------------------
 
     def moved(self, key: str, start: str, finish: str, stimulus_id: str = "") -> None:
-        """The task of a transformation changed its state; called before it is named
-        no longer.
-        """
+        """The task of a transformation changed its state; ``live`` still names it."""
         report = None
         if finish == "memory" and start == "processing":
             metadata = self.scheduler.tasks[key].metadata or {}
@@ -116,7 +115,7 @@ class Operations:
             start,
             finish,
             monotonic(),
-            checksum=self.subject.live.checksum(key),
+            checksum=None if finish in UNFINISHED else self.subject.live.checksum(key),
             cancelled=stimulus_id.startswith(_CANCELLATIONS),
             report=report if isinstance(report, dict) else None,
         )
