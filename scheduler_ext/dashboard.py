@@ -241,12 +241,12 @@ class Page(DashboardComponent):
         self._workers = Table(
             "workers",
             figures.WORKER_FIELDS,
-            (20, 9, 8, 9, 8, 13, 12, 12, 9),
+            (18, 9, 6, 8, 8, 12, 8, 11, 12, 8),
             tuple(figures.WORKER_FIELDS)[1:],
         )
-        self._waiting = Table("waiting", figures.WAITING_FIELDS, (23, 13, 14, 50))
+        self._waiting = Table("waiting", figures.WAITING_FIELDS, (22, 13, 14, 51))
         self._running = Table(
-            "running", figures.RUNNING_FIELDS, (23, 13, 13, 10, 10, 31)
+            "running", figures.RUNNING_FIELDS, (22, 12, 13, 9, 10, 34)
         )
         self._decisions = Table("decisions", figures.DECISION_FIELDS, (12, 10, 78))
         self.source = self._curves.source

@@ -294,18 +294,15 @@ def _with_worker(
             subject.machine.ledger.leases[i].granted_at is None
             for i in subject.machine.ledger.owned_by(key)
         )
-        text = f"waits for {count(len(called), 'transformation')} that it called"
-        return "calling", text + (f", {waiting} without a token" if waiting else "")
+        text = f"waits for {count(len(called), 'call')}"
+        return "calling", text + (f", {waiting} without token" if waiting else "")
     if task in ws.long_running:
-        return "running", "runs, and has called other transformations"
+        return "running", "runs, has called others"
     if task in ws.executing:
         seconds = ws.executing[task] + max(0.0, time() - ws.last_seen)
         return "running", f"has run for {span(seconds)}"
     busy = ws.metrics.get("task_counts", {}).get("executing", 0)
-    return (
-        "assigned",
-        f"not begun yet at the worker's last heartbeat, {count(busy, 'task')} ran there",
-    )
+    return "assigned", f"not begun, {count(busy, 'task')} run there"
 
 
 def _no_worker(subject: Subject, task: TaskState) -> str:

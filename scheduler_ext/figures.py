@@ -19,8 +19,8 @@ from .operations import Operations
 from .words import count, listed, size, span
 
 #: Rows of the tables
-WORKERS_SHOWN = 25
-TRANSFORMATIONS_SHOWN = 25
+WORKERS_SHOWN = 20
+TRANSFORMATIONS_SHOWN = 15
 DECISIONS_SHOWN = 10
 #: Tasks that are looked at, for all workers together
 TASKS_SEEN = 5_000
@@ -37,6 +37,7 @@ WORKER_FIELDS = {
     "top_level": "top-level",
     "nested": "nested",
     "waiting": "waiting for calls",
+    "not_begun": "not begun",
     "load": "load [% of slots]",
     "cpu": "CPU [% of a core]",
     "memory": "memory",
@@ -192,15 +193,12 @@ def _cards(
         Card(
             "Workers",
             str(number),
-            f"{wanted} wanted: {scaling['reason']}"
-            if wanted is not None
-            else f"{statistics.workers} with Seamless",
+            f"{wanted} wanted" if wanted is not None else "scaling: none decided yet",
         ),
         Card(
             "Jobs",
-            str(sum(jobs.values())) if scaling["jobs"] else "none",
-            listed(f"{n} {state}" for state, n in jobs.items())
-            or "no batch system is in use",
+            str(sum(jobs.values())),
+            listed(f"{n} {state}" for state, n in jobs.items()) or "of no batch system",
             alarming=scaling["submission_error"] is not None,
         ),
     ]
@@ -231,22 +229,27 @@ def _workers(operations: Operations) -> list[Row]:
         }
         if left >= 0:
             row |= _counts(operations, ws)
-            busy = len(ws.processing) - row["waiting"]
-            row["load"] = round(100 * busy / max(1, slots))
+            running = len(ws.processing) - row["waiting"] - row["not_begun"]
+            row["load"] = round(100 * running / max(1, slots))
         rows.append(row)
     return rows
 
 
 def _counts(operations: Operations, ws: WorkerState) -> dict[str, int]:
-    """Transformations of a worker: top-level, nested, and those of both that wait."""
-    counts = {"top_level": 0, "nested": 0, "waiting": 0}
+    """Transformations of a worker: top-level, nested, and those of both that wait.
+
+    What has not begun is known from the worker's last heartbeat.
+    """
+    counts = {"top_level": 0, "nested": 0, "waiting": 0, "not_begun": 0}
     waits = operations.machine.waits
     for task in ws.processing:
         if is_transformation(task.key):
             # nested work is submitted with its depth as its priority
             nested = task.priority is not None and task.priority[0] < 0
             counts["nested" if nested else "top_level"] += 1
-            counts["waiting"] += task in ws.long_running or waits(str(task.key))
+            waiting = task in ws.long_running or waits(str(task.key))
+            counts["waiting"] += waiting
+            counts["not_begun"] += not waiting and task not in ws.executing
     return counts
 
 

@@ -399,7 +399,7 @@ async def test_the_page_names_what_is_wrong():
             excluded_nodes={"n7": {"until": 60.0, "reason": "3 jobs died there"}},
         )
         now = figures.figures(c.plugin.operations)
-        assert "40, the oldest 25 are shown" in now.waiting_title
+        assert "40, the oldest 15 are shown" in now.waiting_title
         assert now.waiting[0]["state"] == "submission"
         assert now.waiting[1]["reason"] == "no token: 1 of 1 slots are in use"
         assert now.decisions[0]["change"] == "1 → 4"
