@@ -22,7 +22,7 @@ logger = logging.getLogger(__name__)
 
 _Job = TypeVar("_Job")
 
-#: What the process that keeps a worker says once that worker will not come back.
+#: What the keeper of a worker says when a worker that is gone will not come back.
 ENDED = {Status.closing_gracefully, Status.closing, Status.closed, Status.failed}
 
 
@@ -85,7 +85,11 @@ class LocalAdaptive(Adaptive):
 
     async def _step(self) -> None:
         cluster = self.cluster
-        ended = [name for name, each in cluster.workers.items() if each.status in ENDED]
+        ended = [
+            name
+            for name, each in cluster.workers.items()
+            if each.status in ENDED and name not in cluster.scheduler.aliases
+        ]
         if ended:
             logger.info("Workers %s have ended.", _names(ended))
             await cluster.scale_down(ended)

@@ -1,0 +1,135 @@
+"""Workers on one machine come and go with the work."""
+
+from __future__ import annotations
+
+import asyncio
+from contextlib import asynccontextmanager
+
+import pytest
+from distributed import Client, LocalCluster
+from hypothesis import given
+from hypothesis import strategies as st
+from test_scheduler_ext_rpc import asynchronous, gate, pass_gate, until
+
+import scheduler_ext
+from seamless_dask.wrapper.adaptive import LocalAdaptive, choose
+from seamless_dask.wrapper.scaling import ScalingPolicy
+
+WORKERS = st.sampled_from("abcdefgh")
+
+
+@pytest.mark.parametrize(
+    ("free", "number", "results", "chosen"),
+    [
+        ("abcd", 1, "", [1]),
+        ("acd", 1, "", [2]),  # "b" of the first job is busy
+        ("a", 2, "", []),
+        ("abcd", 2, "", [1, 2]),
+        ("abcd", 2, "c", [1]),  # the last one keeps the results
+        ("abcd", 2, "a", [2]),
+        ("abcd", 1, "abcd", [1]),
+        ("abcd", 0, "", []),
+        ("abcd", -1, "", []),
+    ],
+)
+def test_choosing_jobs(free, number, results, chosen) -> None:
+    """Only whole jobs, and not the last one that has results."""
+    assert choose({1: ["a", "b"], 2: ["c", "d"]}, free, number, results) == chosen
+
+
+@given(
+    jobs=st.dictionaries(st.integers(0, 9), st.lists(WORKERS, min_size=1, max_size=3)),
+    free=st.sets(WORKERS),
+    number=st.integers(-1, 10),
+    results=st.sets(WORKERS),
+)
+def test_choosing_never_ends_what_is_needed(jobs, free, number, results) -> None:
+    """Busy workers stay, and so does somebody who can take the results."""
+    chosen = choose(jobs, free, number, results)
+    assert len(chosen) <= max(0, number)
+    assert all(set(jobs[job]) <= free for job in chosen)
+    if any(set(workers) & results for workers in jobs.values()):
+        assert len(chosen) < len(jobs)
+
+
+@asynccontextmanager
+async def local_cluster(maximum):
+    """(cluster, its plugin, a client); workers in this process, with one thread."""
+    async with LocalCluster(
+        n_workers=0,
+        threads_per_worker=1,
+        processes=False,
+        asynchronous=True,
+        dashboard_address="127.0.0.1:0",
+        silence_logs=False,
+    ) as cluster:
+        plugin = scheduler_ext.attach(cluster.scheduler)
+        policy = ScalingPolicy(
+            minimum=0,
+            maximum=maximum,
+            slots_per_worker=1,
+            target_duration=0.001,
+            idle_seconds=0.3,
+        )
+        cluster.adapt(
+            Adaptive=LocalAdaptive, plugin=plugin, policy=policy, interval="50 ms"
+        )
+        async with Client(cluster, asynchronous=True, set_as_default=False) as client:
+            yield cluster, plugin, client
+
+
+@pytest.mark.cluster
+@asynchronous
+async def test_workers_follow_the_work(caplog):
+    """Up with the tasks, down without; each decision is logged and shown once."""
+    caplog.set_level("INFO", "seamless_dask.wrapper.adaptive")
+    async with local_cluster(maximum=3) as (cluster, plugin, client):
+        workers = cluster.scheduler.workers
+        short = [client.submit(pass_gate, "s", key=f"s-{n}") for n in range(4)]
+        long = client.submit(pass_gate, "l", key="l")
+        await until(lambda: len(workers) == 3)
+        gate("s").set()
+        await client.gather(short)
+        # the one that runs stays, although it has no results
+        await until(lambda: len(workers) == 1)
+        assert [ts.key for ws in workers.values() for ts in ws.processing] == ["l"]
+        gate("l").set()
+        await long
+        # the last one stays while it has results
+        await until(lambda: plugin.scaling.snapshot()["wanted"] == 0)
+        await asyncio.wait({asyncio.ensure_future(cluster._adaptive.adapt())})
+        assert len(workers) == 1
+        long.release()
+        for future in short:
+            future.release()
+        await until(lambda: not workers)
+        record = plugin.scaling.snapshot()
+        logged = [r.message for r in caplog.records if "->" in r.message]
+    steps = [(each["from"], each["to"]) for each in record["decisions"]]
+    assert steps == [(0, 3), (3, 1), (1, 0)]
+    assert record["decisions_total"] == {"up": 1, "down": 2}
+    assert len(logged) == 3
+    assert all(
+        each["reason"] in line
+        for each, line in zip(record["decisions"], logged, strict=True)
+    )
+
+
+@pytest.mark.cluster
+@asynchronous
+async def test_a_worker_that_leaves_is_replaced():
+    """It finishes what it runs, and does not count."""
+    async with local_cluster(maximum=1) as (cluster, plugin, client):
+        workers = cluster.scheduler.workers
+        first = client.submit(pass_gate, "x", key="first")
+        second = client.submit(pass_gate, "x", key="second")
+        await until(lambda: workers)
+        [leaving] = workers
+        await until(lambda: cluster.scheduler.tasks["first"].processing_on is not None)
+        retired = asyncio.create_task(plugin.retire([leaving]))
+        await until(lambda: len(workers) == 2)
+        gate("x").set()
+        assert await client.gather([first, second]) == ["x", "x"]
+        assert await retired
+        await until(lambda: list(cluster.worker_spec) == [1])
+        assert leaving not in workers
