@@ -8,7 +8,7 @@ import signal
 import subprocess
 import sys
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -90,6 +90,7 @@ class WrapperProcess:
         ports: tuple[int, int] = (20000, 29999),
         options: tuple[str, ...] = (),
         modules: Path | None = None,
+        environment: Mapping[str, str] | None = None,
     ):
         self.status_file = directory / "status.json"
         self.log = directory / "wrapper.log"
@@ -116,7 +117,7 @@ class WrapperProcess:
                 stdout=log,
                 stderr=subprocess.STDOUT,
                 cwd=directory,
-                env={**os.environ, "PYTHONPATH": path},
+                env={**os.environ, **(environment or {}), "PYTHONPATH": path},
             )
 
     def __enter__(self) -> WrapperProcess:

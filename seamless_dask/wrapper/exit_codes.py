@@ -17,6 +17,7 @@ class ExitCode(IntEnum):
     START_FAILED = 6
     LOST = 7
     FORCED = 8
+    JOBS_LEFT = 9
 
 
 MEANINGS: dict[ExitCode, str] = {
@@ -32,6 +33,8 @@ MEANINGS: dict[ExitCode, str] = {
     "the cluster broke down; everything was ended",
     ExitCode.FORCED: "a second signal arrived before everything had ended, or a "
     "process could not be ended",
+    ExitCode.JOBS_LEFT: "the batch system did not confirm that all jobs have gone; those "
+    "that may be left are named in the log",
 }
 
 

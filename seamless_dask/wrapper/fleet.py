@@ -74,6 +74,8 @@ class Job:
     held_since: float | None = None
     #: It is being emptied, because it is not needed.
     retiring: bool = False
+    #: Its workers have come to the end of their lifetime, and finish what they run.
+    leaving: bool = False
     cancelled: bool = False
     #: The queue has it although it was cancelled.
     surviving: bool = False
@@ -84,7 +86,7 @@ class Job:
         if self.cancelled or self.place == "ending":
             return "ending"
         if self.workers:
-            return "draining" if self.retiring else "connected"
+            return "draining" if self.retiring or self.leaving else "connected"
         return "starting" if self.place == "running" else self.place
 
 
@@ -169,6 +171,11 @@ class Fleet:
         self.submitting = max(0, self.submitting - 1)
         self._failed(self.refusals, f"the batch system took no job: {reason}", now)
 
+    def leave(self, leaving: Callable[[str], bool]) -> None:
+        """Look which jobs have only workers that take no more tasks."""
+        for job in self.jobs.values():
+            job.leaving = bool(job.workers) and all(map(leaving, job.workers))
+
     def withdrawn(self, count: int) -> None:
         """Submissions will not be made, because one before them failed."""
         self.submitting = max(0, self.submitting - count)
@@ -244,8 +251,8 @@ class Fleet:
         node = (row.node if row else "") or job.node
         word = row.word if row else "no longer in the queue"
         reason = f", {row.reason}" if row and row.reason else ""
-        ours = job.cancelled or job.retiring
-        ended = ours or self._near_its_end(job, now)
+        ended = job.cancelled or job.retiring or job.leaving
+        ended = ended or self._near_its_end(job, now)
         if ended:
             self.nodes.worked(node)
         elif row is not None and row.blame == "nobody":

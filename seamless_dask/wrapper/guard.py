@@ -1,25 +1,42 @@
 """A small process that ends what is left when the wrapper itself is killed.
 
-Dask workers notice the death of their parent, but what user code started below them
-does not, nor a process whose parent died earlier. So the wrapper marks its environment, which every process below inherits, and
-starts this guard. The guard waits for the pipe from the wrapper to break; then it gives
-the marked processes a few seconds to notice by themselves, and kills the rest. The
-wrapper itself finds by the same mark what it has to end.
+It waits for the pipe from the wrapper to break, and then
 
-Runs as a script, so it imports nothing of this package.
+- says in the status file that the wrapper is dead;
+- on this machine: gives the processes below the wrapper a few seconds to notice, and
+  kills the rest. Dask workers notice the death of their parent, but what user code
+  started below them does not, nor a process whose parent died earlier. So the wrapper
+  marks its environment, which every process below inherits. The wrapper itself finds by
+  the same mark what it has to end;
+- on a batch system: cancels the jobs that the wrapper had, until the queue says that they
+  are gone. A job that is still pending would otherwise start, find no scheduler, and hold
+  its node for a minute.
+
+The same happens when the wrapper ends and could not make sure that all jobs are gone.
 """
 
 from __future__ import annotations
 
+import argparse
+import asyncio
 import contextlib
+import json
+import logging
 import os
 import signal
 import subprocess
 import sys
 import time
 import uuid
+from collections.abc import Iterable
+from pathlib import Path
 
 import psutil
+
+from .ending import make_sure
+from .exit_codes import WrapperError
+from .queues import QUEUES
+from .status_file import declare_dead
 
 #: Environment variable that all processes below one wrapper share. The name does not
 #: start with DASK_, which Dask would read as configuration.
@@ -27,23 +44,40 @@ MARK = "WRAPPED_CLUSTER"
 #: Time for processes to notice that their parent is gone, in seconds.
 NOTICE_SECONDS = 5.0
 KILL_SECONDS = 10.0
-DISMISSED = b"dismissed"
+#: How long a batch system may be away until its jobs are given up, in seconds.
+JOBS_SECONDS = 600.0
+DISMISSED = "dismissed"
+
+logger = logging.getLogger(__name__)
 
 
 class Guard:
-    """The guard as the wrapper sees it: started, and dismissed when all is over."""
+    """The guard as the wrapper sees it: started, and dismissed when all is over.
 
-    def __init__(self) -> None:
-        self.mark = uuid.uuid4().hex
-        os.environ[MARK] = self.mark
+    `batch_system` is the name of one in `queues.QUEUES`, or "" for processes on this
+    machine.
+    """
+
+    def __init__(self, status_file: Path, batch_system: str = "") -> None:
+        #: The mark of processes on this machine; "" if they are not guarded.
+        self.mark = "" if batch_system else uuid.uuid4().hex
+        if self.mark:
+            os.environ[MARK] = self.mark
+        started = psutil.Process().create_time()
         self._process = subprocess.Popen(
-            [sys.executable, __file__, self.mark],
+            [
+                *(sys.executable, "-m", __name__),
+                *("--status-file", str(status_file)),
+                *("--wrapper", str(os.getpid()), repr(started)),
+                *("--mark", self.mark),
+                *("--batch-system", batch_system),
+            ],
             stdin=subprocess.PIPE,
             # out of reach of signals from a terminal
             start_new_session=True,
             # the guard itself bears no mark
             env={name: value for name, value in os.environ.items() if name != MARK},
-            cwd="/",
+            text=True,
         )
 
     @property
@@ -51,11 +85,18 @@ class Guard:
         """Process id of the guard."""
         return self._process.pid
 
+    def watch(self, job_ids: Iterable[str]) -> None:
+        """These are all jobs that there are."""
+        assert self._process.stdin is not None
+        with contextlib.suppress(BrokenPipeError):  # somebody ended the guard
+            self._process.stdin.write(json.dumps(list(job_ids)) + "\n")
+            self._process.stdin.flush()
+
     def dismiss(self, seconds: float = 1.0) -> None:
         """End the guard; nothing is left to guard."""
-        with contextlib.suppress(BrokenPipeError):  # somebody ended it before
+        with contextlib.suppress(BrokenPipeError):
             try:
-                self._process.communicate(DISMISSED, timeout=seconds)
+                self._process.communicate(DISMISSED + "\n", timeout=seconds)
             except subprocess.TimeoutExpired:
                 self._process.kill()
                 self._process.wait(seconds)
@@ -73,20 +114,26 @@ def marked(mark: str) -> set[psutil.Process]:
     return found
 
 
-def _wait(mark: str) -> None:
-    if sys.stdin.buffer.read() == DISMISSED:
-        return
+def _wait() -> list[str] | None:
+    """Wait for the end of the wrapper; return its jobs, None if there is nothing to do."""
+    jobs: list[str] = []
+    for line in sys.stdin:
+        if line.strip() == DISMISSED:
+            return None
+        jobs = json.loads(line)
+    return jobs
+
+
+def _end_processes(mark: str) -> None:
     deadline = time.monotonic() + NOTICE_SECONDS
     while time.monotonic() < deadline:
         left = marked(mark)
         if not left:
             return
         time.sleep(0.2)
-    print(
-        "The wrapper was killed; its guard ends what is left: "
-        + ", ".join(str(process.pid) for process in left),
-        file=sys.stderr,
-        flush=True,
+    logger.warning(
+        "The wrapper was killed; its guard ends what is left: %s.",
+        ", ".join(str(process.pid) for process in left),
     )
     deadline = time.monotonic() + KILL_SECONDS
     while left and time.monotonic() < deadline:
@@ -97,7 +144,50 @@ def _wait(mark: str) -> None:
         left = marked(mark)
 
 
+def _end_jobs(batch_system: str, jobs: list[str]) -> None:
+    logger.warning(
+        "The wrapper has ended, its guard cancels the jobs %s.", ", ".join(jobs)
+    )
+    deadline = time.monotonic() + JOBS_SECONDS
+    left = asyncio.run(make_sure(QUEUES[batch_system], jobs, deadline))
+    if left:
+        logger.error(
+            "Gave up after %g s: the jobs %s may be left in the queue.",
+            JOBS_SECONDS,
+            ", ".join(left),
+        )
+    else:
+        logger.warning("All jobs of the wrapper have gone.")
+
+
+def main() -> None:
+    """Guard until dismissed, or until nothing is left."""
+    parser = argparse.ArgumentParser()
+    parser.add_argument("--status-file", type=Path)
+    parser.add_argument("--wrapper", nargs=2)
+    parser.add_argument("--mark")
+    parser.add_argument("--batch-system")
+    options = parser.parse_args()
+    logging.basicConfig(
+        level=logging.INFO,
+        format="%(asctime)s %(levelname)-7s %(name)s: %(message)s",
+    )
+    os.chdir("/")  # no folder should be kept in use
+    jobs = _wait()
+    if jobs is None:
+        return
+    pid, started = int(options.wrapper[0]), float(options.wrapper[1])
+    try:
+        declare_dead(options.status_file, pid, started, "The wrapper was killed.")
+    except (OSError, WrapperError) as error:
+        logger.error("The status file of the dead wrapper: %s", error)
+    if options.mark:
+        _end_processes(options.mark)
+    if jobs:
+        _end_jobs(options.batch_system, jobs)
+
+
 if __name__ == "__main__":
     for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
         signal.signal(number, signal.SIG_IGN)
-    _wait(sys.argv[1])
+    main()

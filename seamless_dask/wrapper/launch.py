@@ -5,8 +5,9 @@ from __future__ import annotations
 import errno
 import logging
 import os
+from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from ..record_mode import publish
 from .batch import batch_problems, job_arguments
@@ -21,9 +22,14 @@ from .dask_config import (
 )
 from .durations import parse_duration, parse_memory
 from .exit_codes import ParametersError, StartFailed
+from .news import News
 from .parameters import Parameters
 from .ports import free_ports
+from .queues import QUEUES
 from .scaling import ScalingPolicy
+
+if TYPE_CHECKING:
+    from .batch_adaptive import BatchAdaptive
 
 logger = logging.getLogger(__name__)
 
@@ -55,6 +61,8 @@ class Launched:
     plugin: Any
     port: int
     dashboard_port: int
+    #: What keeps the jobs, on a batch system.
+    jobs: BatchAdaptive | None = None
 
 
 def check(parameters: Parameters, cluster_class: ClusterClass) -> None:
@@ -112,11 +120,15 @@ def _without_effect(parameters: Parameters, *, batch: bool) -> list[str]:
 
 
 def launch(
-    parameters: Parameters, cluster_class: ClusterClass, endpoint: Endpoint
+    parameters: Parameters,
+    cluster_class: ClusterClass,
+    endpoint: Endpoint,
+    on_news: Callable[[News], None],
 ) -> Launched:
     """Start the cluster and attach the scheduler plugin.
 
-    Blocks; call it from a thread that has no event loop.
+    Blocks; call it from a thread that has no event loop. `on_news` is told of the jobs of
+    a batch system, in any thread.
     """
     batch = cluster_class.kind == "jobqueue"
     settings = dask_settings(parameters, walltime=batch)
@@ -125,11 +137,16 @@ def launch(
     cluster, port, dashboard_port = _start(parameters, cluster_class, endpoint)
     try:
         plugin = cluster.sync(_attach, cluster.scheduler, parameters)
-        scale(cluster, plugin, parameters)
+        jobs = None
+        if batch:
+            system = cluster_class.batch_system
+            jobs = scale_jobs(cluster, plugin, parameters, system, on_news)
+        else:
+            scale(cluster, plugin, parameters)
     except BaseException:
         cluster.close()
         raise
-    return Launched(cluster, plugin, port, dashboard_port)
+    return Launched(cluster, plugin, port, dashboard_port, jobs)
 
 
 def _check_config(parameters: Parameters) -> None:
@@ -249,11 +266,20 @@ def local_arguments(parameters: Parameters) -> dict[str, Any]:
 
 
 def policy(parameters: Parameters, unit: str = "worker") -> ScalingPolicy:
-    """How the number of workers follows the work; `unit` is what comes and goes."""
+    """How the number of workers follows the work; `unit` is what comes and goes.
+
+    The configuration key ``seamless-dask.idle-time`` is how long a worker stays idle.
+    """
+    import dask.config
+
     target_duration = parse_duration(parameters.target_duration)
-    idle_seconds = min(
-        max(target_duration * IDLE_SHARE, IDLE_SECONDS[0]), IDLE_SECONDS[1]
-    )
+    idle_time = dask.config.get("seamless-dask.idle-time", None)
+    if idle_time is not None:
+        idle_seconds = parse_duration(idle_time, zero=True)
+    else:
+        idle_seconds = min(
+            max(target_duration * IDLE_SHARE, IDLE_SECONDS[0]), IDLE_SECONDS[1]
+        )
     slots = parameters.threads
     if not parameters.pure_dask:
         transformations = (
@@ -284,3 +310,28 @@ def scale(cluster: Any, plugin: Any, parameters: Parameters) -> None:
         maximum=parameters.maximum_workers,
         interval=f"{SCALING_INTERVAL} s",
     )
+
+
+def scale_jobs(
+    cluster: Any,
+    plugin: Any,
+    parameters: Parameters,
+    system: str,
+    on_news: Callable[[News], None],
+) -> BatchAdaptive:
+    """Let the number of jobs of a batch system follow the work."""
+    from .batch_adaptive import BatchAdaptive, rules
+
+    async def start() -> BatchAdaptive:
+        return BatchAdaptive(
+            cluster,
+            plugin=plugin,
+            policy=policy(parameters, "job"),
+            queue=QUEUES[system],
+            rules=rules(parameters, system),
+            processes=parameters.processes,
+            on_news=on_news,
+            interval=f"{SCALING_INTERVAL} s",
+        )
+
+    return cluster.sync(start)

@@ -50,7 +50,7 @@ class Queue:
     #: The command that cancels, without the ids.
     cancel: Sequence[str]
     #: How ids are put behind the query command.
-    ids: Callable[[Sequence[str]], list[str]] = list
+    ids: Callable[[list[str]], list[str]] = list
     #: Says, if it is in the error output of a query, that all is well: jobs have ended.
     ended: str = "(?!)"
     #: The directives of a job, and nodes that it should avoid, to all its directives;
@@ -211,11 +211,11 @@ def parse_lsf(text: str) -> Rows:
             continue
         job_id, word, node, reason = _split(line, "|", 4)
         node = node.partition(":")[0].rpartition("*")[2]
-        values = ["" if value.strip() == "-" else value for value in (node, reason)]
+        node, reason = ("" if value == "-" else value for value in (node, reason))
         blame = "nobody" if word == "DONE" else ""
         if word == "EXIT" and "MEMLIMIT" in reason:
             blame = "job"
-        rows[job_id] = Row(_LSF.get(word, "running"), word, *values, blame=blame)
+        rows[job_id] = Row(_LSF.get(word, "running"), word, node, reason, blame)
     return rows
 
 
@@ -240,8 +240,10 @@ def parse_condor(text: str) -> Rows:
             continue
         job_id, status, host, reason = (part.strip() for part in _split(line, ",", 4))
         place, word = _CONDOR.get(status, ("running", status))
-        values = ["" if value == "undefined" else value for value in (host, reason)]
-        rows[job_id] = Row(place, word, values[0].rpartition("@")[2], values[1])
+        host, reason = (
+            "" if value == "undefined" else value for value in (host, reason)
+        )
+        rows[job_id] = Row(place, word, host.rpartition("@")[2], reason)
     return rows
 
 
@@ -307,7 +309,7 @@ QUEUES = {
     ),
     "htcondor": Queue(
         query=["condor_q", "-autoformat:j,", "JobStatus", "RemoteHost", "HoldReason"],
-        ids=lambda ids: ids,
+        ids=list,
         parse=parse_condor,
         cancel=["condor_rm"],
     ),

@@ -7,7 +7,9 @@ the end. It never creates the file: one that was removed stays removed, and one 
 names another process is left alone.
 
 Fields that the wrapper writes, next to ``status``: ``port`` and ``dashboard_port`` of
-the scheduler, ``error`` (why the start failed), ``pid`` if there was none,
+the scheduler, ``error`` (why the start failed, or why it ended badly), ``jobs`` (ids of
+the batch jobs that it has), ``submission_error`` (why there are not more of them; absent
+when all is well), ``pid`` if there was none,
 ``wrapper_pid`` if ``pid`` is somebody else's, and ``start_time``, when the wrapper's
 process started (seconds since the epoch), which tells it from a later process with the
 same pid. All other fields are kept.
@@ -133,6 +135,10 @@ class StatusFile:
         """Tell the caller that the cluster accepts connections."""
         self._write(status="running", port=port, dashboard_port=dashboard_port)
 
+    def news(self, *, jobs: list[str], submission_error: str) -> None:
+        """Tell whoever looks which batch jobs there are, and why not more."""
+        self._write(jobs=jobs, submission_error=submission_error or None)
+
     def failed(self, message: str) -> None:
         """Tell the caller that there will be no cluster, and why."""
         self._write(status="failed", error=message)
@@ -149,23 +155,32 @@ class StatusFile:
             fields["wrapper_pid"] = os.getpid()
         fields["start_time"] = psutil.Process().create_time()
         fields.update(changes)
-        temporary = self.path.with_name(f".{self.path.name}.{os.getpid()}.tmp")
-        descriptor = os.open(
-            temporary, os.O_WRONLY | os.O_CREAT | os.O_TRUNC | os.O_NOFOLLOW, 0o600
-        )
-        try:
-            with os.fdopen(descriptor, "w", encoding="utf-8") as handle:
-                json.dump(fields, handle)
-            if not self.path.exists():  # removed since we read it
-                raise StatusFileLost(
-                    f"The status file {self.path} was removed by somebody else."
-                )
-            os.replace(temporary, self.path)
-        except BaseException:
-            temporary.unlink(missing_ok=True)
-            raise
+        for name, value in changes.items():
+            if value is None:
+                del fields[name]
+        _replace(self.path, fields)
         self.fields = fields
         self._owner = fields["pid"]
+
+
+def declare_dead(path: Path, pid: int, start_time: float, message: str) -> None:
+    """Say in the status file of a process that it died; called by another one.
+
+    Does nothing if the file is gone, speaks of another process, or was given its last
+    word by the process itself. Raises `StatusFileUnusable`, `OSError`.
+    """
+    try:
+        fields = _read(path)
+    except FileNotFoundError:
+        return
+    owner = fields.get("wrapper_pid", fields.get("pid"))
+    started = fields.get("start_time", start_time)  # none before it runs
+    if owner != pid or started != start_time:
+        return
+    if fields.get("status") in ("starting", "running"):
+        fields.update(status="failed", error=message)
+        with contextlib.suppress(StatusFileLost):
+            _replace(path, fields)
 
 
 class Heartbeat:
@@ -214,6 +229,25 @@ class Heartbeat:
                 return
             except OSError as error:  # a network file system may come back
                 logger.warning("Could not touch the status file: %s", error)
+
+
+def _replace(path: Path, fields: dict[str, Any]) -> None:
+    """Write a file that is there, in one go; raise `StatusFileLost` if it is not."""
+    temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
+    descriptor = os.open(
+        temporary, os.O_WRONLY | os.O_CREAT | os.O_TRUNC | os.O_NOFOLLOW, 0o600
+    )
+    try:
+        with os.fdopen(descriptor, "w", encoding="utf-8") as handle:
+            json.dump(fields, handle)
+        if not path.exists():  # removed since we read it
+            raise StatusFileLost(
+                f"The status file {path} was removed by somebody else."
+            )
+        os.replace(temporary, path)
+    except BaseException:
+        temporary.unlink(missing_ok=True)
+        raise
 
 
 def _read(path: Path) -> dict[str, Any]:

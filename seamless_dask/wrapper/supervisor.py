@@ -7,7 +7,8 @@ other threads, so that a signal is answered at once whatever the cluster is doin
   cluster put their news into the queue;
 - the scheduler is asked for its activity by a callback on its own event loop, which
   puts the answer into the queue;
-- the cluster is closed in a thread, and what does not end in time is killed.
+- the cluster is closed in a thread, and what does not end in time is killed, or, if it is
+  a job of a batch system, left to the guard and named.
 """
 
 from __future__ import annotations
@@ -34,6 +35,7 @@ from .exit_codes import (
 )
 from .guard import Guard, marked
 from .launch import Endpoint, Launched, check, launch
+from .news import News
 from .parameters import Parameters, read_parameters
 from .status_file import Heartbeat, StatusFile
 
@@ -43,6 +45,11 @@ logger = logging.getLogger(__name__)
 #: machine the rest takes its time as well. Worker plugins need up to 2 s.
 CLOSE_SECONDS = 2.5
 KILL_SECONDS = 1.0
+#: Batch systems take their time; nobody signalled, or somebody did and waits.
+JOBS_SECONDS = 30.0
+HURRIED_JOBS_SECONDS = 4.0
+#: Of which so much is for the cluster itself.
+CLUSTER_SECONDS = 1.0
 #: For processes to notice that their parent is gone.
 NOTICE_SECONDS = 1.0
 #: For the cluster to notice that its workers were killed.
@@ -90,7 +97,7 @@ class Activity:
     snapshot: dict[str, Any] | None
 
 
-Event = SignalArrived | FileLost | Started | Failure | Activity
+Event = SignalArrived | FileLost | Started | Failure | Activity | News
 
 
 class Asked(Exception):
@@ -108,8 +115,12 @@ class Supervisor:
     _launched: Launched | None = None
     _guard: Guard | None = None
     _starting: threading.Thread | None = None
+    #: A signal arrived, so somebody waits for the end.
+    _hurried: bool = False
     #: Another signal arrived while everything was ending.
     _impatient: bool = False
+    #: Jobs that may be in the queue, and why there are not more of them.
+    _news: News = News((), "")
 
     def run(self) -> ExitCode:
         """Run to the end. Must be called from the main thread, after `install`."""
@@ -136,7 +147,15 @@ class Supervisor:
             code = ExitCode.LOST if self._launched else ExitCode.START_FAILED
         if not self._end() and code is ExitCode.CLEAN:
             code = ExitCode.FORCED
-        if self._guard is not None:
+        if self._news.jobs:
+            logger.error(
+                "Jobs that may be left in the queue: %s. A process stays behind that "
+                "tries to cancel them.",
+                ", ".join(self._news.jobs),
+            )
+            if code in (ExitCode.CLEAN, ExitCode.FORCED):
+                code = ExitCode.JOBS_LEFT
+        elif self._guard is not None:
             self._guard.dismiss()
         self._last_word(code, failure)
         logger.info("Ended with exit code %d.", code)
@@ -196,8 +215,7 @@ class Supervisor:
             daemon=True,
         )
         begin = time.monotonic()
-        if cluster_class.kind == "local":  # jobs have a batch system to end them
-            self._guard = Guard()
+        self._guard = Guard(status_file.path, cluster_class.batch_system)
         self._starting.start()
         while self._launched is None:
             event = self._next(None)
@@ -212,6 +230,8 @@ class Supervisor:
                 port=launched.port, dashboard_port=launched.dashboard_port
             )
         self._heartbeat.relax()
+        if self._news.jobs:
+            self._write_news()
         logger.info(
             "Running after %.1f s: scheduler at %s, dashboard at port %d, %s.",
             time.monotonic() - begin,
@@ -233,7 +253,9 @@ class Supervisor:
 
     def _launch(self, parameters: Parameters, cluster_class: Any) -> None:
         try:
-            launched = launch(parameters, cluster_class, self.options.endpoint)
+            launched = launch(
+                parameters, cluster_class, self.options.endpoint, self._events.put
+            )
         except BaseException as error:  # noqa: BLE001 - the main thread raises it
             self._events.put(Failure(error))
         else:
@@ -302,11 +324,33 @@ class Supervisor:
     def _handle(self, event: Event) -> None:
         """Raise what the event means; not every event means something."""
         if isinstance(event, SignalArrived):
+            self._hurried = True
             raise Asked(f"received {signal.Signals(event.number).name}")
         if isinstance(event, FileLost):
             raise event.error
         if isinstance(event, Failure):
             raise event.error
+        if isinstance(event, News):
+            self._pass_on(event)
+
+    def _pass_on(self, news: News) -> None:
+        """The guard must know the jobs, and people why there are not more of them."""
+        self._news = news
+        assert self._guard is not None
+        self._guard.watch(news.jobs)
+        if self._launched is not None:  # otherwise the file does not say that it runs
+            self._write_news()
+
+    def _write_news(self) -> None:
+        assert self._status_file is not None and self._heartbeat is not None
+        try:
+            with self._heartbeat.lock:
+                self._status_file.news(
+                    jobs=list(self._news.jobs),
+                    submission_error=self._news.submission_error,
+                )
+        except OSError as error:  # a network file system may come back
+            logger.warning("Could not write the status file: %s", error)
 
     # --- end
 
@@ -315,7 +359,7 @@ class Supervisor:
 
         Returns False if that took a second signal, or if something is left.
         """
-        deadline = time.monotonic() + CLOSE_SECONDS
+        deadline = time.monotonic() + self._close_seconds()
         known = self._below()
         closer = self._close_in_time(deadline)
         known |= self._below()
@@ -340,11 +384,18 @@ class Supervisor:
             closer.join(FAREWELL_SECONDS)
         return not left and not self._impatient
 
+    def _close_seconds(self) -> float:
+        if not self._news.jobs:
+            return CLOSE_SECONDS
+        return HURRIED_JOBS_SECONDS if self._hurried else JOBS_SECONDS
+
     def _below(self) -> set[psutil.Process]:
         """All processes that are there because of this one, but for the guard."""
         if self._guard is None:
             return processes.descendants()
-        found = processes.descendants() | processes.alive(marked(self._guard.mark))
+        found = processes.descendants()
+        if self._guard.mark:
+            found |= processes.alive(marked(self._guard.mark))
         return {process for process in found if process.pid != self._guard.pid}
 
     def _close_in_time(self, deadline: float) -> threading.Thread | None:
@@ -359,11 +410,15 @@ class Supervisor:
             self._pass_time()
         if self._launched is None:
             return None
-        closer = threading.Thread(target=self._close, name="cluster end", daemon=True)
+        closer = threading.Thread(
+            target=self._close, args=(deadline,), name="cluster end", daemon=True
+        )
         closer.start()
         while closer.is_alive() and not self._impatient:
             if time.monotonic() > deadline:
                 break
+            self._pass_time()
+        while not self._events.empty():  # its last news
             self._pass_time()
         return closer
 
@@ -372,6 +427,8 @@ class Supervisor:
         event = self._next(0.05)
         if isinstance(event, Started):
             self._launched = event.launched
+        if isinstance(event, News):
+            self._news = event
         if isinstance(event, SignalArrived):
             self._impatient = True
             logger.warning(
@@ -379,10 +436,15 @@ class Supervisor:
                 signal.Signals(event.number).name,
             )
 
-    def _close(self) -> None:
-        assert self._launched is not None
+    def _close(self, deadline: float) -> None:
+        launched = self._launched
+        assert launched is not None
         try:
-            self._launched.cluster.close()
+            if launched.jobs is not None:
+                seconds = deadline - time.monotonic() - CLUSTER_SECONDS
+                left = launched.cluster.sync(launched.jobs.end, max(seconds, 0.5))
+                self._events.put(News(tuple(left), ""))
+            launched.cluster.close()
         except Exception:  # the processes are killed if need be
             logger.exception("The cluster could not be closed in an orderly way")
 
