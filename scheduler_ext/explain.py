@@ -279,7 +279,7 @@ def _state(subject: Subject, task: TaskState) -> tuple[State, str]:
             "dependency",
             f"waits for {count(number, 'input')}: {listed(keys, number)}",
         )
-    if task.state == "queued":
+    if task.state == "queued" and subject.scheduler.workers:
         return "queued", "held back by Dask until a worker has a free thread"
     return "no-worker", _no_worker(subject, task)
 

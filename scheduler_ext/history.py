@@ -130,25 +130,26 @@ class Journal:
     def moved(
         self,
         key: str,
-        start: str,
         finish: str,
         now: float,
         *,
+        again: bool = False,
         checksum: str | None = None,
         cancelled: bool = False,
         report: Mapping[str, Any] | None = None,
     ) -> None:
-        """The task of a transformation went from one Dask state to another.
+        """The task of a transformation went to another Dask state.
 
-        ``report`` is what its worker says about a task that is in memory now.
+        ``again`` says that it was released and will run another time; ``report`` is
+        what its worker says about a task that is in memory now.
         """
+        known = key in self.waiting or key in self.with_worker
         since, started = self._take(key, now)
         if finish == "processing":
             self.with_worker[key] = since, now
-        elif finish in UNFINISHED:
-            # keeps its place only while it waits
+        elif finish in UNFINISHED or (again and known):
             self.waiting[key] = since
-        elif start in UNFINISHED:
+        elif known:
             ending = self._ending(finish, cancelled, report or {})
             seconds = None if started is None else now - started
             self._end(Ended(key, checksum, ending, now, seconds))

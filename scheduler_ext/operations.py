@@ -106,16 +106,19 @@ class Operations:
 
     def moved(self, key: str, start: str, finish: str, stimulus_id: str = "") -> None:
         """The task of a transformation changed its state; ``live`` still names it."""
+        if finish in UNFINISHED:
+            self.journal.moved(key, finish, monotonic())
+            return
+        task = self.scheduler.tasks[key]
         report = None
         if finish == "memory" and start == "processing":
-            metadata = self.scheduler.tasks[key].metadata or {}
-            report = metadata.get(messages.REPORT)
+            report = (task.metadata or {}).get(messages.REPORT)
         self.journal.moved(
             key,
-            start,
             finish,
             monotonic(),
-            checksum=None if finish in UNFINISHED else self.subject.live.checksum(key),
+            again=finish == "released" and bool(task.who_wants or task.waiters),
+            checksum=self.subject.live.checksum(key),
             cancelled=stimulus_id.startswith(_CANCELLATIONS),
             report=report if isinstance(report, dict) else None,
         )

@@ -4,7 +4,9 @@ from __future__ import annotations
 
 from bisect import bisect_left
 from collections import Counter
+from typing import Any
 
+import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
@@ -45,54 +47,60 @@ def test_wait_times_are_a_cumulative_histogram(seconds: list[float]) -> None:
     assert bisect_left(WAIT_BOUNDS, WAIT_BOUNDS[3]) == 3
 
 
-@given(st.lists(st.tuples(st.integers(0, 4), st.sampled_from(STATES)), max_size=60))
-def test_journal_knows_who_is_unfinished(moves: list[tuple[int, str]]) -> None:
+@given(
+    st.lists(
+        st.tuples(st.integers(0, 4), st.sampled_from(STATES), st.booleans()),
+        max_size=60,
+    )
+)
+def test_journal_knows_who_is_unfinished(moves: list[tuple[int, str, bool]]) -> None:
     """Since when each is unfinished and with a worker, and how many ended how."""
     journal = Journal()
-    state: dict[str, str] = {}
     since: dict[str, float] = {}
     started: dict[str, float] = {}
     ended: Counter[str] = Counter()
-    for now, (number, finish) in enumerate(moves):
+    for now, (number, finish, again) in enumerate(moves):
         key = f"key-{number}"
-        start = state.get(key, "released")
-        journal.moved(key, start, finish, float(now))
-        state[key] = finish
-        if finish in UNFINISHED:
-            if start not in UNFINISHED:
-                since[key] = now
+        journal.moved(key, finish, float(now), again=again)
+        before = started.pop(key, None)
+        if finish in UNFINISHED or (again and key in since):
+            since.setdefault(key, now)
             if finish == "processing":
                 started[key] = now
-        elif start in UNFINISHED:
+        elif key in since:
+            del since[key]
             ended[{"memory": "finished", "erred": "erred"}.get(finish, "dropped")] += 1
             end = journal.ended(key)
             assert end is not None
             assert end.at == now
-            assert end.seconds == (
-                now - started[key] if start == "processing" else None
-            )
-    unfinished = {key for key, where in state.items() if where in UNFINISHED}
-    given_out = {key for key in unfinished if state[key] == "processing"}
-    assert journal.waiting == {key: since[key] for key in unfinished - given_out}
-    assert journal.with_worker == {key: (since[key], started[key]) for key in given_out}
+            assert end.seconds == (None if before is None else now - before)
+    assert journal.waiting == {k: since[k] for k in since.keys() - started.keys()}
+    assert journal.with_worker == {k: (since[k], started[k]) for k in started}
     assert Counter(journal.endings) == ended
 
 
-def test_journal_is_bounded(monkeypatch) -> None:
+def end(journal: Journal, key: str, finish: str, **details: Any) -> None:
+    """Have a worker run a task to its end."""
+    journal.moved(key, "processing", 0.0)
+    journal.moved(key, finish, 1.0, **details)
+
+
+def test_journal_is_bounded(monkeypatch: pytest.MonkeyPatch) -> None:
     """The oldest end is forgotten first; one checksum has one end."""
     monkeypatch.setattr(history, "MAX_ENDINGS", 2)
     journal = Journal()
     for number, checksum in enumerate("abac"):
-        key = f"key-{number}"
-        journal.moved(key, "processing", "memory", 1.0, checksum=checksum)
-    assert [journal.ended(c) is not None for c in "abc"] == [True, False, True]
-    assert journal.ended("a").key == "key-2"
+        end(journal, f"key-{number}", "memory", checksum=checksum)
+    ends = {checksum: journal.ended(checksum) for checksum in "abc"}
+    assert ends["b"] is None
+    assert ends["a"] is not None and ends["a"].key == "key-2"
+    assert ends["c"] is not None
 
 
 def test_journal_believes_only_what_workers_may_report() -> None:
     """What comes with a result is checked: it was sent by somebody else."""
     journal = Journal()
-    reports = [
+    reports: list[Any] = [
         {"ending": "stored", "cache_hits": 3},
         {"ending": "cancelled", "cache_hits": -5},
         {"ending": ["stored"], "cache_hits": "many"},
@@ -100,7 +108,7 @@ def test_journal_believes_only_what_workers_may_report() -> None:
         None,
     ]
     for number, report in enumerate(reports):
-        journal.moved(f"key-{number}", "processing", "memory", 1.0, report=report)
+        end(journal, f"key-{number}", "memory", report=report)
     assert journal.endings["stored"] == 1
     assert journal.endings["finished"] == 4
     assert journal.nested_cache_hits == 3
@@ -109,6 +117,6 @@ def test_journal_believes_only_what_workers_may_report() -> None:
 def test_journal_tells_cancelled_from_dropped() -> None:
     """Both leave no result."""
     journal = Journal()
-    journal.moved("a", "processing", "released", 1.0, cancelled=True)
-    journal.moved("b", "waiting", "forgotten", 1.0)
+    end(journal, "a", "released", cancelled=True)
+    end(journal, "b", "forgotten")
     assert journal.endings["cancelled"] == journal.endings["dropped"] == 1

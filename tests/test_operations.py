@@ -342,6 +342,7 @@ async def test_why_running_and_cancelled():
         future = client.submit(pass_gate, "x", key=f"base-{A}")
         other = client.submit(pass_gate, "y", key=f"base-{B}")
         await until(lambda: c.state(other.key) in ("processing", "queued"))
+        await until(lambda: worker.state.executing_count)
         await worker.heartbeat()
         reply = await why(c, A)
         assert reply["state"] == "running"
@@ -357,6 +358,28 @@ async def test_why_running_and_cancelled():
 
 
 @asynchronous
+async def test_a_task_whose_worker_is_gone_has_not_ended():
+    """It waits again, as old as it was, and ends once."""
+    async with cluster() as c:
+        client = await c.client()
+        worker = await c.worker()
+        future = client.submit(pass_gate, "x", key=f"base-{A}")
+        await until(lambda: c.state(future.key) == "processing")
+        age = (await why(c, A))["tasks"][0]["age_seconds"]
+        await worker.close(executor_wait=False)
+        await until(lambda: c.state(future.key) in ("no-worker", "queued"))
+        reply = await why(c, A)
+        assert (reply["state"], reply["ended"]) == ("no-worker", None)
+        assert reply["reason"] == "no worker is connected"
+        assert reply["tasks"][0]["age_seconds"] > age
+        gate("x").set()
+        await c.worker()
+        assert await future == "x"
+        endings = c.plugin.operations.journal.endings
+        assert {name: n for name, n in endings.items() if n} == {"finished": 1}
+
+
+@asynchronous
 async def test_why_nobody_knows():
     """What never was, and what is no checksum."""
     async with cluster() as c:
@@ -364,6 +387,10 @@ async def test_why_nobody_knows():
         assert (reply["found"], reply["state"]) == (False, "unknown")
         reply = await c.call.seamless_why(checksum="A" * 64)
         assert reply["status"] == "error"
+        reply = await c.call.seamless_why(checksum=A, colour="red")
+        assert reply["errors"] == ("field 'colour': unknown, allowed: checksum",), (
+            "reported as data"
+        )
         code, text = await fetch(c.scheduler, "seamless/why/abc.json")
         assert code == 400
         assert json.loads(text) == {
