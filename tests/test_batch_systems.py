@@ -1,22 +1,110 @@
-"""The wrapper on real batch systems."""
+"""The whole stack on real batch systems: nested work, growing, shrinking, ending."""
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+import re
+from typing import Any
 
 import pytest
-
-if TYPE_CHECKING:
-    from batch_systems import BatchSystem
+from batch_stack import BatchStack, reachable
+from batch_systems import BatchSystem
+from distributed import Client
+from stack import WorkloadRun
+from wrapper_process import wait_for
 
 pytestmark = pytest.mark.cluster
 
 
-def test_slurm_has_four_nodes(slurm: BatchSystem) -> None:
-    """The cluster that the other tests use."""
-    assert slurm.run("sinfo", "-h", "-N", "-o", "%N").split() == [
-        "n1",
-        "n2",
-        "n3",
-        "n4",
-    ]
+def jobs(system: BatchSystem) -> dict[str, str]:
+    """{job id: node} of all jobs in the queue; the node is empty for waiting ones."""
+    if system.name == "slurm":
+        lines = system.run("squeue", "-h", "-o", "%i %N").splitlines()
+        return {job: "".join(node) for job, *node in map(str.split, lines)}
+    if system.name == "sge":
+        text = system.run("qstat", "-xml")
+        found = re.findall(
+            r"<JB_job_number>(\d+)<.*?<queue_name>(?:[^<]*@)?([^<]*)<", text, re.DOTALL
+        )
+        return dict(found)
+    text = system.run("oarstat", "-f")
+    pattern = r"Job_Id: (\d+)\n.*?assigned_hostnames = (\S*)"
+    return dict(re.findall(pattern, text, re.DOTALL))
+
+
+def busy_workers(address: str) -> dict[str, int]:
+    """{worker name: tasks that it has run}, of those that have run any."""
+    with Client(address) as client:
+        # no function of this file: workers cannot import it
+        counts = client.run(lambda dask_worker: dask_worker.state.executed_count)
+        workers = client.scheduler_info(n_workers=-1)["workers"]
+    return {workers[key]["name"]: count for key, count in counts.items() if count}
+
+
+def check_stored(stack: BatchStack, run: WorkloadRun) -> None:
+    """Every transformation of the tree has a row, and its buffer is kept."""
+    assert run.outcome["values_ok"], run.outcome
+    assert len(run.new_results) == run.outcome["distinct"]
+    assert all(map(stack.has_buffer, run.new_results.values()))
+
+
+def until_jobs(system: BatchSystem, count: int) -> None:
+    """Wait until so many jobs are left."""
+    wait_for(lambda: len(jobs(system)) == count, f"{count} jobs", 60)
+
+
+def check_end(stack: BatchStack) -> None:
+    """Ending the services ends the jobs, and what they printed is kept."""
+    assert jobs(stack.system)
+    stack.stop()
+    until_jobs(stack.system, 0)
+    assert not [key for key in stack.services() if key.startswith("daskserver")]
+    printed = [path.read_text() for path in stack.job_logs.iterdir()]
+    assert any("Start worker at" in text for text in printed), printed
+
+
+def test_slurm_nested_work_on_several_nodes(slurm: BatchSystem) -> None:
+    """One job per node; all rows are stored, and nothing is computed twice."""
+    with BatchStack(slurm, memory="40GB", maximum_jobs=4, interactive=True) as stack:
+        run = stack.run_workload("sleepers", n=24)
+        nodes = jobs(slurm)
+        workers = busy_workers(stack.scheduler_address())
+        check_stored(stack, run)
+        assert len({nodes[name.removeprefix("worker-")] for name in workers}) >= 3
+        again = stack.run_workload("sleepers", n=24)
+        assert again.outcome["values_ok"] and not again.executed
+        until_jobs(slurm, 1)
+        check_end(stack)
+
+
+#: for the wrapper itself, where seamless-config cannot write them
+PARAMETERS: dict[str, Any] = {
+    "cores": 2,
+    "memory": "2GB",
+    "walltime": "00:10:00",
+    "partition": "all.q",
+    "maximum_jobs": 2,
+    "interactive": True,
+    "unknown-task-duration": "1m",
+    "target-duration": "5s",
+    "job_extra_directives": "-pe smp",
+}
+
+
+def test_grid_engine(grid_engine: BatchSystem) -> None:
+    """Jobs ask for slots, find Python, and do nested work; they go when it is done."""
+    with BatchStack(grid_engine) as stack:
+        stack.start_wrapper({**PARAMETERS, "extra_dask_config": stack.dask_config})
+        check_stored(stack, stack.run_workload("tree", n=12))
+        assert "smp 6" in grid_engine.run("qstat", "-r")
+        until_jobs(grid_engine, 1)
+        check_end(stack)
+
+
+def test_oar(oar: BatchSystem) -> None:
+    """The same on OAR, as another user, on a node that was asked for."""
+    queue = {"interactive": True, "job_extra_directives": ["-p", "host='oarnode2'"]}
+    with reachable(oar.user), BatchStack(oar, **queue) as stack:
+        check_stored(stack, stack.run_workload("tree", n=12))
+        assert set(jobs(oar).values()) == {"oarnode2"}
+        until_jobs(oar, 1)
+        check_end(stack)

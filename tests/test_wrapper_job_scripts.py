@@ -368,7 +368,7 @@ OUTPUT = {
     "SGECluster": ["#$ -o /logs/"],
     "PBSCluster": ["#PBS -j oe", "#PBS -o /logs/"],
     "LSFCluster": ["#BSUB -o /logs/job-%J.log"],
-    "OARCluster": ["#OAR -O /logs/job-%jobid%.out", "#OAR -E /logs/job-%jobid%.err"],
+    "OARCluster": ["#OAR -d /logs"],
 }
 
 

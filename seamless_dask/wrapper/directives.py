@@ -13,7 +13,7 @@ from .parameters import Parameters
 
 logger = logging.getLogger(__name__)
 
-_OUTPUT_OPTIONS = ("-o", "-O", "--output", "--stdout", "output")
+_OUTPUT_OPTIONS = ("-o", "-O", "-d", "--output", "--stdout", "--directory", "Output")
 
 
 def extra_directives(
@@ -43,7 +43,7 @@ def _output(
 
 def _names_output(directive: str) -> bool:
     first = directive.replace("=", " ").split()[:1]
-    return bool(first) and first[0] in (*_OUTPUT_OPTIONS, "Output")
+    return bool(first) and first[0] in _OUTPUT_OPTIONS
 
 
 def oar_directives(parameters: Parameters) -> list[str]:

@@ -74,7 +74,9 @@ def output_directives(system: str, directory: Path) -> list[str]:
     return {
         "slurm": [f"--output={path}/job-%j.log"],
         "sge": [f"-o {path}/"],  # dask_jobqueue says that errors go there as well
-        "oar": [f"-O {path}/job-%jobid%.out", f"-E {path}/job-%jobid%.err"],
+        # where it starts the job, too: otherwise that is our $PWD, which need not exist
+        # on the node, or be writable, and then the job fails
+        "oar": [f"-d {path}"],
         "pbs": ["-j oe", f"-o {path}/"],
         "moab": ["-j oe", f"-o {path}/"],
         "lsf": [f"-o {path}/job-%J.log"],

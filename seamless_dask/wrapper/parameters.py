@@ -43,7 +43,9 @@ def _field(
     description: str, allowed: str, *, unit: str | None = None, **kwargs: Any
 ) -> Any:
     kwargs.setdefault("default", None)
-    extra = {"allowed": allowed} | ({"unit": unit} if unit else {})
+    extra: dict[str, Any] = {"allowed": allowed}
+    if unit:
+        extra["unit"] = unit
     return Field(description=description, json_schema_extra=extra, **kwargs)
 
 
