@@ -34,7 +34,7 @@ KINDS = (
 #: words of a command line, and what kind of process that is
 _COMMANDS = (
     (("resource_tracker",), OTHER),
-    (("guard.py",), OTHER),
+    (("wrapper.guard",), OTHER),
     (("hashserver",), "hashserver"),
     (("seamless-database",), "database"),
     (("seamless-jobserver",), "jobserver"),

@@ -99,7 +99,7 @@ def test_kinds_follow_commands_and_parents() -> None:
         9: (1, spawn),
         10: (0, ["python", "-m", "dask", "worker", "tcp://h:1"]),
         11: (0, ["bash"]),
-        12: (2, ["python", "/x/wrapper/guard.py", "0123"]),
+        12: (2, ["python", "-m", "seamless_dask.wrapper.guard", "--mark", "01"]),
     }
     assert kinds(processes, driver=1) == {
         1: "driver",

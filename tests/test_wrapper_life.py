@@ -227,6 +227,8 @@ def test_killed(tmp_path: Path) -> None:
             wrapper.process.kill()
             assert wrapper.wait() == -signal.SIGKILL
             wait_for(lambda: not running(below), "all processes end", 60)
+    status = wrapper.status()
+    assert (status["status"], status["error"]) == ("failed", "The wrapper was killed.")
 
 
 def test_inactivity_timeout(tmp_path: Path) -> None:
