@@ -228,6 +228,7 @@ class SeamlessSchedulerPlugin(SchedulerPlugin):
     ) -> None:
         """A worker is gone: its slots, its leases, and what it told us."""
         self._registrations.forget(worker)
+        self._retiring.gone(worker)
         held = self._machine.held_by(worker)
         decisions = self._machine.remove_worker(worker, monotonic())
         self._delivery.abandon(held, "its worker is gone")

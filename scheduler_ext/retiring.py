@@ -138,6 +138,10 @@ class Retiring:
             for address in addresses
         )
 
+    def gone(self, address: str) -> None:
+        """A worker is no longer there."""
+        self._leaving.pop(address, None)
+
     def stay(self, address: str) -> None:
         """A worker that was drained takes tasks again."""
         entry = self._leaving.pop(address, None)
@@ -206,7 +210,12 @@ class Retiring:
         return retired
 
     def _on_response(
-        self, key: Any, state: str | None, stimulus_id: str, worker: str, **kwargs: Any
+        self,
+        key: Any,
+        state: str | None,
+        stimulus_id: str,
+        worker: str = "",
+        **kwargs: Any,
     ) -> None:
         """A worker says whether it had started a task; ours, or work stealing's."""
         if not stimulus_id.startswith(QUESTION):
@@ -245,7 +254,6 @@ class Retiring:
         ws = entry.ws
         scheduler = self._scheduler
         if self._ended or scheduler.workers.get(ws.address) is not ws:
-            self._leaving.pop(ws.address, None)
             return False
         busy = bool(ws.processing) or self._machine.holds(ws.address)
         if not entry.closed_to_all:
