@@ -28,7 +28,7 @@ PARAMETERS: dict[str, Any] = {
     "pure_dask": True,
     "cores": 2,
     "worker_threads": 2,
-    "memory": "200MB",
+    "memory": "2GB",
     "walltime": "00:10:00",
     "maximum_jobs": 3,
     "unknown-task-duration": "10m",
