@@ -163,7 +163,7 @@ def _transformations(operations: Operations) -> Iterator[Family]:
     yield _counters(
         "seamless_cache_hits",
         "Results found in the database by workers: of a task, or before a nested "
-        "transformation became one. Hits of drivers are not known here.",
+        "transformation became one. Hits of drivers and in processes are not known.",
         "level",
         {"task": endings["cached"], "nested": journal.nested_cache_hits},
     )
