@@ -244,6 +244,8 @@ def _lease_row(subject: Subject, lease: Lease, now: float) -> dict[str, Any]:
     if lease.granted_at is None:
         state: State = "token"
         reason = f"no token: {subject.machine.why_waiting()}"
+        if not subject.machine.capacity:
+            reason += _on_the_way(subject)
     else:
         state = "submission"
         reason = f"it has a token, {lease.request.holder} is about to submit it"
@@ -321,16 +323,20 @@ def _no_worker(subject: Subject, task: TaskState) -> str:
         offers.append(f"{name} at most {max(offered):g}" if offered else f"no {name}")
     number = len(scheduler.workers)
     if not number:
-        jobs = subject.scaling.snapshot()["jobs"]
-        on_the_way = jobs.get("pending", 0), jobs.get("starting", 0)
-        text = "no worker is connected"
-        if any(on_the_way):
-            text += "; batch system: {} pending, {} starting".format(*on_the_way)
-        return text
+        return "no worker is connected" + _on_the_way(subject)
     text = f"no worker fits: it needs {listed(asked) or 'a running worker'}"
     if offers:
         text += f"; {count(number, 'worker')} connected with {listed(offers)}"
     return text
+
+
+def _on_the_way(subject: Subject) -> str:
+    """What the batch system has in its queue, if anything."""
+    jobs = subject.scaling.snapshot()["jobs"]
+    pending, starting = jobs.get("pending", 0), jobs.get("starting", 0)
+    if not (pending or starting):
+        return ""
+    return f"; batch system: {pending} pending, {starting} starting"
 
 
 def _ended(subject: Subject, ended: Ended) -> str:

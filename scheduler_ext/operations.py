@@ -148,7 +148,12 @@ class Operations:
     # -- questions ---------------------------------------------------------------
 
     def overview(self) -> dict[str, Any]:
-        """Unfinished transformations, see :func:`explain.overview`."""
+        """Unfinished transformations, see :func:`explain.overview`, and totals.
+
+        ``endings_total`` is {:data:`.history.Ending`: number}, and
+        ``nested_cache_hits_total`` the number of results that workers found for
+        nested transformations, which then became no tasks.
+        """
         return {
             **explain.overview(self.subject, monotonic()),
             "endings_total": dict(self.journal.endings),

@@ -272,6 +272,10 @@ async def test_why_no_worker():
         assert reply["reason"] == (
             "no worker is connected; batch system: 3 pending, 1 starting"
         )
+        await c.request(client, f"base-{B}")
+        assert (await why(c, B))["reason"] == (
+            "no token: no worker offers slots; batch system: 3 pending, 1 starting"
+        )
         await c.worker(resources={"GPU": 1})
         reply = await why(c, A)
         assert reply["reason"] == (
