@@ -12,6 +12,7 @@ from hypothesis import strategies as st
 from test_scheduler_ext_rpc import asynchronous, gate, pass_gate, until
 
 import scheduler_ext
+from seamless_dask.wrapper import adaptive
 from seamless_dask.wrapper.adaptive import LocalAdaptive, choose
 from seamless_dask.wrapper.scaling import ScalingPolicy
 
@@ -53,7 +54,7 @@ def test_choosing_never_ends_what_is_needed(jobs, free, number, results) -> None
 
 
 @asynccontextmanager
-async def local_cluster(maximum):
+async def local_cluster(maximum, **options):
     """(cluster, its plugin, a client); workers in this process, with one thread."""
     async with LocalCluster(
         n_workers=0,
@@ -62,6 +63,7 @@ async def local_cluster(maximum):
         asynchronous=True,
         dashboard_address="127.0.0.1:0",
         silence_logs=False,
+        **options,
     ) as cluster:
         plugin = scheduler_ext.attach(cluster.scheduler)
         policy = ScalingPolicy(
@@ -133,3 +135,23 @@ async def test_a_worker_that_leaves_is_replaced():
         assert await retired
         await until(lambda: list(cluster.worker_spec) == [1])
         assert leaving not in workers
+
+
+@pytest.mark.cluster
+@asynchronous
+async def test_workers_that_cannot_start_are_tried_less_and_less_often(monkeypatch):
+    """The record says so, until one connects."""
+    monkeypatch.setattr(adaptive, "PAUSE", (0.05, 0.2))
+    preload = {"preload": ["no_such_module_at_all"]}
+    async with local_cluster(1, **preload) as (cluster, plugin, client):
+
+        def error():
+            return plugin.scaling.snapshot()["submission_error"]
+
+        future = client.submit(int, 1)
+        await until(lambda: error() and error()["failures"] >= 2)
+        assert "ended before they connected" in error()["message"]
+        assert error()["retry_at"] > error()["time"]
+        del cluster.new_spec["options"]["preload"]
+        assert await future == 1
+        await until(lambda: error() is None)

@@ -9,6 +9,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from seamless_dask.wrapper.launch import policy as policy_of
+from seamless_dask.wrapper.parameters import Parameters
 from seamless_dask.wrapper.scaling import ScalingPolicy
 
 
@@ -102,6 +104,26 @@ def test_nonsense_is_named(wrong) -> None:
         ValueError, match=rf"(maximum|{list(wrong)[-1]}): got .*allowed"
     ):
         policy(**wrong)
+
+
+@pytest.mark.parametrize(
+    ("parameters", "workers"),
+    [
+        # 3600 minutes, and 10 min x 24 processes x 3
+        ({"cores": 24}, 5),
+        ({"cores": 24, "dask_resources": {"S": 12}}, 30),
+        ({"cores": 24, "exclusive": True}, 50),
+        ({"cores": 24, "processes": 2}, 6),
+        ({"pure_dask": True}, 50),
+        ({"pure_dask": True, "worker_threads": 30}, 12),
+        ({"cores": 24, "target_duration": "1h"}, 1),
+        ({"cores": 24, "maximum_jobs": 3}, 3),
+    ],
+)
+def test_slots_and_bounds_follow_the_parameters(parameters, workers) -> None:
+    """S scales the target duration: it is how much a worker does at a time."""
+    p = policy_of(Parameters(**{"maximum_jobs": 50, **parameters}))
+    assert p.decide(of(3600), 0, 0.0)[0] == workers
 
 
 def test_up_at_once_and_down_after_a_while() -> None:

@@ -6,6 +6,7 @@ decided by the policy; which of them may end, here.
 
 from __future__ import annotations
 
+import asyncio
 import logging
 import math
 import time
@@ -16,12 +17,15 @@ from distributed.core import Status
 from distributed.deploy import Adaptive
 from distributed.metrics import monotonic
 
+from .backoff import Backoff
 from .scaling import ScalingPolicy
 
 logger = logging.getLogger(__name__)
 
 _Job = TypeVar("_Job")
 
+#: Bounds of the pause after workers that could not start, in seconds.
+PAUSE = (5.0, 300.0)
 #: What the keeper of a worker says when a worker that is gone will not come back.
 ENDED = {Status.closing_gracefully, Status.closing, Status.closed, Status.failed}
 
@@ -69,6 +73,13 @@ class LocalAdaptive(Adaptive):
         self._plugin = plugin
         self._policy = policy
         self._wanted = 0
+        #: Names of workers that have connected.
+        self._connected: set[Any] = set()
+        #: Starts of workers that failed.
+        self._starts = Backoff(*PAUSE)
+        self._starting: asyncio.Task[None] | None = None
+        #: Why the last start failed, until that was looked at.
+        self._start_error = ""
         super().__init__(
             cluster, interval=interval, minimum=minimum, maximum=maximum, wait_count=1
         )
@@ -84,29 +95,80 @@ class LocalAdaptive(Adaptive):
             self._adapting = False
 
     async def _step(self) -> None:
-        cluster = self.cluster
-        ended = [
-            name
-            for name, each in cluster.workers.items()
-            if each.status in ENDED and name not in cluster.scheduler.aliases
-        ]
-        if ended:
-            logger.info("Workers %s have ended.", _names(ended))
-            await cluster.scale_down(ended)
+        now = monotonic()
+        await self._clear_away(now)
         staying = self._staying()
         have = len(staying)
-        wanted, reason = self._policy.decide(self._plugin.demand(), have, monotonic())
+        wanted, reason = self._policy.decide(self._plugin.demand(), have, now)
         if wanted != self._wanted:
             logger.info("Workers: %d -> %d: %s", self._wanted, wanted, reason)
             self._plugin.scaling.decided(self._wanted, wanted, reason, time.time())
             self._wanted = wanted
-        if wanted > have:
-            leaving = len(cluster.worker_spec) - have
-            if leaving:
-                logger.info("Replacing workers: %d leave.", leaving)
-            cluster.scale(len(cluster.worker_spec) + wanted - have)
-        elif wanted < have:
+        if wanted < have:
             await self._end(staying, have - wanted)
+        elif wanted > have and now >= self._starts.retry_at:
+            there = len(self.cluster.worker_spec)
+            if there > have:
+                logger.info("Replacing workers: %d leave.", there - have)
+            self.cluster.scale(there + wanted - have)
+            if self._starting is None or self._starting.done():
+                self._starting = asyncio.create_task(self._watch_start())
+
+    async def _watch_start(self) -> None:
+        """Wait until the workers have started, which scaling does not."""
+        try:
+            await self.cluster
+        except Exception as error:  # noqa: BLE001 - whatever workers raise; shown later
+            self._start_error = f"{type(error).__name__}: {error}"
+
+    async def _clear_away(self, now: float) -> None:
+        """Forget workers that have ended, and notice those that could not start."""
+        cluster = self.cluster
+        aliases = cluster.scheduler.aliases
+        connected = {name for name in cluster.worker_spec if name in aliases}
+        if connected - self._connected and self._starts.failures:
+            self._starts.worked()
+            self._tell(None)
+        self._connected |= connected
+        ended = [
+            name
+            for name, each in cluster.workers.items()
+            if each.status in ENDED and name not in aliases
+        ]
+        if self._start_error:  # perhaps there is not even an object for them
+            ended += [
+                name for name in cluster.worker_spec if name not in cluster.workers
+            ]
+        if not ended:
+            return
+        failed = set(ended) - self._connected
+        cause = f" ({self._start_error})" if self._start_error else ""
+        why = f"workers {_names(ended)} ended before they connected{cause}"
+        self._start_error = ""
+        if failed and self._starts.failed(why, now):
+            pause = self._starts.retry_at - now
+            logger.warning(
+                "Not started: %s, failure %d in a row; the next try is in %.0f s. More "
+                "is in the lines above.",
+                why,
+                self._starts.failures,
+                pause,
+            )
+            self._tell(
+                {
+                    "time": time.time(),
+                    "message": why,
+                    "retry_at": time.time() + pause,
+                    "failures": self._starts.failures,
+                }
+            )
+        elif not failed:
+            logger.info("Workers %s have ended.", _names(ended))
+        self._connected.difference_update(ended)
+        await cluster.scale_down(ended)
+
+    def _tell(self, error: dict[str, Any] | None) -> None:
+        self._plugin.scaling.update(jobs={}, submission_error=error, excluded_nodes={})
 
     def _staying(self) -> dict[Any, str | None]:
         """The address of every worker that is there or will be, but for those that leave.
