@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 import importlib.metadata
+import json
 import logging
 import os
 import sys
@@ -27,6 +28,9 @@ status "running" with "port" (scheduler) and "dashboard_port", or the status "fa
 with an "error". It ends the cluster after SIGINT, SIGTERM or SIGHUP, or when there was
 no work for the inactivity timeout, and then deletes the status file. A second signal
 ends it by force.
+
+With --dry-run it only prints what it would submit or start:
+  seamless-dask-wrapper dask_jobqueue::SLURMCluster --dry-run --parameters FILE.json
 """
 
 
@@ -52,12 +56,14 @@ def _parser() -> argparse.ArgumentParser:
         "--port-range",
         nargs=2,
         type=_port,
-        required=True,
         metavar=("START", "END"),
-        help="ports for the scheduler and the dashboard, END included",
+        help="ports for the scheduler and the dashboard, END included; required to start",
     )
     parser.add_argument(
-        "--status-file", type=Path, required=True, metavar="PATH", help="status file"
+        "--status-file",
+        type=Path,
+        metavar="PATH",
+        help="status file; required to start",
     )
     parser.add_argument(
         "--host",
@@ -73,8 +79,41 @@ def _parser() -> argparse.ArgumentParser:
         help="end after so many seconds without work; the parameter timeout of the "
         "status file takes precedence (default: never)",
     )
+    parser.add_argument(
+        "--dry-run",
+        action="store_true",
+        help="check the parameters, print the job script (on a local cluster the options "
+        "of the workers), and end; nothing is changed",
+    )
+    parser.add_argument(
+        "--parameters",
+        type=Path,
+        metavar="PATH",
+        help="with --dry-run, in place of a status file: a JSON file with parameters",
+    )
+    parser.add_argument(
+        "--print-schema",
+        action=_PrintSchema,
+        help="print a JSON schema of the parameters, with descriptions, units and "
+        "defaults, and end",
+    )
     parser.add_argument("--version", action="version", version=f"%(prog)s {_version()}")
     return parser
+
+
+class _PrintSchema(argparse.Action):
+    """Like ``--version``: nothing else needs to be on the command line."""
+
+    def __init__(self, option_strings: Sequence[str], dest: str, help: str):
+        super().__init__(option_strings, dest, nargs=0, help=help)
+
+    def __call__(
+        self, parser: argparse.ArgumentParser, *arguments: object, **options: object
+    ) -> None:
+        from .parameters import json_schema
+
+        print(json.dumps(json_schema(), indent=2))
+        parser.exit()
 
 
 def _port(text: str) -> int:
@@ -102,9 +141,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     """Run the command; return its exit code."""
     parser = _parser()
     options = parser.parse_args(arguments)
-    start, end = options.port_range
-    if start > end:
-        parser.error(f"argument --port-range: {start} is above {end}")
+    _check_usage(parser, options)
 
     logging.basicConfig(
         level=logging.INFO,
@@ -113,6 +150,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
     )
     logging.captureWarnings(True)
 
+    if options.dry_run:
+        return _dry_run(options)
+    start, end = options.port_range
     with signals.held_back():
         # not at the top: --help and --version should not wait for Dask
         from .launch import Endpoint
@@ -130,6 +170,35 @@ def main(arguments: Sequence[str] | None = None) -> int:
     code = int(supervisor.run())
     _exit_soon(code)
     return code
+
+
+def _check_usage(parser: argparse.ArgumentParser, options: argparse.Namespace) -> None:
+    if options.dry_run:
+        if (options.parameters is None) == (options.status_file is None):
+            parser.error("--dry-run needs either --parameters or --status-file")
+    else:
+        if options.parameters is not None:
+            parser.error("--parameters goes with --dry-run only")
+        if options.port_range is None or options.status_file is None:
+            parser.error("--port-range and --status-file are required")
+    if options.port_range is not None and options.port_range[0] > options.port_range[1]:
+        parser.error(
+            "argument --port-range: {} is above {}".format(*options.port_range)
+        )
+
+
+def _dry_run(options: argparse.Namespace) -> int:
+    from .dry_run import dry_run
+    from .exit_codes import WrapperError
+
+    file = options.parameters or options.status_file
+    port = options.port_range[0] if options.port_range else "PORT"
+    try:
+        print(dry_run(options.cluster_string, file, f"tcp://{options.host}:{port}"))
+    except WrapperError as error:
+        print(error, file=sys.stderr)
+        return int(error.exit_code)
+    return 0
 
 
 def _exit_soon(code: int) -> None:

@@ -71,7 +71,7 @@ def prune(directory: Path) -> None:
 def output_directives(system: str, directory: Path) -> list[str]:
     """Directives that make the output of each job one file (on OAR two)."""
     path = shlex.quote(str(directory))
-    return {
+    known = {
         "slurm": [f"--output={path}/job-%j.log"],
         "sge": [f"-o {path}/"],  # dask_jobqueue says that errors go there as well
         # where it starts the job, too: otherwise that is our $PWD, which need not exist
@@ -87,4 +87,5 @@ def output_directives(system: str, directory: Path) -> list[str]:
             "Stream_Output = True",
             "Stream_Error = True",
         ],
-    }[system]
+    }
+    return known.get(system, [])

@@ -7,6 +7,7 @@ import logging
 import os
 from collections.abc import Callable
 from dataclasses import dataclass
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from ..record_mode import publish
@@ -65,14 +66,20 @@ class Launched:
     jobs: BatchAdaptive | None = None
 
 
-def check(parameters: Parameters, cluster_class: ClusterClass) -> None:
-    """Check the parameters for this kind of cluster. Raises `ParametersError`."""
+def check(
+    parameters: Parameters, cluster_class: ClusterClass, *, make: bool = True
+) -> None:
+    """Check the parameters for this kind of cluster. Raises `ParametersError`.
+
+    A local cluster needs its directory for temporary files: `make` says whether to make
+    it, or only to see whether that would work.
+    """
     batch = cluster_class.kind == "jobqueue"
     problems = _port_problems(parameters, batch=batch)
     if batch:
         problems += batch_problems(parameters, cluster_class.batch_system)
     else:
-        problems += _directory_problems(parameters)
+        problems += _directory_problems(parameters, make)
     if problems:
         raise ParametersError(problems)
     for name in _without_effect(parameters, batch=batch):
@@ -94,13 +101,16 @@ def _port_problems(parameters: Parameters, *, batch: bool) -> list[str]:
     ]
 
 
-def _directory_problems(parameters: Parameters) -> list[str]:
+def _directory_problems(parameters: Parameters, make: bool) -> list[str]:
     directory = local_tmpdir(parameters)
+    existing = directory
+    while not make and not os.path.exists(existing):
+        existing = os.path.dirname(existing)
     try:
-        os.makedirs(directory, exist_ok=True)
+        os.makedirs(existing, exist_ok=True)
     except OSError as error:
         return [f"tmpdir = {directory!r}: cannot be made ({error.strerror})"]
-    if not os.access(directory, os.W_OK | os.X_OK):
+    if not os.access(existing, os.W_OK | os.X_OK):
         return [f"tmpdir = {directory!r}: is not writable"]
     return []
 
@@ -124,22 +134,27 @@ def launch(
     cluster_class: ClusterClass,
     endpoint: Endpoint,
     on_news: Callable[[News], None],
+    log_directory: Path | None = None,
 ) -> Launched:
     """Start the cluster and attach the scheduler plugin.
 
     Blocks; call it from a thread that has no event loop. `on_news` is told of the jobs of
-    a batch system, in any thread.
+    a batch system, in any thread; their output goes to `log_directory`.
     """
     batch = cluster_class.kind == "jobqueue"
     settings = dask_settings(parameters, walltime=batch)
     apply_config(merged_config(settings, parameters.extra_dask_config))
     _check_config(parameters)
-    cluster, port, dashboard_port = _start(parameters, cluster_class, endpoint)
+    if batch:
+        system = cluster_class.batch_system
+        arguments = job_arguments(parameters, system, log_directory)
+    else:
+        arguments = local_arguments(parameters)
+    cluster, port, dashboard_port = _start(cluster_class, endpoint, arguments)
     try:
         plugin = cluster.sync(_attach, cluster.scheduler, parameters)
         jobs = None
         if batch:
-            system = cluster_class.batch_system
             jobs = scale_jobs(cluster, plugin, parameters, system, on_news)
         else:
             scale(cluster, plugin, parameters)
@@ -175,7 +190,7 @@ async def _attach(scheduler: Any, parameters: Parameters) -> Any:
 
 
 def _start(
-    parameters: Parameters, cluster_class: ClusterClass, endpoint: Endpoint
+    cluster_class: ClusterClass, endpoint: Endpoint, arguments: dict[str, Any]
 ) -> tuple[Any, int, int]:
     avoid: set[int] = set()
     for _ in range(ATTEMPTS):
@@ -185,7 +200,7 @@ def _start(
         avoid |= {port, dashboard_port}
         try:
             cluster = _make(
-                parameters, cluster_class, endpoint.host, port, dashboard_port
+                cluster_class, endpoint.host, port, dashboard_port, arguments
             )
         except RuntimeError as error:
             if not _address_in_use(error):
@@ -214,11 +229,11 @@ def _address_in_use(error: BaseException | None) -> bool:
 
 
 def _make(
-    parameters: Parameters,
     cluster_class: ClusterClass,
     host: str,
     port: int,
     dashboard_port: int,
+    arguments: dict[str, Any],
 ) -> Any:
     dashboard_host = f"[{host}]" if ":" in host else host
     dashboard_address = f"{dashboard_host}:{dashboard_port}"
@@ -227,7 +242,7 @@ def _make(
             host=host,
             scheduler_port=port,
             dashboard_address=dashboard_address,
-            **local_arguments(parameters),
+            **arguments,
         )
     return cluster_class.cls(
         scheduler_options={
@@ -236,7 +251,7 @@ def _make(
             "dashboard_address": dashboard_address,
         },
         silence_logs=False,
-        **job_arguments(parameters, cluster_class.batch_system),
+        **arguments,
     )
 
 

@@ -1,0 +1,95 @@
+"""What would be submitted or started, without doing it."""
+
+from __future__ import annotations
+
+import json
+import logging
+from pathlib import Path
+from typing import Any
+
+from . import job_logs
+from .batch import job_arguments
+from .cluster_string import ClusterClass, resolve
+from .dask_config import apply_config, dask_settings, merged_config
+from .exit_codes import StatusFileUnusable
+from .launch import check, local_arguments
+from .parameters import Parameters, read_parameters
+
+logger = logging.getLogger(__name__)
+
+
+def dry_run(cluster_string: str, file: Path, scheduler: str) -> str:
+    """Return the job script, or for a local cluster the options of its workers.
+
+    Raises `WrapperError` where the real start would fail for the same reason. Changes
+    nothing but Dask's configuration in this process.
+
+    Parameters
+    ----------
+    cluster_string
+        The cluster class as ``MODULE::SYMBOL``.
+    file
+        A status file, or a JSON file with nothing but the parameters.
+    scheduler
+        Address of the scheduler, as it would be written in the script.
+    """
+    raw = _read(file)
+    cluster_class = resolve(cluster_string)
+    parameters, unknown = read_parameters(raw)
+    for name in unknown:
+        logger.warning("Parameter %s is not known: ignored.", name)
+    check(parameters, cluster_class, make=False)
+    batch = cluster_class.kind == "jobqueue"
+    settings = dask_settings(parameters, walltime=batch)
+    merged = merged_config(settings, parameters.extra_dask_config)
+    apply_config(merged)
+    if batch:
+        return _job(parameters, cluster_class, job_logs.run_directory(file), scheduler)
+    return json.dumps(
+        {
+            "workers": [parameters.minimum_workers, parameters.maximum_workers],
+            "options": local_arguments(parameters),
+            "dask configuration": merged,
+        },
+        indent=2,
+        default=str,
+    )
+
+
+def _read(file: Path) -> dict[str, Any]:
+    try:
+        fields = json.loads(file.read_text())
+    except (OSError, ValueError) as error:
+        raise StatusFileUnusable(f"{file} cannot be read: {error}") from None
+    if isinstance(fields, dict):
+        # "status" is no parameter: a file that has it is a status file
+        fields = fields.get("parameters", None if "status" in fields else fields)
+    if not isinstance(fields, dict):
+        raise StatusFileUnusable(
+            f"{file} must hold a JSON object, with the parameters or with a field "
+            '"parameters" that is an object.'
+        )
+    return fields
+
+
+def _job(
+    parameters: Parameters,
+    cluster_class: ClusterClass,
+    log_directory: Path,
+    scheduler: str,
+) -> str:
+    arguments = job_arguments(parameters, cluster_class.batch_system, log_directory)
+    job = cluster_class.cls.job_cls(scheduler, name="NAME", **arguments)
+    script = job.job_script().rstrip("\n")
+    command = f"{job.submit_command.strip()} SCRIPT"
+    if cluster_class.batch_system == "oar":
+        # the head becomes options, and the rest is an argument
+        head = [
+            line.removeprefix("#OAR ")
+            for line in script.splitlines()
+            if line.startswith("#OAR ")
+        ]
+        command = f"{job.submit_command} {' '.join(head)} \"$(grep -v '^#' SCRIPT)\""
+    elif getattr(job, "use_stdin", False):
+        command = f"{job.submit_command} < SCRIPT"
+    return f"{script}\n# Submitted with: {command}"

@@ -1,0 +1,45 @@
+"""The directories for the output of batch jobs."""
+
+from __future__ import annotations
+
+import stat
+from pathlib import Path
+
+import pytest
+
+from seamless_dask.wrapper import job_logs
+
+
+def test_directory_of_a_run(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """In the home directory, by the name of the status file, for our eyes only."""
+    monkeypatch.setenv("HOME", str(tmp_path))
+    directory = job_logs.run_directory(Path("/somewhere/daskserver-x.json"))
+    assert directory.parent == tmp_path / ".seamless-dask" / "logs" / "daskserver-x"
+    assert job_logs.make(directory)
+    assert stat.S_IMODE(directory.stat().st_mode) == 0o700
+
+
+def test_directory_that_cannot_be_made(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    """That is no reason not to start."""
+    (tmp_path / "file").touch()
+    assert not job_logs.make(tmp_path / "file" / "run")
+    assert "No directory for the output of jobs" in caplog.text
+
+
+def test_clean_up(tmp_path: Path) -> None:
+    """Empty files go, and runs beyond the latest ones."""
+    runs = [tmp_path / f"20260101-00000{number}-1" for number in range(8)]
+    for run in runs:
+        run.mkdir()
+        (run / "job-1.log").write_text("said something")
+        (run / "job-2.log").touch()
+    job_logs.prune(runs[-1])
+    assert sorted(tmp_path.iterdir()) == runs[-job_logs.KEPT_RUNS :]
+    assert [path.name for path in runs[-1].iterdir()] == ["job-1.log"]
+    # a run whose jobs said nothing leaves nothing
+    (runs[-1] / "job-1.log").write_text("")
+    job_logs.prune(runs[-1])
+    assert not runs[-1].exists()
+    job_logs.prune(runs[-1])  # is gone already
