@@ -29,6 +29,8 @@ RETIRE = "retire_workers"
 STEAL_RESPONSE = "steal-response"
 #: How the ids of our questions begin
 QUESTION = "seamless-retire-"
+#: How the ids begin with which a worker asks to be retired before it ends itself
+OWN_END = "worker-close-gracefully"
 #: Task states on a worker in which a question made it give the task up
 GIVEN_UP = {"ready", "constrained", "waiting"}
 #: Unit of top-level work, as in :mod:`seamless_dask.keys`
@@ -192,10 +194,11 @@ class Retiring:
         self, addresses: list[str], options: dict[str, Any]
     ) -> dict[str, Any]:
         retired: dict[str, Any] = {}
+        # at the end of its lifetime it closes whatever we answer
+        ends_itself = (options.get("stimulus_id") or "").startswith(OWN_END)
         try:
             await self.drain(addresses)
-            if options["remove"] and not options["close_workers"]:
-                # it will close in any case: a worker at the end of its lifetime
+            if ends_itself:
                 await self._wait_for_heir(addresses)
             retired = await self._scheduler.retire_workers(addresses, **options)
         finally:
@@ -205,7 +208,7 @@ class Retiring:
                     continue
                 if address in retired:
                     del self._leaving[address]
-                else:  # Dask would leave it without work for ever
+                elif not ends_itself:  # Dask would leave it without work for ever
                     self.stay(address)
         return retired
 

@@ -18,6 +18,7 @@ from test_scheduler_ext_rpc import (
 )
 
 import scheduler_ext
+from scheduler_ext import retiring
 from scheduler_ext.retiring import RETIRE, STEAL_RESPONSE, TOP_LEVEL_RESOURCE
 
 pytestmark = pytest.mark.cluster
@@ -103,6 +104,30 @@ async def test_a_worker_at_the_end_of_its_lifetime_waits_for_an_heir():
         await ending
         assert list(heir.data) == ["a"]
         assert EXECUTED["a"] == 1
+
+
+@asynchronous
+async def test_a_worker_without_an_heir_ends_all_the_same(monkeypatch):
+    """It is given no more tasks that would be lost with it; its result is computed
+    again."""
+    monkeypatch.setattr(retiring, "PATIENCE", 0.3)
+    async with cluster() as c:
+        client = await c.client()
+        worker = await c.worker(nthreads=1)
+        [first] = submit(client, ["a"], "x")
+        gate("x").set()
+        assert await first == "a"
+        ending = asyncio.create_task(worker.close_gracefully())
+        await until(lambda: worker.status == Status.closing_gracefully)
+        [second] = submit(client, ["b"], "x")
+        await ending
+        await until(lambda: worker.address not in c.scheduler.workers)
+        assert EXECUTED["b"] == 0
+        assert not c.plugin._retiring._leaving
+        await c.worker()
+        assert await client.gather([first, second]) == ["a", "b"]
+        assert EXECUTED == {"a": 2, "b": 1}
+        assert c.scheduler.tasks["a"].suspicious == 0
 
 
 @asynchronous
