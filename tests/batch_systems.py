@@ -8,6 +8,7 @@ from __future__ import annotations
 import contextlib
 import fcntl
 import os
+import pwd
 import shutil
 import socket
 import subprocess
@@ -30,6 +31,7 @@ COMMANDS = {
 PORTS = {"slurm": 5, "sge": 2, "oar": 3}
 #: ports are looked for from here on, below those that Linux hands out
 FIRST_PORT = 16817
+OAR_USER = "seamless-test"
 LOCK = Path(tempfile.gettempdir(), "seamless-dask-tests-oar.lock")
 
 
@@ -42,7 +44,7 @@ class BatchSystem:
     directory: Path
     #: what its commands need in their environment
     environment: Mapping[str, str]
-    #: who submits, if that may not be root
+    #: who has to submit, since root may not; empty: we ourselves
     user: str = ""
 
     def run(self, *command: str, check: bool = True) -> str:
@@ -75,9 +77,13 @@ def started(name: str) -> Iterator[BatchSystem]:
         directory = Path(tempfile.mkdtemp(prefix=f"{name}-", dir="/tmp"))
         directory.chmod(0o755)
         stack.callback(_script, f"stop-{name}.sh", directory, {})
-        port = {f"{name.upper()}_PORT": str(_free_ports(PORTS[name]))}
-        exports = _exports(_script(f"start-{name}.sh", directory, port))
-        yield BatchSystem(name, directory, exports, exports.pop("OAR_USER", ""))
+        settings = {f"{name.upper()}_PORT": str(_free_ports(PORTS[name]))}
+        user = ""
+        if name == "oar":
+            user = OAR_USER if os.geteuid() == 0 else ""
+            settings["OAR_USER"] = user or pwd.getpwuid(os.getuid()).pw_name
+        exports = _exports(_script(f"start-{name}.sh", directory, settings))
+        yield BatchSystem(name, directory, exports, user)
 
 
 def _require(name: str) -> None:

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import os
 import re
+import time
 from typing import Any
 
 import pytest
@@ -31,13 +33,19 @@ def jobs(system: BatchSystem) -> dict[str, str]:
     return dict(re.findall(pattern, text, re.DOTALL))
 
 
-def busy_workers(address: str) -> dict[str, int]:
-    """{worker name: tasks that it has run}, of those that have run any."""
-    with Client(address) as client:
+def busy_nodes(stack: BatchStack) -> set[str]:
+    """The nodes of SLURM whose workers have run something."""
+    if stack.wrapper_status() != "running":
+        return set()
+    with Client(stack.scheduler_address()) as client:
         # no function of this file: workers cannot import it
-        counts = client.run(lambda dask_worker: dask_worker.state.executed_count)
+        counts = client.run(
+            lambda dask_worker: dask_worker.state.executed_count, on_error="ignore"
+        )
         workers = client.scheduler_info(n_workers=-1)["workers"]
-    return {workers[key]["name"]: count for key, count in counts.items() if count}
+    nodes = jobs(stack.system)
+    names = [workers[key]["name"] for key, count in counts.items() if count]
+    return {nodes[name.removeprefix("worker-")] for name in names}
 
 
 def check_stored(stack: BatchStack, run: WorkloadRun) -> None:
@@ -57,22 +65,24 @@ def check_end(stack: BatchStack) -> None:
     assert jobs(stack.system)
     stack.stop()
     until_jobs(stack.system, 0)
-    assert not [key for key in stack.services() if key.startswith("daskserver")]
+    assert stack.wrapper_status() is None
     printed = [path.read_text() for path in stack.job_logs.iterdir()]
     assert any("Start worker at" in text for text in printed), printed
 
 
 def test_slurm_nested_work_on_several_nodes(slurm: BatchSystem) -> None:
     """One job per node; all rows are stored, and nothing is computed twice."""
-    with BatchStack(slurm, memory="40GB", maximum_jobs=4, interactive=True) as stack:
-        run = stack.run_workload("sleepers", n=24)
-        nodes = jobs(slurm)
-        workers = busy_workers(stack.scheduler_address())
-        check_stored(stack, run)
-        assert len({nodes[name.removeprefix("worker-")] for name in workers}) >= 3
-        again = stack.run_workload("sleepers", n=24)
+    # one that comes late still finds work, and does not go before
+    queue = {"memory": "40GB", "maximum_jobs": 4, "target_duration": "1s"}
+    with BatchStack(slurm, idle_time="1m", **queue) as stack:
+        begin = time.monotonic()
+        driver = stack.start_workload("sleepers", n=40)
+        wait_for(lambda: len(busy_nodes(stack)) >= 3, "work on three nodes")
+        outcome = stack.finish(driver, begin=begin, timeout=120).value
+        assert outcome["values_ok"]
+        assert len(stack.stored().results) == outcome["distinct"]
+        again = stack.run_workload("sleepers", n=40)
         assert again.outcome["values_ok"] and not again.executed
-        until_jobs(slurm, 1)
         check_end(stack)
 
 
@@ -98,6 +108,22 @@ def test_grid_engine(grid_engine: BatchSystem) -> None:
         assert "smp 6" in grid_engine.run("qstat", "-r")
         until_jobs(grid_engine, 1)
         check_end(stack)
+
+
+def test_pure_dask_on_grid_engine(grid_engine: BatchSystem) -> None:
+    """Plain workers, several in a job, without anything of Seamless."""
+    with BatchStack(grid_engine) as stack:
+        pure = {"pure_dask": True, "processes": 2, "interactive": False}
+        config = {"extra_dask_config": stack.dask_config}
+        stack.start_wrapper({**PARAMETERS, **pure, **config})
+        with Client(stack.scheduler_address()) as client:
+            assert client.submit(pow, 2, 10).result(60) == 1024
+            client.wait_for_workers(2, timeout=60)
+            environments = client.run(lambda: dict(os.environ))
+        assert len({env["JOB_ID"] for env in environments.values()}) == 1
+        names = set().union(*environments.values())
+        assert not [name for name in names if name.startswith("SEAMLESS_")]
+        until_jobs(grid_engine, 0)  # nothing to do
 
 
 def test_oar(oar: BatchSystem) -> None:

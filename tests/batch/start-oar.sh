@@ -148,4 +148,3 @@ for node in $nodes; do
 done
 sql "insert into resources (network_address, host, cpu, core, memcore, state) values $values"
 patiently runuser -u "$user" -- timeout 20 oarnodes -s
-echo "export OAR_USER=$user"
