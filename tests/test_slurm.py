@@ -230,17 +230,19 @@ def _allow_one_failure(dask_scheduler: Any) -> None:
     dask_scheduler.allowed_failures = 1
 
 
-def test_a_held_job_is_replaced_and_a_pending_one_is_waited_for(
+def test_a_held_job_is_noticed_and_a_pending_one_waited_for(
     nodes: BatchSystem, tmp_path: Path
 ) -> None:
-    with drained(nodes), Wrapper(nodes, tmp_path, maximum_jobs=1) as wrapper:
+    with Wrapper(nodes, tmp_path, maximum_jobs=1) as wrapper:
         client = wrapper.client()
-        wrapper.work(client, 1)
-        (job,) = wrapper.until(wrapper.queue, "a pending job")
-        time.sleep(0)
-        nodes.run("scontrol", "hold", job)
-        wrapper.until_log(f"job {job} is held in the queue (JobHeldUser)")
-        assert set(wrapper.queue()) == {job}
+        with drained(nodes):
+            futures = wrapper.work(client, 1)
+            (job,) = wrapper.until(wrapper.queue, "a pending job")
+            nodes.run("scontrol", "hold", job)
+            wrapper.until_log(f"job {job} is held in the queue (JobHeldUser)")
+            nodes.run("scontrol", "release", job)
+        wrapper.gate.touch()
+        assert futures[0].result(90) == job
 
 
 def test_a_job_that_never_connects_is_replaced_and_its_node_avoided(
@@ -353,9 +355,10 @@ def test_a_signal_ends_running_and_pending_jobs(
 ) -> None:
     with Wrapper(nodes, tmp_path, maximum_jobs=6, cores=60) as wrapper:
         client = wrapper.client()
-        wrapper.work(client, 12)
+        futures = wrapper.work(client, 12)
         wrapper.until(lambda: wrapper.states() == {"R": 4, "PD": 2}, "all jobs")
         client.wait_for_workers(4)
+        assert not any(future.done() for future in futures)
         begin = time.monotonic()
         os.kill(wrapper.process.pid, number)
         assert wrapper.wait() == 0, wrapper.output()
@@ -378,9 +381,10 @@ def test_a_killed_wrapper_leaves_no_job_and_says_so(
 ) -> None:
     with Wrapper(nodes, tmp_path, maximum_jobs=6, cores=60) as wrapper:
         client = wrapper.client()
-        wrapper.work(client, 12)
+        futures = wrapper.work(client, 12)
         wrapper.until(lambda: wrapper.states() == {"R": 4, "PD": 2}, "all jobs")
         below = wrapper.below()
+        assert not any(future.done() for future in futures)
         wrapper.process.kill()
         wait_for(lambda: not wrapper.queue(), "an empty queue", DEATH_TIMEOUT + 15)
         assert wrapper.status()["status"] == "failed"
@@ -394,9 +398,10 @@ def test_jobs_that_cannot_be_cancelled_are_named(
     """The controller is away in the end; when it comes back, the guard cleans up."""
     with Wrapper(nodes, tmp_path, maximum_jobs=1) as wrapper:
         client = wrapper.client()
-        wrapper.work(client, 1)
+        futures = wrapper.work(client, 1)
         wrapper.until(lambda: any(client.processing().values()), "a busy worker")
         (job,) = wrapper.queue()
+        assert not futures[0].done()
         below = wrapper.below()
         pid = int((nodes.directory / "run" / "slurmctld.pid").read_text())
         os.kill(pid, signal.SIGKILL)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import shlex
 import sys
 import time
 
@@ -121,6 +122,15 @@ def test_nodes_are_excluded_on_top_of_what_the_user_excludes() -> None:
     assert exclude is not None
     given = ["--exclude=n9", "--nice", "-x n8"]
     assert exclude(given, ["n1"]) == ["--nice", "--exclude=n9,n8,n1"]
+    exclude = QUEUES["oar"].exclude
+    assert exclude is not None
+    given = ["-t besteffort", "-p \"host='a'\""]
+    (kept, condition) = exclude(given, ["n1", "n2"])
+    assert kept == "-t besteffort"
+    assert shlex.split(condition) == [
+        "-p",
+        "(host='a') AND network_address NOT IN ('n1','n2')",
+    ]
 
 
 def test_a_command_that_hangs_is_killed_with_what_it_started(tmp_path) -> None:

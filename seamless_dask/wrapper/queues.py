@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import json
 import re
+import shlex
 import xml.etree.ElementTree as ElementTree
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
@@ -177,6 +178,21 @@ def parse_oar(text: str) -> Rows:
     return rows
 
 
+def _exclude_oar(given: list[str], nodes: list[str]) -> list[str]:
+    """OAR heeds the last ``-p`` only, so the user's condition must be in ours."""
+    names = ",".join(f"'{node}'" for node in nodes)
+    condition = f"network_address NOT IN ({names})"
+    kept = []
+    for directive in given:
+        option, *words = shlex.split(directive)
+        if option == "-p" and words:
+            condition = f"({words[0]}) AND {condition}"
+        else:
+            kept.append(directive)
+    quoted = shlex.quote(condition) if '"' in condition else f'"{condition}"'
+    return [*kept, f"-p {quoted}"]
+
+
 # --- PBS and Torque: qstat(1), default format
 
 _PBS = _places(pending="Q W T", held="H", running="R S U B", ending="E", gone="C F X M")
@@ -283,6 +299,7 @@ QUEUES = {
         ids=lambda ids: [part for job_id in ids for part in ("--job", job_id)],
         parse=parse_oar,
         cancel=["oardel"],
+        exclude=_exclude_oar,
     ),
     "pbs": _PBS_QUEUE,
     "moab": Queue(
