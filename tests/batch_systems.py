@@ -17,6 +17,7 @@ from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
+import psutil
 import pytest
 
 SCRIPTS = Path(__file__).resolve().parent / "batch"
@@ -31,6 +32,7 @@ COMMANDS = {
 PORTS = {"slurm": 5, "sge": 2, "oar": 3}
 #: ports are looked for from here on, below those that Linux hands out
 FIRST_PORT = 16817
+PREFIX = "seamless-test-"
 OAR_USER = "seamless-test"
 LOCK = Path(tempfile.gettempdir(), "seamless-dask-tests-oar.lock")
 
@@ -73,9 +75,13 @@ def started(name: str) -> Iterator[BatchSystem]:
         if name == "oar":
             lock = stack.enter_context(open(LOCK, "a"))
             fcntl.flock(lock, fcntl.LOCK_EX)
+        _stop_stale(name)
         # short, and where all users can go: it holds sockets
-        directory = Path(tempfile.mkdtemp(prefix=f"{name}-", dir="/tmp"))
+        directory = Path(tempfile.mkdtemp(prefix=f"{PREFIX}{name}-", dir="/tmp"))
         directory.chmod(0o755)
+        (directory / "owner").write_text(
+            f"{os.getpid()} {psutil.Process().create_time()}"
+        )
         stack.callback(_script, f"stop-{name}.sh", directory, {})
         settings = {f"{name.upper()}_PORT": str(_free_ports(PORTS[name]))}
         user = ""
@@ -84,6 +90,17 @@ def started(name: str) -> Iterator[BatchSystem]:
             settings["OAR_USER"] = user or pwd.getpwuid(os.getuid()).pw_name
         exports = _exports(_script(f"start-{name}.sh", directory, settings))
         yield BatchSystem(name, directory, exports, user)
+
+
+def _stop_stale(name: str) -> None:
+    """Stop what an earlier test run that was killed has left behind."""
+    for owner in Path("/tmp").glob(f"{PREFIX}{name}-*/owner"):
+        with contextlib.suppress(OSError, ValueError):
+            pid, started_at = owner.read_text().split()
+            with contextlib.suppress(psutil.NoSuchProcess):
+                if psutil.Process(int(pid)).create_time() == float(started_at):
+                    continue
+            _script(f"stop-{name}.sh", owner.parent, {})
 
 
 def _require(name: str) -> None:
