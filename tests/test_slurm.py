@@ -239,7 +239,7 @@ def test_a_held_job_is_noticed_and_a_pending_one_waited_for(
             futures = wrapper.work(client, 1)
             (job,) = wrapper.until(wrapper.queue, "a pending job")
             nodes.run("scontrol", "hold", job)
-            wrapper.until_log(f"job {job} is held in the queue (JobHeldUser)")
+            wrapper.until_log(f"job {job} is held in the queue (JobHeld")
             nodes.run("scontrol", "release", job)
         wrapper.gate.touch()
         assert futures[0].result(90) == job

@@ -148,7 +148,7 @@ class Fleet:
 
     def _counts(self, job: Job, now: float) -> bool:
         return (
-            job.state in ("pending", "starting", "connected")
+            job.state in ("pending", "held", "starting", "connected")
             and not job.retiring
             and not self._near_its_end(job, now)
         )
@@ -338,7 +338,7 @@ class Fleet:
         self, surplus: int, live: list[Job], free: list[str], actions: Actions
     ) -> None:
         """Give up jobs: those without a worker first, the youngest of them first."""
-        for place in ("pending", "starting"):
+        for place in ("held", "pending", "starting"):
             for job in reversed(live):
                 if surplus and job.state == place and not job.cancelled:
                     self._cancel(job, "it is no longer needed", actions)
