@@ -369,10 +369,10 @@ def test_a_signal_ends_running_and_pending_jobs(
 
 
 def test_the_timeout_ends_what_is_left(nodes: BatchSystem, tmp_path: Path) -> None:
-    with Wrapper(nodes, tmp_path, interactive=True, timeout=3) as wrapper:
-        client = wrapper.client()
-        client.wait_for_workers(1)
+    with Wrapper(nodes, tmp_path, interactive=True, timeout=5) as wrapper:
+        wrapper.until_log("Submitted job")
         assert wrapper.wait() == 0, wrapper.output()
+        assert "Cancelling all jobs" in wrapper.output()
         assert set(wrapper.queue().values()) <= {"CG"}
 
 

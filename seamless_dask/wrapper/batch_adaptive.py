@@ -24,8 +24,8 @@ from . import commands
 from .adaptive import choose
 from .dask_config import lifetime_seconds, stagger_seconds
 from .ending import make_sure
+from .events import News
 from .fleet import Actions, Fleet, Gone, Rules
-from .news import News
 from .parameters import Parameters
 from .queues import Queue, UnreadableAnswer
 from .scaling import ScalingPolicy

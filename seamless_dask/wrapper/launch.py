@@ -22,8 +22,8 @@ from .dask_config import (
     seamless_environment,
 )
 from .durations import parse_duration, parse_memory
+from .events import News
 from .exit_codes import ParametersError, StartFailed
-from .news import News
 from .parameters import Parameters
 from .ports import free_ports
 from .queues import QUEUES

@@ -24,36 +24,22 @@ from queue import Empty, SimpleQueue
 from types import FrameType
 from typing import Any
 
-import psutil
-
-from . import processes, signals
+from . import signals
+from .closing import Closing
 from .cluster_string import resolve
+from .events import Activity, Event, Failure, FileLost, News, SignalArrived, Started
 from .exit_codes import (
     ExitCode,
     StatusFileLost,
     WrapperError,
 )
-from .guard import Guard, marked
+from .guard import Guard
 from .launch import Endpoint, Launched, check, launch
-from .news import News
 from .parameters import Parameters, read_parameters
 from .status_file import Heartbeat, StatusFile
 
 logger = logging.getLogger(__name__)
 
-#: remote-http-launcher waits 5 s after SIGINT before it uses more force; on a busy
-#: machine the rest takes its time as well. Worker plugins need up to 2 s.
-CLOSE_SECONDS = 2.5
-KILL_SECONDS = 1.0
-#: Batch systems take their time; nobody signalled, or somebody did and waits.
-JOBS_SECONDS = 30.0
-HURRIED_JOBS_SECONDS = 4.0
-#: Of which so much is for the cluster itself.
-CLUSTER_SECONDS = 1.0
-#: For processes to notice that their parent is gone.
-NOTICE_SECONDS = 1.0
-#: For the cluster to notice that its workers were killed.
-FAREWELL_SECONDS = 0.3
 #: Bounds of the time between two looks at the activity, in seconds.
 LOOK_SECONDS = (0.2, 5.0)
 #: A scheduler that does not answer for so long is mentioned in the log, in seconds.
@@ -69,35 +55,6 @@ class Options:
     status_file: Path
     #: Seconds without work until the end; None: never.
     timeout: float | None
-
-
-@dataclass(frozen=True)
-class SignalArrived:
-    number: int
-
-
-@dataclass(frozen=True)
-class FileLost:
-    error: StatusFileLost
-
-
-@dataclass(frozen=True)
-class Started:
-    launched: Launched
-
-
-@dataclass(frozen=True)
-class Failure:
-    error: BaseException
-
-
-@dataclass(frozen=True)
-class Activity:
-    #: Counters of the scheduler plugin; None once the scheduler is closed.
-    snapshot: dict[str, Any] | None
-
-
-Event = SignalArrived | FileLost | Started | Failure | Activity | News
 
 
 class Asked(Exception):
@@ -117,8 +74,6 @@ class Supervisor:
     _starting: threading.Thread | None = None
     #: A signal arrived, so somebody waits for the end.
     _hurried: bool = False
-    #: Another signal arrived while everything was ending.
-    _impatient: bool = False
     #: Jobs that may be in the queue, and why there are not more of them.
     _news: News = News((), "")
 
@@ -145,18 +100,7 @@ class Supervisor:
             failure = f"{what}: {type(error).__name__}: {error}"
             logger.exception("%s", failure)
             code = ExitCode.LOST if self._launched else ExitCode.START_FAILED
-        if not self._end() and code is ExitCode.CLEAN:
-            code = ExitCode.FORCED
-        if self._news.jobs:
-            logger.error(
-                "Jobs that may be left in the queue: %s. A process stays behind that "
-                "tries to cancel them.",
-                ", ".join(self._news.jobs),
-            )
-            if code in (ExitCode.CLEAN, ExitCode.FORCED):
-                code = ExitCode.JOBS_LEFT
-        elif self._guard is not None:
-            self._guard.dismiss()
+        code = self._close(code)
         self._last_word(code, failure)
         logger.info("Ended with exit code %d.", code)
         return code
@@ -354,99 +298,29 @@ class Supervisor:
 
     # --- end
 
-    def _end(self) -> bool:
-        """End the cluster and all processes.
-
-        Returns False if that took a second signal, or if something is left.
-        """
-        deadline = time.monotonic() + self._close_seconds()
-        known = self._below()
-        closer = self._close_in_time(deadline)
-        known |= self._below()
-        left = processes.alive(known)
-        if closer is not None and not closer.is_alive():
-            # what is left now was not told to end, it can only notice
-            deadline = min(deadline, time.monotonic() + NOTICE_SECONDS)
-        while left and not self._impatient and time.monotonic() < deadline:
-            self._pass_time()
-            left = processes.alive(left)
-        if left:
-            logger.warning(
-                "Killing processes that did not end in time: %s.", _pids(left)
-            )
-        # again and again, for a process that was just starting another
-        deadline = time.monotonic() + KILL_SECONDS
-        while left and time.monotonic() < deadline:
-            left = processes.kill(left, KILL_SECONDS / 4) | self._below()
-        if left:
-            logger.error("Processes that could not be ended: %s.", _pids(left))
-        if closer is not None:
-            closer.join(FAREWELL_SECONDS)
-        return not left and not self._impatient
-
-    def _close_seconds(self) -> float:
-        if not self._news.jobs:
-            return CLOSE_SECONDS
-        return HURRIED_JOBS_SECONDS if self._hurried else JOBS_SECONDS
-
-    def _below(self) -> set[psutil.Process]:
-        """All processes that are there because of this one, but for the guard."""
-        if self._guard is None:
-            return processes.descendants()
-        found = processes.descendants()
-        if self._guard.mark:
-            found |= processes.alive(marked(self._guard.mark))
-        return {process for process in found if process.pid != self._guard.pid}
-
-    def _close_in_time(self, deadline: float) -> threading.Thread | None:
-        """Close the cluster in a thread, which is returned, and wait for it."""
-        while self._starting is not None and self._launched is None:
-            # a cluster that is about to start is closed in good order afterwards
-            if not self._starting.is_alive() and self._events.empty():
-                break
-            if self._impatient or time.monotonic() > deadline:
-                logger.warning("The cluster was still starting: no orderly end.")
-                break
-            self._pass_time()
-        if self._launched is None:
-            return None
-        closer = threading.Thread(
-            target=self._close, args=(deadline,), name="cluster end", daemon=True
+    def _close(self, code: ExitCode) -> ExitCode:
+        """End everything; return the exit code, which may be a worse one then."""
+        closing = Closing(
+            self._events,
+            guard=self._guard,
+            starting=self._starting,
+            launched=self._launched,
+            jobs=self._news.jobs,
+            hurried=self._hurried,
         )
-        closer.start()
-        while closer.is_alive() and not self._impatient:
-            if time.monotonic() > deadline:
-                break
-            self._pass_time()
-        while not self._events.empty():  # its last news
-            self._pass_time()
-        return closer
-
-    def _pass_time(self) -> None:
-        """Wait a moment, and notice a cluster that started or another signal."""
-        event = self._next(0.05)
-        if isinstance(event, Started):
-            self._launched = event.launched
-        if isinstance(event, News):
-            self._news = event
-        if isinstance(event, SignalArrived):
-            self._impatient = True
-            logger.warning(
-                "Received %s as well: no more waiting.",
-                signal.Signals(event.number).name,
+        if not closing.run() and code is ExitCode.CLEAN:
+            code = ExitCode.FORCED
+        if closing.jobs:
+            logger.error(
+                "Jobs that may be left in the queue: %s. A process stays behind that "
+                "tries to cancel them.",
+                ", ".join(closing.jobs),
             )
-
-    def _close(self, deadline: float) -> None:
-        launched = self._launched
-        assert launched is not None
-        try:
-            if launched.jobs is not None:
-                seconds = deadline - time.monotonic() - CLUSTER_SECONDS
-                left = launched.cluster.sync(launched.jobs.end, max(seconds, 0.5))
-                self._events.put(News(tuple(left), ""))
-            launched.cluster.close()
-        except Exception:  # the processes are killed if need be
-            logger.exception("The cluster could not be closed in an orderly way")
+            if code in (ExitCode.CLEAN, ExitCode.FORCED):
+                code = ExitCode.JOBS_LEFT
+        elif self._guard is not None:
+            self._guard.dismiss()
+        return code
 
     def _last_word(self, code: ExitCode, failure: str) -> None:
         """Leave the status file as callers should find it."""
@@ -463,7 +337,3 @@ class Supervisor:
             logger.info("The status file is left alone: %s", error)
         except OSError as error:
             logger.error("Could not write the status file: %s", error)
-
-
-def _pids(found: set[psutil.Process]) -> str:
-    return ", ".join(str(process.pid) for process in found)

@@ -1,0 +1,167 @@
+"""The end of the cluster, of its jobs, and of all processes, in a limited time.
+
+What does not end by itself is killed; what cannot be killed from here, a job of a batch
+system, is named.
+"""
+
+from __future__ import annotations
+
+import logging
+import signal
+import threading
+import time
+from queue import Empty, SimpleQueue
+
+import psutil
+
+from . import processes
+from .events import Event, News, SignalArrived, Started
+from .guard import Guard, marked
+from .launch import Launched
+
+logger = logging.getLogger(__name__)
+
+#: remote-http-launcher waits 5 s after SIGINT before it uses more force; on a busy
+#: machine the rest takes its time as well. Worker plugins need up to 2 s.
+CLOSE_SECONDS = 2.5
+KILL_SECONDS = 1.0
+#: Batch systems take their time; nobody signalled, or somebody did and waits.
+JOBS_SECONDS = 30.0
+HURRIED_JOBS_SECONDS = 4.0
+#: Of which so much is for the cluster itself.
+CLUSTER_SECONDS = 1.0
+#: For processes to notice that their parent is gone.
+NOTICE_SECONDS = 1.0
+#: For the cluster to notice that its workers were killed.
+FAREWELL_SECONDS = 0.3
+
+
+class Closing:
+    """Ends everything that the wrapper has started. `run` is called once.
+
+    `events` is the queue of the main thread, `launched` the cluster if it has started,
+    `starting` the thread that starts it, `jobs` what may be in the queue of a batch
+    system; `hurried` says that somebody waits for the end.
+    """
+
+    def __init__(
+        self,
+        events: SimpleQueue[Event],
+        *,
+        guard: Guard | None,
+        starting: threading.Thread | None,
+        launched: Launched | None,
+        jobs: tuple[str, ...],
+        hurried: bool,
+    ):
+        #: Jobs that may be left.
+        self.jobs = jobs
+        self._events = events
+        self._guard = guard
+        self._starting = starting
+        self._launched = launched
+        self._hurried = hurried
+        #: Another signal arrived while everything was ending.
+        self._impatient = False
+
+    def run(self) -> bool:
+        """End the cluster and all processes.
+
+        Returns False if that took a second signal, or if something is left.
+        """
+        deadline = time.monotonic() + self._seconds()
+        known = self._below()
+        closer = self._close_in_time(deadline)
+        known |= self._below()
+        left = processes.alive(known)
+        if closer is not None and not closer.is_alive():
+            # what is left now was not told to end, it can only notice
+            deadline = min(deadline, time.monotonic() + NOTICE_SECONDS)
+        while left and not self._impatient and time.monotonic() < deadline:
+            self._pass_time()
+            left = processes.alive(left)
+        if left:
+            logger.warning(
+                "Killing processes that did not end in time: %s.", _pids(left)
+            )
+        # again and again, for a process that was just starting another
+        deadline = time.monotonic() + KILL_SECONDS
+        while left and time.monotonic() < deadline:
+            left = processes.kill(left, KILL_SECONDS / 4) | self._below()
+        if left:
+            logger.error("Processes that could not be ended: %s.", _pids(left))
+        if closer is not None:
+            closer.join(FAREWELL_SECONDS)
+        return not left and not self._impatient
+
+    def _seconds(self) -> float:
+        if not self.jobs:
+            return CLOSE_SECONDS
+        return HURRIED_JOBS_SECONDS if self._hurried else JOBS_SECONDS
+
+    def _below(self) -> set[psutil.Process]:
+        """All processes that are there because of this one, but for the guard."""
+        found = processes.descendants()
+        if self._guard is None:
+            return found
+        if self._guard.mark:
+            found |= processes.alive(marked(self._guard.mark))
+        return {process for process in found if process.pid != self._guard.pid}
+
+    def _close_in_time(self, deadline: float) -> threading.Thread | None:
+        """Close the cluster in a thread, which is returned, and wait for it."""
+        while self._starting is not None and self._launched is None:
+            # a cluster that is about to start is closed in good order afterwards
+            if not self._starting.is_alive() and self._events.empty():
+                break
+            if self._impatient or time.monotonic() > deadline:
+                logger.warning("The cluster was still starting: no orderly end.")
+                break
+            self._pass_time()
+        if self._launched is None:
+            return None
+        closer = threading.Thread(
+            target=self._close,
+            args=(self._launched, deadline),
+            name="cluster end",
+            daemon=True,
+        )
+        closer.start()
+        while closer.is_alive() and not self._impatient:
+            if time.monotonic() > deadline:
+                break
+            self._pass_time()
+        while not self._events.empty():  # its last news
+            self._pass_time()
+        return closer
+
+    def _pass_time(self) -> None:
+        """Wait a moment, and notice a cluster that started or another signal."""
+        try:
+            event = self._events.get(timeout=0.05)
+        except Empty:
+            return
+        if isinstance(event, Started):
+            self._launched = event.launched
+        elif isinstance(event, News):
+            self.jobs = event.jobs
+        elif isinstance(event, SignalArrived):
+            self._impatient = True
+            logger.warning(
+                "Received %s as well: no more waiting.",
+                signal.Signals(event.number).name,
+            )
+
+    def _close(self, launched: Launched, deadline: float) -> None:
+        try:
+            if launched.jobs is not None:
+                seconds = deadline - time.monotonic() - CLUSTER_SECONDS
+                left = launched.cluster.sync(launched.jobs.end, max(seconds, 0.5))
+                self._events.put(News(tuple(left), ""))
+            launched.cluster.close()
+        except Exception:  # the processes are killed if need be
+            logger.exception("The cluster could not be closed in an orderly way")
+
+
+def _pids(found: set[psutil.Process]) -> str:
+    return ", ".join(str(process.pid) for process in found)

@@ -1,0 +1,60 @@
+"""What the main thread of the wrapper is told by others; they put it into its queue."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+from .exit_codes import StatusFileLost
+
+if TYPE_CHECKING:
+    from .launch import Launched
+
+
+@dataclass(frozen=True)
+class SignalArrived:
+    """Somebody wants the wrapper to end."""
+
+    number: int
+
+
+@dataclass(frozen=True)
+class FileLost:
+    """The status file is no longer ours."""
+
+    error: StatusFileLost
+
+
+@dataclass(frozen=True)
+class Started:
+    """The cluster accepts connections."""
+
+    launched: Launched
+
+
+@dataclass(frozen=True)
+class Failure:
+    """Something went wrong in another thread."""
+
+    error: BaseException
+
+
+@dataclass(frozen=True)
+class Activity:
+    """What the cluster does."""
+
+    #: Counters of the scheduler plugin; None once the scheduler is closed.
+    snapshot: dict[str, Any] | None
+
+
+@dataclass(frozen=True)
+class News:
+    """What has changed about the jobs of a batch system."""
+
+    #: Jobs that may be in the queue.
+    jobs: tuple[str, ...]
+    #: Why no more jobs are submitted at the moment; empty if nothing is wrong.
+    submission_error: str
+
+
+Event = SignalArrived | FileLost | Started | Failure | Activity | News
