@@ -6,6 +6,7 @@ Pure, O(1) per task, and bounded: only unfinished tasks are listed.
 from __future__ import annotations
 
 import re
+from collections.abc import Iterable
 from typing import Any
 
 #: How the key of every task that runs a transformation begins
@@ -65,6 +66,10 @@ class LiveKeys:
         """No task is left."""
         self._keys.clear()
         self._named.clear()
+
+    def checksums(self) -> Iterable[str]:
+        """The transformations that have unfinished tasks."""
+        return self._keys.keys()
 
     def of(self, checksum: str) -> list[str]:
         """The keys of the unfinished tasks of a transformation, sorted."""

@@ -10,6 +10,7 @@ from dataclasses import dataclass
 from itertools import islice
 from typing import Any, Literal
 
+from distributed.core import Status
 from distributed.metrics import time
 from distributed.scheduler import Scheduler, TaskState, WorkerState
 
@@ -20,6 +21,7 @@ from .leases import Lease
 from .permissions import PermissionMachine
 from .scaling import ScalingRecord
 from .words import count, listed, span
+from .workers import PAUSED, paused
 
 #: Transformations that each list of an overview has at most
 SHOWN = 100
@@ -160,6 +162,36 @@ def why(subject: Subject, checksum: str, now: float) -> dict[str, Any]:
     return reply
 
 
+def chain(subject: Subject, key: str, now: float) -> list[dict[str, Any]]:
+    """What a task waits for, and what that waits for: rows of overview, see why."""
+    steps: list[dict[str, Any]] = []
+    seen = {key}
+    while len(steps) < MAX_STEPS:
+        below = [other for other in waits_for(subject, key) if other not in seen]
+        if not below:
+            break
+        key = below[0]
+        seen.add(key)
+        steps.append(_row(subject, key, now))
+    return steps
+
+
+def on_the_way(subject: Subject) -> str:
+    """What the batch system has in its queue, or empty."""
+    jobs = subject.scaling.snapshot()["jobs"]
+    pending, starting = jobs.get("pending", 0), jobs.get("starting", 0)
+    if not (pending or starting):
+        return ""
+    return f"; batch system: {pending} pending, {starting} starting"
+
+
+def named(subject: Subject, prefix: str) -> list[str]:
+    """The checksums of all known transformations that begin so, sorted."""
+    keys = map(checksum_of, subject.machine.ledger.keys())
+    known = {*subject.live.checksums(), *subject.journal.remembered(), *keys}
+    return sorted(each for each in known if each and each.startswith(prefix))
+
+
 def waits_for(subject: Subject, key: str) -> list[str]:
     """Keys of the tasks that a transformation waits for, oldest first."""
     task = subject.scheduler.tasks.get(key)
@@ -180,25 +212,12 @@ def _task(subject: Subject, key: str, now: float) -> dict[str, Any]:
     row = _row(subject, key, now)
     return {
         **row,
-        "chain": _chain(subject, key, now),
+        "chain": chain(subject, key, now),
         "waits_for": _named(below),
         "called_by": _named(sorted(map(str, called_by))),
         "clients": len(task.who_wants or ()) if task is not None else 0,
         "token": _token(subject, key) if row["state"] == "token" else None,
     }
-
-
-def _chain(subject: Subject, key: str, now: float) -> list[dict[str, Any]]:
-    steps: list[dict[str, Any]] = []
-    seen = {key}
-    while len(steps) < MAX_STEPS:
-        below = [other for other in waits_for(subject, key) if other not in seen]
-        if not below:
-            break
-        key = below[0]
-        seen.add(key)
-        steps.append(_row(subject, key, now))
-    return steps
 
 
 def _token(subject: Subject, key: str) -> dict[str, Any]:
@@ -245,7 +264,8 @@ def _lease_row(subject: Subject, lease: Lease, now: float) -> dict[str, Any]:
         state: State = "token"
         reason = f"no token: {subject.machine.why_waiting()}"
         if not subject.machine.capacity:
-            reason += _on_the_way(subject)
+            reason += on_the_way(subject)
+        reason += _paused(subject)
     else:
         state = "submission"
         reason = f"it has a token, {lease.request.holder} is about to submit it"
@@ -282,7 +302,8 @@ def _state(subject: Subject, task: TaskState) -> tuple[State, str]:
             f"waits for {count(number, 'input')}: {listed(keys, number)}",
         )
     if task.state == "queued" and subject.scheduler.workers:
-        return "queued", "held back by Dask until a worker has a free thread"
+        reason = "held back by Dask until a worker has a free thread"
+        return "queued", reason + _paused(subject)
     return "no-worker", _no_worker(subject, task)
 
 
@@ -303,6 +324,8 @@ def _with_worker(
     if task in ws.executing:
         seconds = ws.executing[task] + max(0.0, time() - ws.last_seen)
         return "running", f"has run for {span(seconds)}"
+    if ws.status == Status.paused:
+        return "assigned", f"not begun, its worker is paused: {PAUSED}"
     busy = ws.metrics.get("task_counts", {}).get("executing", 0)
     return "assigned", f"not begun, {count(busy, 'task')} run there"
 
@@ -323,20 +346,17 @@ def _no_worker(subject: Subject, task: TaskState) -> str:
         offers.append(f"{name} at most {max(offered):g}" if offered else f"no {name}")
     number = len(scheduler.workers)
     if not number:
-        return "no worker is connected" + _on_the_way(subject)
+        return "no worker is connected" + on_the_way(subject)
     text = f"no worker fits: it needs {listed(asked) or 'a running worker'}"
     if offers:
         text += f"; {count(number, 'worker')} connected with {listed(offers)}"
-    return text
+    return text + _paused(subject)
 
 
-def _on_the_way(subject: Subject) -> str:
-    """What the batch system has in its queue, if anything."""
-    jobs = subject.scaling.snapshot()["jobs"]
-    pending, starting = jobs.get("pending", 0), jobs.get("starting", 0)
-    if not (pending or starting):
-        return ""
-    return f"; batch system: {pending} pending, {starting} starting"
+def _paused(subject: Subject) -> str:
+    """Workers that take no tasks, in addition to a reason."""
+    text = paused(subject.scheduler)
+    return f"; {text}" if text else ""
 
 
 def _ended(subject: Subject, ended: Ended) -> str:

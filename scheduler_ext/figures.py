@@ -11,19 +11,16 @@ from heapq import nlargest
 from typing import Any
 
 from distributed.metrics import monotonic, time
-from distributed.scheduler import WorkerState
 
 from . import explain
-from .cancellation import is_transformation
 from .operations import Operations
 from .words import count, listed, size, span
+from .workers import TASKS_SEEN, paused, work
 
 #: Rows of the tables
 WORKERS_SHOWN = 20
 TRANSFORMATIONS_SHOWN = 15
 DECISIONS_SHOWN = 10
-#: Tasks that are looked at, for all workers together
-TASKS_SEEN = 5_000
 #: Characters of a checksum or key that are shown
 KEY_SHOWN = 16
 
@@ -135,7 +132,7 @@ def figures(operations: Operations) -> Figures:
             "latest",
             "the number of workers was not changed",
         ),
-        problems=_problems(scaling),
+        problems=_stalls(operations) + _problems(scaling),
     )
 
 
@@ -228,29 +225,11 @@ def _workers(operations: Operations) -> list[Row]:
             "memory": size(ws.metrics.get("memory") or 0),
         }
         if left >= 0:
-            row |= _counts(operations, ws)
+            row |= work(operations.machine, ws)
             running = len(ws.processing) - row["waiting"] - row["not_begun"]
             row["load"] = round(100 * running / max(1, slots))
         rows.append(row)
     return rows
-
-
-def _counts(operations: Operations, ws: WorkerState) -> dict[str, int]:
-    """Transformations of a worker: top-level, nested, and those of both that wait.
-
-    What has not begun is known from the worker's last heartbeat.
-    """
-    counts = {"top_level": 0, "nested": 0, "waiting": 0, "not_begun": 0}
-    waits = operations.machine.waits
-    for task in ws.processing:
-        if is_transformation(task.key):
-            # nested work is submitted with its depth as its priority
-            nested = task.priority is not None and task.priority[0] < 0
-            counts["nested" if nested else "top_level"] += 1
-            waiting = task in ws.long_running or waits(str(task.key))
-            counts["waiting"] += waiting
-            counts["not_begun"] += not waiting and task not in ws.executing
-    return counts
 
 
 def _waiting_row(row: Row) -> Row:
@@ -290,6 +269,14 @@ def _short(row: Row) -> str:
     if name is None:
         return "not said"
     return name if len(name) <= KEY_SHOWN else name[:KEY_SHOWN] + "…"
+
+
+def _stalls(operations: Operations) -> list[str]:
+    problems = [paused(operations.scheduler)]
+    stall = operations.watchdog.state()
+    if stall is not None:
+        problems.append(stall["message"])
+    return [problem for problem in problems if problem]
 
 
 def _problems(scaling: dict[str, Any]) -> list[str]:

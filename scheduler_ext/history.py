@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from bisect import bisect_left
 from collections import OrderedDict, deque
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from itertools import islice
 from typing import Any, Literal, NamedTuple
@@ -163,6 +163,10 @@ class Journal:
     def ended(self, name: str) -> Ended | None:
         """The last end of a transformation, by its checksum, if it is remembered."""
         return self._ended.get(name)
+
+    def remembered(self) -> Iterable[str]:
+        """What :meth:`ended` knows, oldest first."""
+        return self._ended.keys()
 
     def _take(self, key: str, now: float) -> tuple[float, float | None]:
         """Since when a key is unfinished, and when a worker got it; forget both."""

@@ -50,6 +50,8 @@ MAX_TEXT = 1_000
 MAX_COUNT = 1_000_000
 MAX_AMOUNT = 1e15
 MAX_WAIT_SECONDS = 86_400.0
+#: Digits of a checksum that are enough to ask for it
+MIN_PREFIX = 6
 
 _T = TypeVar("_T")
 
@@ -155,9 +157,9 @@ def parse_cancel(payload: Mapping[str, Any]) -> tuple[str, ...]:
 
 
 def parse_why(payload: Mapping[str, Any]) -> str:
-    """The argument of OP_WHY: the checksum of a transformation."""
+    """The argument of OP_WHY: the checksum of a transformation, or how it begins."""
     fields = _Fields(payload)
-    checksum = fields.take("checksum", _checksum)
+    checksum = fields.take("checksum", _prefix)
     fields.finish()
     return checksum
 
@@ -237,6 +239,16 @@ def _checksum(value: Any) -> str:
         or not set(value) <= set("0123456789abcdef")
     ):
         raise _Wrong("64 hexadecimal digits in lower case")
+    return value
+
+
+def _prefix(value: Any) -> str:
+    if (
+        not isinstance(value, str)
+        or not MIN_PREFIX <= len(value) <= 64
+        or not set(value) <= set("0123456789abcdef")
+    ):
+        raise _Wrong(f"{MIN_PREFIX} to 64 hexadecimal digits in lower case")
     return value
 
 

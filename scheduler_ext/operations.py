@@ -16,12 +16,14 @@ from distributed.scheduler import Scheduler
 from tornado.ioloop import PeriodicCallback
 
 from . import explain, messages
-from .activity import UNFINISHED
+from .activity import UNFINISHED, Activity
 from .cancellation import LiveKeys
 from .history import History, Journal, Sample
 from .messages import InvalidMessage, error_reply
 from .permissions import PermissionMachine
 from .scaling import ScalingRecord
+from .watchdog import Watchdog
+from .words import listed
 
 logger = logging.getLogger(__name__)
 
@@ -46,6 +48,7 @@ class Operations:
         machine: PermissionMachine,
         live: LiveKeys,
         scaling: ScalingRecord,
+        activity: Activity,
         status: Callable[[], dict[str, Any]],
     ) -> None:
         self.scheduler = scheduler
@@ -55,6 +58,7 @@ class Operations:
         self.journal = Journal()
         self.history = History()
         self.subject = explain.Subject(scheduler, machine, live, self.journal, scaling)
+        self.watchdog = Watchdog(self.subject, activity)
         #: whether the plugin takes part in the scheduler
         self.attached = False
         self._sampler = PeriodicCallback(self._take_sample, INTERVAL * 1000)
@@ -165,16 +169,29 @@ class Operations:
         return {"time": time(), "scheduler": self.scheduler.address, **self.status()}
 
     def why(self, checksum: str) -> dict[str, Any]:
-        """Where a transformation is, see :func:`explain.why`."""
+        """Where a transformation is, see :func:`explain.why`.
+
+        The beginning of its checksum will do. Raises InvalidMessage if several begin so.
+        """
+        if len(checksum) < 64:
+            known = explain.named(self.subject, checksum)
+            if len(known) > 1:
+                names = listed(known[: explain.MAX_NAMED], len(known))
+                raise InvalidMessage(
+                    [
+                        f"field 'checksum': got {checksum!r}, allowed: more digits, "
+                        f"since {len(known)} transformations begin so: {names}"
+                    ]
+                )
+            checksum = known[0] if known else checksum
         return explain.why(self.subject, checksum, monotonic())
 
     def _on_why(self, **payload: Any) -> dict[str, Any]:
         """RPC: ``{"status": "ok", ...}`` and what :func:`explain.why` returns."""
         try:
-            checksum = messages.parse_why(payload)
+            return {"status": "ok", **self.why(messages.parse_why(payload))}
         except InvalidMessage as problem:
             return error_reply(problem.errors)
-        return {"status": "ok", **self.why(checksum)}
 
 
 # The modules below are loaded with the first scheduler, not with the package.

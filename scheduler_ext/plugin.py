@@ -20,7 +20,7 @@ from distributed.metrics import monotonic
 from distributed.scheduler import Scheduler, WorkerState
 from tornado.ioloop import PeriodicCallback
 
-from . import __version__, messages
+from . import __version__, messages, workers
 from .activity import UNFINISHED, Activity
 from .calls import Calls, Reply
 from .cancellation import LiveKeys, is_transformation
@@ -88,7 +88,12 @@ class SeamlessSchedulerPlugin(SchedulerPlugin):
         )
         #: what people see of all this
         self.operations = Operations(
-            scheduler, self._machine, self._live, self.scaling, self.status
+            scheduler,
+            self._machine,
+            self._live,
+            self.scaling,
+            self._activity,
+            self.status,
         )
 
     # -- life cycle --------------------------------------------------------------
@@ -158,10 +163,10 @@ class SeamlessSchedulerPlugin(SchedulerPlugin):
             "activity": self._activity.snapshot(now),
             "scaling": self.scaling.snapshot(),
             "transformations": self.operations.overview(),
-            "workers": [
-                self._worker_row(address, *offer)
-                for address, offer in self._machine.offers().items()
-            ],
+            "stall": self.operations.watchdog.state(),
+            "workers": workers.rows(
+                self._scheduler, self._machine, self._executing, self.leaves
+            ),
             "waiting": [
                 {
                     "id": lease.request.lease_id,
@@ -280,6 +285,7 @@ class SeamlessSchedulerPlugin(SchedulerPlugin):
         """Look at timeouts, the epoch and deadlocks; cheap while no lease lives."""
         machine = self._machine
         quiet_beats, self._quiet_beats = self._quiet_beats, 0
+        self.operations.watchdog.beat(now)
         if not machine.live:
             return
         self._delivery.deliver(machine.expire(now))
@@ -352,20 +358,6 @@ class SeamlessSchedulerPlugin(SchedulerPlugin):
             and task.state == "released"
             and bool(task.who_wants or task.waiters)
         )
-
-    def _worker_row(
-        self, address: str, processes: int, throttle: int, capacity: int
-    ) -> dict[str, Any]:
-        ws = self._scheduler.workers.get(address)
-        return {
-            "address": address,
-            "name": None if ws is None else str(ws.name),
-            "processes": processes,
-            "throttle": throttle,
-            "capacity": capacity,
-            "executing": 0 if ws is None else self._executing(ws),
-            "long_running": 0 if ws is None else len(ws.long_running),
-        }
 
 
 def attach(scheduler: Scheduler, **options: float) -> SeamlessSchedulerPlugin:

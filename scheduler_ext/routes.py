@@ -41,11 +41,10 @@ class StateHandler(_Json):
 class WhyHandler(_Json):
     def get(self, checksum: str) -> None:
         try:
-            checksum = messages.parse_why({"checksum": checksum})
+            reply = self.operations.why(messages.parse_why({"checksum": checksum}))
         except InvalidMessage as problem:
             self.answer({"errors": list(problem.errors)}, 400)
             return
-        reply = self.operations.why(checksum)
         self.answer(reply, 200 if reply["found"] else 404)
 
 

@@ -384,6 +384,26 @@ async def test_a_task_whose_worker_is_gone_has_not_ended():
 
 
 @asynchronous
+async def test_the_beginning_of_a_checksum_is_enough():
+    """If only one transformation begins so, also one that has ended."""
+    async with cluster() as c:
+        client = await c.client()
+        await c.worker()
+        one, two = "abcdef" + "0" * 58, "abcdef" + "1" * 58
+        gate("x").set()
+        assert await client.submit(pass_gate, "x", key=f"base-{one}") == "x"
+        assert (await why(c, "abcdef"))["checksum"] == one
+        await c.request(client, f"base-{two}")
+        reply = await c.call.seamless_why(checksum="abcdef")
+        assert reply["errors"] == (
+            "field 'checksum': got 'abcdef', allowed: more digits, since 2 "
+            f"transformations begin so: {one}, {two}",
+        )
+        assert (await fetch(c.scheduler, "seamless/why/abcdef.json"))[0] == 400
+        assert (await why(c, "abcdef1"))["state"] == "token"
+
+
+@asynchronous
 async def test_why_nobody_knows():
     """What never was, and what is no checksum."""
     async with cluster() as c:
@@ -399,7 +419,7 @@ async def test_why_nobody_knows():
         assert code == 400
         assert json.loads(text) == {
             "errors": [
-                "field 'checksum': got 'abc', allowed: 64 hexadecimal digits in "
+                "field 'checksum': got 'abc', allowed: 6 to 64 hexadecimal digits in "
                 "lower case"
             ]
         }
