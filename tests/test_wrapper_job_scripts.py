@@ -383,7 +383,8 @@ def test_output_of_jobs(system: str) -> None:
     assert [line for line in directives() if "/logs" in line or "oe" in line] == (
         OUTPUT[system]
     )
-    chosen = directives(job_extra_directives="-o /mine/")
+    option = "-d" if system == "OARCluster" else "-o"
+    chosen = directives(job_extra_directives=f"{option} /mine/")
     assert not [line for line in chosen if "/logs" in line]
 
 

@@ -13,7 +13,9 @@ from .parameters import Parameters
 
 logger = logging.getLogger(__name__)
 
-_OUTPUT_OPTIONS = ("-o", "-O", "-d", "--output", "--stdout", "--directory", "Output")
+#: Options that say where output goes; on OAR where the job starts, see `job_logs`.
+_OUTPUT_OPTIONS = ("-o", "--output", "Output", "output")
+_OAR_DIRECTORY = ("-d", "--directory")
 
 
 def extra_directives(
@@ -36,14 +38,11 @@ def _output(
     if chosen is not None:
         # dask_jobqueue knows what to do, but for OAR
         return output_directives(system, Path(chosen)) if system == "oar" else []
-    if log_directory is None or any(map(_names_output, directives)):
+    options = _OAR_DIRECTORY if system == "oar" else _OUTPUT_OPTIONS
+    given = {item.replace("=", " ").split()[0] for item in directives if item.strip()}
+    if log_directory is None or given & set(options):
         return []
     return output_directives(system, log_directory)
-
-
-def _names_output(directive: str) -> bool:
-    first = directive.replace("=", " ").split()[:1]
-    return bool(first) and first[0] in _OUTPUT_OPTIONS
 
 
 def oar_directives(parameters: Parameters) -> list[str]:
