@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Any
 from distributed import Client, Worker
 from distributed.diagnostics.plugin import WorkerPlugin
 
+from . import private_directories
 from .inner import WORKER_ENV
 from .keys import NESTED_RESOURCE, NESTED_SUPPLY, TOP_LEVEL_RESOURCE
 from .record_mode import set_in_this_process
@@ -95,6 +96,7 @@ class SeamlessWorkerPlugin(WorkerPlugin):
         )
 
     async def _start(self, worker: Worker) -> WorkerRuntime:
+        private_directories.protect(worker.local_directory)
         # These start threads and raise resource limits, so not at import.
         from .pool import Pool
         from .runtime import WorkerRuntime
