@@ -12,14 +12,18 @@ import asyncio
 import atexit
 import logging
 import signal
+import tempfile
 import threading
 from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
 from typing import TYPE_CHECKING, Any
 
+import dask.config
 from distributed import Client, Scheduler, Worker
 
 import scheduler_ext
+
+from . import private_directories
 
 if TYPE_CHECKING:
     from types import TracebackType
@@ -76,7 +80,12 @@ async def create_dummy_scheduler(
     ]
     if problems:
         raise ValueError("; ".join(problems))
-    scheduler = await Scheduler(host=host, port=port, dashboard_address=":0")
+    scratch = private_directories.make(
+        dask.config.get("temporary-directory", None) or tempfile.gettempdir()
+    )
+    with dask.config.set({"temporary-directory": scratch}):  # for its own files
+        new = Scheduler(host=host, port=port, dashboard_address=f"{host}:0")
+    scheduler = await new
     running: list[Worker] = []
     try:
         scheduler_ext.attach(scheduler)
@@ -86,6 +95,7 @@ async def create_dummy_scheduler(
                 nthreads=worker_threads,
                 name=f"dummy-{index}",
                 host=host,
+                local_directory=scratch,
                 dashboard=False,
                 memory_limit=0,
             )
