@@ -73,6 +73,7 @@ class StatusFile:
                 unreadable_since = None
                 status = fields.get("status", "starting")
                 if status == "starting":
+                    _close_to_others(path)
                     return cls(path, fields)
                 # left over from an earlier run, its owner is about to replace it
                 reason = f'its status is {json.dumps(status)}, not "starting"'
@@ -248,6 +249,14 @@ def _replace(path: Path, fields: dict[str, Any]) -> None:
     except BaseException:
         temporary.unlink(missing_ok=True)
         raise
+
+
+def _close_to_others(path: Path) -> None:
+    """There may be secrets in it, such as lines of the job script."""
+    try:
+        path.chmod(0o600)
+    except OSError as error:
+        logger.warning("Others may read or change the status file: %s", error)
 
 
 def _read(path: Path) -> dict[str, Any]:

@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import copy
 import re
+import tempfile
 import uuid
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
 from typing import Any
 
 from . import commands
@@ -29,7 +31,7 @@ class Submitter:
         self._job_class = type(
             cluster.new_spec["cls"].__name__,
             (cluster.new_spec["cls"],),
-            {"_call": staticmethod(commands.call)},
+            {"_call": staticmethod(commands.call), "job_file": _job_file},
         )
 
     @property
@@ -73,3 +75,12 @@ class Submitter:
         """A job has ended; none of its workers will connect."""
         for name in [name for name, known in self._names.items() if known == job_id]:
             del self._names[name]
+
+
+@contextmanager
+def _job_file(job: Any) -> Iterator[str]:
+    """Write the script for our eyes only, to a file that nobody can put there first."""
+    with tempfile.NamedTemporaryFile("w", suffix=".sh") as file:
+        file.write(job.job_script())
+        file.flush()
+        yield file.name
