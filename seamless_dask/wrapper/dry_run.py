@@ -14,6 +14,7 @@ from .dask_config import apply_config, dask_settings, merged_config
 from .exit_codes import StatusFileUnusable
 from .launch import check, local_arguments
 from .parameters import Parameters, read_parameters
+from .security import tls_arguments
 
 logger = logging.getLogger(__name__)
 
@@ -48,7 +49,7 @@ def dry_run(cluster_string: str, file: Path, scheduler: str) -> str:
     return json.dumps(
         {
             "workers": [parameters.minimum_workers, parameters.maximum_workers],
-            "options": local_arguments(parameters),
+            "options": local_arguments(parameters) | tls_arguments(),
             "dask configuration": merged,
         },
         indent=2,
@@ -79,6 +80,10 @@ def _job(
     scheduler: str,
 ) -> str:
     arguments = job_arguments(parameters, cluster_class.batch_system, log_directory)
+    tls = tls_arguments()
+    if tls:
+        arguments |= tls
+        scheduler = scheduler.replace("tcp://", "tls://", 1)
     job = cluster_class.cls.job_cls(scheduler, name="NAME", **arguments)
     script = job.job_script().rstrip("\n")
     command = f"{job.submit_command.strip()} SCRIPT"

@@ -10,6 +10,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from .. import private_directories
 from ..record_mode import publish
 from .batch import batch_problems, job_arguments
 from .cluster_string import ClusterClass
@@ -28,6 +29,12 @@ from .parameters import Parameters
 from .ports import free_ports
 from .queues import QUEUES
 from .scaling import ScalingPolicy
+from .security import (
+    keep_files_private,
+    tls_arguments,
+    tls_problems,
+    warn_of_others,
+)
 
 if TYPE_CHECKING:
     from .batch_adaptive import BatchAdaptive
@@ -75,7 +82,7 @@ def check(
     it, or only to see whether that would work.
     """
     batch = cluster_class.kind == "jobqueue"
-    problems = _port_problems(parameters, batch=batch)
+    problems = _port_problems(parameters, batch=batch) + tls_problems(parameters)
     if batch:
         problems += batch_problems(parameters, cluster_class.batch_system)
     else:
@@ -145,12 +152,18 @@ def launch(
     settings = dask_settings(parameters, walltime=batch)
     apply_config(merged_config(settings, parameters.extra_dask_config))
     _check_config(parameters)
+    keep_files_private()
     if batch:
         system = cluster_class.batch_system
         arguments = job_arguments(parameters, system, log_directory)
     else:
         arguments = local_arguments(parameters)
+        arguments["local_directory"] = private_directories.make(
+            local_tmpdir(parameters)
+        )
+    arguments |= tls_arguments()
     cluster, port, dashboard_port = _start(cluster_class, endpoint, arguments)
+    warn_of_others(cluster.scheduler)
     try:
         plugin = cluster.sync(_attach, cluster.scheduler, parameters)
         jobs = None

@@ -36,7 +36,8 @@ def _duration_or_zero(value: str | float) -> str | float:
     return value
 
 
-def _absolute(value: str) -> str:
+def absolute_path(value: str) -> str:
+    """Return the path; ValueError if it is relative, or no shell would keep it."""
     # it is written into job scripts as it is, so that $VARIABLES work
     if not re.fullmatch(r"[/~$][\w./~${}@%+:,-]*", value):
         raise ValueError("is not absolute, or has characters that shells interpret")
@@ -104,4 +105,4 @@ PortRange = Annotated[
         }
     ),
 ]
-Path = Annotated[Line, AfterValidator(_absolute)]
+Path = Annotated[Line, AfterValidator(absolute_path)]
