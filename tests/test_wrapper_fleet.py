@@ -52,7 +52,7 @@ class BatchSystem:
         for job_id in actions.retire:
             self.lose(job_id)
             self.rows.pop(job_id, None)
-            assert self.fleet.retired(job_id) == job_id
+            assert self.fleet.retired(job_id, self.now) == job_id
         if actions.query:
             self.queries.append(self.now)
             self.fleet.answered(dict(self.rows), self.now, self.now)
@@ -319,7 +319,7 @@ def test_whatever_happens_it_converges(
             system.refuses = "no"
         elif event == "accept":
             system.refuses = ""
-        elif job_id is None or row is None:
+        elif job_id is None or row is None or row.place == "gone":
             system.steps(seconds)
         elif event == "start":
             system.run(job_id, f"n{number}")

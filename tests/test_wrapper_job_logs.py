@@ -35,11 +35,18 @@ def test_clean_up(tmp_path: Path) -> None:
         run.mkdir()
         (run / "job-1.log").write_text("said something")
         (run / "job-2.log").touch()
-    job_logs.prune(runs[-1])
+    job_logs.prune(runs[-1], success=False)
     assert sorted(tmp_path.iterdir()) == runs[-job_logs.KEPT_RUNS :]
     assert [path.name for path in runs[-1].iterdir()] == ["job-1.log"]
     # a run whose jobs said nothing leaves nothing
     (runs[-1] / "job-1.log").write_text("")
-    job_logs.prune(runs[-1])
+    job_logs.prune(runs[-1], success=False)
     assert not runs[-1].exists()
-    job_logs.prune(runs[-1])  # is gone already
+    job_logs.prune(runs[-1], success=False)  # is gone already
+
+
+def test_after_a_success_nothing_is_kept(tmp_path: Path) -> None:
+    (tmp_path / "run").mkdir()
+    (tmp_path / "run" / "job-1.log").write_text("said something")
+    job_logs.prune(tmp_path / "run", success=True)
+    assert not (tmp_path / "run").exists()

@@ -43,7 +43,11 @@ OAR_JSON = """{
  "4": {"state": "Running", "assigned_network_address": ["node2"], "message": "FIFO"},
  "5": {"state": "Waiting", "assigned_network_address": [], "message": ""},
  "6": {"state": "Hold", "assigned_network_address": [], "message": ""},
- "7": {"state": "toError", "assigned_network_address": ["node1"], "message": ""}
+ "7": {"state": "toError", "assigned_network_address": ["node1"], "message": ""},
+ "8": {"state": "Error", "assigned_network_address": ["node1"], "message": "R=1",
+       "events": [{"type": "FRAG_JOB_REQUEST"}, {"type": "SEND_KILL_JOB"}]},
+ "9": {"state": "Error", "assigned_network_address": ["node1"], "message": "R=1",
+       "events": [{"type": "OUTPUT_FILES"}]}
 }"""
 
 
@@ -57,7 +61,7 @@ OAR_JSON = """{
             "running pending held ending gone gone pending",
         ),
         ("sge", QSTAT_XML, "running ending pending held held"),
-        ("oar", OAR_JSON, "running pending held ending"),
+        ("oar", OAR_JSON, "running pending held ending gone gone"),
         (
             "pbs",
             "Job id            Name             User              Time Use S Queue\n"
@@ -92,6 +96,9 @@ def test_details() -> None:
     assert slurm["8"].blame == "job"
     assert QUEUES["sge"].answer(0, QSTAT_XML, "")["7"].node == "node1"
     assert QUEUES["oar"].answer(0, OAR_JSON, "")["4"].node == "node2"
+    oar = QUEUES["oar"].answer(0, OAR_JSON, "")
+    assert oar["8"].blame == "nobody"
+    assert oar["9"] == Row("gone", "Error", "node1", "OUTPUT_FILES")
     lsf = QUEUES["lsf"].answer(0, "4|EXIT|8*node2:4*node3|TERM_MEMLIMIT", "")
     assert lsf["4"] == Row("gone", "EXIT", "node2", "TERM_MEMLIMIT", "job")
 

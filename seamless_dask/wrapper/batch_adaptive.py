@@ -10,6 +10,7 @@ from __future__ import annotations
 import asyncio
 import logging
 import math
+import re
 import time
 from collections.abc import Callable, Coroutine
 from typing import Any
@@ -117,6 +118,11 @@ class BatchAdaptive(Adaptive):
             maximum=math.inf,  # the policy has the bounds
         )
 
+    @property
+    def healthy(self) -> bool:
+        """Whether no job has failed so far."""
+        return not self.fleet.troubled
+
     # --- events from the scheduler
 
     def arrived(self, name: str, address: str) -> None:
@@ -214,16 +220,22 @@ class BatchAdaptive(Adaptive):
     async def _cancel(self, job_ids: list[str]) -> None:
         """Cancel jobs; what is still in the queue at the next look is cancelled again."""
         try:
-            await commands.call(self._queue.cancel_command(job_ids))
+            result = await commands.run(self._queue.cancel_command(job_ids))
         except commands.CommandFailed as error:
             logger.warning("Cancelling jobs %s: %s", ", ".join(job_ids), error)
+            return
+        said = (result.errors.strip() or result.output.strip())[:500]
+        if result.code and not re.search(self._queue.too_late, said):
+            logger.warning("Cancelling jobs %s: %s", ", ".join(job_ids), said)
 
     async def _retire(self, job_id: str) -> None:
         """Let the workers of a job finish what they run, then end it."""
         addresses = list(self.fleet.jobs[job_id].workers)
         retired = await self._plugin.retire(addresses)
         job = self.fleet.jobs.get(job_id)
-        if job is not None and self.fleet.retired(job_id, kept=not retired):
+        if job is not None and self.fleet.retired(
+            job_id, monotonic(), kept=not retired
+        ):
             await self._cancel([job_id])
 
     async def _ask(self) -> None:

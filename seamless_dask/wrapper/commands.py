@@ -39,7 +39,8 @@ async def run(
     """Run a command to its end, which may be a failure.
 
     Raises `CommandFailed` if it cannot be started or takes longer than `seconds`; then
-    it is killed, with everything that it started.
+    it is killed, with everything that it started. Programs that run as another user, as
+    those of OAR do, can only be left alone.
     """
     start: Any = asyncio.create_subprocess_exec
     if shell:
@@ -61,11 +62,11 @@ async def run(
         raise CommandFailed(f"{command[0]} took longer than {seconds:g} s") from None
     finally:
         if process.returncode is None:
-            with contextlib.suppress(ProcessLookupError):
+            with contextlib.suppress(ProcessLookupError, PermissionError):
                 os.killpg(process.pid, signal.SIGKILL)
-            await process.wait()
+                await process.wait()
     return Result(
-        process.returncode,
+        process.returncode or 0,
         output.decode(errors="replace"),
         errors.decode(errors="replace"),
     )

@@ -11,8 +11,8 @@ from .queues import Queue, UnreadableAnswer
 
 logger = logging.getLogger(__name__)
 
-#: Longest run of a command while everything ends, in seconds.
-COMMAND_SECONDS = 10.0
+#: How long a command may take while everything ends: at least, and at most, in seconds.
+COMMAND_SECONDS = (2.0, 10.0)
 #: Pause before another look at the queue, in seconds; doubled each time up to the second.
 PAUSES = (0.25, 10.0)
 
@@ -53,4 +53,5 @@ async def make_sure(queue: Queue, job_ids: list[str], deadline: float) -> list[s
 
 
 def _patience(deadline: float) -> float:
-    return min(COMMAND_SECONDS, max(deadline - time.monotonic(), PAUSES[0]))
+    least, most = COMMAND_SECONDS
+    return min(most, max(deadline - time.monotonic(), least))

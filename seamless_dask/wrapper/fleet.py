@@ -36,6 +36,8 @@ class Rules:
     start_margin: float = 15.0
     #: A job that somebody holds in the queue is replaced after so long.
     held: float = 60.0
+    #: A job may go on for so long after it was cancelled.
+    dying: float = 20.0
     #: Pause after the first failed submission; doubled with every further one...
     retry: float = 5.0
     #: ... up to this.
@@ -77,7 +79,8 @@ class Job:
     #: Its workers have come to the end of their lifetime, and finish what they run.
     leaving: bool = False
     cancelled: bool = False
-    #: The queue has it although it was cancelled.
+    cancelled_at: float = 0.0
+    #: The queue has it long after it was cancelled.
     surviving: bool = False
 
     @property
@@ -126,6 +129,8 @@ class Fleet:
         self.submitting = 0
         #: Submissions that failed in a row.
         self.refusals = Backoff(rules.retry, rules.retry_most)
+        #: Whether a job has ever failed without having been asked to end.
+        self.troubled = False
         #: Jobs that failed in a row before their worker connected.
         self.misfits = Backoff(rules.retry, rules.retry_most)
         self._note = note
@@ -236,7 +241,11 @@ class Fleet:
             if not job.workers:  # after the loss of its node, for example
                 self._note(f"the batch system has put job {job.id} back into the queue")
                 job.alone_since = None
-        job.surviving = job.cancelled and row.place != "ending"
+        job.surviving = (
+            job.cancelled
+            and row.place != "ending"
+            and now - job.cancelled_at >= self.rules.dying
+        )
         job.place, job.reason = row.place, row.reason
         job.node = row.node or job.node
         if row.place == "running" and not job.workers and job.alone_since is None:
@@ -266,12 +275,14 @@ class Fleet:
             )
             self.nodes.failed(node, f"job {job.id} never connected", now)
         else:
+            self.troubled = True
             self._note(f"job {job.id} was lost: {word}{reason}")
             if row is None or row.blame != "job":
                 self.nodes.failed(node, f"job {job.id} was lost ({word})", now)
         return Gone(job, infrastructure=not (row is not None and row.blame == "job"))
 
     def _failed(self, backoff: Backoff, why: str, now: float) -> None:
+        self.troubled = True
         if backoff.failed(why, now):
             count = backoff.failures
             times = f" ({count} times in a row)" if count > 1 else ""
@@ -294,7 +305,7 @@ class Fleet:
             actions.submit = min(missing, self._allowed(live, now))
             self.submitting += actions.submit
         elif missing < 0:
-            self._shed(-missing, live, list(free), actions)
+            self._shed(-missing, live, list(free), actions, now)
         if self._curious() and now - self._asked_at >= self.rules.query:
             self._asked_at = now
             actions.query = True
@@ -314,7 +325,8 @@ class Fleet:
     def _lose_patience(self, actions: Actions, now: float) -> None:
         for job in self.jobs.values():
             if job.surviving:
-                self._cancel(job, "it was cancelled before without effect", actions)
+                why = "it was cancelled before without effect"
+                self._cancel(job, why, actions, now)
             if job.cancelled or job.workers:
                 continue
             if job.alone_since is not None:
@@ -322,7 +334,7 @@ class Fleet:
                 if job.place == "running" and alone >= self.rules.connect:
                     where = f" on {job.node}" if job.node else ""
                     why = f"it ran{where} for {alone:.0f} s without a worker"
-                    self._cancel(job, why, actions)
+                    self._cancel(job, why, actions, now)
                     self.nodes.failed(job.node, f"job {job.id} never connected", now)
                     if job.connected_at is None:
                         self._failed(
@@ -331,17 +343,22 @@ class Fleet:
             elif job.held_since is not None:
                 if now - job.held_since >= self.rules.held:
                     why = f"it is held in the queue ({job.reason})"
-                    self._cancel(job, why, actions)
+                    self._cancel(job, why, actions, now)
                     self._failed(self.misfits, f"job {job.id} is replaced: {why}", now)
 
     def _shed(
-        self, surplus: int, live: list[Job], free: list[str], actions: Actions
+        self,
+        surplus: int,
+        live: list[Job],
+        free: list[str],
+        actions: Actions,
+        now: float,
     ) -> None:
         """Give up jobs: those without a worker first, the youngest of them first."""
         for place in ("held", "pending", "starting"):
             for job in reversed(live):
                 if surplus and job.state == place and not job.cancelled:
-                    self._cancel(job, "it is no longer needed", actions)
+                    self._cancel(job, "it is no longer needed", actions, now)
                     surplus -= 1
         for job_id in free[:surplus]:
             job = self.jobs[job_id]
@@ -349,7 +366,7 @@ class Fleet:
                 job.retiring = True
                 actions.retire.append(job_id)
 
-    def retired(self, job_id: str, kept: bool = False) -> str | None:
+    def retired(self, job_id: str, now: float, kept: bool = False) -> str | None:
         """The workers of a job have ended; return its id if it is to be cancelled.
 
         With ``kept`` they could not end, and the job stays.
@@ -360,7 +377,7 @@ class Fleet:
         if kept:
             job.retiring = False
             return None
-        job.cancelled = True
+        job.cancelled, job.cancelled_at = True, now
         return job_id
 
     def cancel_all(self) -> list[str]:
@@ -370,8 +387,8 @@ class Fleet:
             job.cancelled = True
         return list(self.jobs)
 
-    def _cancel(self, job: Job, why: str, actions: Actions) -> None:
-        job.cancelled, job.surviving = True, False
+    def _cancel(self, job: Job, why: str, actions: Actions, now: float) -> None:
+        job.cancelled, job.cancelled_at, job.surviving = True, now, False
         actions.cancel[job.id] = why
 
     def _curious(self) -> bool:

@@ -17,6 +17,7 @@ import shlex
 import shutil
 import time
 from pathlib import Path
+from typing import Any
 
 import dask.config
 
@@ -48,15 +49,24 @@ def make(directory: Path) -> bool:
     return True
 
 
-def prune(directory: Path) -> None:
+def keep_script(directory: Path, cluster: Any) -> Path:
+    """Write the script of a cluster's jobs beside their output; return its path."""
+    path = directory / "job-script.sh"
+    path.write_text(cluster.job_script())
+    path.chmod(0o600)
+    return path
+
+
+def prune(directory: Path, *, success: bool) -> None:
     """Clean up at the end of a run, and after older ones.
 
-    Empty files of this run are removed, and its directory if nothing is left. Of the
-    other runs beside it only the latest stay, `KEPT_RUNS` together with this one.
+    After a success nothing of this run is kept. Otherwise its empty files are removed,
+    and its directory if nothing is left. Of the other runs beside it only the latest
+    stay, `KEPT_RUNS` together with this one.
     """
     try:
         for path in directory.iterdir():
-            if path.is_file() and not path.stat().st_size:
+            if path.is_file() and (success or not path.stat().st_size):
                 path.unlink()
         if not any(directory.iterdir()):
             directory.rmdir()

@@ -54,6 +54,8 @@ class Queue:
     ids: Callable[[list[str]], list[str]] = list
     #: Says, if it is in the error output of a query, that all is well: jobs have ended.
     ended: str = "(?!)"
+    #: Says, if it is in the output of a cancellation, that a job had ended before.
+    too_late: str = "(?!)"
     #: The directives of a job, and nodes that it should avoid, to all its directives;
     #: None if that cannot be said.
     exclude: Callable[[list[str], list[str]], list[str]] | None = None
@@ -158,7 +160,7 @@ _OAR = _places(
 
 
 def parse_oar(text: str) -> Rows:
-    """Rows of ``oarstat --json --job ID...``."""
+    """Rows of ``oarstat --json --full --job ID...``; events say why a job ended."""
     if not text.strip():
         return {}
     try:
@@ -169,11 +171,14 @@ def parse_oar(text: str) -> Rows:
     for job_id, job in jobs.items():
         word = job.get("state", "")
         nodes = job.get("assigned_network_address") or [""]
-        reason = (job.get("message") or "").strip()
-        blame = "nobody" if word == "Terminated" else ""
+        events = {event.get("type", "") for event in job.get("events") or ()}
         place = _OAR.get(word, "running")
-        if place == "gone" and "FRAG" in reason.upper():  # oardel, or the walltime
-            blame = "nobody"
+        reason = blame = ""
+        if place == "gone":
+            # deleted, or at its walltime, or by itself
+            deliberate = any("FRAG" in event or "WALLTIME" in event for event in events)
+            blame = "nobody" if deliberate or word == "Terminated" else ""
+            reason = ", ".join(sorted(events))
         rows[job_id] = Row(place, word, nodes[0], reason, blame)
     return rows
 
@@ -292,13 +297,15 @@ QUEUES = {
         ids=lambda ids: [],
         parse=parse_grid_engine,
         cancel=["qdel"],
+        too_late="does not exist|already",
         exclude=lambda given, nodes: [*given, f"-l 'h=!({'|'.join(nodes)})'"],
     ),
     "oar": Queue(
-        query=["oarstat", "--json"],
+        query=["oarstat", "--json", "--full"],
         ids=lambda ids: [part for job_id in ids for part in ("--job", job_id)],
         parse=parse_oar,
         cancel=["oardel"],
+        too_late="already killed",
         exclude=_exclude_oar,
     ),
     "pbs": _PBS_QUEUE,

@@ -24,7 +24,7 @@ from queue import Empty, SimpleQueue
 from types import FrameType
 from typing import Any
 
-from . import signals
+from . import job_logs, signals
 from .closing import Closing
 from .cluster_string import resolve
 from .events import Activity, Event, Failure, FileLost, News, SignalArrived, Started
@@ -72,6 +72,8 @@ class Supervisor:
     _launched: Launched | None = None
     _guard: Guard | None = None
     _starting: threading.Thread | None = None
+    #: Where jobs write what they print.
+    _job_output: Path | None = None
     #: A signal arrived, so somebody waits for the end.
     _hurried: bool = False
     #: Jobs that may be in the queue, and why there are not more of them.
@@ -102,6 +104,7 @@ class Supervisor:
             code = ExitCode.LOST if self._launched else ExitCode.START_FAILED
         code = self._close(code)
         self._last_word(code, failure)
+        self._tidy_up(code)
         logger.info("Ended with exit code %d.", code)
         return code
 
@@ -159,6 +162,9 @@ class Supervisor:
             daemon=True,
         )
         begin = time.monotonic()
+        if cluster_class.kind == "jobqueue":
+            directory = job_logs.run_directory(status_file.path)
+            self._job_output = directory if job_logs.make(directory) else None
         self._guard = Guard(status_file.path, cluster_class.batch_system)
         self._starting.start()
         while self._launched is None:
@@ -176,6 +182,9 @@ class Supervisor:
         self._heartbeat.relax()
         if self._news.jobs:
             self._write_news()
+        if self._job_output is not None:
+            script = job_logs.keep_script(self._job_output, launched.cluster)
+            logger.info("Jobs run %s; what they print is kept beside it.", script)
         logger.info(
             "Running after %.1f s: scheduler at %s, dashboard at port %d, %s.",
             time.monotonic() - begin,
@@ -198,7 +207,11 @@ class Supervisor:
     def _launch(self, parameters: Parameters, cluster_class: Any) -> None:
         try:
             launched = launch(
-                parameters, cluster_class, self.options.endpoint, self._events.put
+                parameters,
+                cluster_class,
+                self.options.endpoint,
+                self._events.put,
+                self._job_output,
             )
         except BaseException as error:  # noqa: BLE001 - the main thread raises it
             self._events.put(Failure(error))
@@ -321,6 +334,14 @@ class Supervisor:
         elif self._guard is not None:
             self._guard.dismiss()
         return code
+
+    def _tidy_up(self, code: ExitCode) -> None:
+        """What jobs printed is for those who look for a fault."""
+        if self._job_output is None:
+            return
+        jobs = self._launched.jobs if self._launched is not None else None
+        healthy = code is ExitCode.CLEAN and jobs is not None and jobs.healthy
+        job_logs.prune(self._job_output, success=healthy)
 
     def _last_word(self, code: ExitCode, failure: str) -> None:
         """Leave the status file as callers should find it."""
