@@ -156,22 +156,31 @@ def test_signals(tmp_path: Path, number: signal.Signals) -> None:
             begin = time.monotonic()
             wrapper.process.send_signal(number)
             assert wrapper.wait() == 0
-            assert time.monotonic() - begin < PATIENCE_SECONDS
+            # a guard: the launcher waits for so long, on a machine of its own
+            assert time.monotonic() - begin < 3 * PATIENCE_SECONDS
     assert not running(below)
     assert not wrapper.status_file.exists()
     assert f"received {number.name}" in wrapper.output()
 
 
 def test_idle_end_is_quick(tmp_path: Path) -> None:
-    """Nothing has to be killed when nothing runs."""
-    with WrapperProcess(tmp_path, {"cores": 1, "interactive": True}) as wrapper:
-        wrapper.until_running()
-        with connect(wrapper) as client:
-            client.submit(sum, [1]).result(timeout=60)
-        wrapper.process.send_signal(signal.SIGINT)
-        assert wrapper.wait() == 0
-    assert "Killing" not in wrapper.output()
-    assert "Traceback" not in wrapper.output()
+    """Nothing has to be killed when nothing runs, unless the machine is too busy."""
+    outputs = []
+    for attempt in range(3):
+        directory = tmp_path / str(attempt)
+        directory.mkdir()
+        parameters = {"cores": 1, "interactive": True}
+        with WrapperProcess(directory, parameters) as wrapper:
+            wrapper.until_running()
+            with connect(wrapper) as client:
+                client.submit(sum, [1]).result(timeout=60)
+            wrapper.process.send_signal(signal.SIGINT)
+            assert wrapper.wait() == 0
+        outputs.append(wrapper.output())
+        assert "Traceback" not in outputs[-1]
+        if "Killing" not in outputs[-1]:
+            return
+    raise AssertionError(outputs)
 
 
 def test_second_signal_forces(tmp_path: Path) -> None:
