@@ -1,0 +1,131 @@
+"""Which scheduler somebody means: an address, a status file, a name, or the only one.
+
+Status files are those of seamless-dask-wrapper (directory ``server``, on its machine)
+and of remote-http-launcher (directory ``client``, where the driver runs; the port may
+be that of a tunnel).
+"""
+
+from __future__ import annotations
+
+import json
+import re
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+#: How the names of the services begin that are clusters
+PREFIXES = ("daskserver-", "pure-daskserver-")
+DIRECTORIES = ("server", "client")
+
+_ADDRESS = re.compile(r"([a-z]+://)?(\[[0-9a-f:%.\w]+\]|[^/\[\]:\s]+):\d{1,5}/?")
+
+
+class NotFound(Exception):
+    """There is no cluster where somebody looks for one; the message is a sentence."""
+
+
+class NotClear(Exception):
+    """It could be several; the message is a sentence."""
+
+
+def resolve(what: str | None, home: Path | None = None) -> str:
+    """The address of the scheduler that somebody means.
+
+    Parameters
+    ----------
+    what
+        Address such as "tcp://host:port" or "host:port", path of a status file, name
+        of a status file without its directory and ".json", or None.
+    home
+        Directory that has ".remote-http-launcher"; None for that of the user.
+
+    Raises
+    ------
+    NotFound
+        If there is no such cluster, or it does not run; with its own error.
+    NotClear
+        If `what` is None and there are several.
+    """
+    directory = (home or Path.home()) / ".remote-http-launcher"
+    if what is None:
+        return _only_one(directory)
+    if _ADDRESS.fullmatch(what):
+        return what if "://" in what else f"tcp://{what}"
+    path = Path(what).expanduser()
+    if not path.exists() and "/" not in what:
+        known = status_files(directory)
+        path = known.get(what.removesuffix(".json"), path)
+    if not path.exists():
+        raise NotFound(
+            f"{what!r} is no address such as tcp://host:port, and there is no such "
+            f"status file, neither here nor in {directory}."
+        )
+    return address_in(path)
+
+
+def status_files(directory: Path) -> dict[str, Path]:
+    """The status files of clusters by name, those of this machine first."""
+    found: dict[str, Path] = {}
+    for name in DIRECTORIES:
+        for prefix in PREFIXES:
+            for path in sorted((directory / name).glob(f"{prefix}*.json")):
+                found.setdefault(path.stem, path)
+    return found
+
+
+def address_in(path: Path) -> str:
+    """The address of the scheduler that a status file names.
+
+    Raises NotFound if the file is not readable, or says that nothing runs.
+    """
+    fields = _read(path)
+    status = fields.get("status", "running")  # the launcher's own file has none
+    if status == "failed":
+        error = fields.get("error") or "without a reason"
+        raise NotFound(f"The cluster of {path} has failed: {error}")
+    if status != "running":
+        raise NotFound(f"The cluster of {path} does not run yet: it is {status!r}.")
+    host = fields.get("network_interface") or fields.get("hostname") or "127.0.0.1"
+    port = fields.get("port")
+    if not isinstance(port, int) or not isinstance(host, str):
+        raise NotFound(
+            f"The status file {path} names no scheduler: port is {port!r}, "
+            f"network_interface is {host!r}."
+        )
+    return f"tcp://[{host}]:{port}" if ":" in host else f"tcp://{host}:{port}"
+
+
+def _only_one(directory: Path) -> str:
+    known = status_files(directory)
+    problems = []
+    running = {}
+    for name, path in known.items():
+        try:
+            running[name] = address_in(path)
+        except NotFound as problem:
+            problems.append(str(problem))
+    if len(running) == 1:
+        return next(iter(running.values()))
+    if running:
+        names = ", ".join(sorted(running))
+        raise NotClear(f"{len(running)} clusters run, name one of them: {names}")
+    raise NotFound(
+        " ".join(
+            problems
+            or [f"No cluster runs: {directory} has no status file of a daskserver."]
+        )
+    )
+
+
+def _read(path: Path) -> Mapping[str, Any]:
+    try:
+        fields = json.loads(path.read_bytes())
+    except OSError as error:
+        raise NotFound(
+            f"The status file {path} cannot be read: {error.strerror}."
+        ) from None
+    except ValueError:
+        raise NotFound(f"The status file {path} is not valid JSON.") from None
+    if not isinstance(fields, dict):
+        raise NotFound(f"The status file {path} has no fields.")
+    return fields
