@@ -25,6 +25,7 @@ from .dask_config import (
 from .durations import parse_duration, parse_memory
 from .events import News
 from .exit_codes import ParametersError, StartFailed
+from .logs import configure_dask
 from .parameters import Parameters
 from .ports import free_ports
 from .queues import QUEUES
@@ -151,6 +152,7 @@ def launch(
     batch = cluster_class.kind == "jobqueue"
     settings = dask_settings(parameters, walltime=batch)
     apply_config(merged_config(settings, parameters.extra_dask_config))
+    configure_dask()
     _check_config(parameters)
     keep_files_private()
     if batch:
@@ -163,7 +165,7 @@ def launch(
         )
     arguments |= tls_arguments()
     cluster, port, dashboard_port = _start(cluster_class, endpoint, arguments)
-    warn_of_others(cluster.scheduler)
+    warn_of_others(cluster.scheduler, parameters)
     try:
         plugin = cluster.sync(_attach, cluster.scheduler, parameters)
         jobs = None

@@ -90,11 +90,17 @@ def tls_arguments() -> dict[str, Any]:
     return {"security": Security(), "protocol": "tls://"}
 
 
-def warn_of_others(scheduler: Any) -> None:
-    """Say in the log who could take over the cluster, if that is not prevented."""
+def warn_of_others(scheduler: Any, parameters: Parameters) -> None:
+    """Say in the log who could take over the cluster, or whom TLS keeps out."""
     from distributed.comm import get_address_host
 
     if dask.config.get(REQUIRED, False):
+        logger.log(
+            logging.INFO if parameters.pure_dask else logging.WARNING,
+            "Only clients with a certificate can connect, to %s. seamless-config and "
+            "seamless-remote cannot: they know tcp:// only.",
+            scheduler.address,
+        )
         return
     hosts = [get_address_host(each.listen_address) for each in scheduler.listeners]
     user = getpass.getuser()
