@@ -5,7 +5,6 @@ from __future__ import annotations
 import argparse
 import importlib.metadata
 import json
-import logging
 import os
 import sys
 import textwrap
@@ -13,7 +12,7 @@ import threading
 from collections.abc import Sequence
 from pathlib import Path
 
-from . import signals
+from . import logs, signals
 from .exit_codes import MEANINGS
 
 #: Time for the interpreter to end by itself, in seconds.
@@ -97,6 +96,14 @@ def _parser() -> argparse.ArgumentParser:
         help="print a JSON schema of the parameters, with descriptions, units and "
         "defaults, and end",
     )
+    parser.add_argument(
+        "--log-level",
+        type=str.upper,
+        choices=logs.LEVELS,
+        default="INFO",
+        help="least level of what is logged to the standard error, also by workers on "
+        "this machine (default: %(default)s)",
+    )
     parser.add_argument("--version", action="version", version=f"%(prog)s {_version()}")
     return parser
 
@@ -143,13 +150,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     options = parser.parse_args(arguments)
     _check_usage(parser, options)
 
-    logging.basicConfig(
-        level=logging.INFO,
-        format="%(asctime)s %(levelname)-7s %(name)s: %(message)s",
-        stream=sys.stderr,
-    )
-    logging.captureWarnings(True)
-
+    logs.set_up(options.log_level)
     if options.dry_run:
         return _dry_run(options)
     start, end = options.port_range
