@@ -63,13 +63,14 @@ def protect(directory: str) -> None:
         If they can, since the one around it is theirs.
     """
     around = os.path.dirname(os.path.abspath(directory))
+    us = os.stat(directory).st_uid  # not always our user id, on network file systems
     found = os.stat(around)
-    # not by our user id, which some network file systems do not show
-    if found.st_uid != os.stat(directory).st_uid:
-        raise NotPrivate(
-            f"The directory {around} for files of Dask workers belongs to another user "
-            f"(id {found.st_uid}), who could change what they run. Remove it, or set "
-            "tmpdir to a directory of your own."
-        )
+    for owner in (os.lstat(around).st_uid, found.st_uid):  # it may be a link
+        if owner != us:
+            raise NotPrivate(
+                f"The directory {around} for files of Dask workers belongs to another "
+                f"user (id {owner}), who could change what they run. Remove it, or set "
+                "tmpdir to a directory of your own."
+            )
     if found.st_mode & (stat.S_IWGRP | stat.S_IWOTH):
         os.chmod(around, stat.S_IMODE(found.st_mode) & 0o755)

@@ -290,10 +290,15 @@ def test_directory_of_a_worker_is_protected(tmp_path: Path) -> None:
 def test_worker_in_a_directory_of_somebody_else(open_directory: Path) -> None:
     """It must not start there."""
     around = shared(open_directory / "node") / private_directories.NAME
-    worker = around / "worker-1"
-    worker.mkdir()
-    with pytest.raises(private_directories.NotPrivate, match=f"{around} .* set tmpdir"):
-        private_directories.protect(str(worker))
+    link = around.parent / "link"
+    ours = open_directory / "ours"
+    ours.mkdir()
+    assert not as_nobody('ln -s "$1" "$2"', ours, link).returncode
+    for place in (around, link):
+        worker = place / "worker-1"
+        worker.mkdir()
+        with pytest.raises(private_directories.NotPrivate, match=f"{place} .* tmpdir"):
+            private_directories.protect(str(worker))
 
 
 def test_job_script_is_for_our_eyes_only() -> None:
