@@ -5,6 +5,7 @@
 #   make bench       the same workloads on this, on others and on plain Dask
 #                    (make bench BENCH_ARGS=--quick takes a few minutes)
 #   make lint        ruff and mypy
+#   make docs        the parts of the documentation that the code knows
 # Another Python: make PYTHON=python3.12 test
 
 PYTHON ?= python3
@@ -15,7 +16,7 @@ PYTEST_ARGS ?=
 BENCH_ARGS ?=
 
 .DEFAULT_GOAL := help
-.PHONY: help demo test test-fast bench lint clean
+.PHONY: help demo test test-fast bench lint docs clean
 
 help:
 	@sed -n '1,/^$$/s/^# \{0,1\}//p' Makefile
@@ -44,6 +45,9 @@ lint: $(READY)
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
+
+docs: $(READY)
+	$(BIN)/python docs/generate.py
 
 clean:
 	rm -rf $(VENV) .pytest_cache .mypy_cache .ruff_cache .hypothesis

@@ -1,0 +1,154 @@
+"""Write the parts of the documentation that the code knows: ``make docs``.
+
+Each part is between two comments, ``<!-- generated: NAME -->`` and ``<!-- end -->``.
+With ``--check`` nothing is written, and the exit code is 1 if a part is stale.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import re
+import sys
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+from seamless_dask.wrapper.exit_codes import MEANINGS
+from seamless_dask.wrapper.parameters import json_schema
+
+ROOT = Path(__file__).resolve().parent.parent
+EXAMPLES = ROOT / "examples"
+PAGES = (
+    "README.md",
+    "docs/parameters.md",
+    "docs/site-configuration.md",
+    "docs/wrapper.md",
+)
+PART = re.compile(r"(<!-- generated: (\S+) -->\n).*?(<!-- end -->)", re.DOTALL)
+
+#: The first parameter of each group
+GROUPS = {
+    "walltime": "Job",
+    "unknown_task_duration": "Scheduler and life of workers",
+    "transformation_throttle": "Worker",
+    "interactive": "Cluster",
+}
+#: How seamless-config writes them; both spellings are accepted everywhere.
+HYPHENATED = {
+    "unknown_task_duration",
+    "target_duration",
+    "internal_port_range",
+    "lifetime",
+    "lifetime_stagger",
+    "dask_resources",
+}
+#: What differs from one run to the next in a job script, and what stands for it
+PLACEHOLDERS = (
+    (re.escape(sys.executable), "/home/me/.venv/bin/python"),
+    (re.escape(str(Path.home())) + r"(?=/\.seamless-dask/)", "/home/me"),
+    (r"/\d{8}-\d{6}-\d+/", "/20260102-093000-4711/"),
+)
+
+
+def parameters() -> str:
+    """The table of parameters, from their model."""
+    lines: list[str] = []
+    for name, field in json_schema()["properties"].items():
+        if "$ref" in field:  # the other spelling
+            continue
+        if name in GROUPS:
+            lines += [
+                *([""] if lines else []),
+                f"### {GROUPS[name]}",
+                "",
+                "| name | what it is | type and allowed values | unit | default |",
+                "| --- | --- | --- | --- | --- |",
+            ]
+        written = name.replace("_", "-") if name in HYPHENATED else name
+        cells = (
+            f"`{written}`",
+            field["description"],
+            f"{_types(field)}: {field['allowed']}",
+            field.get("unit", ""),
+            _default(field),
+        )
+        lines.append(f"| {' | '.join(cells)} |")
+    return "\n".join(lines)
+
+
+def _types(field: dict[str, Any]) -> str:
+    """JSON types of a field, those of its alternatives included; null goes always."""
+    options = field.get("anyOf", [field])
+    found: list[str] = []
+    for option in options:
+        types = option["type"]
+        for each in [types] if isinstance(types, str) else types:
+            if each != "null" and each not in found:
+                found.append(each)
+    return " or ".join(found)
+
+
+def _default(field: dict[str, Any]) -> str:
+    if field.get("default") is None:
+        return "computed" if "Default" in field["description"] else "none"
+    return f"`{json.dumps(field['default'])}`"
+
+
+def exit_codes() -> str:
+    """The table of exit codes."""
+    rows = [f"| {int(code)} | {meaning} |" for code, meaning in MEANINGS.items()]
+    return "\n".join(["| code | meaning |", "| ---: | --- |", *rows])
+
+
+def example(name: str) -> str:
+    """The parameters of an example, and the job script that they lead to."""
+    from seamless_dask.wrapper.dry_run import dry_run
+
+    file = EXAMPLES / "slurm" / f"{name}.json"
+    script = dry_run("dask_jobqueue::SLURMCluster", file, "tcp://127.0.0.1:PORT")
+    for pattern, replacement in PLACEHOLDERS:
+        script = re.sub(pattern, replacement, script)
+    return f"```json\n{file.read_text().strip()}\n```\n\n```bash\n{script}\n```"
+
+
+def site() -> str:
+    """The clusters.yaml of a site."""
+    return f"```yaml\n{(EXAMPLES / 'site' / 'clusters.yaml').read_text().strip()}\n```"
+
+
+PARTS: dict[str, Callable[[], str]] = {
+    "parameters": parameters,
+    "exit-codes": exit_codes,
+    "pure-dask": lambda: example("pure_dask"),
+    "seamless-dask": lambda: example("seamless_dask"),
+    "site-example": site,
+}
+
+
+def updated(text: str) -> str:
+    """The text of a page with all its parts written again."""
+    return PART.sub(lambda part: f"{part[1]}{PARTS[part[2]]()}\n{part[3]}", text)
+
+
+def main() -> int:
+    parser = argparse.ArgumentParser(description=(__doc__ or "").split("\n\n")[0])
+    parser.add_argument("--check", action="store_true", help="write nothing")
+    options = parser.parse_args()
+    stale = 0
+    for page in PAGES:
+        path = ROOT / page
+        before = path.read_text()
+        after = updated(before)
+        if after != before:
+            stale += 1
+            if options.check:
+                print(f"{page} is stale: run make docs", file=sys.stderr)
+            else:
+                path.write_text(after)
+                print(f"{page} is written")
+    return int(options.check and stale > 0)
+
+
+if __name__ == "__main__":
+    sys.exit(main())
