@@ -33,7 +33,11 @@ from seamless_dask import SeamlessDaskClient, private_directories
 from seamless_dask.wrapper import job_logs
 from seamless_dask.wrapper.dry_run import dry_run
 from seamless_dask.wrapper.parameters import read_parameters
-from seamless_dask.wrapper.security import tls_problems, warn_of_others
+from seamless_dask.wrapper.security import (
+    directory_for_workers,
+    tls_problems,
+    warn_of_others,
+)
 from seamless_dask.wrapper.submission import Submitter
 
 needs_root = pytest.mark.skipif(os.getuid() != 0, reason="acts as another user")
@@ -259,6 +263,17 @@ def test_own_directory_is_closed_to_others(tmp_path: Path) -> None:
     path.mkdir(mode=0o755)
     assert private_directories.make(str(tmp_path)) == str(path)
     assert stat.S_IMODE(path.stat().st_mode) == 0o700
+
+
+def test_tmpdir_without_sticky_bit(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    """Others could exchange even a directory that is closed to them."""
+    for mode, warned in ((0o1777, False), (0o755, False), (0o777, True)):
+        tmp_path.chmod(mode)
+        caplog.clear()
+        directory_for_workers(str(tmp_path))
+        assert ("sticky bit" in caplog.text) is warned
 
 
 @pytest.mark.parametrize("kind", ["link", "file"])

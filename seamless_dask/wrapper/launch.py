@@ -10,7 +10,6 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from .. import private_directories
 from ..record_mode import publish
 from .batch import batch_problems, job_arguments
 from .cluster_string import ClusterClass
@@ -31,6 +30,7 @@ from .ports import free_ports
 from .queues import QUEUES
 from .scaling import ScalingPolicy
 from .security import (
+    directory_for_workers,
     keep_files_private,
     tls_arguments,
     tls_problems,

@@ -127,3 +127,15 @@ def keep_files_private() -> None:
     if not parent or not os.access(parent, os.W_OK | os.X_OK):
         parent = tempfile.gettempdir()  # tmpdir may exist on compute nodes only
     dask.config.set({key: private_directories.make(parent)})
+
+
+def directory_for_workers(parent: str) -> str:
+    """Make a directory below `parent` for the workers on this machine."""
+    mode = os.stat(parent).st_mode
+    if mode & stat.S_IWOTH and not mode & stat.S_ISVTX:
+        logger.warning(
+            "tmpdir = %r: everybody can replace what is in it, and so change what workers "
+            "run. Set its sticky bit (chmod +t), or use another.",
+            parent,
+        )
+    return private_directories.make(parent)
