@@ -18,7 +18,7 @@ from distributed.metrics import monotonic, time
 from . import explain
 from .activity import Activity
 from .explain import Subject
-from .words import count, span
+from .words import listed, span
 from .workers import paused
 
 logger = logging.getLogger(__name__)
@@ -95,18 +95,32 @@ class Watchdog:
             unfinished=tasks.unfinished + self._subject.machine.ledger.unsubmitted,
             alive=self._alive,
         ):
-            logger.warning("%s", message(self._subject, now, self._seconds(now)))
+            logger.warning("%s", self._message(now))
 
     def state(self) -> dict[str, Any] | None:
         """``since`` (Unix seconds) and ``message``, or None while things go on."""
         if self._standstill.since is None:
             return None
         now = monotonic()
-        seconds = self._seconds(now)
         return {
-            "since": time() - seconds,
-            "message": message(self._subject, now, seconds),
+            "since": time() - self._seconds(now),
+            "message": self._message(now),
         }
+
+    def _message(self, now: float) -> str:
+        """Since when everything stands still, and who waits for what."""
+        tasks = _by_state(self._activity, self._subject)
+        parts = [
+            f"Standstill: for {span(self._seconds(now))} nothing has ended and nothing "
+            f"runs; unfinished: {listed(tasks)}."
+        ]
+        reason = paused(self._subject.scheduler)
+        if reason:
+            parts.append(f"{reason}.")
+        chains = _chains(self._subject, now)
+        if chains:
+            parts.append("Who waits for what, the oldest first:")
+        return "\n  ".join([" ".join(parts), *chains])
 
     def _seconds(self, now: float) -> float:
         since = self._standstill.since
@@ -142,21 +156,13 @@ def limit() -> float | None:
     return seconds or None
 
 
-def message(subject: Subject, now: float, seconds: float) -> str:
-    """Since when everything stands still, and who waits for what."""
-    waiting, with_workers = explain.totals(subject)
-    parts = [
-        f"Standstill: for {span(seconds)} nothing has ended and nothing runs, while "
-        f"{count(waiting, 'transformation')} without and {with_workers} with a worker "
-        "are unfinished."
-    ]
-    reason = paused(subject.scheduler)
-    if reason:
-        parts.append(f"{reason}.")
-    chains = _chains(subject, now)
-    if chains:
-        parts.append("Who waits for what, the oldest first:")
-    return "\n  ".join([" ".join(parts), *chains])
+def _by_state(activity: Activity, subject: Subject) -> list[str]:
+    """Such as ``3 processing``; what has no task yet is told as well."""
+    states = {
+        **activity.all.states,
+        "not submitted": subject.machine.ledger.unsubmitted,
+    }
+    return [f"{number} {state}" for state, number in states.items() if number]
 
 
 def _chains(subject: Subject, now: float) -> list[str]:

@@ -107,9 +107,7 @@ def _summary(answer: Answer) -> RenderableType:
         "workers": _sentence(
             count(len(workers), "worker") if workers else "none",
             *(f"{n} {state}" for state, n in _conditions(workers).items()),
-            f"{scaling['wanted']} wanted ({scaling['reason']})"
-            if scaling["wanted"] is not None
-            else "",
+            f"{scaling['wanted']} wanted" if scaling["wanted"] is not None else "",
         ),
         "slots": _sentence(
             f"{permissions['slots_in_use']} of {permissions['capacity']} in use",

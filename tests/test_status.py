@@ -154,7 +154,7 @@ async def test_the_whole_cluster(capsys) -> None:
         code, text, errors = await command(capsys, c.scheduler.address)
         assert (code, errors) == (0, "")
         for expected in (
-            "2 workers, 1 paused, 4 wanted (much work)",
+            "2 workers, 1 paused, 4 wanted",
             "! 1 worker is paused: memory limit reached; ask for more memory",
             "! 2 submissions in a row failed",
             "sbatch: [invalid] partition",

@@ -125,7 +125,7 @@ async def test_who_waits_for_what_is_in_the_log_once(caplog):
         [record] = [r for r in caplog.records if r.name == "scheduler_ext.watchdog"]
         lines = record.getMessage().splitlines()
         assert lines[0].startswith("Standstill: for 5 min nothing has ended")
-        assert "2 transformations without and 1 with a worker are" in lines[0]
+        assert "unfinished: 1 processing, 2 not submitted." in lines[0]
         assert lines[1] == (
             f"  {A[:16]} on alpha: waits for 1 call -> {B[:16]}: it has a token, "
             f"{worker.address} is about to submit it"
