@@ -1,6 +1,6 @@
 """Runs inside each Seamless process of a Dask worker, before its first job.
 
-The pool of seamless-transformer starts these processes; three things are arranged
+The pool of seamless-transformer starts these processes; four things are arranged
 here, because nothing outside the process can:
 
 - Jobs that wait for nested transformations must not exhaust the threads in which
@@ -8,6 +8,7 @@ here, because nothing outside the process can:
 - The parent must learn *which* job asks for a nested transformation. Synchronous
   calls are made from an event loop in a thread of its own, where thread-local
   variables of the job's thread are not seen; context variables are.
+- Messages to and from the parent need no threads of their own.
 - When the Dask worker dies, so do its Seamless processes and what they started.
 """
 
@@ -25,7 +26,7 @@ from contextvars import ContextVar
 from multiprocessing.connection import wait
 from typing import Any
 
-from . import child_values, selection, small_buffers
+from . import child_values, pipes, selection, small_buffers
 from .bounds import Collector, synchronize_caches
 from .job_isolation import PROCESS_ENV, isolate_jobs
 
@@ -94,6 +95,7 @@ class Initializer:
         self.environment = environment
 
     async def __call__(self, channel: Any) -> None:
+        pipes.attach(channel._endpoint)
         threading.Thread(
             target=_end_with_parent, name="seamless-dask-guard", daemon=True
         ).start()

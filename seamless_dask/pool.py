@@ -34,7 +34,7 @@ if TYPE_CHECKING:
 
 logger = logging.getLogger(__name__)
 
-#: threads for the pipes: one per process, and one per message that is being sent
+#: threads for what blocks, such as a message that does not fit into a pipe
 MAX_THREADS = 4096
 #: seconds between the request to end and SIGKILL
 GRACE = 1.0

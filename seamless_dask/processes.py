@@ -20,7 +20,7 @@ from typing import TYPE_CHECKING, Any
 from seamless_transformer.process import ConnectionClosed
 from seamless_transformer.process.manager import ProcessError
 
-from . import watchdog
+from . import pipes, watchdog
 from .child import Initializer
 
 if TYPE_CHECKING:
@@ -160,6 +160,7 @@ class SeamlessProcess:
             scratch.rmdir()
             raise
         handle.cancel_watchers()
+        pipes.attach(handle.endpoint)
         self = cls(manager, handle, scratch, marker, on_end)
         self._in_background(self._watch_pulse(unresponsive_limit))
         return self
