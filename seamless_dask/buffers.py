@@ -158,6 +158,27 @@ class BufferStore:
         self.add(buffer)
         return buffer
 
+    async def resolve_all(self, checksums: Iterable[str]) -> list[Buffer]:
+        """Return several buffers, in any order; those elsewhere are fetched at once.
+
+        Raises
+        ------
+        seamless.CacheMissError, ServiceUnavailable
+            See `resolve`.
+        """
+        found = []
+        elsewhere = []
+        for checksum in checksums:
+            buffer = self.at_hand(checksum)
+            if buffer is None:
+                elsewhere.append(checksum)
+            else:
+                self.add(buffer)
+                found.append(buffer)
+        if elsewhere:
+            found += await asyncio.gather(*map(self.resolve, elsewhere))
+        return found
+
     async def size_of(self, checksum: str) -> int | None:
         """Return the length of a buffer, None if it is nowhere."""
         try:
@@ -302,4 +323,6 @@ async def await_pending_uploads(checksums: Iterable[str]) -> None:
             if buffer is not None:
                 await write_to_hashserver(checksum, buffer)
 
-    await asyncio.gather(*(wait(checksum) for checksum in set(checksums)))
+    pending = [c for c in set(checksums) if Checksum(c) in buffer_writer._entries]
+    if pending:
+        await asyncio.gather(*map(wait, pending))

@@ -137,7 +137,8 @@ class WorkerRuntime:
                 if known is not None:
                     return self._result(tf_checksum, known, cached=True)
             inputs = await self._resolve_inputs(job)
-            result = await self._execute(job, tf_checksum, inputs)
+            # The process looks into the transformation's own buffer as well.
+            result = await self._execute(job, tf_checksum, [buffer, *inputs])
         except (JobFailed, DependencyFailed) as exc:
             return TransformationResult(tf_checksum, None, str(exc))
         except (
@@ -205,7 +206,7 @@ class WorkerRuntime:
         """Bring the inputs into this process, all at once; the list keeps them here."""
         checksums = buffers_to_run(job.transformation_dict, job.tf_dunder)
         if not job.allow_input_fingertip:
-            return await asyncio.gather(*map(self.buffers.resolve, checksums))
+            return await self.buffers.resolve_all(checksums)
         with self.running.occupied(job.key, job.tf_checksum or "", job.depth):
             return await asyncio.gather(
                 *(

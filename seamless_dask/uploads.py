@@ -80,4 +80,5 @@ class Uploads:
                 task = self._start(checksum, self._failed[checksum])
             if task is not None:
                 tasks.append(asyncio.shield(task))
-        await asyncio.gather(*tasks)
+        if tasks:
+            await asyncio.gather(*tasks)
