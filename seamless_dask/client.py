@@ -123,6 +123,7 @@ class SeamlessDaskClient:
         self._attempts: dict[str, tuple[int, float]] = {}
         self._buffers: dict[str, tuple[Buffer, float]] = {}
         self._pruning = False
+        self._background: set[asyncio.Task[None]] = set()
         loop: Any = dask_client.loop
         self._loop: asyncio.AbstractEventLoop = loop.asyncio_loop
         #: what the process must ask before it submits; None: it may submit at will
@@ -153,6 +154,19 @@ class SeamlessDaskClient:
     def start(self, coroutine: Coroutine[Any, Any, T]) -> concurrent.futures.Future[T]:
         """Run a coroutine on the client's loop."""
         return asyncio.run_coroutine_threadsafe(coroutine, self._loop)
+
+    def _on_loop(self) -> bool:
+        """Whether the calling thread is that of the client's loop."""
+        return threading.get_ident() == getattr(self._loop, "_thread_id", None)
+
+    def _start_here(self, coroutine: Coroutine[Any, Any, None]) -> None:
+        """Like `start`, but without a detour if this is the loop's thread."""
+        if not self._on_loop():
+            self.start(coroutine)
+            return
+        task = self._loop.create_task(coroutine)
+        self._background.add(task)
+        task.add_done_callback(self._background.discard)
 
     # -- submission --------------------------------------------------------------
 
@@ -280,7 +294,7 @@ class SeamlessDaskClient:
         self._entries[name] = entry
         if job.tf_checksum is not None:
             self._by_checksum[job.tf_checksum] = entry
-        self.start(self._watch(entry))
+        self._start_here(self._watch(entry))
         return entry
 
     def _handles(self, entry: Entry) -> TransformationFutures:
@@ -438,7 +452,7 @@ class SeamlessDaskClient:
         if entry is not None and pending:
             entry.outcome.cancel()
         request = self.start(self._cancel_on_scheduler(checksum))
-        if threading.get_ident() == getattr(self._loop, "_thread_id", None):
+        if self._on_loop():
             return pending
         return bool(request.result(timeout=5)) or pending
 

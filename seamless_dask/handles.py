@@ -104,6 +104,30 @@ def name_and_attempt(key: str) -> tuple[str, int]:
     return (name, int(attempt)) if separator and attempt.isdigit() else (key, 0)
 
 
+async def _until_done(outcome: concurrent.futures.Future[Any]) -> None:
+    """Wait for a future; cancelling that does not cancel the future.
+
+    Unlike `asyncio.wrap_future` it does not go through the event loop's pipe where the
+    future is set by the same thread, as in a Dask worker.
+    """
+    loop = asyncio.get_running_loop()
+    thread = threading.get_ident()
+    waiter: asyncio.Future[None] = loop.create_future()
+
+    def wake() -> None:
+        if not waiter.done():
+            waiter.set_result(None)
+
+    def done(_: object) -> None:
+        if threading.get_ident() == thread:
+            wake()
+        elif not loop.is_closed():
+            loop.call_soon_threadsafe(wake)
+
+    outcome.add_done_callback(done)
+    await waiter
+
+
 class Handle:
     """One caller's hold on a task; releasing it never touches other handles.
 
@@ -157,8 +181,11 @@ class Handle:
         """Like `result`, without blocking the event loop."""
         if self._cancelled:
             raise asyncio.CancelledError(self._entry.key)
-        shielded = asyncio.shield(asyncio.wrap_future(self._entry.outcome))
-        return self._convert(await shielded)
+        outcome = self._entry.outcome
+        await _until_done(outcome)
+        if outcome.cancelled():
+            raise asyncio.CancelledError(self._entry.key)
+        return self._convert(outcome.result())
 
     def release(self, *, cancel: bool = False) -> None:
         """Give the handle back; repeated calls change nothing.
