@@ -106,6 +106,7 @@ class SeamlessWorkerPlugin(WorkerPlugin):
         if self.selection is not None:
             select(self.selection)
         set_in_this_process(self.record)
+        _stop_profiling(worker)
         client = await self._client(worker)
         pool = Pool.of_this_process(
             self.processes, self._environment(worker), worker.local_directory
@@ -130,11 +131,13 @@ class SeamlessWorkerPlugin(WorkerPlugin):
         )
 
         self._own_client: Client | None = None
-        # A synchronous client has an event loop in a thread of its own, and calls it
-        # from there: it must not be made on the worker's loop.
+        # A synchronous client, for other threads. It shares the worker's loop, so that
+        # nested work changes threads less often, and is made in a thread because its
+        # creation waits for that loop.
         self._own_client = await asyncio.to_thread(
             Client,
             worker.scheduler.address,
+            loop=worker.loop,
             set_as_default=False,
             security=worker.security,
             name="seamless-worker",
@@ -244,6 +247,18 @@ async def _close(client: Client) -> None:
         # The interpreter exits and starts no more threads: the connection just ends.
         return
     await closed.wait()
+
+
+def _stop_profiling(worker: Worker) -> None:
+    """Have Dask profile the threads of a worker no longer.
+
+    It looks at them 100 times per second. What a Seamless worker computes runs in other
+    processes, so there is nothing to be seen.
+    """
+    for name in ("profile", "profile-cycle"):
+        callback = worker.periodic_callbacks.pop(name, None)
+        if callback is not None:
+            callback.stop()
 
 
 def _configure_remote_clients(remote_clients: dict[str, Any]) -> None:
