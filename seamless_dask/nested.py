@@ -21,7 +21,7 @@ from .records import known_result
 from .running import RunningJob
 from .small_buffers import BUFFERS, SMALL
 from .submissions import checksums_of, submission_of
-from .types import TransformationResult
+from .types import TransformationFutures, TransformationResult
 from .types import TransformationSubmission as Submission
 
 if TYPE_CHECKING:
@@ -117,24 +117,32 @@ class NestedWork:
         )
         with self._running.waiting(callers):
             checksums = checksums_of(submission)
-            await asyncio.gather(
-                await_pending_uploads(checksums), self._runtime.uploads.wait(checksums)
-            )
-            lease = None
-            if not is_driver(transformation_dict, tf_dunder):
-                owner = callers[0].key if callers else None
-                key = self._runtime.client.task_key(submission)
-                lease = await self._runtime.leases.acquire(key, owner, depth)
+            await await_pending_uploads(checksums)
+            await self._runtime.uploads.wait(checksums)
+            if is_driver(transformation_dict, tf_dunder):
+                return await self._answer_of(self._submit(submission, depth))
+            owner = callers[0].key if callers else None
+            key = self._runtime.client.task_key(submission)
+            lease = await self._runtime.leases.acquire(key, owner, depth)
+            ended = False
             try:
-                return await self._submit(submission, depth)
+                futures = self._submit(submission, depth)
+                base = futures.base
+                runs = base.key == key and not base.done()
+                answer = await self._answer_of(futures)
+                # Then the lease has ended with the task.
+                ended = runs and not base.cancelled()
+                return answer
             finally:
-                if lease is not None:
+                if not ended:
                     self._runtime.leases.release(lease)
 
-    async def _submit(self, submission: Submission, depth: int) -> dict[str, Any]:
-        futures = self._runtime.client.submit_transformation(
+    def _submit(self, submission: Submission, depth: int) -> TransformationFutures:
+        return self._runtime.client.submit_transformation(
             submission, priority_boost=depth
         )
+
+    async def _answer_of(self, futures: TransformationFutures) -> dict[str, Any]:
         try:
             result: TransformationResult = await futures.base.wait()
         except asyncio.CancelledError:
