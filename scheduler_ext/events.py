@@ -14,7 +14,7 @@ from typing import Literal
 RefusalKind = Literal["capacity", "cycle", "ceiling"]
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, slots=True)
 class Request:
     """What a holder asks for: leave to run one nested transformation.
 
@@ -40,7 +40,7 @@ class Inconsistent(RuntimeError):
     """The machine contradicts itself: a bug of ours, never of a caller."""
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, slots=True)
 class Granted:
     """The holder may submit what the lease stands for."""
 
@@ -48,7 +48,7 @@ class Granted:
     holder: str
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, slots=True)
 class Refused:
     """The lease is gone; ``reason`` is a sentence for humans, its kind comes first."""
 
@@ -60,7 +60,7 @@ class Refused:
 Decision = Granted | Refused
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, slots=True)
 class StoryLine:
     """One thing that happened to one lease, at a monotonic time in seconds."""
 
@@ -70,7 +70,7 @@ class StoryLine:
     detail: str = ""
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, slots=True)
 class Statistics:
     """A picture of the machine; totals count from its creation."""
 

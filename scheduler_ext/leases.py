@@ -29,7 +29,7 @@ from .events import Request
 _HEAP_SLACK = 64
 
 
-@dataclass
+@dataclass(slots=True)
 class Lease:
     """A live request: waiting while ``granted_at`` is None, granted afterwards."""
 
