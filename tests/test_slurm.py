@@ -63,7 +63,8 @@ class Wrapper(WrapperProcess):
             directory,
             {**PARAMETERS, "tmpdir": str(directory), **parameters},
             cluster="dask_jobqueue::SLURMCluster",
-            environment=slurm.environment,
+            # where the output of jobs goes
+            environment={**slurm.environment, "HOME": str(directory)},
         )
 
     def __exit__(self, *exception: object) -> None:
@@ -328,14 +329,14 @@ def test_walltime_and_lifetime_cost_no_work(nodes: BatchSystem, tmp_path: Path) 
         maximum_jobs=2,
         worker_threads=2,
         walltime="00:02:00",
-        lifetime="12s",
-        **{"lifetime-stagger": "2s"},
+        lifetime="8s",
+        **{"lifetime-stagger": "1s"},
     ) as wrapper:
         client = wrapper.client()
-        futures = client.map(_sleep_and_log, [str(log)] * 60, pure=False, retries=0)
+        futures = client.map(_sleep_and_log, [str(log)] * 36, pure=False, retries=0)
         jobs = set(client.gather(futures))
         assert len(jobs) > 2
-        assert log.read_text().count("start") == 60
+        assert log.read_text().count("start") == 36
         assert "KilledWorker" not in wrapper.output()
 
 

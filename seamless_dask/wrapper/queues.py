@@ -13,8 +13,8 @@ import json
 import re
 import shlex
 import xml.etree.ElementTree as ElementTree
-from collections.abc import Callable, Iterable, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import dataclass, field
 
 
 class UnreadableAnswer(ValueError):
@@ -54,6 +54,8 @@ class Queue:
     ids: Callable[[list[str]], list[str]] = list
     #: Says, if it is in the error output of a query, that all is well: jobs have ended.
     ended: str = "(?!)"
+    #: Environment variables for the command that submits.
+    environment: Mapping[str, str] = field(default_factory=dict)
     #: Says, if it is in the output of a cancellation, that a job had ended before.
     too_late: str = "(?!)"
     #: The directives of a job, and nodes that it should avoid, to all its directives;
@@ -291,6 +293,9 @@ QUEUES = {
         cancel=["scancel"],
         ended="Invalid job id",
         exclude=_exclude_slurm,
+        # SLURM would start the job of a dead node again after minutes, with the walltime
+        # that it had; a new job is there at once
+        environment={"SBATCH_NO_REQUEUE": "1"},
     ),
     "sge": Queue(
         query=["qstat", "-xml"],

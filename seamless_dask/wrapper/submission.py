@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import os
 import re
 import tempfile
 import uuid
@@ -24,6 +25,7 @@ class Submitter:
     def __init__(self, cluster: Any, queue: Queue):
         self._cluster = cluster
         self._queue = queue
+        os.environ.update(queue.environment)
         self._names: dict[str, str] = {}
         self._count = 0
         # workers of an earlier cluster must not be taken for ours
