@@ -160,9 +160,8 @@ def launch(
         arguments = job_arguments(parameters, system, log_directory)
     else:
         arguments = local_arguments(parameters)
-        arguments["local_directory"] = private_directories.make(
-            local_tmpdir(parameters)
-        )
+        directory = directory_for_workers(local_tmpdir(parameters))
+        arguments["local_directory"] = directory
     arguments |= tls_arguments()
     cluster, port, dashboard_port = _start(cluster_class, endpoint, arguments)
     warn_of_others(cluster.scheduler, parameters)
