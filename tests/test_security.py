@@ -33,6 +33,7 @@ from seamless_dask import SeamlessDaskClient, private_directories
 from seamless_dask.wrapper import job_logs
 from seamless_dask.wrapper.dry_run import dry_run
 from seamless_dask.wrapper.parameters import read_parameters
+from seamless_dask.wrapper.queues import Queue
 from seamless_dask.wrapper.security import (
     directory_for_workers,
     tls_problems,
@@ -316,32 +317,28 @@ def test_worker_in_a_directory_of_somebody_else(open_directory: Path) -> None:
             private_directories.protect(str(worker))
 
 
-def test_job_script_is_for_our_eyes_only() -> None:
+def test_job_script_is_for_our_eyes_only(tmp_path: Path) -> None:
     """It can hold secrets of its user, and batch systems run what is in it."""
-    seen = []
+    from dask_jobqueue.slurm import SLURMJob
 
-    class Job:
-        job_id = ""
-
-        def __init__(self, *arguments: Any, **options: Any) -> None:
-            pass
-
-        def job_script(self) -> str:
-            return SECRET
-
-        async def start(self) -> None:
-            with self.job_file() as name:  # type: ignore[attr-defined]
-                path = Path(name)
-                seen.append((path, path.stat().st_mode & 0o777, path.read_text()))
-
+    submit = tmp_path / "submit"
+    submit.write_text(
+        "#!/bin/sh\n"
+        f'echo "$1" > {tmp_path}/name; stat -c %a "$1" > {tmp_path}/mode\n'
+        f'grep -q {SECRET} "$1" && echo "Submitted batch job 7"\n'
+    )
+    submit.chmod(0o700)
+    prologue = [f"export TOKEN={SECRET}"]
+    spec = {
+        "cls": type("Job", (SLURMJob,), {"submit_command": str(submit)}),
+        "options": {"cores": 1, "memory": "1GB", "job_script_prologue": prologue},
+    }
     scheduler = SimpleNamespace(address="tcp://127.0.0.1:1")
-    spec = {"cls": Job, "options": {}}
     cluster: Any = SimpleNamespace(new_spec=spec, scheduler=scheduler)
-    queue: Any = SimpleNamespace(exclude=None)
-    asyncio.run(Submitter(cluster, queue).submit([]))
-    ((path, mode, text),) = seen
-    assert mode == 0o600 and text == SECRET
-    assert not path.exists()
+    queue = Queue(query=(), parse=lambda text: {}, cancel=())
+    assert asyncio.run(Submitter(cluster, queue).submit([])) == "7"
+    assert (tmp_path / "mode").read_text() == "600\n"
+    assert not Path((tmp_path / "name").read_text().strip()).exists()
 
 
 def test_shared_memory_of_python_is_private() -> None:
