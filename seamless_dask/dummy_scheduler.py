@@ -11,6 +11,7 @@ import argparse
 import asyncio
 import atexit
 import logging
+import multiprocessing
 import signal
 import tempfile
 import threading
@@ -226,7 +227,21 @@ def create_dummy_client(
         Transformations that each worker executes at a time, waiting ones not counted.
     spawn_workers
         Seamless processes.
+
+    Raises
+    ------
+    RuntimeError
+        If the script calls this while a Seamless process is importing it.
+    ValueError, OSError, TimeoutError
+        If it does not start.
     """
+    # as multiprocessing itself asks, but only when a process is about to start
+    if getattr(multiprocessing.current_process(), "_inheriting", False):
+        raise RuntimeError(
+            "create_dummy_client() was called in a process that only imports the main "
+            "script, and would call it again and again. In the script, put what is to "
+            'run once below: if __name__ == "__main__":'
+        )
     from .client import SeamlessDaskClient
     from .transformer_client import set_seamless_dask_client
 

@@ -349,6 +349,26 @@ def test_bad_arguments_are_all_named() -> None:
         assert part in str(caught.value)
 
 
+UNGUARDED = """
+import multiprocessing
+from seamless_dask import create_dummy_client
+if __name__ == "__main__":
+    multiprocessing.get_context("spawn").Process(target=print).start()
+else:
+    create_dummy_client()
+"""
+
+
+def test_script_without_a_guard(tmp_path: Path) -> None:
+    """Processes that import the script, and so call it again, are told why not."""
+    script = tmp_path / "unguarded.py"
+    script.write_text(UNGUARDED)
+    done = subprocess.run(
+        [sys.executable, str(script)], capture_output=True, text=True, timeout=60
+    )
+    assert 'below: if __name__ == "__main__":' in done.stderr
+
+
 def test_command_line() -> None:
     """It explains itself, serves until it is told to end, and says where."""
     command = [sys.executable, "-m", "seamless_dask.dummy_scheduler"]
