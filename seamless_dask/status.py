@@ -70,7 +70,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     options = parser.parse_args(arguments)
     what, checksum = _words(parser, options.words)
     try:
-        question = _Question(resolve(what), checksum)
+        question = _Question(resolve(what, protocol=_protocol()), checksum)
         with _quiet():
             return _show(question, as_json=options.json, every=options.watch)
     except NotFound as problem:
@@ -177,6 +177,14 @@ def _seconds(text: str) -> float:
     if not 0.1 <= seconds <= 86_400:
         raise argparse.ArgumentTypeError(f"{text} is not between 0.1 and 86400")
     return seconds
+
+
+def _protocol() -> str:
+    """That of the scheduler, if it has the configuration of Dask that we have."""
+    import dask.config
+
+    encrypted = dask.config.get("distributed.comm.require-encryption", False)
+    return "tls" if encrypted else "tcp"
 
 
 # -- printing ----------------------------------------------------------------------

@@ -28,7 +28,7 @@ class NotClear(Exception):
     """It could be several; the message is a sentence."""
 
 
-def resolve(what: str | None, home: Path | None = None) -> str:
+def resolve(what: str | None, home: Path | None = None, protocol: str = "tcp") -> str:
     """The address of the scheduler that somebody means.
 
     Parameters
@@ -38,6 +38,8 @@ def resolve(what: str | None, home: Path | None = None) -> str:
         of a status file without its directory and ".json", or None.
     home
         Directory that has ".remote-http-launcher"; None for that of the user.
+    protocol
+        "tcp" or "tls", where neither `what` nor a status file says.
 
     Raises
     ------
@@ -48,9 +50,9 @@ def resolve(what: str | None, home: Path | None = None) -> str:
     """
     directory = (home or Path.home()) / ".remote-http-launcher"
     if what is None:
-        return _only_one(directory)
+        return f"{protocol}://{_only_one(directory)}"
     if _ADDRESS.fullmatch(what):
-        return what if "://" in what else f"tcp://{what}"
+        return what if "://" in what else f"{protocol}://{what}"
     path = Path(what).expanduser()
     if not path.exists() and "/" not in what:
         known = status_files(directory)
@@ -60,7 +62,7 @@ def resolve(what: str | None, home: Path | None = None) -> str:
             f"{what!r} is no address such as tcp://host:port, and there is no such "
             f"status file, neither here nor in {directory}."
         )
-    return address_in(path)
+    return f"{protocol}://{address_in(path)}"
 
 
 def status_files(directory: Path) -> dict[str, Path]:
@@ -74,7 +76,7 @@ def status_files(directory: Path) -> dict[str, Path]:
 
 
 def address_in(path: Path) -> str:
-    """The address of the scheduler that a status file names.
+    """Host and port of the scheduler that a status file names.
 
     Raises NotFound if the file is not readable, or says that nothing runs.
     """
@@ -92,7 +94,7 @@ def address_in(path: Path) -> str:
             f"The status file {path} names no scheduler: port is {port!r}, "
             f"network_interface is {host!r}."
         )
-    return f"tcp://[{host}]:{port}" if ":" in host else f"tcp://{host}:{port}"
+    return f"[{host}]:{port}" if ":" in host else f"{host}:{port}"
 
 
 def _only_one(directory: Path) -> str:

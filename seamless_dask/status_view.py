@@ -81,6 +81,7 @@ def why(answer: Answer) -> RenderableType:
                 (str(number), _name(row), _where(row), row["state"], row["reason"])
                 for number, row in enumerate(chain, 1)
             ]
+            parts.append(Text())
             parts += _table(
                 "What it waits for, each of them for the next:",
                 ("", "transformation", "worker", "state", "reason"),
