@@ -69,6 +69,8 @@ def check(stack: RealStack, name: str, arguments: dict[str, Any], guard: float) 
         if not stack.has_buffer(result)
     }
     assert not missing, "results without a buffer on the hashserver"
+    for ours in ("seamless_dask", "scheduler_ext"):
+        assert ours not in first.driver.stderr, "while all is well we say nothing"
 
     again = stack.run_workload(name, salt=salt, timeout=guard, **arguments)
     assert again.outcome["values_ok"], again.outcome
