@@ -140,14 +140,13 @@ async def test_the_whole_cluster(capsys) -> None:
     async with cluster(start_timeout=1e6) as c:
         client = await c.client()
         alpha = await c.worker(name="alpha", memory_limit=0)
-        beta = await c.worker(name="beta", memory_limit=0)
+        beta = await c.worker(name="beta", memory_limit="1 MiB")  # Dask pauses it
         await c.register(alpha)
         called = client.submit(pass_gate, "x", key=f"base-{A}", workers=["alpha"])
         future = client.submit(pass_gate, called, key=f"base-{B}")
         await until(lambda: c.state(future.key) == "waiting")
         await until(lambda: c.state(called.key) == "processing")
         await c.request(alpha, f"base-{C}", f"base-{D}", owner=called.key, depth=1)
-        beta.status = Status.paused
         await until(lambda: c.scheduler.workers[beta.address].status == Status.paused)
         c.plugin.scaling.decided(1, 4, "much work", time.time() - 60)
         c.plugin.scaling.update(

@@ -155,15 +155,15 @@ async def test_paused_workers_are_named_everywhere(caplog):
     async with cluster() as c:
         clock = Clock(c.plugin)
         client = await c.client()
-        worker = await c.worker(name="alpha", memory_limit=0)
-        futures = [client.submit(pass_gate, "x", key=f"base-{name}") for name in (A, B)]
-        await until(lambda: worker.state.executing_count == 2)
+        worker = await c.worker(nthreads=1, name="alpha", memory_limit=0)
+        runs = client.submit(pass_gate, "x", key=f"base-{A}")
+        assigned = client.submit(pass_gate, "x", key=f"base-{B}", workers=["alpha"])
+        await until(lambda: worker.state.executing_count and worker.state.ready)
         worker.status = Status.paused
         other = client.submit(pass_gate, "x", key=f"base-{C}")
         await until(lambda: c.state(other.key) in ("no-worker", "queued"))
         gate("x").set()
-        for future in futures:
-            await future
+        await runs
         await worker.heartbeat()
         clock.run(2 * LIMIT)
         assert f"1 worker is {advice}" in caplog.text
@@ -175,8 +175,10 @@ async def test_paused_workers_are_named_everywhere(caplog):
         reply = await c.call.seamless_why(checksum=C[:6])
         assert (reply["checksum"], reply["state"]) == (C, "no-worker")
         assert f"1 worker is {advice}" in reply["reason"]
+        reply = await c.call.seamless_why(checksum=B)
+        assert reply["reason"] == f"not begun, its worker is {advice}"
         worker.status = Status.running
-        await other
+        await client.gather([assigned, other])
 
 
 @pytest.mark.cluster
