@@ -15,7 +15,7 @@ from pathlib import Path
 from typing import Any
 
 from seamless_dask.wrapper.exit_codes import MEANINGS
-from seamless_dask.wrapper.parameters import json_schema
+from seamless_dask.wrapper.parameters import DURATION, json_schema
 
 ROOT = Path(__file__).resolve().parent.parent
 EXAMPLES = ROOT / "examples"
@@ -62,37 +62,37 @@ def parameters() -> str:
                 *([""] if lines else []),
                 f"### {GROUPS[name]}",
                 "",
-                "| name | what it is | type and allowed values | unit | default |",
-                "| --- | --- | --- | --- | --- |",
+                "| name | what it is | type | allowed | unit | default |",
+                "| --- | --- | --- | --- | --- | --- |",
             ]
         written = name.replace("_", "-") if name in HYPHENATED else name
+        description, _, default = re.split(
+            r"(\.? Default:? |$)", field["description"], maxsplit=1
+        )
+        if field.get("default") is not None:
+            default = f"`{json.dumps(field['default'])}`"
+        allowed = field["allowed"]
         cells = (
             f"`{written}`",
-            field["description"],
-            f"{_types(field)}: {field['allowed']}",
+            description,
+            _types(field),
+            "a duration, see above" if allowed == DURATION else allowed,
             field.get("unit", ""),
-            _default(field),
+            default or "none",
         )
         lines.append(f"| {' | '.join(cells)} |")
     return "\n".join(lines)
 
 
 def _types(field: dict[str, Any]) -> str:
-    """JSON types of a field, those of its alternatives included; null goes always."""
-    options = field.get("anyOf", [field])
-    found: list[str] = []
-    for option in options:
-        types = option["type"]
-        for each in [types] if isinstance(types, str) else types:
-            if each != "null" and each not in found:
-                found.append(each)
-    return " or ".join(found)
-
-
-def _default(field: dict[str, Any]) -> str:
-    if field.get("default") is None:
-        return "computed" if "Default" in field["description"] else "none"
-    return f"`{json.dumps(field['default'])}`"
+    """JSON types of a field; null is possible for each."""
+    types: list[str] = []
+    for option in field.get("anyOf", [field]):
+        types += (
+            option["type"] if isinstance(option["type"], list) else [option["type"]]
+        )
+    left_out = {"null", "integer"} if "number" in types else {"null"}
+    return ", ".join(each for each in types if each not in left_out)
 
 
 def exit_codes() -> str:
