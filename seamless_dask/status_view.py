@@ -6,27 +6,20 @@ and `scheduler_ext.workers`; knows nothing of connections.
 
 from __future__ import annotations
 
-import sys
 import time
-from collections.abc import Collection, Iterable, Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Mapping, Sequence
 from datetime import datetime
 from typing import Any
 
-from rich import box
-from rich.console import (
-    Console,
-    ConsoleOptions,
-    Group,
-    RenderableType,
-    RenderResult,
-)
-from rich.measure import Measurement
+from rich.console import Group, RenderableType
 from rich.padding import Padding
 from rich.table import Table
 from rich.text import Text
 
 from scheduler_ext.words import count, listed, size, span
+from scheduler_ext.workers import PAUSED
+
+from .status_tables import HEADING, table, text
 
 #: Rows of each table; totals are exact
 ROWS = 15
@@ -34,12 +27,7 @@ DECISIONS = 5
 #: Digits of a checksum that are shown: enough to ask for it
 DIGITS = 12
 
-#: Columns that may be broken into lines, and how narrow they may be
-SENTENCE = 24
-_SENTENCES = ("reason", "what it does")
-
 _ALARM = "bold red"
-_HEADING = "bold"
 _STATES = {"paused": _ALARM, "leaving": "yellow", "running": "green"}
 
 Answer = Mapping[str, Any]
@@ -65,13 +53,13 @@ def status(address: str, answer: Answer) -> RenderableType:
 def why(answer: Answer) -> RenderableType:
     """One transformation, and what it waits for."""
     parts: list[RenderableType] = [
-        Text(answer["checksum"], style=_HEADING),
-        _text(f"{answer['state']}: {answer['reason']}"),
+        Text(answer["checksum"], style=HEADING),
+        text(f"{answer['state']}: {answer['reason']}"),
     ]
     ended = answer["ended"]
     if ended is not None and answer["state"] != "ended":
         parts.append(
-            _text(f"before: {ended['ending']}, {span(ended['seconds_ago'])} ago")
+            text(f"before: {ended['ending']}, {span(ended['seconds_ago'])} ago")
         )
     for task in answer["tasks"]:
         parts += [Text(), _task(task)]
@@ -82,7 +70,7 @@ def why(answer: Answer) -> RenderableType:
                 for number, row in enumerate(chain, 1)
             ]
             parts.append(Text())
-            parts += _table(
+            parts += table(
                 "What it waits for, each of them for the next:",
                 ("", "transformation", "worker", "state", "reason"),
                 rows,
@@ -96,7 +84,7 @@ def why(answer: Answer) -> RenderableType:
 def _head(address: str, answer: Answer) -> Text:
     clock = datetime.now().strftime("%H:%M:%S")
     return Text.assemble(
-        (address, _HEADING), f"  at {clock}, Seamless plugin {answer['version']}"
+        (address, HEADING), f"  at {clock}, Seamless plugin {answer['version']}"
     )
 
 
@@ -139,10 +127,10 @@ def _summary(answer: Answer) -> RenderableType:
     if jobs:
         lines["batch jobs"] = listed(jobs)
     grid = Table.grid(padding=(0, 2))
-    grid.add_column(style=_HEADING, no_wrap=True)
+    grid.add_column(style=HEADING, no_wrap=True)
     grid.add_column()
     for name, line in lines.items():
-        grid.add_row(name, _text(line))
+        grid.add_row(name, text(line))
     return Padding(grid, (0, 0, 1, 0))
 
 
@@ -165,10 +153,7 @@ def _problems(answer: Answer) -> list[str]:
     paused = _conditions(answer["workers"]).get("paused", 0)
     if paused:
         verb = "is" if paused == 1 else "are"
-        problems.append(
-            f"{count(paused, 'worker')} {verb} paused: memory limit reached; "
-            "ask for more memory"
-        )
+        problems.append(f"{count(paused, 'worker')} {verb} paused: {PAUSED}")
     if answer["stall"] is not None:
         problems.append(answer["stall"]["message"])
     error = scaling["submission_error"]
@@ -190,7 +175,7 @@ def _problems(answer: Answer) -> list[str]:
 def _workers(rows: Sequence[Answer]) -> list[RenderableType]:
     # those that somebody should see first; otherwise in the order of their arrival
     urgent = sorted(rows, key=lambda row: row["status"] == "running")
-    return _table(
+    return table(
         _title("Workers", "no worker is connected", len(rows), "first"),
         ("worker", "status", "processes", "slots", "top-level", "nested", "calling")
         + ("not begun", "load", "memory"),
@@ -225,7 +210,7 @@ def _load(row: Answer) -> str:
 
 def _waiting(transformations: Answer) -> list[RenderableType]:
     rows = transformations["waiting"][:ROWS]
-    return _table(
+    return table(
         _title(
             "Transformations that wait",
             "no transformation waits",
@@ -242,7 +227,7 @@ def _waiting(transformations: Answer) -> list[RenderableType]:
 
 def _with_workers(transformations: Answer) -> list[RenderableType]:
     rows = transformations["with_workers"][:ROWS]
-    return _table(
+    return table(
         _title(
             "Transformations with a worker",
             "no worker has a transformation",
@@ -264,7 +249,7 @@ def _with_workers(transformations: Answer) -> list[RenderableType]:
 
 
 def _decisions(decisions: Sequence[Answer]) -> list[RenderableType]:
-    return _table(
+    return table(
         _title(
             "Scaling decisions",
             "the number of workers was not changed",
@@ -289,7 +274,7 @@ def _decisions(decisions: Sequence[Answer]) -> list[RenderableType]:
 
 def _task(task: Answer) -> RenderableType:
     grid = Table.grid(padding=(0, 2))
-    grid.add_column(style=_HEADING, no_wrap=True)
+    grid.add_column(style=HEADING, no_wrap=True)
     grid.add_column(overflow="fold")
     token = task["token"]
     lines = {
@@ -315,7 +300,7 @@ def _task(task: Answer) -> RenderableType:
     }
     for name, line in lines.items():
         if line:
-            grid.add_row(name, _text(line))
+            grid.add_row(name, text(line))
     return grid
 
 
@@ -327,60 +312,6 @@ def _title(what: str, none: str, total: int, which: str, limit: int = ROWS) -> s
         return f"{what}: {none}"
     shown = f", the {which} {limit} are shown" if total > limit else ""
     return f"{what}: {total}{shown}"
-
-
-def _table(
-    title: str,
-    headings: Sequence[str],
-    rows: Sequence[Sequence[Any]],
-    numbers: Iterable[int] = (),
-) -> list[RenderableType]:
-    """A title and, if there are rows, a table; columns of ``numbers`` to the right."""
-    if not rows:
-        return [Text(title, style="dim")]
-    texts = [[_text(value) for value in row] for row in rows]
-    table = _Rows(headings, texts, set(numbers))
-    return [Text(title, style=_HEADING), Padding(table, (0, 0, 1, 2))]
-
-
-@dataclass(frozen=True)
-class _Rows:
-    """A table or, where that has too few columns, a sentence for each row."""
-
-    headings: Sequence[str]
-    rows: Sequence[Sequence[Text]]
-    numbers: Collection[int]
-
-    def __rich_console__(
-        self, console: Console, options: ConsoleOptions
-    ) -> RenderResult:
-        table = Table(box=box.SIMPLE_HEAD, pad_edge=False, show_edge=False)
-        for position, heading in enumerate(self.headings):
-            widest = max(len(heading), *(row[position].cell_len for row in self.rows))
-            table.add_column(
-                heading,
-                justify="right" if position in self.numbers else "left",
-                min_width=SENTENCE if heading in _SENTENCES else widest,
-            )
-        for row in self.rows:
-            table.add_row(*row)
-        unlimited = options.update(max_width=sys.maxsize)
-        needed = Measurement.get(console, unlimited, table).minimum
-        if needed <= options.max_width:
-            yield table
-            return
-        for row in self.rows:
-            line = Text()
-            for heading, value in zip(self.headings, row, strict=True):
-                line.append(f", {heading} " if line else "").append_text(value)
-            yield line
-
-
-def _text(value: Any) -> Text:
-    """As it is: no markup, no control characters; whoever sent it may be careless."""
-    if isinstance(value, Text):
-        return value
-    return Text("-" if value is None else str(value))
 
 
 def _sentence(*parts: str) -> str:
