@@ -100,6 +100,20 @@ def test_links_lead_somewhere(page: Path) -> None:
             assert heading in headings, f"{page.name}: {file}{heading}"
 
 
+def test_names_are_those_of_the_code() -> None:
+    """Configuration keys, metrics and calls that a page names exist; no key is left out."""
+    code = "\n".join(
+        path.read_text()
+        for package in ("seamless_dask", "scheduler_ext")
+        for path in (ROOT / package).rglob("*.py")
+    )
+    pages = "\n".join(page.read_text() for page in PAGES)
+    keys = re.compile(r"\bseamless-dask\.[a-z]+(?:-[a-z]+)+")
+    assert set(keys.findall(pages)) == set(keys.findall(code))
+    for name in set(re.findall(r"`(seamless_[a-z_]+?)(?:_total)?\b", pages)):
+        assert name in code or (ROOT / name).is_dir(), name
+
+
 def _anchor(line: str) -> str:
     """The fragment that leads to a heading, as GitHub makes it."""
     words = re.sub(r"[^\w\- ]", "", line.lstrip("# ").lower())
