@@ -114,6 +114,17 @@ def test_names_are_those_of_the_code() -> None:
         assert name in code or (ROOT / name).is_dir(), name
 
 
+def test_every_module_is_in_the_map() -> None:
+    """Whoever adds a module says in docs/developing.md what it is."""
+    text = (ROOT / "docs" / "developing.md").read_text()
+    # from the heading of one folder to the next heading
+    for folder in ("scheduler_ext", "seamless_dask", "seamless_dask/wrapper"):
+        part = text.partition(f"### `{folder}/`\n")[2].partition("\n#")[0]
+        listed = set(re.findall(r"`(\w+)`", part))
+        modules = {path.stem for path in (ROOT / folder).glob("[a-z]*.py")}
+        assert modules <= listed, f"{folder}: add {sorted(modules - listed)}"
+
+
 def _anchor(line: str) -> str:
     """The fragment that leads to a heading, as GitHub makes it."""
     words = re.sub(r"[^\w\- ]", "", line.lstrip("# ").lower())
