@@ -155,6 +155,8 @@ def test_what_waits_never_starts(dummy: SeamlessDaskClient, tmp_path: Path) -> N
         dependent.cancel()
         for future in waiting:
             assert future.result(timeout=SOON) is None
+    # the driver knows before the scheduler does
+    wait_until(lambda: len(unfinished(dummy)) == 6, "only the holders are left", SOON)
     (tmp_path / "go").touch()
     assert [tf.run() for tf in holders] == [f"holder{i}" for i in range(6)]
     wait_until(lambda: not unfinished(dummy), "all is over", SOON)
