@@ -51,6 +51,20 @@ def choose(
     return chosen
 
 
+def choose_now(
+    scheduler: Any, plugin: Any, jobs: Mapping[_Job, Sequence[str]], number: int
+) -> list[_Job]:
+    """Choose jobs to end by what their workers do at this moment; see `choose`."""
+    known = list(scheduler.workers.values())
+    idle = plugin.valid_workers_downscaling(scheduler, known)
+    return choose(
+        jobs,
+        {ws.address for ws in idle},
+        number,
+        {ws.address for ws in known if ws.has_what},
+    )
+
+
 class LocalAdaptive(Adaptive):
     """Adds and ends workers, so that their number follows the work.
 
@@ -188,14 +202,8 @@ class LocalAdaptive(Adaptive):
         scheduler = self.cluster.scheduler
         connected = {name: [at] for name, at in staying.items() if at is not None}
         ending = [name for name in staying if name not in connected][:surplus]
-        known = list(scheduler.workers.values())
-        idle = self._plugin.valid_workers_downscaling(scheduler, known)
-        for name in choose(
-            connected,
-            {ws.address for ws in idle},
-            surplus - len(ending),
-            {ws.address for ws in known if ws.has_what},
-        ):
+        number = surplus - len(ending)
+        for name in choose_now(scheduler, self._plugin, connected, number):
             if await self._plugin.retire(connected[name]):
                 ending.append(name)
         if ending:

@@ -22,9 +22,9 @@ from distributed.diagnostics.plugin import SchedulerPlugin
 from distributed.metrics import monotonic
 
 from . import commands
-from .adaptive import choose
+from .adaptive import choose_now
 from .dask_config import lifetime_seconds, stagger_seconds
-from .ending import make_sure
+from .ending import ask, make_sure
 from .events import News
 from .fleet import Actions, Fleet, Gone, Rules
 from .parameters import Parameters
@@ -104,7 +104,6 @@ class BatchAdaptive(Adaptive):
         self._on_news = on_news
         self._submitter = Submitter(cluster, queue)
         self._tasks: set[asyncio.Task[None]] = set()
-        self._submitting = False
         self._asking = False
         self._silent = ""
         self._news = News((), "")
@@ -169,14 +168,11 @@ class BatchAdaptive(Adaptive):
         surplus = len(live) - self.fleet.wanted
         if surplus <= 0:
             return []
-        scheduler = self._dask_scheduler
-        known = list(scheduler.workers.values())
-        idle = self._plugin.valid_workers_downscaling(scheduler, known)
-        return choose(
+        return choose_now(
+            self._dask_scheduler,
+            self._plugin,
             {job.id: list(job.workers) for job in live if job.workers},
-            {ws.address for ws in idle},
             surplus,
-            {ws.address for ws in known if ws.has_what},
         )
 
     def _carry_out(self, actions: Actions) -> None:
@@ -243,9 +239,7 @@ class BatchAdaptive(Adaptive):
         self._asking = True
         asked_at = monotonic()
         try:
-            command = self._queue.query_command(self.fleet.jobs)
-            result = await commands.run(command)
-            rows = self._queue.answer(result.code, result.output, result.errors)
+            rows = await ask(self._queue, self.fleet.jobs)
         except (commands.CommandFailed, UnreadableAnswer) as error:
             if str(error) != self._silent:  # not every half minute
                 self._silent = str(error)

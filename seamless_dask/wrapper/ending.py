@@ -5,9 +5,10 @@ from __future__ import annotations
 import asyncio
 import logging
 import time
+from collections.abc import Iterable
 
 from . import commands
-from .queues import Queue, UnreadableAnswer
+from .queues import Queue, Rows, UnreadableAnswer
 
 logger = logging.getLogger(__name__)
 
@@ -15,6 +16,14 @@ logger = logging.getLogger(__name__)
 COMMAND_SECONDS = (2.0, 10.0)
 #: Pause before another look at the queue, in seconds; doubled each time up to the second.
 PAUSES = (0.25, 10.0)
+
+
+async def ask(
+    queue: Queue, job_ids: Iterable[str], seconds: float = commands.PATIENCE
+) -> Rows:
+    """Ask the queue about jobs. Raises `CommandFailed`, `UnreadableAnswer`."""
+    result = await commands.run(queue.query_command(job_ids), seconds)
+    return queue.answer(result.code, result.output, result.errors)
 
 
 async def make_sure(queue: Queue, job_ids: list[str], deadline: float) -> list[str]:
@@ -29,8 +38,7 @@ async def make_sure(queue: Queue, job_ids: list[str], deadline: float) -> list[s
     while left:
         try:
             await commands.run(queue.cancel_command(left), _patience(deadline))
-            result = await commands.run(queue.query_command(left), _patience(deadline))
-            rows = queue.answer(result.code, result.output, result.errors)
+            rows = await ask(queue, left, _patience(deadline))
         except (commands.CommandFailed, UnreadableAnswer) as error:
             if str(error) != complaint:
                 complaint = str(error)

@@ -36,11 +36,6 @@ class Submitter:
             {"_call": staticmethod(commands.call), "job_file": _job_file},
         )
 
-    @property
-    def can_exclude(self) -> bool:
-        """Whether the batch system can be told to avoid nodes."""
-        return self._queue.exclude is not None
-
     async def submit(self, excluded_nodes: Iterable[str]) -> str:
         """Submit one job; return its id.
 
