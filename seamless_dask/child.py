@@ -1,10 +1,11 @@
 """Runs inside each Seamless process of a Dask worker, before its first job.
 
-The pool of seamless-transformer starts these processes; four things are arranged
+The pool of seamless-transformer starts these processes; some things are arranged
 here, because nothing outside the process can:
 
 - Jobs that wait for nested transformations must not exhaust the threads in which
-  jobs run (by default as many as cores + 4), so the executor grows as needed.
+  jobs run (by default as many as cores + 4), so the executor grows as needed. So does
+  that for nested transformations that are to run in the same process.
 - The parent must learn *which* job asks for a nested transformation. Synchronous
   calls are made from an event loop in a thread of its own, where thread-local
   variables of the job's thread are not seen; context variables are.
@@ -26,7 +27,7 @@ from contextvars import ContextVar
 from multiprocessing.connection import wait
 from typing import Any
 
-from . import child_values, pipes, selection, small_buffers
+from . import child_values, pipes, selection, small_buffers, thread_loops
 from .bounds import Collector, synchronize_caches
 from .job_isolation import PROCESS_ENV, isolate_jobs
 
@@ -104,8 +105,11 @@ class Initializer:
         executor = ThreadPoolExecutor(MAX_JOBS, thread_name_prefix="seamless-job")
         asyncio.get_running_loop().set_default_executor(executor)
 
-        from seamless_transformer import worker
+        from seamless_transformer import transformation_class, worker
 
+        transformation_class._COMPUTE_EXECUTOR = ThreadPoolExecutor(
+            MAX_JOBS, thread_name_prefix="seamless-local"
+        )
         worker._execute_transformation_request = functools.partial(
             _survive_exit, worker._execute_transformation_request
         )
@@ -116,6 +120,7 @@ class Initializer:
         worker._CURRENT_OWNER_DASK_PRIORITY = JobLocal()
         isolate_jobs(worker._get_current_owner_dask_key)
         synchronize_caches()
+        thread_loops.install()
         small_buffers.install(worker)
         child_values.install(worker)
         if selection.ENVIRONMENT in self.environment:

@@ -18,7 +18,15 @@ from seamless import Buffer, Checksum
 
 from scheduler_ext.messages import RUNS_AGAIN
 
-from . import bounds, record_mode, scheduler_side, selection, serialization, tasks
+from . import (
+    bounds,
+    record_mode,
+    scheduler_side,
+    selection,
+    serialization,
+    tasks,
+    thread_loops,
+)
 from .envelopes import Envelope
 from .envelopes import check as check_envelope
 from .handles import (
@@ -129,6 +137,7 @@ class SeamlessDaskClient:
         #: what the process must ask before it submits; None: it may submit at will
         self.inner = InnerLeases(dask_client) if role == "inner" else None
         bounds.bound_tables(worker=role == "worker")
+        thread_loops.install()
         #: the cluster's record mode, which a driver must have as well
         self.record: bool | None = None
         if role == "driver":
