@@ -6,9 +6,8 @@ here, because nothing outside the process can:
 - Jobs that wait for nested transformations must not exhaust the threads in which
   jobs run (by default as many as cores + 4), so the executor grows as needed. So does
   that for nested transformations that are to run in the same process.
-- The parent must learn *which* job asks for a nested transformation. Synchronous
-  calls are made from an event loop in a thread of its own, where thread-local
-  variables of the job's thread are not seen; context variables are.
+- The parent must learn *which* job asks for a nested transformation, from whatever
+  thread or event loop.
 - Messages to and from the parent need no threads of their own.
 - When the Dask worker dies, so do its Seamless processes and what they started.
 """
@@ -23,40 +22,17 @@ import threading
 import traceback
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
-from contextvars import ContextVar
 from multiprocessing.connection import wait
 from typing import Any
 
 from . import child_values, pipes, selection, small_buffers, thread_loops
 from .bounds import Collector, synchronize_caches
+from .job_context import JobExecutor, JobLocal, inherit_in_threads
 from .job_isolation import PROCESS_ENV, isolate_jobs
 
 #: Jobs that one process can hold. Threads are started on demand; one that waits costs
 #: some 100 kB.
 MAX_JOBS = 4096
-
-
-class JobLocal:
-    """Like `threading.local`, but inherited by the asyncio tasks that a job starts."""
-
-    def __init__(self) -> None:
-        object.__setattr__(self, "_variables", {})
-
-    def __getattr__(self, name: str) -> Any:
-        variable = self._variables.get(name)
-        value = None if variable is None else variable.get()
-        if value is None:
-            raise AttributeError(name)
-        return value
-
-    def __setattr__(self, name: str, value: Any) -> None:
-        variable = self._variables.get(name)
-        if variable is None:
-            variable = self._variables.setdefault(name, ContextVar(name, default=None))
-        variable.set(value)
-
-    def __delattr__(self, name: str) -> None:
-        self.__setattr__(name, None)
 
 
 def _end_with_parent() -> None:
@@ -107,7 +83,7 @@ class Initializer:
 
         from seamless_transformer import transformation_class, worker
 
-        transformation_class._COMPUTE_EXECUTOR = ThreadPoolExecutor(
+        transformation_class._COMPUTE_EXECUTOR = JobExecutor(
             MAX_JOBS, thread_name_prefix="seamless-local"
         )
         worker._execute_transformation_request = functools.partial(
@@ -118,6 +94,9 @@ class Initializer:
         )
         worker._CURRENT_OWNER_DASK_KEY = JobLocal()
         worker._CURRENT_OWNER_DASK_PRIORITY = JobLocal()
+        inherit_in_threads(
+            [worker._CURRENT_OWNER_DASK_KEY, worker._CURRENT_OWNER_DASK_PRIORITY]
+        )
         isolate_jobs(worker._get_current_owner_dask_key)
         synchronize_caches()
         thread_loops.install()

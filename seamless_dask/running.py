@@ -70,14 +70,16 @@ class RunningJobs:
     def callers(self, process: str, owner_key: str | None) -> list[RunningJob]:
         """Return the transformation that asks, or all that it may be.
 
-        It is known exactly except for calls from threads that the user's code has
-        started: those come without the key.
+        It is not known for calls from threads that live longer than the job that has
+        started them. Then the likeliest comes first: one that does not wait already,
+        and has begun last.
         """
-        if owner_key is not None:
-            running = self._jobs.get(owner_key)
-            return [] if running is None else [running]
-        candidates = self._jobs_of(process)
-        return [r for r in self._jobs.values() if r.key in candidates]
+        asking = None if owner_key is None else self._jobs.get(owner_key)
+        if asking is not None:
+            return [asking]
+        keys = self._jobs_of(process)
+        candidates = [job for job in self._jobs.values() if job.key in keys]
+        return sorted(candidates, key=lambda job: (job.pending > 0, -job.started))
 
     @contextmanager
     def waiting(self, callers: Sequence[RunningJob]) -> Iterator[None]:

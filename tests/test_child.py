@@ -5,8 +5,13 @@ from __future__ import annotations
 import asyncio
 import pickle
 import threading
+from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
 
-from seamless_dask.child import Initializer, JobLocal
+import pytest
+
+from seamless_dask.child import Initializer
+from seamless_dask.job_context import JobExecutor, JobLocal, inherit_in_threads
 
 
 def test_job_local_is_inherited_by_tasks_on_another_loop() -> None:
@@ -58,3 +63,47 @@ def test_initializer_travels_by_pickle() -> None:
     """It is sent to each process, also to those that replace another."""
     copy = pickle.loads(pickle.dumps(Initializer({"A": "1"})))
     assert copy.environment == {"A": "1"}
+
+
+@pytest.fixture
+def inherited(monkeypatch: pytest.MonkeyPatch) -> JobLocal:
+    """A variable that threads started by a job inherit."""
+    monkeypatch.setattr(threading.Thread, "start", threading.Thread.start)
+    local = JobLocal()
+    inherit_in_threads([local])
+    return local
+
+
+def test_threads_of_a_job_act_for_it(inherited: JobLocal) -> None:
+    """Also those of the thread pools that it makes, and threads of its threads."""
+    found: list[str | None] = []
+
+    def read() -> None:
+        found.append(getattr(inherited, "dask_key", None))
+
+    def job() -> None:
+        inherited.dask_key = "base-1"
+        with ThreadPoolExecutor(1) as pool:
+            pool.submit(read).result()
+        nested = threading.Thread(target=start_and_join, args=(read,))
+        start_and_join(nested.run)
+
+    def start_and_join(target: Callable[[], None]) -> None:
+        thread = threading.Thread(target=target)
+        thread.start()
+        thread.join()
+
+    start_and_join(job)
+    start_and_join(read)
+    assert found == ["base-1", "base-1", None]
+
+
+def test_a_shared_pool_acts_for_whoever_submits(inherited: JobLocal) -> None:
+    """Its threads outlive the job that happened to start them."""
+
+    def job(pool: JobExecutor, name: str | None) -> str | None:
+        inherited.dask_key = name
+        return pool.submit(getattr, inherited, "dask_key", None).result()
+
+    with JobExecutor(1) as pool:
+        assert [job(pool, name) for name in ("a", "b", None)] == ["a", "b", None]

@@ -382,3 +382,61 @@ def test_command_line() -> None:
     assert served.stdout.readline().startswith("Dummy scheduler at tcp://127.0.0.1:")
     served.terminate()
     assert served.wait(30) == 0
+
+
+def test_calls_from_threads_are_calls_of_their_job(
+    dummy: SeamlessDaskClient, tmp_path: Path
+) -> None:
+    """The slot that is lent is that of the job that waits, and no other's."""
+
+    def waits(gate, name):
+        import time
+        from pathlib import Path
+
+        while not Path(gate).exists():
+            time.sleep(0.01)
+        return name
+
+    def calls(go, gate):
+        import time
+        from concurrent.futures import ThreadPoolExecutor
+        from pathlib import Path
+
+        from seamless.transformer import delayed, direct
+
+        def nested(gate, name):
+            import time
+            from pathlib import Path
+
+            while not Path(gate).exists():
+                time.sleep(0.01)
+            return name
+
+        while not Path(go).exists():
+            time.sleep(0.01)
+        with ThreadPoolExecutor(1) as pool:
+            threaded = pool.submit(direct(nested), gate, "threaded")
+            local = delayed(nested)
+            local.local = True
+            return [threaded.result(), local(gate, "local").run()]
+
+    go, gate = tmp_path / "go", tmp_path / "gate"
+    busy = [delayed(waits)(str(gate), name) for name in "abc"]
+    caller = delayed(calls)(str(go), str(gate))
+    for transformation in [caller, *busy]:
+        transformation.start()
+
+    def rows() -> list[dict[str, Any]]:
+        return status(dummy)["transformations"]["with_workers"]
+
+    def calling() -> set[str]:
+        return {row["checksum"] for row in rows() if row["state"] == "calling"}
+
+    wait_until(lambda: len(rows()) == 4, "all are with the worker")
+    go.touch()
+    assert wait_until(calling, "one of them waits") == {
+        caller.transformation_checksum.hex()
+    }
+    gate.touch()
+    assert caller.run() == ["threaded", "local"]
+    assert [transformation.run() for transformation in busy] == ["a", "b", "c"]

@@ -1,0 +1,84 @@
+"""Which job of a Seamless process is it that calls.
+
+seamless-transformer keeps that in thread-local variables. A job's calls may come from
+elsewhere: from the event loop that serves its thread, from threads that its code has
+started, from those that compute nested transformations in the same process. Who does
+not know from which job a call comes does not know which one waits.
+"""
+
+from __future__ import annotations
+
+import functools
+import threading
+from collections.abc import Callable, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
+from contextvars import ContextVar, copy_context
+from typing import Any
+
+
+class JobLocal:
+    """Like `threading.local`, but inherited by the asyncio tasks that a job starts.
+
+    See `inherit_in_threads` for its threads.
+    """
+
+    def __init__(self) -> None:
+        object.__setattr__(self, "_variables", {})
+
+    def __getattr__(self, name: str) -> Any:
+        variable = self._variables.get(name)
+        value = None if variable is None else variable.get()
+        if value is None:
+            raise AttributeError(name)
+        return value
+
+    def __setattr__(self, name: str, value: Any) -> None:
+        variable = self._variables.get(name)
+        if variable is None:
+            variable = self._variables.setdefault(name, ContextVar(name, default=None))
+        variable.set(value)
+
+    def __delattr__(self, name: str) -> None:
+        self.__setattr__(name, None)
+
+    def values(self) -> dict[str, Any]:
+        """Return what the calling job has set."""
+        values = {name: v.get() for name, v in self._variables.items()}
+        return {name: value for name, value in values.items() if value is not None}
+
+
+class JobExecutor(ThreadPoolExecutor):
+    """A thread pool whose threads act for the job that has submitted the work."""
+
+    def submit(
+        self, function: Callable[..., Any], /, *args: Any, **kwargs: Any
+    ) -> Future[Any]:
+        """Run a function in the context of the caller."""
+        return super().submit(copy_context().run, function, *args, **kwargs)
+
+
+def inherit_in_threads(variables: Sequence[JobLocal]) -> None:
+    """Let threads start with the values that these variables have in their creator.
+
+    Python can do so with all context variables from version 3.14 on. These are few,
+    and mean nothing to the code of users.
+    """
+    start = threading.Thread.start
+
+    @functools.wraps(start)
+    def start_with_values(thread: threading.Thread) -> None:
+        inherited = [(variable, variable.values()) for variable in variables]
+        if any(values for _, values in inherited):
+            run = thread.run
+
+            def run_with_values() -> None:
+                del thread.run  # it refers to the thread, which refers to it
+                for variable, values in inherited:
+                    for name, value in values.items():
+                        setattr(variable, name, value)
+                run()
+
+            thread.run = run_with_values  # type: ignore[method-assign]
+        start(thread)
+
+    threading.Thread.start = start_with_values  # type: ignore[assignment,method-assign]
