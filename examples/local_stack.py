@@ -206,7 +206,8 @@ class LocalStack:
         """Run a driver script to its end.
 
         After ``timeout`` seconds every process of the stack prints the stacks of its
-        threads and is ended, and the error holds them with the tail of each log.
+        threads and is ended. The error holds them, with what the cluster was doing and
+        the tail of each log.
         """
         begin = time.monotonic()
         process = self.start(script, *args, show_stderr=show_stderr)
@@ -220,9 +221,10 @@ class LocalStack:
         try:
             stdout, stderr = process.communicate(timeout=timeout)
         except subprocess.TimeoutExpired:
+            picture = self._picture()
             stdout, stderr = self._dump_stacks(process)
             raise StackError(
-                f"driver '{what}' did not end within {timeout:g} s\n"
+                f"driver '{what}' did not end within {timeout:g} s\n{picture}\n"
                 f"--- stdout\n{_tail(stdout)}\n--- stderr\n{_tail(stderr, 400)}\n"
                 f"{self.logs(400)}"
             ) from None
@@ -238,6 +240,21 @@ class LocalStack:
                 f"{self.logs()}"
             )
         return DriverResult(stdout, stderr or "", seconds)
+
+    def _picture(self) -> str:
+        """What the cluster is doing, as its operators would ask."""
+        try:
+            command = [sys.executable, "-m", "seamless_dask.status"]
+            asked = subprocess.run(
+                [*command, self.scheduler_address()],
+                env={**self.environment(), "COLUMNS": "120"},
+                capture_output=True,
+                text=True,
+                timeout=30,
+            )
+        except (StackError, subprocess.TimeoutExpired) as exc:
+            return f"the cluster does not say what it is doing: {exc}"
+        return asked.stdout + asked.stderr
 
     def _dump_stacks(self, process: subprocess.Popen[str]) -> tuple[str, str]:
         """Let whatever computes print the stacks of its threads, which ends it."""
