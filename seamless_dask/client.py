@@ -26,6 +26,7 @@ from . import (
     serialization,
     tasks,
     thread_loops,
+    thrift,
 )
 from .envelopes import Envelope
 from .envelopes import check as check_envelope
@@ -40,6 +41,7 @@ from .handles import (
 )
 from .inner import InnerLeases
 from .keys import NESTED_RESOURCE, TOP_LEVEL_RESOURCE
+from .recent import recent_buffers
 from .services import of_current_stage
 from .types import TransformationFutures, TransformationResult
 
@@ -129,7 +131,6 @@ class SeamlessDaskClient:
         self._entries: dict[str, Entry] = {}
         self._by_checksum: dict[str, Entry] = {}
         self._attempts: dict[str, tuple[int, float]] = {}
-        self._buffers: dict[str, tuple[Buffer, float]] = {}
         self._pruning = False
         self._background: set[asyncio.Task[None]] = set()
         loop: Any = dask_client.loop
@@ -138,6 +139,7 @@ class SeamlessDaskClient:
         self.inner = InnerLeases(dask_client) if role == "inner" else None
         bounds.bound_tables(worker=role == "worker")
         thread_loops.install()
+        thrift.install()
         #: the cluster's record mode, which a driver must have as well
         self.record: bool | None = None
         if role == "driver":
@@ -373,7 +375,7 @@ class SeamlessDaskClient:
                 )
         else:
             if result.content is not None and result.result_checksum is not None:
-                self.remember_buffer(
+                recent_buffers.remember(
                     Buffer(result.content, checksum=Checksum(result.result_checksum))
                 )
             if not outcome.cancelled():
@@ -480,12 +482,6 @@ class SeamlessDaskClient:
 
     # -- buffers -----------------------------------------------------------------
 
-    def remember_buffer(self, buffer: Buffer) -> None:
-        """Keep a buffer in the process's buffer cache for `CACHE_TTL` seconds."""
-        now = time.monotonic()
-        with self._lock:
-            self._buffers[buffer.get_checksum().hex()] = buffer, now
-
     def ensure_fat_future(self, futures: TransformationFutures) -> FatFuture:
         """Return a future of the result's buffer; any thread, no waiting."""
         return self._fat_of_entry(futures.entry, fingertip=False)
@@ -541,10 +537,10 @@ class SeamlessDaskClient:
             for entry in list(self._entries.values()):
                 if entry.outcome.done() and entry.last_used < deadline:
                     self._forget(entry)
-            for cached in (self._buffers, self._attempts):
-                for name in [n for n, v in cached.items() if v[1] < deadline]:
-                    del cached[name]
-            again = bool(self._entries or self._buffers or self._attempts)
+            for name in [n for n, v in self._attempts.items() if v[1] < deadline]:
+                del self._attempts[name]
+            again = recent_buffers.forget(deadline)
+            again = again or bool(self._entries or self._attempts)
         if again:
             self._schedule_pruning()
 

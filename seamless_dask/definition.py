@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import inspect
 from collections.abc import Mapping
 from copy import deepcopy
 from typing import Any
@@ -31,23 +30,31 @@ def has_post_prepare_hook(transformation: Any) -> bool:
 
     Compiled transformers look at the prepared transformation, inputs included.
     """
-    variables = inspect.getclosurevars(transformation._constructor_sync).nonlocals
+    constructor = transformation._constructor_sync
     return any(
-        variables.get(name) is not None
+        _enclosed(constructor, name) is not None
         for name in ("post_prepare_sync", "post_prepare_async")
+    )
+
+
+def _enclosed(function: Any, name: str) -> Any:
+    """Return a variable of the function in which `function` was defined, or None."""
+    names = function.__code__.co_freevars
+    return (
+        function.__closure__[names.index(name)].cell_contents if name in names else None
     )
 
 
 def prepared(transformation: Any) -> tuple[dict[str, Any], dict[str, Any]]:
     """Return transformation dict and dunder of a constructed transformation."""
-    variables = inspect.getclosurevars(transformation._evaluator_sync).nonlocals
-    prepared_dict = variables.get("prepared_execution_dict")
+    evaluator = transformation._evaluator_sync
+    prepared_dict = _enclosed(evaluator, "prepared_execution_dict")
     if prepared_dict is None:
         raise RuntimeError(
             "The transformation has not been constructed, or was made by something "
             "other than transformation_from_pretransformation"
         )
-    tf_dunder = deepcopy(variables.get("prepared_tf_dunder") or {})
+    tf_dunder = deepcopy(_enclosed(evaluator, "prepared_tf_dunder") or {})
     known = {
         name: dependency._transformation_checksum.hex()
         for name, dependency in dependencies(transformation).items()

@@ -25,9 +25,10 @@ from .envelopes import EnvelopeMismatch
 from .keys import is_driver
 from .leases import LeaseRefused
 from .patience import ServiceUnavailable
+from .recent import recent_buffers
 from .record_mode import RecordModeMismatch
 from .records import known_result
-from .submissions import checksums_of, submission_of
+from .submissions import checksums_in, checksums_of, submission_of
 from .types import TransformationFutures, TransformationInputSpec, TransformationResult
 from .types import TransformationSubmission as Submission
 
@@ -305,6 +306,7 @@ class _Evaluation:
                 checksum=checksum,
                 kind="transformation" if checksum is None else "checksum",
             )
+        recent_buffers.keep_uploaded(checksums_in(transformation_dict))
         return Submission(
             transformation_dict=transformation_dict,
             inputs=inputs,
@@ -325,11 +327,13 @@ class _Evaluation:
         tf_checksum = transformation._transformation_checksum
         if tf_checksum is None:
             raise Unavailable(transformation._exception or "Construction failed")
+        transformation_dict, tf_dunder = definition.prepared(transformation)
+        used = [tf_checksum.hex(), *checksums_in(transformation_dict)]
+        recent_buffers.keep_uploaded(used)
         known = await known_result(tf_checksum.hex())
         if known is not None:
             _apply(transformation, TransformationResult(tf_checksum.hex(), known))
             return None
-        transformation_dict, tf_dunder = definition.prepared(transformation)
         submission = submission_of(
             transformation_dict,
             tf_checksum=tf_checksum.hex(),

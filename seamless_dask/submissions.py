@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
@@ -42,6 +42,21 @@ def with_dependencies(job: Job, results: Sequence[TransformationResult]) -> Job:
     return replace(job, transformation_dict=transformation_dict, tf_dunder=tf_dunder)
 
 
+def _pins(transformation_dict: Mapping[str, Any]) -> Iterator[tuple[str, Any]]:
+    for name, value in transformation_dict.items():
+        if not name.startswith("__") and isinstance(value, tuple) and len(value) >= 3:
+            yield name, value
+
+
+def checksums_in(transformation_dict: Mapping[str, Any]) -> list[str]:
+    """Return the checksums of the inputs that are known."""
+    return [
+        Checksum(checksum).hex()
+        for _, (_, _, checksum) in _pins(transformation_dict)
+        if checksum is not None
+    ]
+
+
 def submission_of(
     transformation_dict: dict[str, Any],
     *,
@@ -59,10 +74,7 @@ def submission_of(
     """
     inputs = {}
     missing = []
-    for name, value in transformation_dict.items():
-        if name.startswith("__") or not isinstance(value, tuple) or len(value) < 3:
-            continue
-        celltype, subcelltype, checksum = value
+    for name, (celltype, subcelltype, checksum) in _pins(transformation_dict):
         if checksum is None:
             missing.append(name)
             continue

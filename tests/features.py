@@ -24,7 +24,7 @@ import numpy as np
 import seamless
 import seamless.config
 from polling import wait_until
-from seamless import Buffer
+from seamless import Buffer, Checksum
 from seamless.transformer import Transformation, delayed, direct, parallel
 from seamless_transformer.transformation_class import TransformationError
 
@@ -582,6 +582,46 @@ def is_cached(salt: str) -> None:
     assert delayed(add)(3, 10, salt).is_cached()
 
 
+def loops(salt: str) -> None:
+    """What calls have in common is uploaded once, through connections that stay."""
+    import psutil
+    from seamless_remote import buffer_remote
+    from seamless_remote.buffer_client import BufferClient
+
+    def add(a, b, salt):
+        return a + b
+
+    uploads: list[str] = []
+    write, promise = BufferClient.write, BufferClient.promise
+
+    async def counted_write(self: Any, checksum: Any, buffer: Any) -> Any:
+        uploads.append(checksum.hex())
+        return await write(self, checksum, buffer)
+
+    async def no_promise(self: Any, checksum: Any) -> Any:
+        raise AssertionError(f"small buffer {checksum} was promised")
+
+    (client,) = buffer_remote._write_server_clients
+    port = int(client.url.rsplit(":", 1)[1])
+    ports: set[int] = set()
+    BufferClient.write, BufferClient.promise = counted_write, no_promise
+    try:
+        for i in range(20):
+            assert direct(add)(i, 1000, salt) == i + 1000
+            ports |= {
+                connection.laddr.port
+                for connection in psutil.Process().net_connections()
+                if connection.raddr and connection.raddr.port == port
+            }
+    finally:
+        BufferClient.write, BufferClient.promise = write, promise
+    assert len(uploads) == len(set(uploads)), "uploaded twice"
+    # each call has an input and a transformation of its own, which go together
+    assert len(uploads) <= 2 * 20 + 4
+    # the first call writes all of its buffers at once
+    assert len(ports) <= 10, ports
+
+
 def stages(salt: str) -> None:
     """Another stage is another cluster and another storage, in the same driver."""
 
@@ -603,12 +643,25 @@ def stages(salt: str) -> None:
     again = delayed(add)(1, 2, salt)
     assert not again.is_cached()
     assert again.run() == 3
+    assert all(lengths_on_hashserver(again)), "the first stage has them all"
     assert delayed(outer)(1, salt).run() == 3
     seamless.config.set_stage(None, workdir=".")
     assert get_address() == first
     assert delayed(add)(1, 2, salt).is_cached()
     assert not delayed(outer)(1, salt).is_cached()
     assert delayed(outer)(1, salt).run() == 3
+
+
+def lengths_on_hashserver(transformation: Transformation[Any]) -> list[int | None]:
+    """The lengths of a transformation and of its inputs, None if it has not got one."""
+    from seamless_remote import buffer_remote
+
+    from seamless_dask import definition
+    from seamless_dask.submissions import checksums_in
+
+    used = checksums_in(definition.prepared(transformation)[0])
+    used.append(transformation.transformation_checksum.hex())
+    return asyncio.run(buffer_remote.get_buffer_lengths(list(map(Checksum, used))))
 
 
 def get_address() -> str:
@@ -828,6 +881,7 @@ FEATURES: dict[str, Callable[[str], None]] = {
         scratch,
         printing,
         is_cached,
+        loops,
         stages,
         closing,
         bash,
