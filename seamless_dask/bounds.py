@@ -101,7 +101,6 @@ def bound_tables(*, worker: bool = False) -> None:
     """
     from seamless.caching import eviction_cost
     from seamless.caching.buffer_cache import get_buffer_cache
-    from seamless_transformer.transformation_cache import get_transformation_cache
 
     synchronize_caches()
     cache = get_buffer_cache()
@@ -110,6 +109,13 @@ def bound_tables(*, worker: bool = False) -> None:
         if worker:
             cache.soft_cap = min(cache.soft_cap, WORKER_SOFT_CAP)
     _bound(eviction_cost._cost_module.buffer_lengths, "_lengths")
+    bound_results()
+
+
+def bound_results() -> None:
+    """Bound what this process remembers of transformations; idempotent."""
+    from seamless_transformer.transformation_cache import get_transformation_cache
+
     results = get_transformation_cache()
     for name in (
         "_transformation_cache",

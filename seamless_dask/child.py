@@ -26,8 +26,8 @@ from multiprocessing.connection import wait
 from typing import Any
 
 from . import child_values, pipes, selection, small_buffers, thread_loops
-from .bounds import Collector, synchronize_caches
-from .job_context import JobExecutor, JobLocal, inherit_in_threads
+from .bounds import Collector, bound_results, synchronize_caches
+from .job_context import JobExecutor, JobLocal, inherit_in_threads, let_each_job_ask
 from .job_isolation import PROCESS_ENV, isolate_jobs
 
 #: Jobs that one process can hold. Threads are started on demand; one that waits costs
@@ -97,8 +97,10 @@ class Initializer:
         inherit_in_threads(
             [worker._CURRENT_OWNER_DASK_KEY, worker._CURRENT_OWNER_DASK_PRIORITY]
         )
+        let_each_job_ask()
         isolate_jobs(worker._get_current_owner_dask_key)
         synchronize_caches()
+        bound_results()
         thread_loops.install()
         small_buffers.install(worker)
         child_values.install(worker)

@@ -1,9 +1,13 @@
 """Which job of a Seamless process is it that calls.
 
-seamless-transformer keeps that in thread-local variables. A job's calls may come from
-elsewhere: from the event loop that serves its thread, from threads that its code has
-started, from those that compute nested transformations in the same process. Who does
-not know from which job a call comes does not know which one waits.
+Who does not know from which job a call comes does not know which one waits, lends the
+slot of another, and in the end nothing runs any more. In seamless-transformer
+
+- thread-local variables say which job it is. Calls may come from elsewhere: from the
+  event loop that serves the job's thread, from threads that its code has started, from
+  those that compute nested transformations in the same process;
+- a job that calls what another job of the same process has called already does not ask:
+  it waits for the other's answer.
 """
 
 from __future__ import annotations
@@ -45,6 +49,26 @@ class JobLocal:
         """Return what the calling job has set."""
         values = {name: v.get() for name, v in self._variables.items()}
         return {name: value for name, value in values.items() if value is not None}
+
+
+class _NothingUnderWay(dict[Any, Any]):
+    """The calls that others may join: none."""
+
+    def get(self, key: Any, default: Any = None) -> Any:
+        return default
+
+    def pop(self, key: Any, default: Any = None) -> Any:
+        return default
+
+    def __setitem__(self, key: Any, value: Any) -> None:
+        """Forget it: each job asks for itself, and the Dask worker joins them."""
+
+
+def let_each_job_ask() -> None:
+    """Have jobs that call the same transformation not wait for each other's answer."""
+    from seamless_transformer.transformation_cache import get_transformation_cache
+
+    get_transformation_cache()._active_submissions = _NothingUnderWay()
 
 
 class JobExecutor(ThreadPoolExecutor):

@@ -440,3 +440,51 @@ def test_calls_from_threads_are_calls_of_their_job(
     gate.touch()
     assert caller.run() == ["threaded", "local"]
     assert [transformation.run() for transformation in busy] == ["a", "b", "c"]
+
+
+def test_jobs_of_one_process_that_call_the_same(
+    dummy: SeamlessDaskClient, tmp_path: Path
+) -> None:
+    """Each is known to wait: otherwise what they wait for never gets a slot."""
+
+    def outer(folder, name):
+        import time
+        from pathlib import Path
+
+        from seamless.transformer import delayed
+
+        def shared(folder):
+            return 42
+
+        def helper(folder, name, i):
+            import time
+            from pathlib import Path
+
+            from seamless.transformer import direct
+
+            def shared(folder):
+                return 42
+
+            (Path(folder) / f"{name}{i}").touch()
+            while not (Path(folder) / "go").exists():
+                time.sleep(0.01)
+            return direct(shared)(folder)
+
+        helpers = [delayed(helper)(folder, name, i) for i in range(3)]
+        for started in helpers:
+            started.start()
+        while len(list(Path(folder).iterdir())) < 6:
+            time.sleep(0.01)
+        called = delayed(shared)(folder)
+        called.start()
+        return [transformation.run() for transformation in [*helpers, called]]
+
+    both = [delayed(outer)(str(tmp_path), name) for name in "ab"]
+    for transformation in both:
+        transformation.start()
+    # The helpers have all slots.
+    wait_until(
+        lambda: status(dummy)["permissions"]["waiting"] == 2, "both wait for a slot"
+    )
+    (tmp_path / "go").touch()
+    assert [transformation.run() for transformation in both] == [[42] * 4] * 2
