@@ -269,19 +269,43 @@ def pi(
 
 
 #: how a node of a random tree runs its children
-MODES = ("direct", "delayed", "start", "feed")
+MODES = ("direct", "delayed", "start", "feed", "threads", "local")
 
 
-def grow(rng: random.Random, depth: int, width: int, budget: list[int]) -> list[Any]:
-    """A random tree as ``[value, mode, children]``, at most ``budget[0]`` nodes."""
-    budget[0] -= 1
-    children = []
-    if depth > 1:
-        for _ in range(rng.randint(0, width)):
-            if budget[0] <= 0:
-                break
-            children.append(grow(rng, depth - 1, width, budget))
-    return [rng.randrange(10_000), rng.choice(MODES), children]
+class Grower:
+    """Grows seeded random trees, some of whose branches are the same.
+
+    Parameters
+    ----------
+    depth, width
+        At most so many levels, and children of one node.
+    """
+
+    def __init__(self, depth: int, width: int) -> None:
+        self._depth = depth
+        self._width = width
+        #: {levels: branches that were grown}
+        self._grown: dict[int, list[list[Any]]] = {n: [] for n in range(1, depth + 1)}
+
+    def grow(self, rng: random.Random, nodes: int) -> list[Any]:
+        """Return a tree as ``[value, mode, children]``, of at most ``nodes`` new."""
+        return self._grow(rng, self._depth, [nodes])
+
+    def _grow(self, rng: random.Random, depth: int, budget: list[int]) -> list[Any]:
+        budget[0] -= 1
+        children = []
+        if depth > 1:
+            for _ in range(rng.randint(0, self._width)):
+                if budget[0] <= 0:
+                    break
+                grown = self._grown[depth - 1]
+                if grown and rng.random() < 0.2:
+                    children.append(rng.choice(grown))
+                else:
+                    children.append(self._grow(rng, depth - 1, budget))
+        tree = [rng.randrange(10_000), rng.choice(MODES), children]
+        self._grown[depth].append(tree)
+        return tree
 
 
 def evaluate(node: list[Any], carry: int, seen: set[str]) -> int:
@@ -308,7 +332,8 @@ def random_trees(
     """Seeded random trees whose nodes run their children in different ways.
 
     Modes: call each child directly; make each and run it at once; start all, then
-    run all; feed each child to the next.
+    run all; feed each child to the next; call each in a thread; run each in the same
+    process. Some branches are the same, within a tree and in different ones.
     """
 
     def node(salt, spec, carry):
@@ -324,6 +349,18 @@ def random_trees(
             for started in nodes:
                 started.start()
             below = sum(started.run() for started in nodes)
+        elif mode == "threads":
+            from concurrent.futures import ThreadPoolExecutor
+
+            with ThreadPoolExecutor(3) as pool:
+                calls = [
+                    pool.submit(direct(node), salt, child, 0) for child in children
+                ]
+                below = sum(call.result() for call in calls)
+        elif mode == "local":
+            make = delayed(node)
+            make.local = True
+            below = sum(make(salt, child, 0).run() for child in children)
         else:
             last = 0
             make = delayed(node)
@@ -332,7 +369,8 @@ def random_trees(
             below = last.run() if children else 0
         return (value + carry + 7 * below) % 1_000_003
 
-    specs = [grow(random.Random(seed + i), depth, width, [max_nodes]) for i in range(n)]
+    grower = Grower(depth, width)
+    specs = [grower.grow(random.Random(seed + i), max_nodes) for i in range(n)]
     seen: set[str] = set()
     expected = [evaluate(spec, 0, seen) for spec in specs]
     begin = time.perf_counter()
