@@ -13,7 +13,9 @@ from seamless.caching import buffer_writer
 from seamless.caching.buffer_cache import get_buffer_cache
 from seamless.checksum.calculate_checksum import TRIVIAL_CHECKSUMS
 
+from .large_writes import write_large
 from .patience import HASHSERVER
+from .shared_buffers import LARGE
 
 logger = logging.getLogger(__name__)
 
@@ -84,7 +86,7 @@ class BufferStore:
 
     def add(self, buffer: Buffer) -> None:
         """Keep a buffer at hand; the least recently used ones make room."""
-        size = len(buffer.content)
+        size = len(buffer)
         if size > self.capacity:
             return
         checksum = buffer.get_checksum().hex()
@@ -96,7 +98,13 @@ class BufferStore:
             self._size += size
             while self._size > self.capacity or len(self._buffers) > MAX_BUFFERS:
                 _, evicted = self._buffers.popitem(last=False)
-                self._size -= len(evicted.content)
+                self._size -= len(evicted)
+
+    def clear(self) -> None:
+        """Keep nothing any more."""
+        with self._lock:
+            self._buffers.clear()
+            self._size = 0
 
     def keep(self, buffer: Buffer) -> None:
         """Keep a buffer that is stored nowhere else, for some time if it is large."""
@@ -185,7 +193,7 @@ class BufferStore:
             buffer = await self.resolve(checksum)
         except CacheMissError:
             return None
-        return len(buffer.content)
+        return len(buffer)
 
     async def _fetch(self, checksum: str) -> Buffer:
         return await HASHSERVER.call(Checksum(checksum).resolution)
@@ -197,8 +205,8 @@ def contents_at_hand(checksums: Iterable[str]) -> dict[str, bytes]:
     total = 0
     for checksum in checksums:
         buffer = get_buffer_cache().get(Checksum(checksum))
-        if buffer is not None and len(buffer.content) <= WITH_JOB:
-            total += len(buffer.content)
+        if buffer is not None and len(buffer) <= WITH_JOB:
+            total += len(buffer)
             if total > 4 * WITH_JOB:
                 break
             contents[checksum] = buffer.content
@@ -215,11 +223,10 @@ async def write_to_hashserver(checksum: str, buffer: Buffer) -> None:
     """
     from seamless_remote import buffer_remote
 
-    size = len(buffer.content)
+    size = len(buffer)
+    write = buffer_remote.write_buffer if size < LARGE else write_large
     try:
-        written = await HASHSERVER.call(
-            lambda: buffer_remote.write_buffer(Checksum(checksum), buffer)
-        )
+        written = await HASHSERVER.call(lambda: write(Checksum(checksum), buffer))
     except Exception as exc:
         raise UploadError(
             f"Buffer {checksum} ({size} bytes) could not be written to the "

@@ -1,9 +1,10 @@
-"""Values in a Seamless process that are never stored: scratch and trivial ones.
+"""Values in a Seamless process that need care: scratch, trivial and large ones.
 
 By itself a Seamless process drops the value of a scratch transformation, so that every
 use computes it again, and on a second computation uploads it. Here the Dask worker
 gets it, to keep in its memory. The empty buffer is stored nowhere, and cannot be
-fetched: its checksum says what it is. Runs inside each Seamless process.
+fetched: its checksum says what it is. Large ones go through shared memory, see
+`seamless_dask.shared_buffers`. Runs inside each Seamless process.
 """
 
 from __future__ import annotations
@@ -13,12 +14,14 @@ from typing import Any
 from seamless import Buffer, Checksum
 from seamless.checksum.calculate_checksum import TRIVIAL_CHECKSUMS
 
+from . import shared_buffers
+
 #: request by which a process hands over a buffer that is not to be stored
 KEEP_SCRATCH = "seamless_dask_keep_scratch"
 
 
 def install(worker: Any) -> None:
-    """Change how this process treats scratch results and trivial checksums.
+    """Change how this process treats scratch results, trivial and large buffers.
 
     Call it before the process gets its primitives from seamless-transformer.
 
@@ -60,3 +63,4 @@ def install(worker: Any) -> None:
     worker._buffer_tempref = buffer_tempref
     worker._checksum_resolve = checksum_resolve
     worker.run_transformation_dict = run_transformation_dict
+    shared_buffers.install(worker)

@@ -12,7 +12,8 @@ from seamless_transformer.transformation_utils import (
     merge_transformation_meta,
 )
 
-from .buffers import BufferStore, ensure_uploaded
+from .buffers import BufferStore
+from .uploads import Uploads
 
 if TYPE_CHECKING:
     from .tasks import Job
@@ -26,7 +27,7 @@ CONCURRENCY = 100
 
 
 async def ensure_members_uploaded(
-    job: Job, result_checksum: str, buffers: BufferStore
+    job: Job, result_checksum: str, buffers: BufferStore, uploads: Uploads
 ) -> None:
     """Return once the hashserver has each member of a deep result.
 
@@ -51,7 +52,7 @@ async def ensure_members_uploaded(
 
     async def wait(checksum: str) -> None:
         async with semaphore:
-            await ensure_uploaded(checksum, buffers.at_hand(checksum))
+            await uploads.ensure(checksum, buffers.at_hand(checksum))
 
     await asyncio.gather(*(wait(checksum) for checksum in members))
 

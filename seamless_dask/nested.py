@@ -161,7 +161,7 @@ class NestedWork:
         answer: dict[str, Any] = {"status": "done", "result": result_checksum}
         if parse_remote_job_written(result_checksum) is None:
             buffer = self._runtime.buffers.at_hand(result_checksum)
-            if buffer is not None and len(buffer.content) <= SMALL:
+            if buffer is not None and len(buffer) <= SMALL:
                 answer[BUFFERS] = {result_checksum: buffer.content}
         return answer
 

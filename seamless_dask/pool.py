@@ -24,8 +24,8 @@ from seamless_transformer import worker as transformer_worker
 
 from . import watchdog
 from .buffers import BufferStore
-from .child_values import KEEP_SCRATCH
 from .crew import Crew, JobFailed
+from .exchange import Exchange
 from .processes import PoolJob
 from .small_buffers import BUFFERS, SMALL, Contents, ResultChecksum
 
@@ -64,6 +64,7 @@ class Pool:
         self.processes = processes
         #: where the processes' requests for buffers are answered from
         self.buffers = BufferStore()
+        self.exchange = Exchange(self)
         self._environment = environment
         self._scratch = Path(scratch)
         self._runtimes: list[WorkerRuntime] = []
@@ -150,11 +151,7 @@ class Pool:
         handlers = manager._manager
         handlers.add_parent_handler("__worker_ready__", self._on_ready)
         handlers.add_parent_handler("delegate_transformation_submit", self._delegate)
-        handlers.add_parent_handler("download", self._download)
-        handlers.add_parent_handler("downloaded", self._on_downloaded)
-        handlers.add_parent_handler("ref_op", self._on_ref_op)
-        handlers.add_parent_handler("upload", self._on_upload)
-        handlers.add_parent_handler(KEEP_SCRATCH, self._keep_scratch)
+        self.exchange.install(manager)
         await self._crew.start()
 
     def _on_ready(self, handle: Any, _payload: Any) -> dict[str, Any]:
@@ -186,10 +183,12 @@ class Pool:
             asyncio.run_coroutine_threadsafe(crew.clean_up(processes), manager.loop)
         )
         transformer_worker.shutdown_workers(wait=False)
+        self.buffers.clear()
 
     # -- requests of the processes -----------------------------------------------
 
     def runtime_of(self, owner_key: str | None) -> WorkerRuntime:
+        """Return the worker that runs a task; one of them if none is known to."""
         if owner_key is not None:
             for runtime in self._runtimes:
                 if owner_key in runtime.running:
@@ -218,46 +217,12 @@ class Pool:
             return None
         return next((job for job in process.jobs if job.key == key), None)
 
-    async def _download(
-        self, handle: Any, payload: dict[str, Any]
-    ) -> dict[str, Any] | None:
-        checksum = Checksum(payload["checksum"]).hex()
-        if self.buffers.at_hand(checksum) is None:
-            # The original would block the pool's event loop while it fetches.
-            runtime = self._runtimes[0]
-            found = asyncio.run_coroutine_threadsafe(
-                runtime.nested.has_buffer(handle.name, checksum), runtime.loop
-            )
-            if not await asyncio.wrap_future(found):
-                return None
-        pointer = await self._manager._handle_download(handle, payload)
-        self._segments(handle).add(pointer["key"])
-        return pointer
-
-    async def _on_downloaded(self, handle: Any, payload: dict[str, Any]) -> None:
-        self._segments(handle).discard(payload["pointer"]["key"])
-        await self._manager._handle_downloaded(handle, payload)
-
-    async def _on_ref_op(self, handle: Any, payload: dict[str, Any]) -> Any:
-        answer = await self._manager._handle_ref_op(handle, payload)
-        if isinstance(answer, dict):
-            self._segments(handle).add(answer["key"])
-        return answer
-
-    async def _on_upload(self, handle: Any, payload: dict[str, Any]) -> Any:
-        self._segments(handle).discard(payload["pointer"]["key"])
-        return await self._manager._handle_upload(handle, payload)
-
-    async def _keep_scratch(self, _handle: Any, payload: dict[str, Any]) -> None:
-        checksum = Checksum(payload["checksum"])
-        self.buffers.keep(Buffer(payload["content"], checksum=checksum))
-
-    def _segments(self, handle: Any) -> set[str]:
-        """The shared memory that is meant for a process, to be removed at its end."""
-        process = self._crew.process(handle.name)
-        return set() if process is None else process.segments
-
     # -- jobs --------------------------------------------------------------------
+
+    def segments_of(self, process_name: str) -> set[str]:
+        """The shared memory that is meant for a process, to be removed at its end."""
+        process = self._crew.process(process_name)
+        return set() if process is None else process.segments
 
     def jobs_of(self, process_name: str) -> set[str]:
         """Return the keys of the tasks that a process is running; from any thread."""
@@ -307,7 +272,7 @@ class Pool:
         small = {
             buffer.get_checksum().hex(): buffer.content
             for buffer in inputs
-            if 0 < len(buffer.content) <= SMALL
+            if 0 < len(buffer) <= SMALL
         }
         job = PoolJob(
             name=f"transformation {tf_checksum}",

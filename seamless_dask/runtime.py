@@ -171,7 +171,7 @@ class WorkerRuntime:
         content = None
         if parse_remote_job_written(result) is None:
             buffer = self.buffers.at_hand(result)
-            if buffer is not None and len(buffer.content) <= INLINE_LIMIT:
+            if buffer is not None and len(buffer) <= INLINE_LIMIT:
                 content = buffer.content
         return TransformationResult(tf_checksum, result, content=content, cached=cached)
 
@@ -218,9 +218,12 @@ class WorkerRuntime:
     def received(self, buffers: Contents | None) -> None:
         """Keep, and write to the hashserver, what has come from a Seamless process."""
         for checksum, content in (buffers or {}).items():
-            buffer = Buffer(content, checksum=Checksum(checksum))
-            self.buffers.add(buffer)
-            self.uploads.add(buffer)
+            self.made(Buffer(content, checksum=Checksum(checksum)))
+
+    def made(self, buffer: Buffer) -> None:
+        """Keep, and write to the hashserver, what a Seamless process has made."""
+        self.buffers.add(buffer)
+        self.uploads.add(buffer)
 
     async def _execute(self, job: Job, tf_checksum: str, inputs: list[Buffer]) -> str:
         with self.running.occupied(job.key, tf_checksum, job.depth):
@@ -247,9 +250,8 @@ class WorkerRuntime:
         if job.scratch:
             self.fingertips.remember(tf_checksum, job.tf_dunder)
         else:
-            if not self.uploads.is_written(result):
-                await ensure_uploaded(result, self.buffers.at_hand(result))
-            await ensure_members_uploaded(job, result, self.buffers)
+            await self.uploads.ensure(result, self.buffers.at_hand(result))
+            await ensure_members_uploaded(job, result, self.buffers, self.uploads)
         self._attempts[job.key].storing = True
         await execution.store(tf_checksum, result, scratch=job.scratch)
         if not job.scratch:

@@ -14,7 +14,7 @@ from collections.abc import Iterable
 from seamless import Buffer
 from seamless.checksum.calculate_checksum import TRIVIAL_CHECKSUMS
 
-from .buffers import write_to_hashserver
+from .buffers import ensure_uploaded, write_to_hashserver
 
 #: written checksums that are remembered, so that they are not written again
 REMEMBERED = 100_000
@@ -64,6 +64,25 @@ class Uploads:
     def is_written(self, checksum: str) -> bool:
         """Whether this object has written a buffer, as far as it remembers."""
         return checksum in self._written
+
+    async def ensure(self, checksum: str, buffer: Buffer | None) -> None:
+        """Return once the hashserver has a buffer, whoever writes it.
+
+        Parameters
+        ----------
+        checksum
+            64 hexadecimal digits.
+        buffer
+            None if it is not in this process.
+
+        Raises
+        ------
+        UploadError, ServiceUnavailable
+            See `seamless_dask.buffers.ensure_uploaded`.
+        """
+        await self.wait([checksum])
+        if not self.is_written(checksum):
+            await ensure_uploaded(checksum, buffer)
 
     async def wait(self, checksums: Iterable[str]) -> None:
         """Wait until those of `checksums` that were added have been written.

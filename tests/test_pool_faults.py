@@ -286,7 +286,7 @@ def test_shared_memory_of_a_dead_process(crew: Crew) -> None:
     request = {"op": "tempref", "checksum": "ab" * 32, "length": 1000}
     loop = crew._manager.loop
     answer = asyncio.run_coroutine_threadsafe(
-        pool._on_ref_op(process._handle, request), loop
+        pool.exchange.refer(process._handle, request), loop
     ).result()
     segment = Path("/dev/shm") / answer["name"]
     assert segment.exists()

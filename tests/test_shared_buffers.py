@@ -1,0 +1,281 @@
+"""Large buffers in shared memory: what is kept, lent and written, and what is left."""
+
+from __future__ import annotations
+
+import asyncio
+import hashlib
+import os
+import pickle
+import random
+import signal
+import socket
+import subprocess
+import sys
+from collections.abc import Iterator
+from multiprocessing.shared_memory import SharedMemory
+from pathlib import Path
+from typing import Any
+
+import pytest
+from polling import wait_until
+from seamless import Buffer, Checksum
+from seamless.transformer import delayed
+from seamless_remote import buffer_remote
+from seamless_remote.buffer_client import BufferClient
+
+from seamless_dask import SeamlessDaskClient, shared_buffers
+from seamless_dask.buffers import write_to_hashserver
+from seamless_dask.large_writes import write_large
+from seamless_dask.pool import Pool
+from seamless_dask.shared_buffers import LARGE, PIECE, Segment, SharedBuffer, take
+from seamless_dask.wrapper.ports import free_ports
+
+SOON = 30.0
+
+
+def content_of(seed: str, size: int = 2 * LARGE + 12345) -> bytes:
+    return random.Random(seed).randbytes(size)
+
+
+def checksum_of(content: bytes) -> Checksum:
+    return Checksum(hashlib.sha256(content).hexdigest())
+
+
+def taken(content: bytes) -> Buffer:
+    """What the worker has of a segment that a process has filled."""
+    segment = SharedMemory(create=True, size=len(content))
+    try:
+        segment.buf[: len(content)] = content
+        return take(segment.name, len(content), checksum_of(content))
+    finally:
+        segment.close()
+        segment.unlink()
+
+
+def test_memory_without_a_name() -> None:
+    """It can be read by other processes as long as the object lives."""
+    content = content_of("kept")
+    before = os.listdir("/dev/shm")
+    buffer = taken(content)
+    assert isinstance(buffer, SharedBuffer)
+    assert os.listdir("/dev/shm") == before
+    assert len(buffer) == len(content)
+    assert buffer.content == content
+    assert buffer.get_checksum() == checksum_of(content)
+    read = [sys.executable, "-c", f"print(len(open({buffer.path!r}, 'rb').read()))"]
+    assert int(subprocess.check_output(read)) == len(content)
+    path = buffer.path
+    del buffer
+    assert not os.path.exists(path)
+
+
+def test_pieces() -> None:
+    """Both kinds of buffers come in the same pieces."""
+    content = content_of("pieces", LARGE + 1)
+    for buffer in (taken(content), Buffer(content)):
+        parts = list(shared_buffers.pieces(buffer))
+        assert b"".join(parts) == content
+        assert {len(part) for part in parts} == {PIECE, 1}
+
+
+def test_it_travels_as_an_ordinary_buffer() -> None:
+    """Another process could do nothing with our open file."""
+    content = content_of("travels")
+    copy = pickle.loads(pickle.dumps(taken(content)))
+    assert type(copy) is Buffer
+    assert copy.content == content
+    assert copy.get_checksum() == checksum_of(content)
+
+
+def test_segments_are_read_by_name_and_by_path() -> None:
+    """As the code of seamless-transformer does it."""
+    content = content_of("segment")
+    buffer = taken(content)
+    assert isinstance(buffer, SharedBuffer)
+    named = SharedMemory(create=True, size=len(content))
+    try:
+        named.buf[: len(content)] = content
+        for name in (named.name, buffer.path):
+            segment = Segment(name=name)
+            assert bytes(segment.buf[: len(content)]) == content
+            segment.close()
+    finally:
+        named.close()
+        named.unlink()
+
+
+def test_small_buffers_and_scarce_memory(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Then it is a copy, and no file stays open."""
+    assert type(taken(b"x" * (LARGE - 1))) is Buffer
+    content = content_of("scarce")
+    monkeypatch.setattr(shared_buffers, "FREE_SHARE", 1.1)
+    before = len(os.listdir("/proc/self/fd"))
+    buffer = taken(content)
+    assert type(buffer) is Buffer
+    assert buffer.content == content
+    assert len(os.listdir("/proc/self/fd")) == before
+
+
+@pytest.fixture(scope="module")
+def hashserver(tmp_path_factory: pytest.TempPathFactory) -> Iterator[tuple[int, Path]]:
+    """A hashserver: its port and its directory."""
+    folder = tmp_path_factory.mktemp("buffers")
+    (port,) = free_ports("127.0.0.1", 28000, 31999, 1)
+    process = subprocess.Popen(
+        [
+            str(Path(sys.executable).with_name("hashserver")),
+            *(str(folder), "--writable", "--port", str(port)),
+        ],
+        stdout=subprocess.DEVNULL,
+        stderr=subprocess.DEVNULL,
+    )
+
+    def answers() -> bool:
+        with socket.socket() as probe:
+            return probe.connect_ex(("127.0.0.1", port)) == 0
+
+    try:
+        wait_until(answers, "the hashserver answers", SOON)
+        yield port, folder
+    finally:
+        process.kill()
+        process.wait()
+
+
+@pytest.fixture
+def server(
+    hashserver: tuple[int, Path], monkeypatch: pytest.MonkeyPatch
+) -> tuple[int, Path]:
+    """This process writes to the hashserver, and reads from it."""
+    client = BufferClient(readonly=False)
+    client.url = f"http://127.0.0.1:{hashserver[0]}"
+    monkeypatch.setattr(buffer_remote, "_write_server_clients", [client])
+    monkeypatch.setattr(buffer_remote, "_read_server_clients", [client])
+    return hashserver
+
+
+def stored(folder: Path, checksum: Checksum) -> bytes | None:
+    path = folder / checksum.hex()[:2] / checksum.hex()
+    return path.read_bytes() if path.exists() else None
+
+
+@pytest.mark.cluster
+def test_written_in_pieces(server: tuple[int, Path]) -> None:
+    """From shared memory and from bytes; what is there already is no error."""
+
+    async def write(content: bytes, buffer: Buffer) -> None:
+        checksum = checksum_of(content)
+        for _ in range(2):
+            await write_to_hashserver(checksum.hex(), buffer)
+            assert stored(server[1], checksum) == content
+
+    for seed, make in (("shared", taken), ("bytes", Buffer)):
+        content = content_of(seed)
+        asyncio.run(write(content, make(content)))
+
+
+@pytest.mark.cluster
+def test_a_wrong_checksum_is_an_error(server: tuple[int, Path]) -> None:
+    """The answer of the hashserver is passed on."""
+    content = content_of("right")
+    with pytest.raises(Exception, match="Error 400: Incorrect checksum"):
+        asyncio.run(write_large(Checksum("12" * 32), Buffer(content)))
+
+
+@pytest.mark.cluster
+@pytest.mark.parametrize("gives_up", [True, False])
+def test_somebody_else_is_writing_it(server: tuple[int, Path], gives_up: bool) -> None:
+    """It counts as written when it is, and not when another has begun."""
+    port, folder = server
+    content = content_of(f"other/{gives_up}")
+    checksum = checksum_of(content)
+
+    async def write() -> None:
+        reader, writer = await asyncio.open_connection("127.0.0.1", port)
+        head = f"PUT /{checksum.hex()} HTTP/1.1\r\nHost: x\r\nContent-Length: "
+        writer.write(f"{head}{len(content)}\r\n\r\n".encode() + content[:1000])
+        await writer.drain()
+        begun = folder / checksum.hex()[:2]
+        while not list(begun.glob(f"{checksum.hex()}-*")):
+            await asyncio.sleep(0.01)
+        ours = asyncio.create_task(write_large(checksum, taken(content)))
+        done, _ = await asyncio.wait({ours}, timeout=0.3)
+        assert not done
+        if not gives_up:
+            writer.write(content[1000:])
+            await writer.drain()
+            await reader.readline()
+        writer.close()
+        assert await ours
+
+    asyncio.run(asyncio.wait_for(write(), SOON))
+    assert stored(folder, checksum) == content
+
+
+def result_of(seed: str, size: int) -> bytes:
+    import random
+
+    return random.Random(seed).randbytes(size)
+
+
+def length(blob: Any) -> int:
+    return len(blob.content)
+
+
+@pytest.mark.cluster
+def test_from_process_to_process(
+    server: tuple[int, Path], dummy: SeamlessDaskClient
+) -> None:
+    """A result is stored when it is announced, and lent to who needs it next."""
+    make, use = delayed(result_of), delayed(length)
+    make.celltypes.result = "bytes"
+    use.celltypes.blob = "bytes"
+    names = set(os.listdir("/dev/shm"))
+    size = 3 * LARGE
+    made = make("through", size)
+    made.compute()
+    content = result_of("through", size)
+    checksum = checksum_of(content)
+    assert made.result_checksum == checksum
+    assert stored(server[1], checksum) == content
+    pool = Pool.of_this_process(2, {}, "")
+    assert isinstance(pool.buffers.at_hand(checksum.hex()), SharedBuffer)
+    assert use(made).run() == size
+    assert not pool._manager._pointers
+    left = {name for name in os.listdir("/dev/shm") if name.startswith("psm_")}
+    assert left <= names
+
+
+@pytest.mark.cluster
+def test_a_process_dies_on_the_way(
+    server: tuple[int, Path], dummy: SeamlessDaskClient
+) -> None:
+    """Before it has filled the memory it was given, while it reads what it was lent."""
+    pool = Pool.of_this_process(2, {}, "")
+    content = content_of("lent")
+    lent = taken(content)
+    pool.buffers.add(lent)
+    process = wait_until(
+        lambda: next((p for p in pool._crew.processes() if p.ready), None), "one", SOON
+    )
+    missing = checksum_of(b"never filled").hex()
+    request = {"op": "tempref", "checksum": missing, "length": 5 * LARGE}
+
+    async def ask() -> tuple[dict[str, Any], dict[str, Any]]:
+        given = await pool.exchange.refer(process._handle, request)
+        download = {"checksum": lent.get_checksum().hex()}
+        borrowed = await pool.exchange.download(process._handle, download)
+        assert borrowed is not None
+        return given, borrowed
+
+    given, borrowed = asyncio.run_coroutine_threadsafe(
+        ask(), pool._manager.loop
+    ).result(SOON)
+    assert borrowed["name"] == lent.path
+    segment = Path("/dev/shm", given["name"])
+    assert segment.exists()
+    os.kill(process.pid, signal.SIGKILL)
+    wait_until(lambda: not segment.exists(), "it goes", SOON)
+    wait_until(lambda: not pool._manager._pointers, "the loan ends", SOON)
+    assert stored(server[1], Checksum(missing)) is None
+    assert lent.content == content
