@@ -8,11 +8,12 @@ while any scheduler has the plugin, and shows what belongs to the one that is as
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
-from typing import Any
+from typing import Any, TypeVar
 
 import prometheus_client
 from distributed.http.prometheus import PrometheusCollector
 from distributed.http.scheduler.prometheus import core
+from distributed.metrics import time
 from distributed.scheduler import Scheduler
 from prometheus_client.core import (
     CounterMetricFamily,
@@ -25,6 +26,7 @@ from .explain import totals
 from .operations import Operations, Undo
 
 Family = GaugeMetricFamily | CounterMetricFamily | HistogramMetricFamily
+Labelled = TypeVar("Labelled", GaugeMetricFamily, CounterMetricFamily)
 
 #: {scheduler: what is shown of it}
 _shown: dict[Scheduler, Operations] = {}
@@ -86,22 +88,22 @@ def _set_present(*collectors: Collector) -> None:
 def _tokens(operations: Operations) -> Iterator[Family]:
     machine = operations.machine
     statistics = machine.statistics()
-    yield _gauge(
+    yield GaugeMetricFamily(
         "seamless_token_capacity",
         "Tokens of all workers: processes times throttle.",
         statistics.capacity,
     )
-    yield _gauge(
+    yield GaugeMetricFamily(
         "seamless_tokens_in_use",
         "Tokens held by nested transformations that do not wait for others.",
         statistics.slots_in_use,
     )
-    yield _gauge(
+    yield GaugeMetricFamily(
         "seamless_tokens_lent",
         "Tokens of nested transformations that wait for others, who may use them.",
         statistics.lent,
     )
-    yield _gauge(
+    yield GaugeMetricFamily(
         "seamless_requests_waiting",
         "Requests of nested transformations that wait for a token.",
         statistics.waiting,
@@ -116,23 +118,24 @@ def _tokens(operations: Operations) -> Iterator[Family]:
         ],
         sum_value=waits.sum,
     )
-    yield _counter(
+    yield CounterMetricFamily(
         "seamless_requests_granted",
         "Requests that were granted.",
         statistics.granted_total,
     )
-    yield _counters(
+    yield _labelled(
+        CounterMetricFamily,
         "seamless_requests_refused",
         "Requests that were refused, by kind of reason.",
         "kind",
         statistics.refused_total,
     )
-    yield _counter(
+    yield CounterMetricFamily(
         "seamless_tokens_expired",
         "Tokens that were taken back because nobody used them.",
         statistics.expired_total,
     )
-    yield _gauge(
+    yield GaugeMetricFamily(
         "seamless_workers",
         "Workers with Seamless processes.",
         statistics.workers,
@@ -142,25 +145,34 @@ def _tokens(operations: Operations) -> Iterator[Family]:
 def _transformations(operations: Operations) -> Iterator[Family]:
     journal = operations.journal
     waiting, with_workers = totals(operations.subject)
-    yield _gauges(
+    yield _labelled(
+        GaugeMetricFamily,
         "seamless_transformations",
         "Unfinished transformations: waiting, or given to a worker.",
         "state",
         {"waiting": waiting, "with_worker": with_workers},
     )
+    stall = operations.watchdog.state()
+    yield GaugeMetricFamily(
+        "seamless_standstill_seconds",
+        "Time for which the cluster has stood still; 0 while things go on.",
+        0.0 if stall is None else time() - stall["since"],
+    )
     endings = journal.endings
-    yield _counters(
+    yield _labelled(
+        CounterMetricFamily,
         "seamless_transformations_ended",
         "Transformations that ended, by how they did.",
         "ending",
         endings,
     )
-    yield _counter(
+    yield CounterMetricFamily(
         "seamless_results_stored",
         "Results that workers computed and stored in the database.",
         endings["stored"],
     )
-    yield _counters(
+    yield _labelled(
+        CounterMetricFamily,
         "seamless_cache_hits",
         "Results found in the database by workers: of a task, or before a nested "
         "transformation became one. Hits of drivers and in processes are not known.",
@@ -172,49 +184,37 @@ def _transformations(operations: Operations) -> Iterator[Family]:
 def _scaling(operations: Operations) -> Iterator[Family]:
     scaling = operations.scaling.snapshot()
     if scaling["wanted"] is not None:
-        yield _gauge(
+        yield GaugeMetricFamily(
             "seamless_workers_wanted",
             "Workers that the last scaling decision asks for.",
             scaling["wanted"],
         )
-    yield _gauges(
-        "seamless_jobs", "Jobs of the batch system, by state.", "state", scaling["jobs"]
+    yield _labelled(
+        GaugeMetricFamily,
+        "seamless_jobs",
+        "Jobs of the batch system, by state.",
+        "state",
+        scaling["jobs"],
     )
-    yield _counters(
+    yield _labelled(
+        CounterMetricFamily,
         "seamless_scaling_decisions",
         "Decisions that changed the number of workers, by direction.",
         "direction",
         scaling["decisions_total"],
     )
-    yield _gauge(
+    yield GaugeMetricFamily(
         "seamless_excluded_nodes",
         "Nodes that get no jobs because jobs failed there.",
         len(scaling["excluded_nodes"]),
     )
 
 
-def _gauge(name: str, text: str, value: float) -> GaugeMetricFamily:
-    return GaugeMetricFamily(name, text, value=value)
-
-
-def _gauges(
-    name: str, text: str, label: str, values: Mapping[str, float]
-) -> GaugeMetricFamily:
-    family = GaugeMetricFamily(name, text, labels=[label])
-    for which, value in values.items():
-        family.add_metric([which], value)
-    return family
-
-
-def _counter(name: str, text: str, value: float) -> CounterMetricFamily:
-    """A counter; the suffix ``_total`` is added to its name."""
-    return CounterMetricFamily(name, text, value=value)
-
-
-def _counters(
-    name: str, text: str, label: str, values: Mapping[str, float]
-) -> CounterMetricFamily:
-    family = CounterMetricFamily(name, text, labels=[label])
+def _labelled(
+    kind: type[Labelled], name: str, text: str, label: str, values: Mapping[str, float]
+) -> Labelled:
+    """A family with one label; a counter gets the suffix ``_total``."""
+    family = kind(name, text, labels=[label])
     for which, value in values.items():
         family.add_metric([which], value)
     return family

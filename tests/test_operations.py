@@ -234,6 +234,7 @@ async def test_metrics_count_what_happens():
             "seamless_scaling_decisions_total[down]": 0,
             "seamless_workers": 1,
             "seamless_workers_wanted": 2,
+            "seamless_standstill_seconds": 0,
         }.items() <= found.items()
         before = found["seamless_request_wait_seconds_sum"]
         await c.call.seamless_release(holder=worker.address, ids=["granted"])

@@ -10,6 +10,7 @@ from distributed.core import Status
 from distributed.metrics import monotonic, time
 from hypothesis import given
 from hypothesis import strategies as st
+from test_operations import metrics_of
 from test_scheduler_ext_rpc import (
     A,
     B,
@@ -134,6 +135,7 @@ async def test_who_waits_for_what_is_in_the_log_once(caplog):
         assert stall["message"].splitlines()[1:] == lines[1:]
         assert stall["since"] < time() + 1
         assert figures.figures(c.plugin.operations).problems == [stall["message"]]
+        assert (await metrics_of(c.scheduler))["seamless_standstill_seconds"] > 0
 
         await c.call.seamless_release(holder=worker.address, ids=[f"base-{C}"])
         clock.run(LIMIT)
