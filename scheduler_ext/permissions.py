@@ -47,7 +47,8 @@ from .events import (
     is_number,
 )
 from .history import WaitTimes
-from .leases import Lease, Ledger
+from .lease import Lease
+from .leases import Ledger
 
 #: Transformations that one Seamless process can hold, unless its worker says otherwise
 CEILING_PER_PROCESS = 256
@@ -118,7 +119,8 @@ class PermissionMachine:
         self._allowance = 0
         #: of the requests that were granted
         self.wait_times = WaitTimes()
-        self._story: deque[StoryLine] = deque(maxlen=STORY_LENGTH)
+        #: what a :class:`StoryLine` is made of, once somebody asks
+        self._story: deque[tuple[float, str, str, str]] = deque(maxlen=STORY_LENGTH)
         self._granted_total = 0
         self._refused_total: dict[str, int] = dict.fromkeys(
             ("capacity", "cycle", "ceiling"), 0
@@ -169,7 +171,8 @@ class PermissionMachine:
         """A client or worker is gone: nobody is left to be told about its leases."""
         check_name("holder", holder)
         check_time(now)
-        return self._end(self._ledger.held_by(holder), "holder gone", now)
+        leases = [self._ledger.leases[i] for i in self._ledger.held_by(holder)]
+        return self._end(leases, "holder gone", now)
 
     # -- leases ------------------------------------------------------------------
 
@@ -221,7 +224,7 @@ class PermissionMachine:
         if lease is None:
             self._unknown_releases_total += 1
             return []
-        return self._end([lease_id], "released", now)
+        return self._end([lease], "released", now)
 
     def withdraw(
         self, lease_id: str, holder: str, reason: str, now: float
@@ -277,12 +280,13 @@ class PermissionMachine:
         """
         check_name("key", key)
         check_time(now)
-        granted: list[Decision] = []
-        if not self._ledger.is_admitted(key):
-            for lease_id in self._ledger.bound_to(key):
-                lease = self._ledger.leases[lease_id]
-                granted.append(self._grant(lease.request, "already there", now))
-        return granted + self._end(self._ledger.bound_to(key), "task finished", now)
+        leases = self._ledger.leases_for(key)
+        granted: list[Decision] = [
+            self._grant(lease, "already there", now)
+            for lease in leases
+            if lease.granted_at is None
+        ]
+        return granted + self._end(leases, "task finished", now)
 
     def key_lost(self, key: str, now: float) -> list[Decision]:
         """The task of a key is gone without a result: its granted leases end.
@@ -294,7 +298,7 @@ class PermissionMachine:
         check_time(now)
         if not (self._ledger.lose(key) and self._ledger.is_admitted(key)):
             return []
-        return self._end(self._ledger.bound_to(key), "task gone", now)
+        return self._end(self._ledger.leases_for(key), "task gone", now)
 
     # -- time --------------------------------------------------------------------
 
@@ -346,7 +350,7 @@ class PermissionMachine:
         check_time(now)
         overdue = self._ledger.overdue(now, self.start_timeout, self.unbound_timeout)
         self._expired_total += len(overdue)
-        return self._end([lease.request.lease_id for lease in overdue], "expired", now)
+        return self._end(overdue, "expired", now)
 
     # -- questions ---------------------------------------------------------------
 
@@ -431,7 +435,7 @@ class PermissionMachine:
 
     def story(self, lease_id: str) -> list[StoryLine]:
         """What happened to one lease, as far as it is remembered."""
-        return [line for line in self._story if line.lease_id == lease_id]
+        return [line for line in self._lines() if line.lease_id == lease_id]
 
     def validate(self) -> None:
         """Recompute everything from scratch.
@@ -454,7 +458,7 @@ class PermissionMachine:
             raise Inconsistent(
                 "\n".join(
                     f"{lease_id or 'machine'}: {text}\n  story: "
-                    f"{self.story(lease_id) if lease_id else list(self._story)[-20:]}"
+                    f"{self.story(lease_id) if lease_id else self._lines()[-20:]}"
                     for lease_id, text in problems
                 )
             )
@@ -532,11 +536,12 @@ class PermissionMachine:
         leases = self._ledger.admit(lease, now)
         after = self._ledger.slots_in_use
         self._over_capacity_total += after > before and after > self.capacity
-        return [self._grant(each.request, why, now) for each in leases]
+        return [self._grant(each, why, now) for each in leases]
 
-    def _grant(self, request: Request, why: str, now: float) -> Granted:
+    def _grant(self, lease: Lease, why: str, now: float) -> Granted:
+        request = lease.request
         self._granted_total += 1
-        self.wait_times.add(now - self._ledger.leases[request.lease_id].since)
+        self.wait_times.add(now - lease.since)
         self._tell(request, "granted", now, why)
         return Granted(request.lease_id, request.holder)
 
@@ -556,10 +561,10 @@ class PermissionMachine:
         )
         return self._refuse(lease.request, "ceiling", reason, now)
 
-    def _end(self, lease_ids: Iterable[str], why: str, now: float) -> list[Decision]:
+    def _end(self, leases: Iterable[Lease], why: str, now: float) -> list[Decision]:
         """End leases, then give the slots that they free to those that wait."""
-        for lease_id in lease_ids:
-            self._close(self._ledger.leases[lease_id], why, now)
+        for lease in leases:
+            self._close(lease, why, now)
         return self._admit_waiting(now)
 
     def _close(self, lease: Lease, why: str, now: float) -> None:
@@ -568,7 +573,10 @@ class PermissionMachine:
         self._tell(lease.request, "ended", now, why)
 
     def _tell(self, request: Request, event: str, now: float, detail: str = "") -> None:
-        self._story.append(StoryLine(now, event, request.lease_id, detail))
+        self._story.append((now, event, request.lease_id, detail))
+
+    def _lines(self) -> list[StoryLine]:
+        return [StoryLine(*line) for line in self._story]
 
     def _forget_terms(self, address: str) -> None:
         terms = self._workers.pop(address, None)
