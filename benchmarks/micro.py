@@ -1,6 +1,6 @@
 """Single parts, each by itself: ``python benchmarks/micro.py [--quick]``.
 
-- the pure permission machine: CPU microseconds per event;
+- the pure permission machine: CPU microseconds per event, with the same tables alone;
 - a grant: from asking on a worker to knowing, with the scheduler in another process;
 - what the plugin costs a scheduler that runs plain Dask tasks;
 - a Buffer from one worker process to another, against raw bytes of the same size.
@@ -37,7 +37,7 @@ from distributed import Client, Worker  # noqa: E402
 from figures import Spread, percentile, table  # noqa: E402
 
 from scheduler_ext import detach, install  # noqa: E402
-from scheduler_ext.events import Granted, Request  # noqa: E402
+from scheduler_ext.events import Decision, Request  # noqa: E402
 from scheduler_ext.permissions import PermissionMachine  # noqa: E402
 
 # Workers import neither this file nor its folder.
@@ -63,58 +63,126 @@ def _line(what: str, unit: str, values: Iterable[float], note: str = "") -> Meas
 # -- the pure machine --------------------------------------------------------------
 
 
+#: Requests that exist at the same time: a scheduler makes them as messages arrive.
+_BATCH = 100
+
+
+def _requests(numbers: Iterator[int], workers: int, count: int) -> list[Request]:
+    """The next nested calls; each name is a string of its own, as from a message."""
+    return [
+        Request(
+            name := f"base-{number}",
+            f"tcp://worker-{number % workers}",
+            key=name,
+            owner=f"owner-{number % 1000}",
+            depth=1 + number * 7 % 5,
+        )
+        for number in itertools.islice(numbers, count)
+    ]
+
+
+def _cycle_times(
+    cycle: Callable[[Request], None],
+    numbers: Iterator[int],
+    *,
+    workers: int,
+    cycles: int,
+    repeats: int,
+) -> list[float]:
+    """CPU microseconds per event of a cycle; making the requests does not count."""
+    values = []
+    for _ in range(repeats):
+        seconds = 0.0
+        for _ in range(cycles // _BATCH):
+            batch = _requests(numbers, workers, _BATCH)
+            begin = time.process_time()
+            for request in batch:
+                cycle(request)
+            seconds += time.process_time() - begin
+        values.append(1e6 * seconds / (_EVENTS * cycles))
+    return values
+
+
+#: in a cycle: somebody asks, a task finishes, whose slot goes to the next in the
+#: queue, and the task of that one appears
+_EVENTS = 3
+
+
 def machine_events(
     workers: int, waiting: int, *, cycles: int, repeats: int
 ) -> Measured:
-    """CPU microseconds per event; all slots are taken, and so many requests wait.
-
-    A cycle is three events: somebody asks, a task finishes (whose slot goes to the
-    next in the queue), and the task of the one admitted appears.
-    """
+    """CPU microseconds per event; all slots are taken, and so many requests wait."""
     numbers = itertools.count()
-    rng = random.Random(1)
     permissions = PermissionMachine()
     for number in range(workers):
         permissions.add_worker(f"tcp://worker-{number}", 1, 3, None, 0.0)
     admitted: deque[str] = deque()
 
-    def requests(count: int) -> list[Request]:
-        names = [f"base-{next(numbers)}" for _ in range(count)]
-        return [
-            Request(
-                name,
-                f"tcp://worker-{number % workers}",
-                key=name,
-                owner=f"owner-{number % 1000}",
-                depth=rng.randint(1, 5),
-            )
-            for number, name in enumerate(names)
-        ]
-
-    def ask(request: Request) -> None:
-        for decision in permissions.request(request, 0.0):
-            assert isinstance(decision, Granted)
+    def take(decisions: Iterable[Decision]) -> None:
+        for decision in decisions:
             permissions.key_seen(decision.lease_id)
             admitted.append(decision.lease_id)
 
-    for request in requests(permissions.capacity + waiting):
-        ask(request)
+    def cycle(request: Request) -> None:
+        take(permissions.request(request, 0.0))
+        take(permissions.key_finished(admitted.popleft(), 0.0))
+
+    for request in _requests(numbers, workers, permissions.capacity + waiting):
+        take(permissions.request(request, 0.0))
     gc.collect()
-    values = []
-    for _ in range(repeats):
-        batch = requests(cycles)
-        begin = time.process_time()
-        for request in batch:
-            ask(request)
-            for decision in permissions.key_finished(admitted.popleft(), 0.0):
-                permissions.key_seen(decision.lease_id)
-                admitted.append(decision.lease_id)
-        values.append(1e6 * (time.process_time() - begin) / (3 * cycles))
     return _line(
         f"machine, {workers:,} workers, {permissions.live:,} live leases",
         "us per event",
-        values,
-        f"{3 * cycles:,} events each",
+        _cycle_times(cycle, numbers, workers=workers, cycles=cycles, repeats=repeats),
+        f"{_EVENTS * cycles:,} events each",
+    )
+
+
+class _Entry:
+    """About as large as what the machine remembers of a lease or a key."""
+
+    __slots__ = ("request", *"abcdefg")
+
+    def __init__(self, request: Request) -> None:
+        self.request = request
+
+
+def table_events(live: int, workers: int, *, cycles: int, repeats: int) -> Measured:
+    """The same leases entered and taken out of tables, without any rule.
+
+    How much more that costs with many leases is what the caches of the processor do.
+    """
+    numbers = itertools.count()
+    leases: dict[str, _Entry] = {}
+    keys: dict[str, _Entry] = {}
+    holders: dict[str, dict[str, None]] = {}
+    owners: dict[str, dict[str, None]] = {}
+    order: deque[str] = deque()
+
+    def enter(request: Request) -> None:
+        name = request.lease_id
+        leases[name] = _Entry(request)
+        keys[request.key or ""] = _Entry(request)
+        holders.setdefault(request.holder, {})[name] = None
+        owners.setdefault(request.owner or "", {})[name] = None
+        order.append(name)
+
+    def cycle(request: Request) -> None:
+        enter(request)
+        name = order.popleft()
+        old = leases.pop(name).request
+        del keys[name]
+        del holders[old.holder][name]
+        del owners[old.owner or ""][name]
+
+    for request in _requests(numbers, workers, live):
+        enter(request)
+    gc.collect()
+    return _line(
+        f"the tables alone, {live:,} live leases",
+        "us per event",
+        _cycle_times(cycle, numbers, workers=workers, cycles=cycles, repeats=repeats),
+        "no rules",
     )
 
 
@@ -325,9 +393,12 @@ def measure_machine(quick: bool) -> Iterator[Measured]:
     sizes = [(10, 0), (1000, 0), (10_000, 0), (10, 1000), (10_000, 70_000)]
     if not quick:
         sizes.append((10_000, 970_000))
+    cycles = 2000 if quick else 20_000
     for workers, waiting in sizes:
-        cycles = 2000 if quick else 20_000
         yield machine_events(workers, waiting, cycles=cycles, repeats=5)
+    for workers, waiting in sizes:
+        live = 3 * workers + waiting
+        yield table_events(live, workers, cycles=cycles, repeats=5)
 
 
 def measure_grants(quick: bool) -> Iterator[Measured]:
