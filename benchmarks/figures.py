@@ -48,6 +48,23 @@ class Spread:
         return f"{median} ({least}-{most}, n={self.count})"
 
 
+@dataclass(frozen=True)
+class Measured:
+    """One quantity of a report."""
+
+    what: str
+    unit: str
+    spread: Spread
+    note: str = ""
+
+
+def measured(what: str, unit: str, values: Iterable[float], note: str = "") -> Measured:
+    """The quantity that these values belong to; there must be some."""
+    spread = Spread.of(values)
+    assert spread is not None
+    return Measured(what, unit, spread, note)
+
+
 def rounded(value: float, digits: int = 3) -> str:
     """A number with so many significant digits, but all that are before the point."""
     if not math.isfinite(value):

@@ -20,10 +20,9 @@ import random
 import statistics
 import sys
 import time
-from collections import deque
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
-from dataclasses import asdict, dataclass
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
@@ -32,158 +31,15 @@ sys.path[:0] = [str(_HERE), str(_HERE.parent)]
 
 import cloudpickle  # noqa: E402
 import machine  # noqa: E402
+import micro_machine  # noqa: E402
 from backends import PlainDask  # noqa: E402
 from distributed import Client, Worker  # noqa: E402
-from figures import Spread, percentile, table  # noqa: E402
+from figures import Measured, measured, percentile, table  # noqa: E402
 
 from scheduler_ext import detach, install  # noqa: E402
-from scheduler_ext.events import Decision, Request  # noqa: E402
-from scheduler_ext.permissions import PermissionMachine  # noqa: E402
 
 # Workers import neither this file nor its folder.
 cloudpickle.register_pickle_by_value(sys.modules[__name__])
-
-
-@dataclass(frozen=True)
-class Measured:
-    """One line of the report."""
-
-    what: str
-    unit: str
-    spread: Spread
-    note: str = ""
-
-
-def _line(what: str, unit: str, values: Iterable[float], note: str = "") -> Measured:
-    spread = Spread.of(values)
-    assert spread is not None
-    return Measured(what, unit, spread, note)
-
-
-# -- the pure machine --------------------------------------------------------------
-
-
-#: Requests that exist at the same time: a scheduler makes them as messages arrive.
-_BATCH = 100
-
-
-def _requests(numbers: Iterator[int], workers: int, count: int) -> list[Request]:
-    """The next nested calls; each name is a string of its own, as from a message."""
-    return [
-        Request(
-            name := f"base-{number}",
-            f"tcp://worker-{number % workers}",
-            key=name,
-            owner=f"owner-{number % 1000}",
-            depth=1 + number * 7 % 5,
-        )
-        for number in itertools.islice(numbers, count)
-    ]
-
-
-def _cycle_times(
-    cycle: Callable[[Request], None],
-    numbers: Iterator[int],
-    *,
-    workers: int,
-    cycles: int,
-    repeats: int,
-) -> list[float]:
-    """CPU microseconds per event of a cycle; making the requests does not count."""
-    values = []
-    for _ in range(repeats):
-        seconds = 0.0
-        for _ in range(cycles // _BATCH):
-            batch = _requests(numbers, workers, _BATCH)
-            begin = time.process_time()
-            for request in batch:
-                cycle(request)
-            seconds += time.process_time() - begin
-        values.append(1e6 * seconds / (_EVENTS * cycles))
-    return values
-
-
-#: in a cycle: somebody asks, a task finishes, whose slot goes to the next in the
-#: queue, and the task of that one appears
-_EVENTS = 3
-
-
-def machine_events(
-    workers: int, waiting: int, *, cycles: int, repeats: int
-) -> Measured:
-    """CPU microseconds per event; all slots are taken, and so many requests wait."""
-    numbers = itertools.count()
-    permissions = PermissionMachine()
-    for number in range(workers):
-        permissions.add_worker(f"tcp://worker-{number}", 1, 3, None, 0.0)
-    admitted: deque[str] = deque()
-
-    def take(decisions: Iterable[Decision]) -> None:
-        for decision in decisions:
-            permissions.key_seen(decision.lease_id)
-            admitted.append(decision.lease_id)
-
-    def cycle(request: Request) -> None:
-        take(permissions.request(request, 0.0))
-        take(permissions.key_finished(admitted.popleft(), 0.0))
-
-    for request in _requests(numbers, workers, permissions.capacity + waiting):
-        take(permissions.request(request, 0.0))
-    gc.collect()
-    return _line(
-        f"machine, {workers:,} workers, {permissions.live:,} live leases",
-        "us per event",
-        _cycle_times(cycle, numbers, workers=workers, cycles=cycles, repeats=repeats),
-        f"{_EVENTS * cycles:,} events each",
-    )
-
-
-class _Entry:
-    """About as large as what the machine remembers of a lease or a key."""
-
-    __slots__ = ("request", *"abcdefg")
-
-    def __init__(self, request: Request) -> None:
-        self.request = request
-
-
-def table_events(live: int, workers: int, *, cycles: int, repeats: int) -> Measured:
-    """The same leases entered and taken out of tables, without any rule.
-
-    How much more that costs with many leases is what the caches of the processor do.
-    """
-    numbers = itertools.count()
-    leases: dict[str, _Entry] = {}
-    keys: dict[str, _Entry] = {}
-    holders: dict[str, dict[str, None]] = {}
-    owners: dict[str, dict[str, None]] = {}
-    order: deque[str] = deque()
-
-    def enter(request: Request) -> None:
-        name = request.lease_id
-        leases[name] = _Entry(request)
-        keys[request.key or ""] = _Entry(request)
-        holders.setdefault(request.holder, {})[name] = None
-        owners.setdefault(request.owner or "", {})[name] = None
-        order.append(name)
-
-    def cycle(request: Request) -> None:
-        enter(request)
-        name = order.popleft()
-        old = leases.pop(name).request
-        del keys[name]
-        del holders[old.holder][name]
-        del owners[old.owner or ""][name]
-
-    for request in _requests(numbers, workers, live):
-        enter(request)
-    gc.collect()
-    return _line(
-        f"the tables alone, {live:,} live leases",
-        "us per event",
-        _cycle_times(cycle, numbers, workers=workers, cycles=cycles, repeats=repeats),
-        "no rules",
-    )
 
 
 # -- a grant -----------------------------------------------------------------------
@@ -226,8 +82,8 @@ async def grants(
         leases.close()
     note = f"{count:,} requests each"
     return [
-        _line(f"grant at {rate:,g}/s, median", "ms", medians, note),
-        _line(f"grant at {rate:,g}/s, p99", "ms", slow, note),
+        measured(f"grant at {rate:,g}/s, median", "ms", medians, note),
+        measured(f"grant at {rate:,g}/s, p99", "ms", slow, note),
     ]
 
 
@@ -275,13 +131,15 @@ def plugin_overhead(address: str, *, tasks: int, repeats: int) -> list[Measured]
     share = [100 * one / statistics.median(per_task) for one in hook]
     note = "pairs"
     return [
-        _line(
+        measured(
             f"{tasks:,} tasks without plugin", "tasks/s", _rates(tasks, seconds[False])
         ),
-        _line(f"{tasks:,} tasks with plugin", "tasks/s", _rates(tasks, seconds[True])),
-        _line("time with / without plugin", "x", _divided(seconds), note),
-        _line("scheduler CPU with / without plugin", "x", _divided(cpu), note),
-        _line("plugin's part of that, alone", "% per task", share, "by its hook"),
+        measured(
+            f"{tasks:,} tasks with plugin", "tasks/s", _rates(tasks, seconds[True])
+        ),
+        measured("time with / without plugin", "x", _divided(seconds), note),
+        measured("scheduler CPU with / without plugin", "x", _divided(cpu), note),
+        measured("plugin's part of that, alone", "% per task", share, "by its hook"),
     ]
 
 
@@ -364,9 +222,11 @@ def buffer_transfer(address: str, *, megabytes: int, repeats: int) -> list[Measu
                     speed[kind].append(megabytes / seconds)
     share = [b / a for a, b in zip(speed["bytes"], speed["Buffer"], strict=True)]
     return [
-        _line(f"bytes of {megabytes} MB to another worker", "MB/s", speed["bytes"]),
-        _line(f"Buffer of {megabytes} MB to another worker", "MB/s", speed["Buffer"]),
-        _line(f"Buffer / bytes, {megabytes} MB", "x", share, "pairs"),
+        measured(f"bytes of {megabytes} MB to another worker", "MB/s", speed["bytes"]),
+        measured(
+            f"Buffer of {megabytes} MB to another worker", "MB/s", speed["Buffer"]
+        ),
+        measured(f"Buffer / bytes, {megabytes} MB", "x", share, "pairs"),
     ]
 
 
@@ -390,15 +250,7 @@ def _attach(address: str) -> None:
 
 
 def measure_machine(quick: bool) -> Iterator[Measured]:
-    sizes = [(10, 0), (1000, 0), (10_000, 0), (10, 1000), (10_000, 70_000)]
-    if not quick:
-        sizes.append((10_000, 970_000))
-    cycles = 2000 if quick else 20_000
-    for workers, waiting in sizes:
-        yield machine_events(workers, waiting, cycles=cycles, repeats=5)
-    for workers, waiting in sizes:
-        live = 3 * workers + waiting
-        yield table_events(live, workers, cycles=cycles, repeats=5)
+    yield from micro_machine.lines(quick)
 
 
 def measure_grants(quick: bool) -> Iterator[Measured]:

@@ -20,7 +20,7 @@ from scheduler_ext import permissions
 BENCHMARKS = Path(__file__).resolve().parent.parent / "benchmarks"
 sys.path.insert(0, str(BENCHMARKS))
 
-import micro  # noqa: E402
+import micro_machine  # noqa: E402
 import report  # noqa: E402
 import simulate  # noqa: E402
 from charts import Chart, svg  # noqa: E402
@@ -333,7 +333,7 @@ def test_the_figure_is_well_formed() -> None:
 
 def test_the_machine_is_measured() -> None:
     """The cycle of the micro-benchmark keeps the slots full."""
-    line = micro.machine_events(10, 5, cycles=10, repeats=2)
+    line = micro_machine.machine_events(10, 5, cycles=10, repeats=2)
     assert line.spread.count == 2
     assert "35 live leases" in line.what
 
