@@ -26,16 +26,15 @@ the cluster could be held by a task that waits, nothing would ever finish. The r
 
 from __future__ import annotations
 
-from collections import deque
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 
+from .chronicle import Chronicle
 from .events import (
     Decision,
     Granted,
     IllegalEvent,
     Inconsistent,
-    RefusalKind,
     Refused,
     Request,
     Statistics,
@@ -58,8 +57,6 @@ LOW_LOAD = 0.5
 HIGH_LOAD = 0.85
 #: The share of the capacity that an epoch with low load grants
 LOW_LOAD_SHARE = 0.05
-#: Events that are remembered for :meth:`PermissionMachine.story`
-STORY_LENGTH = 5000
 #: Keys of a cycle that are spelled out in the reason of a refusal
 _CYCLE_SHOWN = 16
 
@@ -117,18 +114,7 @@ class PermissionMachine:
         self._ledger = Ledger()
         self._epoch_started = started
         self._allowance = 0
-        #: of the requests that were granted
-        self.wait_times = WaitTimes()
-        #: what a :class:`StoryLine` is made of, once somebody asks
-        self._story: deque[tuple[float, str, str, str]] = deque(maxlen=STORY_LENGTH)
-        self._granted_total = 0
-        self._refused_total: dict[str, int] = dict.fromkeys(
-            ("capacity", "cycle", "ceiling"), 0
-        )
-        self._over_capacity_total = 0
-        self._ended_total = 0
-        self._expired_total = 0
-        self._unknown_releases_total = 0
+        self._chronicle = Chronicle()
 
     # -- workers and holders -----------------------------------------------------
 
@@ -193,7 +179,7 @@ class PermissionMachine:
             return [Granted(request.lease_id, request.holder)]
         cycle = self._cycle(request)
         if cycle is not None:
-            return [self._refuse(request, "cycle", cycle, now)]
+            return [self._chronicle.refused(request, "cycle", cycle, now)]
         if request.wait or self._ledger.is_admitted(request.key):
             lease = self._open(request, now)
             joined: list[Decision] = []
@@ -222,7 +208,7 @@ class PermissionMachine:
         """
         lease = self._own_lease(lease_id, holder, now)
         if lease is None:
-            self._unknown_releases_total += 1
+            self._chronicle.unknown_releases_total += 1
             return []
         return self._end([lease], "released", now)
 
@@ -240,7 +226,7 @@ class PermissionMachine:
             return []
         self._ledger.close(lease)
         # no slot is free now that was not before; its owner may even take one back
-        return [self._refuse(lease.request, "capacity", reason, now)]
+        return [self._chronicle.refused(lease.request, "capacity", reason, now)]
 
     def end_all(self, now: float) -> None:
         """Everything starts again: no lease survives, workers stay."""
@@ -282,7 +268,7 @@ class PermissionMachine:
         check_time(now)
         leases = self._ledger.leases_for(key)
         granted: list[Decision] = [
-            self._grant(lease, "already there", now)
+            self._chronicle.granted(lease, "already there", now)
             for lease in leases
             if lease.granted_at is None
         ]
@@ -349,7 +335,7 @@ class PermissionMachine:
         """End the grants that were never used, and those nobody could account for."""
         check_time(now)
         overdue = self._ledger.overdue(now, self.start_timeout, self.unbound_timeout)
-        self._expired_total += len(overdue)
+        self._chronicle.expired_total += len(overdue)
         return self._end(overdue, "expired", now)
 
     # -- questions ---------------------------------------------------------------
@@ -367,7 +353,12 @@ class PermissionMachine:
     @property
     def refused_total(self) -> int:
         """Number of requests that were refused, for whatever reason."""
-        return sum(self._refused_total.values())
+        return sum(self._chronicle.refused_total.values())
+
+    @property
+    def wait_times(self) -> WaitTimes:
+        """How long the requests waited that were granted."""
+        return self._chronicle.wait_times
 
     @property
     def waiting(self) -> int:
@@ -415,6 +406,7 @@ class PermissionMachine:
 
     def statistics(self) -> Statistics:
         """A picture of the machine that does not change any more."""
+        done = self._chronicle
         return Statistics(
             capacity=self.capacity,
             ceiling=self.ceiling,
@@ -425,17 +417,17 @@ class PermissionMachine:
             waiting=self._ledger.waiting,
             allowance=self._allowance,
             epoch=self.epoch,
-            granted_total=self._granted_total,
-            refused_total=dict(self._refused_total),
-            over_capacity_total=self._over_capacity_total,
-            ended_total=self._ended_total,
-            expired_total=self._expired_total,
-            unknown_releases_total=self._unknown_releases_total,
+            granted_total=done.granted_total,
+            refused_total=dict(done.refused_total),
+            over_capacity_total=done.over_capacity_total,
+            ended_total=done.ended_total,
+            expired_total=done.expired_total,
+            unknown_releases_total=done.unknown_releases_total,
         )
 
     def story(self, lease_id: str) -> list[StoryLine]:
         """What happened to one lease, as far as it is remembered."""
-        return [line for line in self._lines() if line.lease_id == lease_id]
+        return self._chronicle.story(lease_id)
 
     def validate(self) -> None:
         """Recompute everything from scratch.
@@ -458,7 +450,7 @@ class PermissionMachine:
             raise Inconsistent(
                 "\n".join(
                     f"{lease_id or 'machine'}: {text}\n  story: "
-                    f"{self.story(lease_id) if lease_id else self._lines()[-20:]}"
+                    f"{self.story(lease_id) if lease_id else self._chronicle.latest(20)}"
                     for lease_id, text in problems
                 )
             )
@@ -501,7 +493,7 @@ class PermissionMachine:
         if granted:
             lease = self._open(request, now)
             return self._admit(lease, "tried", now) + self._admit_waiting(now)
-        return [self._refuse(request, "capacity", self.why_waiting(), now)]
+        return [self._chronicle.refused(request, "capacity", self.why_waiting(), now)]
 
     def _quota(self, load: float) -> int:
         """How many slots beyond the capacity the load allows for one epoch."""
@@ -527,7 +519,7 @@ class PermissionMachine:
     # -- steps -------------------------------------------------------------------
 
     def _open(self, request: Request, now: float) -> Lease:
-        self._tell(request, "requested", now)
+        self._chronicle.requested(request, now)
         return self._ledger.open(request, now)
 
     def _admit(self, lease: Lease, why: str, now: float) -> list[Decision]:
@@ -535,22 +527,8 @@ class PermissionMachine:
         before = self._ledger.slots_in_use
         leases = self._ledger.admit(lease, now)
         after = self._ledger.slots_in_use
-        self._over_capacity_total += after > before and after > self.capacity
-        return [self._grant(each, why, now) for each in leases]
-
-    def _grant(self, lease: Lease, why: str, now: float) -> Granted:
-        request = lease.request
-        self._granted_total += 1
-        self.wait_times.add(now - lease.since)
-        self._tell(request, "granted", now, why)
-        return Granted(request.lease_id, request.holder)
-
-    def _refuse(
-        self, request: Request, kind: RefusalKind, reason: str, now: float
-    ) -> Refused:
-        self._refused_total[kind] += 1
-        self._tell(request, "refused", now, f"{kind}: {reason}")
-        return Refused(request.lease_id, request.holder, f"{kind}: {reason}")
+        self._chronicle.over_capacity_total += after > before and after > self.capacity
+        return [self._chronicle.granted(each, why, now) for each in leases]
 
     def _refuse_at_ceiling(self, lease: Lease, now: float) -> Refused:
         held = self._ledger.admitted
@@ -559,7 +537,7 @@ class PermissionMachine:
             f"{held} transformations wait for nested ones, which is the limit of "
             f"{len(self._workers)} workers ({self.ceiling})"
         )
-        return self._refuse(lease.request, "ceiling", reason, now)
+        return self._chronicle.refused(lease.request, "ceiling", reason, now)
 
     def _end(self, leases: Iterable[Lease], why: str, now: float) -> list[Decision]:
         """End leases, then give the slots that they free to those that wait."""
@@ -568,15 +546,8 @@ class PermissionMachine:
         return self._admit_waiting(now)
 
     def _close(self, lease: Lease, why: str, now: float) -> None:
-        self._ended_total += lease.granted_at is not None
         self._ledger.close(lease)
-        self._tell(lease.request, "ended", now, why)
-
-    def _tell(self, request: Request, event: str, now: float, detail: str = "") -> None:
-        self._story.append((now, event, request.lease_id, detail))
-
-    def _lines(self) -> list[StoryLine]:
-        return [StoryLine(*line) for line in self._story]
+        self._chronicle.ended(lease, why, now)
 
     def _forget_terms(self, address: str) -> None:
         terms = self._workers.pop(address, None)
