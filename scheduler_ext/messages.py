@@ -36,6 +36,7 @@ OP_WHY = "seamless_why"
 
 PUSH_DECISIONS = "seamless_decisions"
 PUSH_CANCEL = "seamless_cancel"
+PUSH_RESULT = "seamless_result"
 
 #: annotation of a task that was with a worker before: its result may be stored
 RUNS_AGAIN = "seamless_runs_again"
@@ -43,6 +44,10 @@ RUNS_AGAIN = "seamless_runs_again"
 #: name under which a worker reports in the metadata of a task how its run ended:
 #: {"ending": see scheduler_ext.history.REPORTED, "cache_hits": nested ones}
 REPORT = "seamless"
+
+#: name under which a worker puts a small result there, for the client that submitted the
+#: task: {"client": its id, "result": whatever the two of them understand}
+RESULT = "seamless_result"
 
 #: Limits that keep one message from occupying the scheduler for long
 MAX_ITEMS = 10_000

@@ -15,7 +15,7 @@ from distributed.metrics import monotonic, time
 from distributed.scheduler import Scheduler
 from tornado.ioloop import PeriodicCallback
 
-from . import explain, messages
+from . import explain, messages, results
 from .activity import UNFINISHED, Activity
 from .cancellation import LiveKeys
 from .history import History, Journal, Sample
@@ -117,6 +117,7 @@ class Operations:
         report = None
         if finish == "memory" and start == "processing":
             report = (task.metadata or {}).get(messages.REPORT)
+            results.pass_on(self.scheduler, task)
         self.journal.moved(
             key,
             finish,

@@ -16,7 +16,7 @@ import dask
 from distributed import Client
 from seamless import Buffer, Checksum
 
-from scheduler_ext.messages import RUNS_AGAIN
+from scheduler_ext.messages import PUSH_RESULT, RUNS_AGAIN
 
 from . import (
     bounds,
@@ -139,6 +139,7 @@ class SeamlessDaskClient:
         self.inner = InnerLeases(dask_client) if role == "inner" else None
         bounds.bound_tables(worker=role == "worker")
         thread_loops.install()
+        dask_client._stream_handlers[PUSH_RESULT] = self._on_result
         thrift.install()
         #: the cluster's record mode, which a driver must have as well
         self.record: bool | None = None
@@ -225,6 +226,7 @@ class SeamlessDaskClient:
             strict_dunder=submission.strict_dunder,
             depth=depth,
             contents=submission.contents,
+            client=self.client.id if self._local_results is None else None,
         )
         unit = NESTED_RESOURCE if nested or identity.driver else TOP_LEVEL_RESOURCE
         with self._lock:
@@ -316,19 +318,28 @@ class SeamlessDaskClient:
             entry=entry,
         )
 
-    async def _result_of(self, future: Future) -> TransformationResult:
-        if self._local_results is not None and future._state is not None:
-            await future._state.wait()
-            result = self._local_results(future.key)
+    async def _result_of(self, entry: Entry, future: Future) -> TransformationResult:
+        state = future._state
+        if state is not None:
+            await state.wait()
+            result = entry.pushed if state.status == "finished" else None
+            if result is None and self._local_results is not None:
+                result = self._local_results(future.key)
             if result is not None:
                 return result
         return await self.client.gather(future, asynchronous=True)
+
+    def _on_result(self, key: str, result: dict[str, Any]) -> None:
+        """Take a result that a worker has sent with the end of a task."""
+        entry = self._entries.get(name_and_attempt(key)[0])
+        if entry is not None and entry.key == key:
+            entry.pushed = TransformationResult(**result)
 
     async def _result_of_entry(self, entry: Entry) -> TransformationResult:
         while True:
             anchor = entry.anchor
             try:
-                return await self._result_of(anchor)
+                return await self._result_of(entry, anchor)
             except (asyncio.CancelledError, concurrent.futures.CancelledError):
                 lost = entry.renewed or was_disconnected(anchor)
                 if lost and self.client.status in ("closing", "closed"):

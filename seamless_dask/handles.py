@@ -39,6 +39,8 @@ class Entry:
     outcome: concurrent.futures.Future[TransformationResult] = field(
         default_factory=concurrent.futures.Future
     )
+    #: the result, if it has come with the message that the task has ended
+    pushed: TransformationResult | None = None
     #: whether the connection to the scheduler was lost meanwhile
     renewed: bool = False
     #: handles that have not been released

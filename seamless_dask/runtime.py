@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import logging
 from collections.abc import Iterable, Sequence
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from typing import TYPE_CHECKING
 
 from distributed import Reschedule
@@ -14,7 +14,7 @@ from seamless_transformer.probe_index import RecordBucketError
 from seamless_transformer.remote_job import parse_remote_job_written
 from seamless_transformer.transformation_utils import tf_get_buffer
 
-from scheduler_ext.messages import REPORT, RUNS_AGAIN
+from scheduler_ext.messages import REPORT, RESULT, RUNS_AGAIN
 
 from .buffers import BufferStore, UploadError, ensure_uploaded
 from .deep import ensure_members_uploaded
@@ -108,7 +108,7 @@ class WorkerRuntime:
         self._attempts[job.key] = attempt = _Attempt(task)
         try:
             result = await task
-            self._report(job.key, attempt, result)
+            self._report(job, attempt, result)
             return result
         except asyncio.CancelledError:
             if attempt.cancelled:
@@ -176,10 +176,13 @@ class WorkerRuntime:
         return TransformationResult(tf_checksum, result, content=content, cached=cached)
 
     def _report(
-        self, key: str, attempt: _Attempt, result: TransformationResult
+        self, job: Job, attempt: _Attempt, result: TransformationResult
     ) -> None:
-        """Let the scheduler count how it went; this travels with the task's end."""
-        task = self.worker.state.tasks.get(key)
+        """Let the scheduler count how it went; this travels with the task's end.
+
+        So does the result, for the client that submitted the task.
+        """
+        task = self.worker.state.tasks.get(job.key)
         if task is None:
             return
         if result.error is not None or result.result_checksum is None:
@@ -189,6 +192,8 @@ class WorkerRuntime:
         else:
             ending = "cached" if result.cached else "stored"
         task.metadata[REPORT] = {"ending": ending, "cache_hits": attempt.cache_hits}
+        if job.client is not None and len(result.error or "") <= INLINE_LIMIT:
+            task.metadata[RESULT] = {"client": job.client, "result": asdict(result)}
 
     def count_cache_hit(self, key: str) -> None:
         """Note that what a running transformation called has a result already."""

@@ -43,6 +43,9 @@ class Job:
         0 for top-level work, otherwise the depth in the tree of transformations.
     contents
         Small inputs that need not be fetched, checksum (hexadecimal) to bytes.
+    client
+        Id of the client that gets a small result together with the task's end. None:
+        it asks for the result, as others do who wait for the task.
     """
 
     key: str
@@ -55,6 +58,7 @@ class Job:
     strict_dunder: bool
     depth: int
     contents: dict[str, bytes] = field(default_factory=dict)
+    client: str | None = None
 
 
 async def _runtime() -> WorkerRuntime:

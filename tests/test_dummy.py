@@ -17,6 +17,7 @@ from seamless import Checksum
 from seamless.transformer import delayed, direct
 from seamless.util.get_event_loop import get_event_loop
 
+from scheduler_ext.messages import RESULT
 from seamless_dask import (
     SeamlessDaskClient,
     get_dummy_scheduler_address,
@@ -283,6 +284,37 @@ def test_fat_futures_carry_the_buffer(dummy: SeamlessDaskClient) -> None:
         handle.release()
         assert handle.cancelled()
     dummy.release_transformation_futures(futures)
+
+
+def test_results_come_with_the_end_of_their_tasks(
+    dummy: SeamlessDaskClient, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Nobody asks for them; the scheduler does not keep them. Long errors are asked for."""
+    asked = []
+    gather = dummy.client.gather
+
+    def noted(future: Any, **options: Any) -> Any:
+        asked.append(future.key)
+        return gather(future, **options)
+
+    def kept(dask_scheduler: Any = None) -> list[Any]:
+        every = [task.metadata or {} for task in dask_scheduler.tasks.values()]
+        return [metadata for metadata in every if RESULT in metadata]
+
+    def work(x, length):
+        if not length:
+            raise ValueError("v" * x)
+        return x * "x"
+
+    monkeypatch.setattr(dummy.client, "gather", noted)
+    assert direct(work)(3, 1) == "xxx"
+    assert direct(work)(300_000, 1) == 300_000 * "x"
+    for length in (10, 300_000):
+        failing = delayed(work)(length, 0)
+        failing.compute()
+        assert length * "v" in failing.exception
+    assert len(asked) == 1
+    assert dummy.client.run_on_scheduler(kept) == []
 
 
 def test_finished_work_is_forgotten(
