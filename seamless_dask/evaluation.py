@@ -12,14 +12,11 @@ import traceback
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
-from seamless import Buffer, Checksum
-from seamless.caching.buffer_cache import get_buffer_cache
-from seamless.checksum.calculate_checksum import TRIVIAL_CHECKSUMS
-from seamless_transformer.remote_job import RemoteJobWritten, parse_remote_job_written
+from seamless import Checksum
 from seamless_transformer.run import _driver_context
 from seamless_transformer.transformation_cache import get_transformation_cache
 
-from . import definition, record_mode, scheduler_side
+from . import definition, outcomes, record_mode, scheduler_side
 from .buffers import UploadError, await_pending_uploads, contents_at_hand
 from .envelopes import EnvelopeMismatch
 from .keys import is_driver
@@ -74,7 +71,7 @@ async def evaluate(
     asyncio.CancelledError
         If it was cancelled, in whatever way.
     """
-    if _is_settled(transformation):
+    if outcomes.is_settled(transformation):
         return
     evaluation = _Evaluation(client, driver_context)
     nodes = evaluation.start(transformation)
@@ -136,9 +133,9 @@ class _Evaluation:
                 return
             result: TransformationResult = await futures.base.wait()
         except Exception:  # noqa: BLE001 - becomes the transformation's exception
-            _fail(transformation, traceback.format_exc().strip("\n") + "\n")
+            outcomes.fail(transformation, traceback.format_exc().strip("\n") + "\n")
             return
-        _apply(transformation, result)
+        outcomes.apply(transformation, result)
         self.release(transformation, cancel=False)
 
     async def _submit(self, transformation: Any) -> TransformationFutures | None:
@@ -166,7 +163,7 @@ class _Evaluation:
             ServiceUnavailable,
             ValueError,
         ) as exc:
-            _fail(transformation, str(exc))
+            outcomes.fail(transformation, str(exc))
             return None
         self._futures[id(transformation)] = futures
         if transformation._dask_futures is None:
@@ -272,12 +269,12 @@ class _Evaluation:
             )
         except Exception as exc:  # noqa: BLE001 - the code of a transformation failed
             error = "".join(traceback.format_exception_only(exc))
-            _apply(
+            outcomes.apply(
                 transformation,
                 TransformationResult(tf_checksum.hex(), None, error),
             )
             return
-        _apply(
+        outcomes.apply(
             transformation,
             TransformationResult(tf_checksum.hex(), Checksum(result).hex()),
         )
@@ -332,7 +329,9 @@ class _Evaluation:
         recent_buffers.keep_uploaded(used)
         known = await known_result(tf_checksum.hex())
         if known is not None:
-            _apply(transformation, TransformationResult(tf_checksum.hex(), known))
+            outcomes.apply(
+                transformation, TransformationResult(tf_checksum.hex(), known)
+            )
             return None
         submission = submission_of(
             transformation_dict,
@@ -367,22 +366,13 @@ def _upstream_first(root: Any) -> list[Any]:
         if expanded:
             order.append(transformation)
             continue
-        if id(transformation) in seen or _is_settled(transformation):
+        if id(transformation) in seen or outcomes.is_settled(transformation):
             continue
         seen.add(id(transformation))
         stack.append((transformation, True))
         for dependency in definition.dependencies(transformation).values():
             stack.append((dependency, False))
     return order
-
-
-def _is_settled(transformation: Any) -> bool:
-    """Whether there is nothing to do; an exception stays until it is cleared."""
-    return (
-        transformation._evaluated
-        or transformation._cancelled
-        or transformation._exception is not None
-    )
 
 
 def _check(name: str, dependency: Any) -> None:
@@ -392,47 +382,3 @@ def _check(name: str, dependency: Any) -> None:
         raise Unavailable(
             f"Dependency '{name}' has an exception:\n{dependency._exception}"
         )
-
-
-def _apply(transformation: Any, result: TransformationResult) -> None:
-    """Put the outcome of a task into a transformation, unless it was cancelled."""
-    if transformation._cancelled:
-        return
-    if result.tf_checksum is not None:
-        transformation._transformation_checksum = Checksum(result.tf_checksum)
-        transformation._constructed = True
-    if result.error is not None or result.result_checksum is None:
-        _fail(transformation, result.error or "Result checksum unavailable")
-        return
-    directory = parse_remote_job_written(result.result_checksum)
-    if directory is not None:
-        written = traceback.format_exception(RemoteJobWritten(directory), limit=0)
-        _fail(transformation, "".join(written))
-        return
-    checksum = Checksum(result.result_checksum)
-    _keep_trivial(checksum)
-    if transformation.scratch and result.tf_checksum is not None:
-        # Its buffer is stored nowhere; this lets the driver recompute it.
-        get_transformation_cache()._register_transformation_result(
-            Checksum(result.tf_checksum), checksum
-        )
-    transformation._result_checksum = checksum
-    transformation._exception = None
-    transformation._evaluated = True
-
-
-def _keep_trivial(checksum: Checksum) -> None:
-    """Keep the value of a trivial checksum: no server has it."""
-    content = TRIVIAL_CHECKSUMS.get(checksum.hex())
-    cache = get_buffer_cache()
-    if content is not None and cache.get(checksum) is None:
-        cache.incref(checksum, buffer=Buffer(content, checksum=checksum), scratch=True)
-
-
-def _fail(transformation: Any, error: str) -> None:
-    if transformation._cancelled:
-        return
-    transformation._exception = error
-    transformation._constructed = True
-    # `clear_exception` resets one of the two: without a checksum, the construction.
-    transformation._evaluated = transformation._transformation_checksum is not None
