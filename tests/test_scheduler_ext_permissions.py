@@ -489,6 +489,29 @@ class PermissionRules(RuleBasedStateMachine):
             assert machine.held_by(self.subject.holder_id(holder)) == [
                 v.request.lease_id for v in model.leases if v.request.holder == holder
             ]
+        self.answers()
+
+    def answers(self):
+        """What is asked about the book follows from the leases."""
+        ledger, model = self.machine.ledger, self.model
+        waiting = [v for v in model.leases if v.granted_at is None]
+        oldest = [lease.request.lease_id for lease in ledger.oldest_waiting(3)]
+        assert oldest == [v.request.lease_id for v in waiting[:3]]
+        places = [ledger.leases[v.request.lease_id] for v in model.queue()]
+        assert [ledger.position(lease) for lease in places] == list(
+            range(1, len(places) + 1)
+        )
+        using = {key for key in model.slots() - model.lent() if isinstance(key, str)}
+        assert set(ledger.holding(len(KEYS))) == using
+        assert set(ledger.owners()) == {v.request.owner for v in model.leases} - {None}
+        for key in KEYS:
+            requests = [v.request for v in model.leases]
+            bound = [r.lease_id for r in requests if r.key == key]
+            assert ledger.bound_to(key) == bound
+            assert [r.lease_id for r in ledger.requests_for(key)] == bound
+            owned = [r.lease_id for r in requests if r.owner == key]
+            assert ledger.owned_by(key) == owned
+            assert [r.lease_id for r in ledger.requested_by(key)] == owned
 
 
 class PurePermissionRules(PermissionRules):
