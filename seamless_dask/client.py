@@ -12,11 +12,10 @@ from collections.abc import Awaitable, Callable, Coroutine, Mapping
 from dataclasses import replace
 from typing import TYPE_CHECKING, Any, Literal, TypeVar
 
-import dask
 from distributed import Client
 from seamless import Buffer, Checksum
 
-from scheduler_ext.messages import PUSH_RESULT, RUNS_AGAIN
+from scheduler_ext.messages import PUSH_RESULT
 
 from . import (
     bounds,
@@ -37,11 +36,11 @@ from .handles import (
     identify,
     name_and_attempt,
     task_key_of,
-    was_disconnected,
 )
 from .inner import InnerLeases
 from .keys import NESTED_RESOURCE, TOP_LEVEL_RESOURCE
 from .recent import recent_buffers
+from .results import Results
 from .services import of_current_stage
 from .types import TransformationFutures, TransformationResult
 
@@ -126,8 +125,8 @@ class SeamlessDaskClient:
         self.is_local_cluster = bool(is_local_cluster)
         self.interactive = bool(interactive)
         self._on_detach = on_detach
-        self._local_results = local_results
         self._lock = threading.RLock()
+        self._results = Results(dask_client, local_results)
         self._entries: dict[str, Entry] = {}
         self._by_checksum: dict[str, Entry] = {}
         self._attempts: dict[str, tuple[int, float]] = {}
@@ -226,7 +225,7 @@ class SeamlessDaskClient:
             strict_dunder=submission.strict_dunder,
             depth=depth,
             contents=submission.contents,
-            client=self.client.id if self._local_results is None else None,
+            client=None if self.role == "worker" else self.client.id,
         )
         unit = NESTED_RESOURCE if nested or identity.driver else TOP_LEVEL_RESOURCE
         with self._lock:
@@ -295,7 +294,7 @@ class SeamlessDaskClient:
             return self.client.submit(
                 tasks.run_transformation,
                 job,
-                *(self._as_argument(dependency) for dependency in dependencies),
+                *(self._results.as_argument(dependency) for dependency in dependencies),
                 key=job.key,
                 priority=job.depth,
                 resources=resources,
@@ -318,62 +317,16 @@ class SeamlessDaskClient:
             entry=entry,
         )
 
-    async def _result_of(self, entry: Entry, future: Future) -> TransformationResult:
-        state = future._state
-        if state is not None:
-            await state.wait()
-            result = entry.pushed if state.status == "finished" else None
-            if result is None and self._local_results is not None:
-                result = self._local_results(future.key)
-            if result is not None:
-                return result
-        return await self.client.gather(future, asynchronous=True)
-
     def _on_result(self, key: str, result: dict[str, Any]) -> None:
         """Take a result that a worker has sent with the end of a task."""
         entry = self._entries.get(name_and_attempt(key)[0])
         if entry is not None and entry.key == key:
             entry.pushed = TransformationResult(**result)
 
-    async def _result_of_entry(self, entry: Entry) -> TransformationResult:
-        while True:
-            anchor = entry.anchor
-            try:
-                return await self._result_of(entry, anchor)
-            except (asyncio.CancelledError, concurrent.futures.CancelledError):
-                lost = entry.renewed or was_disconnected(anchor)
-                if lost and self.client.status in ("closing", "closed"):
-                    address = scheduler_side.rpc(self.client).address
-                    raise ConnectionError(
-                        f"the connection to the scheduler at {address} was lost"
-                    ) from None
-                if entry.outcome.done() or not was_disconnected(anchor):
-                    raise
-            self._renew(entry)
-
-    def _renew(self, entry: Entry) -> None:
-        """Submit a task again that the scheduler has forgotten together with us.
-
-        Should it still run, or have finished, then nothing is executed again.
-        """
-        with self._lock:
-            if was_disconnected(entry.anchor):
-                logger.info("The scheduler was gone: %s is submitted again", entry.key)
-                with dask.annotate(**{RUNS_AGAIN: True}):
-                    entry.anchor = entry.submit()
-                entry.renewed = True
-
-    def _as_argument(self, dependency: Entry) -> Future | TransformationResult:
-        outcome = dependency.outcome
-        if outcome.done() and not outcome.cancelled():
-            return outcome.result()
-        self._renew(dependency)
-        return dependency.anchor
-
     async def _watch(self, entry: Entry) -> None:
         outcome = entry.outcome
         try:
-            result = await self._result_of_entry(entry)
+            result = await self._results.of(entry)
         except (asyncio.CancelledError, concurrent.futures.CancelledError):
             outcome.cancel()
         except Exception as exc:  # noqa: BLE001 - every way a task can fail ends here
