@@ -11,6 +11,8 @@ the system frees it. Needs Linux; elsewhere all goes the way of seamless-transfo
 
 from __future__ import annotations
 
+import ctypes
+import functools
 import mmap
 import os
 import weakref
@@ -29,7 +31,14 @@ PIECE = 64 * 1024
 DIRECTORY = "/dev/shm"
 #: share of the shared memory that must be free for a buffer to stay there
 FREE_SHARE = 0.5
-#: whether that can be done here
+#: numbers of settings of the C library, see mallopt(3)
+M_TRIM_THRESHOLD = -1
+M_MMAP_THRESHOLD = -3
+#: bytes of an object up to which its memory is used again
+REUSED = 32 * 1024**2
+#: bytes that a thread keeps at most for that
+FREED = 64 * 1024**2
+#: whether buffers can stay in shared memory here
 SUPPORTED = os.path.isdir(DIRECTORY) and os.path.isdir("/proc/self/fd")
 
 
@@ -152,12 +161,33 @@ class Segment:
     def __init__(self, name: str) -> None:
         with Path(DIRECTORY, name).open("rb") as file:
             self._memory = mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ)
+        if len(self._memory) >= LARGE:
+            reuse_memory()
         self.buf = memoryview(self._memory)
 
     def close(self) -> None:
         """End the use of the memory here."""
         self.buf.release()
         self._memory.close()
+
+
+@functools.cache
+def reuse_memory() -> None:
+    """Let this process use freed memory again instead of asking the system for more.
+
+    Dask has its workers and what they start give memory back at once
+    (``MALLOC_TRIM_THRESHOLD_``), so that each large object costs a page fault per 4
+    kB: half the time of a copy, a third of the time of code such as
+    ``random.randbytes``. Here the C library gets the limits that it would find by
+    itself without that setting: a thread keeps at most `FREED` bytes. What a user has
+    set for `REUSED` stays.
+    """
+    if "MALLOC_MMAP_THRESHOLD_" in os.environ:
+        return
+    mallopt = getattr(ctypes.CDLL(None), "mallopt", None)
+    if mallopt is not None:
+        mallopt(M_MMAP_THRESHOLD, REUSED)
+        mallopt(M_TRIM_THRESHOLD, FREED)
 
 
 def install(worker: Any) -> None:
@@ -178,6 +208,8 @@ def install(worker: Any) -> None:
             view = memoryview(buffer.content)
             while view:
                 view = view[file.write(view) :]
+        if len(buffer) >= LARGE:
+            reuse_memory()
         worker._request_parent_sync("upload", {"pointer": pointer})
 
     worker.SharedMemory = Segment

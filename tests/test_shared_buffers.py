@@ -279,3 +279,32 @@ def test_a_process_dies_on_the_way(
     wait_until(lambda: not pool._manager._pointers, "the loan ends", SOON)
     assert stored(server[1], Checksum(missing)) is None
     assert lent.content == content
+
+
+def test_memory_is_used_again() -> None:
+    """Once a process reads large buffers, and with Dask's setting: not before."""
+    script = """
+import os, resource, sys
+from seamless_dask import shared_buffers
+
+def faults():
+    before = resource.getrusage(resource.RUSAGE_SELF).ru_minflt
+    for _ in range(5):
+        bytearray(10_000_000)
+    return resource.getrusage(resource.RUSAGE_SELF).ru_minflt - before
+
+first = faults()
+open(sys.argv[1], "wb").write(bytes(shared_buffers.LARGE))
+shared_buffers.Segment(sys.argv[1]).close()
+print(first > 5_000, faults() < 5_000)
+"""
+    segment = SharedMemory(create=True, size=LARGE)
+    segment.close()
+    try:
+        command = [sys.executable, "-c", script, f"/dev/shm/{segment.name}"]
+        environment = {**os.environ, "MALLOC_TRIM_THRESHOLD_": "65536"}
+        environment.pop("MALLOC_MMAP_THRESHOLD_", None)
+        answer = subprocess.check_output(command, env=environment, text=True)
+    finally:
+        segment.unlink()
+    assert answer.split() == ["True", "True"]
