@@ -138,7 +138,9 @@ def table_events(live: int, workers: int, *, cycles: int, repeats: int) -> Measu
 
 def lines(quick: bool) -> Iterator[Measured]:
     """The machine in several sizes, then the tables alone."""
-    sizes = [(10, 0), (1000, 0), (10_000, 0), (10, 1000), (10_000, 70_000)]
+    sizes = [(10, 0), (1000, 0), (10_000, 0)]
+    # as many leases as with more workers, then many more
+    sizes += [(10, 2970), (10, 29_970), (10_000, 70_000)]
     if not quick:
         sizes.append((10_000, 970_000))
     cycles = 2000 if quick else 20_000
