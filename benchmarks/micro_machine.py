@@ -129,7 +129,7 @@ def table_events(live: int, workers: int, *, cycles: int, repeats: int) -> Measu
         enter(request)
     gc.collect()
     return measured(
-        f"the tables alone, {live:,} live leases",
+        f"tables alone, {workers:,} workers, {live:,} live leases",
         "us per event",
         _cycle_times(cycle, numbers, workers=workers, cycles=cycles, repeats=repeats),
         "no rules",
