@@ -17,7 +17,10 @@ the cluster could be held by a task that waits, nothing would ever finish. The r
    capacity x depth. A request for a key that is admitted joins it without a slot.
 3. At the end of an *epoch* the load decides how many may go beyond the capacity. What
    the waiting requests leave of that is the *allowance* of requests that cannot wait.
-4. If nothing runs although something waits, one request is decided at once.
+4. If nothing runs although something waits, one request is decided at once. What runs
+   may itself wait, for something of which nobody has told us, such as a file. Where no
+   lease has ended for the *patience*, the end of the epoch therefore grants one request
+   at least, after twice that time another, and so on.
 5. Refused is only what cannot wait (``capacity``), what would wait for itself
    (``cycle``), and what would exceed the *ceiling* while everything that is held
    waits (``ceiling``).
@@ -94,17 +97,20 @@ class PermissionMachine:
         epoch: float = 10.0,
         start_timeout: float = 60.0,
         unbound_timeout: float = 3600.0,
+        patience: float = 60.0,
     ) -> None:
         for name, seconds in (
             ("epoch", epoch),
             ("start_timeout", start_timeout),
             ("unbound_timeout", unbound_timeout),
+            ("patience", patience),
         ):
             if not (is_number(seconds) and seconds > 0):
                 raise ValueError(f"{name}: got {seconds!r}, allowed: seconds > 0")
         self.epoch = epoch
         self.start_timeout = start_timeout
         self.unbound_timeout = unbound_timeout
+        self.patience = patience
         #: number of slots: sum of processes x throttle
         self.capacity = 0
         #: most transformations that may be admitted at the same time, lent or not
@@ -114,6 +120,11 @@ class PermissionMachine:
         self._ledger = Ledger()
         self._epoch_started = started
         self._allowance = 0
+        #: since when no lease has ended although requests wait, how many had, and when
+        #: the patience ends
+        self._still_since = started
+        self._still_ended = 0
+        self._still_until = started + patience
         self._chronicle = Chronicle()
 
     # -- workers and holders -----------------------------------------------------
@@ -306,7 +317,7 @@ class PermissionMachine:
         if not self.epoch_due(now):
             return []
         self._epoch_started = now
-        left = self._quota(load)
+        left = max(self._quota(load), self._stands_still(now))
         decisions: list[Decision] = []
         while left and self._ledger.admitted < self.ceiling:
             lease = self._ledger.head()
@@ -502,6 +513,18 @@ class PermissionMachine:
         if load < LOW_LOAD:
             return max(1, int(self.capacity * LOW_LOAD_SHARE))
         return 1
+
+    def _stands_still(self, now: float) -> bool:
+        """Rule 4, for what may wait unseen; asked at the end of each epoch."""
+        ended = self._chronicle.ended_total
+        if ended != self._still_ended or not (self._ledger.waiting and self.capacity):
+            self._still_ended = ended
+            self._still_since, self._still_until = now, now + self.patience
+            return False
+        if now < self._still_until:
+            return False
+        self._still_until = now + (now - self._still_since)
+        return True
 
     def _cycle(self, request: Request) -> str | None:
         """Why the request would wait for itself, or None if it would not."""

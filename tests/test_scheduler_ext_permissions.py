@@ -33,6 +33,7 @@ from scheduler_ext.permissions import PermissionMachine
 EPOCH = 10.0
 START_TIMEOUT = 60.0
 UNBOUND_TIMEOUT = 3600.0
+PATIENCE = 60.0
 
 WORKERS = ("w0", "w1", "w2")
 CLIENT = "client"
@@ -73,6 +74,10 @@ class Model:
     epoch_started: float = 0.0
     allowance: int = 0
     over_capacity: int = 0
+    #: whether a granted lease has ended since the last epoch, and when that was last
+    #: so, followed by the times at which patience ended
+    moves: bool = False
+    epochs_still: list[float] = field(default_factory=lambda: [0.0])
 
     @property
     def capacity(self):
@@ -177,6 +182,7 @@ class Model:
         return {(request.lease_id, "capacity")}
 
     def end(self, which, now):
+        self.moves |= any(which(v) and v.granted_at is not None for v in self.leases)
         self.leases = [v for v in self.leases if not which(v)]
         self.seen &= {v.request.key for v in self.leases}
         return self.pump(now)
@@ -217,6 +223,13 @@ class Model:
         quota = 0
         if self.capacity and load <= 0.85:
             quota = 1 if load >= 0.5 else max(1, int(0.05 * self.capacity))
+        if self.moves or not (self.capacity and self.queue()):
+            self.moves, self.epochs_still = False, [now]
+        elif now - self.epochs_still[-1] >= max(
+            PATIENCE, self.epochs_still[-1] - self.epochs_still[0]
+        ):
+            self.epochs_still.append(now)
+            quota = max(quota, 1)
         decided = set()
         while quota and self.queue() and len(self.slots()) < self.ceiling:
             decided |= self.admit(self.queue()[0], now, may_exceed=True)
@@ -254,6 +267,7 @@ class PureSubject:
             epoch=EPOCH,
             start_timeout=START_TIMEOUT,
             unbound_timeout=UNBOUND_TIMEOUT,
+            patience=PATIENCE,
         )
 
     def add_worker(self, address, processes, throttle, ceiling, now):
@@ -763,6 +777,19 @@ def test_an_epoch_grants_by_load(load, granted):
     assert machine.tick(10.1, load) == []
 
 
+def test_what_waits_unseen_does_not_stop_everything():
+    """All slots are taken, and nothing ends: one more after 60 s, 120 s, 240 s, ..."""
+    machine = machine_with(2)
+    for number in range(10):
+        ask(machine, f"k{number}")
+    when = [n * 10.0 for n in range(1, 98) if machine.tick(n * 10.0, 1.0)]
+    assert when == [60.0, 120.0, 240.0, 480.0, 960.0]
+    # What ends is a sign of life.
+    machine.key_finished("k0", 980.0)
+    when = [n * 10.0 for n in range(99, 120) if machine.tick(n * 10.0, 1.0)]
+    assert when == [1050.0, 1110.0]
+
+
 def test_what_an_epoch_leaves_is_allowed_to_tries():
     """The allowance belongs to one epoch."""
     machine = machine_with(40)
@@ -870,7 +897,9 @@ def test_an_inconsistency_is_told_with_the_story():
     assert [line.event for line in machine.story("a")] == ["requested", "granted"]
 
 
-@pytest.mark.parametrize("option", ["epoch", "start_timeout", "unbound_timeout"])
+@pytest.mark.parametrize(
+    "option", ["epoch", "start_timeout", "unbound_timeout", "patience"]
+)
 @pytest.mark.parametrize("value", [0, -1.0, float("nan"), float("inf"), True, "x"])
 def test_options_must_be_seconds(option, value):
     """The error names the option."""
