@@ -13,9 +13,8 @@ from seamless.caching import buffer_writer
 from seamless.caching.buffer_cache import get_buffer_cache
 from seamless.checksum.calculate_checksum import TRIVIAL_CHECKSUMS
 
-from .large_writes import write_large
 from .patience import HASHSERVER
-from .shared_buffers import LARGE
+from .writes import write
 
 logger = logging.getLogger(__name__)
 
@@ -221,10 +220,7 @@ async def write_to_hashserver(checksum: str, buffer: Buffer) -> None:
     UploadError
         The message names the checksum and the reason.
     """
-    from seamless_remote import buffer_remote
-
     size = len(buffer)
-    write = buffer_remote.write_buffer if size < LARGE else write_large
     try:
         written = await HASHSERVER.call(lambda: write(Checksum(checksum), buffer))
     except Exception as exc:

@@ -23,9 +23,8 @@ from seamless.transformer import delayed
 from seamless_remote import buffer_remote
 from seamless_remote.buffer_client import BufferClient
 
-from seamless_dask import SeamlessDaskClient, shared_buffers
+from seamless_dask import SeamlessDaskClient, shared_buffers, writes
 from seamless_dask.buffers import write_to_hashserver
-from seamless_dask.large_writes import write_large
 from seamless_dask.pool import Pool
 from seamless_dask.shared_buffers import LARGE, PIECE, Segment, SharedBuffer, take
 from seamless_dask.wrapper.ports import free_ports
@@ -179,16 +178,20 @@ def test_a_wrong_checksum_is_an_error(server: tuple[int, Path]) -> None:
     """The answer of the hashserver is passed on."""
     content = content_of("right")
     with pytest.raises(Exception, match="Error 400: Incorrect checksum"):
-        asyncio.run(write_large(Checksum("12" * 32), Buffer(content)))
+        asyncio.run(writes.write(Checksum("12" * 32), Buffer(content)))
 
 
 @pytest.mark.cluster
+@pytest.mark.parametrize("size", [5000, 2 * LARGE])
 @pytest.mark.parametrize("gives_up", [True, False])
-def test_somebody_else_is_writing_it(server: tuple[int, Path], gives_up: bool) -> None:
+def test_somebody_else_is_writing_it(
+    server: tuple[int, Path], gives_up: bool, size: int
+) -> None:
     """It counts as written when it is, and not when another has begun."""
     port, folder = server
-    content = content_of(f"other/{gives_up}")
+    content = content_of(f"other/{gives_up}", size)
     checksum = checksum_of(content)
+    buffer = Buffer(content) if size < LARGE else taken(content)
 
     async def write() -> None:
         reader, writer = await asyncio.open_connection("127.0.0.1", port)
@@ -198,7 +201,7 @@ def test_somebody_else_is_writing_it(server: tuple[int, Path], gives_up: bool) -
         begun = folder / checksum.hex()[:2]
         while not list(begun.glob(f"{checksum.hex()}-*")):
             await asyncio.sleep(0.01)
-        ours = asyncio.create_task(write_large(checksum, taken(content)))
+        ours = asyncio.create_task(writes.write(checksum, buffer))
         done, _ = await asyncio.wait({ours}, timeout=0.3)
         assert not done
         if not gives_up:

@@ -1,7 +1,9 @@
-"""Writes large buffers to the hashserver in pieces.
+"""Writes buffers to the hashserver.
 
-seamless-remote gives aiohttp the whole buffer at once, and what does not fit into the
-socket is copied twice, into fresh memory: for 10 MB that takes longer than sending it.
+seamless-remote takes the answer that somebody else is writing the buffer for success:
+it may not be there yet when a result that needs it is announced. And it gives aiohttp
+the whole buffer at once. What does not fit into the socket is copied twice, into fresh
+memory: for 10 MB that takes longer than sending it, so here they go in pieces.
 """
 
 from __future__ import annotations
@@ -12,7 +14,7 @@ from typing import Any
 
 from seamless import Buffer, Checksum
 
-from .shared_buffers import pieces
+from .shared_buffers import LARGE, pieces
 
 logger = logging.getLogger(__name__)
 
@@ -20,7 +22,7 @@ logger = logging.getLogger(__name__)
 ACCEPTED = 202
 
 
-async def write_large(checksum: Checksum, buffer: Buffer) -> bool:
+async def write(checksum: Checksum, buffer: Buffer) -> bool:
     """Write a buffer as `seamless_remote.buffer_remote.write_buffer` does.
 
     Parameters
@@ -46,7 +48,7 @@ async def write_large(checksum: Checksum, buffer: Buffer) -> bool:
         session = client._get_session()
         async with session.put(
             f"{url}/{checksum.hex()}",
-            data=_body(buffer),
+            data=buffer.content if len(buffer) < LARGE else _in_pieces(buffer),
             headers={"Content-Length": str(len(buffer))},
             **options,
         ) as response:
@@ -73,6 +75,6 @@ async def write_large(checksum: Checksum, buffer: Buffer) -> bool:
     return bool(clients)
 
 
-async def _body(buffer: Buffer) -> AsyncIterator[bytes | memoryview]:
+async def _in_pieces(buffer: Buffer) -> AsyncIterator[bytes | memoryview]:
     for piece in pieces(buffer):
         yield piece
