@@ -296,13 +296,17 @@ class LocalStack:
             connection.close()
         return Stored(results, records)
 
+    def buffer(self, checksum: str) -> bytes | None:
+        """The buffer with this checksum, if the hashserver holds it."""
+        folder = self.home / "seamless" / "buffers" / self.project
+        for path in (folder / checksum[:2] / checksum, folder / checksum):
+            if path.is_file():
+                return path.read_bytes()
+        return None
+
     def has_buffer(self, checksum: str) -> bool:
         """Whether the hashserver holds the buffer with this checksum."""
-        folder = self.home / "seamless" / "buffers" / self.project
-        return any(
-            path.is_file()
-            for path in (folder / checksum[:2] / checksum, folder / checksum)
-        )
+        return self.buffer(checksum) is not None
 
     # -- services -------------------------------------------------------------
 

@@ -195,11 +195,11 @@ class SeamlessProcess:
         ProcessLost
             If it ends before, or does not get there within `START_TIMEOUT`.
         """
-        try:
-            await asyncio.wait_for(asyncio.shield(self._ready), START_TIMEOUT)
-        except asyncio.TimeoutError:
+        # Not `wait_for`: cancelled at the moment of success, it would go on.
+        await asyncio.wait({self._ready}, timeout=START_TIMEOUT)
+        if not self._ready.done():
             self.stop(f"did not start within {START_TIMEOUT:g} s")
-            await self._ready
+        await asyncio.shield(self._ready)
 
     async def wait_ended(self) -> ProcessLost:
         """Wait until it has ended; return how."""
@@ -341,11 +341,14 @@ class SeamlessProcess:
 
     async def _disconnected(self) -> ProcessLost:
         """The pipe is at its end, so the process is, or had better be."""
+        grace = self._loop.call_later(
+            DISCONNECTED_GRACE,
+            functools.partial(self.stop, "closed its connection", blame=True),
+        )
         try:
-            return await asyncio.wait_for(self.wait_ended(), DISCONNECTED_GRACE)
-        except asyncio.TimeoutError:
-            self.stop("closed its connection", blame=True)
             return await self.wait_ended()
+        finally:
+            grace.cancel()
 
 
 def _retrieve(future: asyncio.Future[Any]) -> None:

@@ -58,6 +58,11 @@ class _Attempt:
     #: results that were found for nested transformations, which then need no task
     cache_hits: int = 0
 
+    def check(self) -> None:
+        """Raise CancelledError if it was cancelled and something has caught that."""
+        if self.cancelled:
+            raise asyncio.CancelledError
+
 
 class WorkerRuntime:
     """Runs transformations on one Dask worker; lives on the worker's event loop.
@@ -231,11 +236,13 @@ class WorkerRuntime:
         self.uploads.add(buffer)
 
     async def _execute(self, job: Job, tf_checksum: str, inputs: list[Buffer]) -> str:
+        attempt = self._attempts[job.key]
         with self.running.occupied(job.key, tf_checksum, job.depth):
             execution = await self.recorder.begin(
                 job.transformation_dict, job.tf_dunder
             )
             try:
+                attempt.check()
                 result, made = await self.pool.dispatch(
                     job.transformation_dict,
                     tf_checksum=tf_checksum,
@@ -257,7 +264,8 @@ class WorkerRuntime:
         else:
             await self.uploads.ensure(result, self.buffers.at_hand(result))
             await ensure_members_uploaded(job, result, self.buffers, self.uploads)
-        self._attempts[job.key].storing = True
+        attempt.check()
+        attempt.storing = True
         await execution.store(tf_checksum, result, scratch=job.scratch)
         if not job.scratch:
             self.buffers.take_over(result)

@@ -441,16 +441,23 @@ def many_tasks(salt: str) -> None:
 def cancelled_tasks(salt: str) -> None:
     """Cancelling some tasks leaves the others alone, and slots are free again."""
 
-    def slow(salt, i):
+    def slow(i, folder):
         import time
+        from pathlib import Path
 
-        time.sleep(30 if i % 2 else 0.2)
+        (Path(folder) / str(i)).touch()
+        time.sleep(1000 if i % 2 else 0.2)
         return i
 
+    folder = Path(f"cancelled-{salt}").absolute()
+    folder.mkdir()
+
     async def main() -> None:
-        nodes = [delayed(slow)(salt, i) for i in range(20)]
+        nodes = [delayed(slow)(i, str(folder)) for i in range(20)]
         tasks = [node.task() for node in nodes]
-        await asyncio.gather(*(tasks[i] for i in (0,)))
+        # They run in whatever order they have got there.
+        while not any(int(path.name) % 2 for path in folder.iterdir()):
+            await asyncio.sleep(0.01)
         for task in tasks[1::2]:
             task.cancel()
         values = await asyncio.gather(*tasks, return_exceptions=True)
@@ -458,7 +465,7 @@ def cancelled_tasks(salt: str) -> None:
         assert all(isinstance(v, asyncio.CancelledError) for v in values[1::2])
         assert all(node.status == "Status: canceled" for node in nodes[1::2])
 
-    asyncio.run(asyncio.wait_for(main(), 25))
+    asyncio.run(asyncio.wait_for(main(), 60))
 
 
 def garbage(salt: str) -> None:

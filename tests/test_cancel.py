@@ -19,9 +19,8 @@ from polling import wait_until
 from seamless.transformer import Transformation, delayed
 from seamless.util.get_event_loop import get_event_loop
 
-from seamless_dask import (
-    SeamlessDaskClient,
-)
+from seamless_dask import SeamlessDaskClient
+from seamless_dask.pool import Pool
 
 pytestmark = pytest.mark.cluster
 
@@ -133,6 +132,27 @@ def test_slots_are_free_at_once(dummy: SeamlessDaskClient, tmp_path: Path) -> No
     assert time.monotonic() - begin < SOON  # a guard; half a second is usual
     (tmp_path / "go").touch()
     assert [tf.run() for tf in second] == [f"b{i}" for i in range(6)]
+
+
+def test_jobs_of_one_process_that_are_cancelled_together(
+    dummy: SeamlessDaskClient, tmp_path: Path
+) -> None:
+    """Each ends its process; none runs again because of another."""
+    crew = Pool.of_this_process(2, {}, "")._crew
+    for attempt in range(5):
+        names = [f"together-{attempt}-{i}" for i in range(6)]
+        started = [delayed(endless)(str(tmp_path), name) for name in names]
+        for tf in started:
+            tf.start()
+        for name in names:
+            running(tmp_path, name)
+        for tf in started:
+            tf.cancel()
+        wait_until(
+            lambda: not any(process.jobs for process in crew.processes()),
+            "no process has a job",
+            SOON,
+        )
 
 
 def test_what_waits_never_starts(dummy: SeamlessDaskClient, tmp_path: Path) -> None:

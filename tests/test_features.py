@@ -103,13 +103,14 @@ def test_commands_inside_transformations(
 
     Each asks for a lease, is refused none, and stores what it computes.
     """
-    before, rows = permissions(real_stack), len(real_stack.stored().results)
+    before, rows = permissions(real_stack), real_stack.stored().results
     drive(real_stack, name, arguments)
     after = permissions(real_stack)
     assert after["granted_total"] - before["granted_total"] == nested
     assert after["refused_total"] == before["refused_total"]
     outer = {"bash_tree": 6}.get(name, nested)
-    assert len(real_stack.stored().results) - rows == outer + nested
+    stored = real_stack.stored().results.keys() - rows
+    assert len(stored) == outer + nested, [real_stack.buffer(c) for c in stored]
 
 
 def test_stages(real_stack: RealStack) -> None:
