@@ -260,7 +260,10 @@ async def _is_stored(checksum: str) -> bool:
 async def _await_background_write(checksum: str) -> bool | None:
     """Wait for Seamless' background writer; None if it has nothing under way."""
     try:
-        return await buffer_writer.await_existing_task(Checksum(checksum))
+        # Who is cancelled while waiting would cancel the write, for everybody.
+        return await asyncio.shield(
+            buffer_writer.await_existing_task(Checksum(checksum))
+        )
     except Exception as exc:  # noqa: BLE001 - whatever it was, we write ourselves
         logger.debug("Writing buffer %s failed (%r), trying again", checksum, exc)
         return False

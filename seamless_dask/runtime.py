@@ -109,6 +109,8 @@ class WorkerRuntime:
         distributed.Reschedule
             If it was cancelled: whoever has asked for it since then gets it.
         """
+        if not self._is_wanted(job.key):
+            raise Reschedule
         task = asyncio.create_task(self._run(job, dependencies))
         self._attempts[job.key] = attempt = _Attempt(task)
         try:
@@ -121,6 +123,11 @@ class WorkerRuntime:
             raise
         finally:
             del self._attempts[job.key]
+
+    def _is_wanted(self, key: str) -> bool:
+        """Whether a task was not cancelled between its start and now."""
+        task = self.worker.state.tasks.get(key)
+        return task is not None and task.state != "cancelled"
 
     async def _run(
         self, job: Job, dependencies: Sequence[TransformationResult]

@@ -21,6 +21,7 @@ from seamless.util.get_event_loop import get_event_loop
 
 from seamless_dask import SeamlessDaskClient
 from seamless_dask.pool import Pool
+from seamless_dask.tasks import WORKER_PLUGIN
 
 pytestmark = pytest.mark.cluster
 
@@ -153,6 +154,38 @@ def test_jobs_of_one_process_that_are_cancelled_together(
             "no process has a job",
             SOON,
         )
+
+
+def test_cancelled_before_the_worker_is_ready(
+    dummy: SeamlessDaskClient, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Dask has begun the task, no process has: it does not run later either."""
+    pool = Pool.of_this_process(2, {}, "")
+    worker = pool.runtime_of(None).worker
+    plugin: Any = worker.plugins[WORKER_PLUGIN]
+    ready, runtime = threading.Event(), plugin.runtime
+
+    async def runtime_when_ready() -> Any:
+        await asyncio.to_thread(ready.wait, SOON)
+        return await runtime()
+
+    monkeypatch.setattr(plugin, "runtime", runtime_when_ready)
+    tf = delayed(endless)(str(tmp_path), "late")
+    key = f"base-{checksum_of(tf)}"
+
+    def state() -> str | None:
+        task = worker.state.tasks.get(key)
+        return None if task is None else task.state
+
+    tf.start()
+    wait_until(lambda: state() == "executing", "Dask begins it", SOON)
+    tf.cancel()
+    wait_until(lambda: state() != "executing", "Dask knows", SOON)
+    ready.set()
+    monkeypatch.undo()
+    wait_until(lambda: state() is None, "it is forgotten", SOON)
+    assert not (tmp_path / "late").exists()
+    assert not any(process.jobs for process in pool._crew.processes())
 
 
 def test_what_waits_never_starts(dummy: SeamlessDaskClient, tmp_path: Path) -> None:
