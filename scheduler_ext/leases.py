@@ -90,7 +90,7 @@ class Ledger:
         return self._owners.keys()
 
     def would_lend(self, owner: str | None) -> bool:
-        """Whether one more request by this owner would lend out its state."""
+        """Whether one more request by this owner would lend out its slot."""
         return self.is_admitted(owner) and owner not in self._owners
 
     def holds(self, holder: str) -> bool:

@@ -503,8 +503,8 @@ class SeamlessDaskClient:
                     self._forget(entry)
             for name in [n for n, v in self._attempts.items() if v[1] < deadline]:
                 del self._attempts[name]
-            again = recent_buffers.forget(deadline)
-            again = again or bool(self._entries or self._attempts)
+            recent = recent_buffers.forget(deadline)
+            again = recent or self._entries or self._attempts
         if again:
             self._schedule_pruning()
 

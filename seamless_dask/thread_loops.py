@@ -11,7 +11,8 @@ there if many do so:
 - What is only started does not begin until somebody waits for it, since nobody wakes
   the loop.
 
-Here a thread has one loop, which runs before anybody gets it and ends with the thread.
+Here a thread has one loop, which runs before anybody gets it. When the thread ends, and
+the tasks that it has started, the loop serves another one.
 """
 
 from __future__ import annotations
