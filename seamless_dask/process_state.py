@@ -21,7 +21,7 @@ from typing import Any
 
 from .native_code import NativeCode
 from .state_interpreter import interpreter_parts
-from .state_modules import module_parts
+from .state_modules import Namespaces, module_parts
 from .state_numbers import number_parts
 from .state_part import CannotPutBack, Part
 from .state_system import system_parts
@@ -29,8 +29,10 @@ from .state_system import system_parts
 
 @dataclass(frozen=True)
 class Saved:
-    """The state of a suspended job; one value for each part."""
+    """The state of a suspended job."""
 
+    names: list[dict[str, Any]]
+    #: one for each other part
     values: tuple[Any, ...]
 
 
@@ -44,25 +46,34 @@ class ProcessState:
     descriptors
         Descriptors that the process needs: pipes to its parent, say. If a job closes
         one of them the process must be replaced.
-
-    Attributes
-    ----------
-    parts
-        All kinds of state, in the order in which they are put back.
     """
 
     def __init__(self, descriptors: Iterable[int] = ()) -> None:
         self._native_code = NativeCode()
-        self.parts: tuple[Part, ...] = (
+        self._names = Namespaces()
+        self._others: tuple[Part, ...] = (
             *system_parts(descriptors),
             *interpreter_parts(),
             *module_parts(),
             *number_parts(),
         )
 
+    @property
+    def parts(self) -> tuple[Part, ...]:
+        """All kinds of state, in the order in which they are put back."""
+        return self._names, *self._others
+
     def save(self) -> Saved:
         """Return the state of the job that is being suspended."""
-        return Saved(tuple(part.save() for part in self.parts))
+        names = self._names.save()
+        changed = self._names.are_changed(names)
+        if changed:
+            self._names.reset()
+        try:
+            return Saved(names, tuple([part.save() for part in self._others]))
+        finally:
+            if changed:
+                self._names.restore(names)
 
     def restore(self, saved: Saved) -> None:
         """Put back the state of a job that goes on.
@@ -72,12 +83,14 @@ class ProcessState:
         CannotPutBack
             After everything else has been put back: names what could not be.
         """
+        self._names.reset()
         lost = []
-        for part, value in zip(self.parts, saved.values, strict=True):
+        for part, value in zip(self._others, saved.values, strict=True):
             try:
                 part.restore(value)
             except (CannotPutBack, OSError, ValueError, RecursionError) as error:
                 lost.append(f"{part.title}: {error}")
+        self._names.restore(saved.names)
         if lost:
             raise CannotPutBack("; ".join(lost))
 
@@ -89,11 +102,12 @@ class ProcessState:
         list of str
             Why this process is not like a fresh one and must be replaced.
         """
+        self._names.reset()
         reasons = [
             f"code from outside the installation is loaded: {path}"
             for path in self.foreign_code()
         ]
-        for part in self.parts:
+        for part in self._others:
             try:
                 reasons += part.reset()
             except Exception as error:  # noqa: BLE001 - code of the job may be behind it

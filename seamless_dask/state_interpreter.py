@@ -18,37 +18,23 @@ from .state_part import Attributes, Part, Remembered, Setting, same_items
 
 
 class Warnings(Remembered):
-    title = "`warnings`: filters, functions, what has been shown"
+    title = "`warnings`: filters, and what has been shown"
 
-    _NAMES = (
-        "filters",
-        "showwarning",
-        "formatwarning",
-        "_showwarnmsg_impl",
-        "defaultaction",
-        "onceregistry",
-    )
+    def __init__(self) -> None:
+        self._filters: Any = warnings.filters
+        self._once: Any = vars(warnings).get("onceregistry", {})
+        super().__init__()
 
-    def save(self) -> tuple[Any, ...]:
-        names = vars(warnings)
-        return (
-            [names.get(name) for name in self._NAMES],
-            list(warnings.filters),
-            dict(names.get("onceregistry", {})),
-        )
+    def save(self) -> tuple[list[Any], dict[Any, Any]]:
+        return list(self._filters), dict(self._once)
 
-    def restore(self, saved: tuple[Any, ...]) -> None:
-        names = vars(warnings)
-        objects, filters, once = saved
-        for name, value in zip(self._NAMES, objects, strict=True):
-            if names.get(name) is not value:
-                setattr(warnings, name, value)
-        if not same_items(list(warnings.filters), filters):
-            warnings.filters[:] = filters  # type: ignore[index]
-        registry = names.get("onceregistry")
-        if registry is not None and registry != once:
-            registry.clear()
-            registry.update(once)
+    def restore(self, saved: tuple[list[Any], dict[Any, Any]]) -> None:
+        filters, once = saved
+        if not same_items(self._filters, filters):
+            self._filters[:] = filters
+        if self._once != once:
+            self._once.clear()
+            self._once.update(once)
         self._forget_locations()
 
     @staticmethod
@@ -175,6 +161,13 @@ def _set_locale(name: str) -> None:
     locale.setlocale(locale.LC_ALL, name)
 
 
+def _get_stack_size() -> int:
+    size = threading.stack_size()  # which sets it to 0
+    if size:
+        threading.stack_size(size)
+    return size
+
+
 def interpreter_parts() -> list[Part]:
     """Return these parts, in the order in which they are put back."""
     parts: list[Part] = [
@@ -184,9 +177,7 @@ def interpreter_parts() -> list[Part]:
         Collection(),
         Setting("Recursion limit", sys.getrecursionlimit, sys.setrecursionlimit),
         Setting("Switch interval", sys.getswitchinterval, sys.setswitchinterval),
-        Setting(
-            "Stack size of new threads", threading.stack_size, threading.stack_size
-        ),
+        Setting("Stack size of new threads", _get_stack_size, threading.stack_size),
         Setting(
             "Default timeout of sockets",
             socket.getdefaulttimeout,

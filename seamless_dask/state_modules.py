@@ -33,6 +33,7 @@ import time
 import traceback
 import urllib.request
 import uuid
+import warnings
 from types import ModuleType
 from typing import Any
 
@@ -71,6 +72,7 @@ NAMESPACES: tuple[ModuleType, ...] = (
     locale,
     logging,
     traceback,
+    warnings,
 )
 
 #: classes whose attributes are put back
@@ -87,36 +89,60 @@ CLASSES: tuple[type, ...] = (
 
 
 class Namespaces(Part):
-    """Names of modules and classes of the standard library that were replaced."""
+    """Names of modules and classes of the standard library that were replaced.
+
+    All other parts use these modules: they are saved and put back while the names are
+    those of the baseline. The builtin functions come first, with nothing but methods.
+    """
 
     title = "Names in modules and classes of the standard library (list below)"
 
     def __init__(self) -> None:
         self._owners: tuple[Any, ...] = (*NAMESPACES, *CLASSES)
         self._baseline = [dict(vars(owner)) for owner in self._owners]
+        self._builtins = vars(builtins)
 
     def save(self) -> list[dict[str, Any]]:
-        return [
-            known if same_entries(vars(owner), known) else dict(vars(owner))
-            for owner, known in zip(self._owners, self._baseline, strict=True)
+        of_builtins = self._builtins.copy()
+        self._builtins.update(self._baseline[0])
+        saved = [
+            known if same_entries(names, known) else dict(names)
+            for names, known in zip(
+                [of_builtins, *map(vars, self._owners[1:])], self._baseline, strict=True
+            )
         ]
+        self._put_back(builtins, saved[0])
+        return saved
+
+    def are_changed(self, saved: list[dict[str, Any]]) -> bool:
+        """Say whether names in the result of `save` differ from the baseline."""
+        return not same_items(saved, self._baseline)
 
     def restore(self, saved: list[dict[str, Any]]) -> None:
-        for owner, wanted in zip(self._owners, saved, strict=True):
-            if not same_entries(vars(owner), wanted):
-                self._put_back(owner, wanted)
+        # The last first: what is done here needs the builtin functions.
+        for owner, wanted in reversed([*zip(self._owners, saved, strict=True)]):
+            self._put_back(owner, wanted)
 
     @staticmethod
     def _put_back(owner: Any, wanted: dict[str, Any]) -> None:
-        now = dict(vars(owner))
+        now = vars(owner)
+        if same_entries(now, wanted):
+            return
+        now = dict(now)
+        extra = [
+            name
+            for name in now.keys() - wanted.keys()
+            if not _is_submodule(owner, name, now[name])
+        ]
+        put, remove = setattr, delattr  # they may be among them
         for name, value in wanted.items():
-            if now.get(name, now) is not value:
-                setattr(owner, name, value)
-        for name in now.keys() - wanted.keys():
-            if not _is_submodule(owner, name, now[name]):
-                delattr(owner, name)
+            if name not in now or now[name] is not value:
+                put(owner, name, value)
+        for name in extra:
+            remove(owner, name)
 
     def reset(self) -> list[str]:
+        self._builtins.update(self._baseline[0])
         for i, owner in enumerate(self._owners):
             if not same_entries(vars(owner), self._baseline[i]):
                 self._put_back(owner, self._baseline[i])
@@ -140,16 +166,23 @@ class Modules(Part):
 
     def __init__(self) -> None:
         self._known: dict[str, Any] = dict(sys.modules)
+        self._first = frozenset(self._known)
         self._packages = {name.partition(".")[0] for name in self._known}
         self._prefixes = native_code.installation_folders()
         self._folders = set(native_code.import_folders())
 
-    def save(self) -> dict[str, Any]:
-        return dict(sys.modules)
+    def save(self) -> tuple[dict[str, Any], set[str]]:
+        modules = dict(sys.modules)
+        if same_entries(modules, self._known):
+            return modules, set()
+        return modules, self._known.keys() - modules.keys()
 
-    def restore(self, saved: dict[str, Any]) -> None:
-        if not same_entries(sys.modules, saved):
-            self._put_back(saved)
+    def restore(self, saved: tuple[dict[str, Any], set[str]]) -> None:
+        modules, removed = saved
+        if not same_entries(sys.modules, modules):
+            self._put_back(modules)
+            for name in removed:
+                sys.modules.pop(name, None)
 
     def reset(self) -> list[str]:
         if not same_entries(sys.modules, self._known):
@@ -184,6 +217,10 @@ class Modules(Part):
         found = sys.modules.get(parent)
         return (found if isinstance(found, ModuleType) else self), attribute
 
+    def came_with_a_package(self, name: str) -> bool:
+        """Say whether a module is installed, and was not there at the beginning."""
+        return name not in self._first and self.is_installed(name)
+
     def is_installed(self, name: str) -> bool:
         """Say whether a loaded module is one of the installation, and may stay."""
         module = sys.modules.get(name)
@@ -198,7 +235,11 @@ class Modules(Part):
         if below:  # also those that packages make up, without a file
             if top not in self._packages and not self.is_installed(top):
                 return False
-            around = [os.path.dirname(p) for p in self._places(sys.modules.get(top))]
+            around = [
+                os.path.dirname(place)
+                for place in self._places(sys.modules.get(top))
+                if os.path.isabs(place)
+            ]
             return all(native_code.is_inside(p, around) for p in places)
         return bool(places) and all(self._folder(p) in self._folders for p in places)
 
@@ -247,7 +288,7 @@ class Finders(Part):
     def _is_installed(self, finder: Any) -> bool:
         owner = finder if hasattr(finder, "__module__") else type(finder)
         name = getattr(owner, "__module__", None)
-        return isinstance(name, str) and self._modules.is_installed(name)
+        return isinstance(name, str) and self._modules.came_with_a_package(name)
 
     def reset(self) -> list[str]:
         self.restore(self._baseline)
@@ -264,5 +305,4 @@ def module_parts() -> list[Part]:
         modules,
         Finders(modules),
         Dictionaries("`copyreg.dispatch_table`", copyreg.dispatch_table),
-        Namespaces(),
     ]

@@ -142,14 +142,20 @@ class TimeZone(Part):
 
     title = "Time zone (from `TZ`)"
 
+    _NAMES = ("tzname", "timezone", "altzone", "daylight")
+
     def save(self) -> None:
         return None
 
     def restore(self, saved: None) -> None:
+        names = vars(time)
+        before = {name: names[name] for name in self._NAMES}
         time.tzset()
+        if before == {name: names[name] for name in self._NAMES}:
+            names.update(before)  # equal, but other objects
 
     def reset(self) -> list[str]:
-        time.tzset()
+        self.restore(None)
         return []
 
 
