@@ -8,6 +8,7 @@ import gc
 import locale
 import logging
 import multiprocessing.context
+import operator
 import socket
 import sys
 import threading
@@ -61,27 +62,24 @@ class Loggers(Part):
         loggers = list(logging.root.manager.loggerDict.values())
         return [logging.root, *(x for x in loggers if isinstance(x, logging.Logger))]
 
-    @classmethod
-    def _state(cls, logger: logging.Logger) -> tuple[Any, ...]:
-        return (
-            logger.level,
-            logger.propagate,
-            logger.disabled,
-            tuple(logger.handlers),
-            tuple(logger.filters),
-        )
+    _state = staticmethod(
+        operator.attrgetter("level", "propagate", "disabled", "handlers", "filters")
+    )
 
     def save(self) -> tuple[Any, ...]:
-        loggers = {logger: self._state(logger) for logger in self._loggers()}
-        handlers = {
-            handler: (handler.level, handler.formatter, tuple(handler.filters))
+        loggers = {}
+        for logger in self._loggers():
+            level, propagate, disabled, handlers, filters = self._state(logger)
+            loggers[logger] = level, propagate, disabled, [*handlers], [*filters]
+        details = {
+            handler: (handler.level, handler.formatter, [*handler.filters])
             for state in loggers.values()
             for handler in state[3]
         }
         manager = logging.root.manager
         general = manager.disable, manager.loggerClass, manager.logRecordFactory
         levels = dict(logging._levelToName), dict(logging._nameToLevel)
-        return loggers, handlers, general, levels
+        return loggers, details, general, levels
 
     def restore(self, saved: tuple[Any, ...]) -> None:
         loggers, handlers, general, levels = saved
@@ -96,7 +94,7 @@ class Loggers(Part):
                 logger.handlers[:], logger.filters[:] = wanted[3:]
         for handler, (level, formatter, filters) in handlers.items():
             handler.level, handler.formatter = level, formatter
-            if tuple(handler.filters) != filters:
+            if handler.filters != filters:
                 handler.filters[:] = filters
         if general != (manager.disable, manager.loggerClass, manager.logRecordFactory):
             changed = True
@@ -112,8 +110,8 @@ class Loggers(Part):
     @staticmethod
     def _new(logger: logging.Logger) -> tuple[Any, ...]:
         """Return the state of a logger that nobody has changed."""
-        silent = (h for h in logger.handlers if isinstance(h, logging.NullHandler))
-        return logging.NOTSET, True, False, tuple(silent), ()
+        silent = [h for h in logger.handlers if isinstance(h, logging.NullHandler)]
+        return logging.NOTSET, True, False, silent, []
 
     def reset(self) -> list[str]:
         self.restore(self._baseline)

@@ -4,21 +4,15 @@ from __future__ import annotations
 
 import builtins
 import copyreg
-import csv
 import datetime
 import decimal
 import functools
-import glob
-import importlib
 import io
-import itertools
 import json
-import locale
 import logging
 import math
 import os
 import pathlib
-import pickle
 import random
 import shutil
 import signal
@@ -30,7 +24,6 @@ import sys
 import tempfile
 import threading
 import time
-import traceback
 import urllib.request
 import uuid
 import warnings
@@ -38,7 +31,7 @@ from types import ModuleType
 from typing import Any
 
 from . import native_code
-from .state_part import Dictionaries, Lists, Part, same_entries, same_items
+from .state_part import Attributes, Dictionaries, Lists, Part, same_entries, same_items
 
 #: modules whose names are put back; those that people replace functions of
 NAMESPACES: tuple[ModuleType, ...] = (
@@ -52,26 +45,18 @@ NAMESPACES: tuple[ModuleType, ...] = (
     statistics,
     decimal,
     json,
-    csv,
-    pickle,
     io,
     pathlib,
-    glob,
     shutil,
     tempfile,
     functools,
-    itertools,
-    importlib,
     subprocess,
     threading,
     signal,
     socket,
     ssl,
-    urllib.request,
     uuid,
-    locale,
     logging,
-    traceback,
     warnings,
 )
 
@@ -172,9 +157,9 @@ class Modules(Part):
         self._folders = set(native_code.import_folders())
 
     def save(self) -> tuple[dict[str, Any], set[str]]:
+        if same_entries(sys.modules, self._known):
+            return self._known, set()
         modules = dict(sys.modules)
-        if same_entries(modules, self._known):
-            return modules, set()
         return modules, self._known.keys() - modules.keys()
 
     def restore(self, saved: tuple[dict[str, Any], set[str]]) -> None:
@@ -305,4 +290,5 @@ def module_parts() -> list[Part]:
         modules,
         Finders(modules),
         Dictionaries("`copyreg.dispatch_table`", copyreg.dispatch_table),
+        Attributes("What `urllib.request` opens with", (urllib.request, "_opener")),
     ]

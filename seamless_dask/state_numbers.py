@@ -54,8 +54,9 @@ class NumpyRandomNumbers(Part):
         if module is None:
             return None
         generator = self._generator(module)
-        state = module.mtrand._rand.get_state(legacy=False)
-        return generator, state
+        if generator is self._original and self._words() == self._unused:
+            return generator, self._unused  # much faster
+        return generator, module.mtrand._rand.get_state(legacy=False)
 
     def restore(self, saved: Any) -> None:
         module = self._module()
@@ -67,7 +68,10 @@ class NumpyRandomNumbers(Part):
         generator, state = saved
         if self._generator(module) is not generator:
             module.set_bit_generator(generator)
-        module.mtrand._rand.set_state(state)
+        if isinstance(state, bytes):
+            self._set_words(state)
+        else:
+            module.mtrand._rand.set_state(state)
 
     def reset(self) -> list[str]:
         module = self._module()
@@ -81,14 +85,18 @@ class NumpyRandomNumbers(Part):
             module.set_bit_generator(self._original)
         if self._words() != self._unused:
             # As good as seed(), at a fifth of the time.
-            words = sys.modules["numpy"].frombuffer(os.urandom(4 * 624), "uint32")
-            module.mtrand._rand.set_state(("MT19937", words, 624))
+            self._set_words(os.urandom(4 * 624) + (624).to_bytes(4, sys.byteorder))
             self._unused = self._words()
         return []
 
     def _words(self) -> bytes:
         """Return all of the state but a second normal number, which comes of a draw."""
         return ctypes.string_at(self._original.ctypes.state_address, 4 * 625)
+
+    def _set_words(self, words: bytes) -> None:
+        numbers = sys.modules["numpy"].frombuffer(words, "uint32")
+        state = "MT19937", numbers[:624], int(numbers[624])
+        self._module().mtrand._rand.set_state(state)
 
 
 class NumpyPrinting(Part):

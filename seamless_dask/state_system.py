@@ -184,24 +184,6 @@ class Status:
         return text[start : text.index(b"\n", start)]
 
 
-def _read_umask() -> int:
-    umask = Status().umask
-    if umask is None:
-        umask = os.umask(0o077)
-        os.umask(umask)
-    return umask
-
-
-class FileMode(Remembered):
-    title = "File mode creation mask (umask)"
-
-    def save(self) -> int:
-        return _read_umask()
-
-    def restore(self, saved: int) -> None:
-        os.umask(saved)
-
-
 _SIGNALS = sorted(signal.valid_signals())
 #: without the detour over enumerations, which takes twenty times as long
 _get_handler = import_module("_signal").getsignal
@@ -214,23 +196,43 @@ def _signal_name(number: int) -> str:
         return f"number {number}"
 
 
-class SignalHandlers(Watched):
-    """Only the main thread may set them in Python, and nobody those of C code."""
+class MaskAndHandlers(Part):
+    """What one look into ``/proc/self/status`` tells.
 
-    title = "Signal handlers (process replaced)"
+    Only the main thread may set handlers in Python, and nobody those of C code.
+    """
 
-    def save(self) -> tuple[list[Any], int, int]:
+    title = "File mode creation mask (umask); signal handlers (process replaced)"
+
+    def __init__(self) -> None:
+        self._baseline = self.save()
+
+    def save(self) -> tuple[int, list[Any], int, int]:
         status = Status()
+        umask = status.umask
+        if umask is None:  # other systems tell it only while it is set
+            umask = os.umask(0o077)
+            os.umask(umask)
         handlers = [_get_handler(number) for number in _SIGNALS]
-        return handlers, status.ignored, status.caught
+        return umask, handlers, status.ignored, status.caught
 
-    def differences(self, before: Any, now: Any) -> list[str]:
-        if before == now:
+    def restore(self, saved: tuple[int, list[Any], int, int]) -> None:
+        lost = self._put_back(saved)
+        if lost:
+            raise CannotPutBack("; ".join(lost))
+
+    def reset(self) -> list[str]:
+        return self._put_back(self._baseline)
+
+    def _put_back(self, wanted: tuple[int, list[Any], int, int]) -> list[str]:
+        now = self.save()
+        if now == wanted:
             return []
-        bits = (before[1] ^ now[1]) | (before[2] ^ now[2])
+        os.umask(wanted[0])
+        bits = (wanted[2] ^ now[2]) | (wanted[3] ^ now[3])
         return [
             f"the handler of signal {_signal_name(number)} was changed"
-            for number, old, new in zip(_SIGNALS, before[0], now[0], strict=True)
+            for number, old, new in zip(_SIGNALS, wanted[1], now[1], strict=True)
             if old is not new or bits >> (number - 1) & 1
         ]
 
@@ -382,8 +384,7 @@ def system_parts(descriptors: Iterable[int]) -> list[Part]:
         WorkingDirectory(),
         Environment(),
         TimeZone(),
-        FileMode(),
-        SignalHandlers(),
+        MaskAndHandlers(),
         Timers(),
         Limits(),
         StandardStreams(),

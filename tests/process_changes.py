@@ -4,8 +4,6 @@ Each entry of `CHANGES` has a function that changes something, and one that obse
 The script applies them to its own process, which is why it is not part of the tests'.
 """
 
-# ruff: noqa: E731
-
 from __future__ import annotations
 
 import asyncio
@@ -232,7 +230,9 @@ def stack_size() -> int:
 simple("level", lambda: logging.addLevelName(20, "x"), lambda: logging.getLevelName(20))
 simple("garbage", gc.disable, gc.isenabled)
 simple("thresholds", lambda: gc.set_threshold(3, 3, 3), gc.get_threshold)
-simple("gc calls", lambda: gc.callbacks.append(lambda *_: None), lambda: list(gc.callbacks))
+simple(
+    "gc calls", lambda: gc.callbacks.append(lambda *_: None), lambda: list(gc.callbacks)
+)
 simple("recursion", lambda: sys.setrecursionlimit(4321), sys.getrecursionlimit)
 simple("switching", lambda: sys.setswitchinterval(0.5), sys.getswitchinterval)
 simple("stack", lambda: threading.stack_size(1 << 20), stack_size)
@@ -266,6 +266,8 @@ class Finder:
 
 
 simple("finder", lambda: sys.meta_path.append(Finder), lambda: sys.meta_path[:])
+
+
 def no_hook(path: str) -> Any:
     raise ImportError(path)
 
@@ -285,6 +287,7 @@ def _() -> None:
     Path(scratch, "space", "inner.py").write_text("value = 1")
     sys.path.insert(0, scratch)
     import colorsys  # noqa: F401
+
     import space.inner
     import written  # noqa: F401
 
@@ -317,7 +320,11 @@ simple("pi", lambda: setattr(math, "pi", 3), lambda: math.pi)
 simple("dumps", lambda: setattr(json, "dumps", str), lambda: json.dumps)
 simple("new name", lambda: setattr(os, "new", 1), lambda: hasattr(os, "new"))
 simple("builtin", lambda: setattr(builtins, "sum", max), lambda: builtins.sum)
-simple("name removed", lambda: vars(os).pop("getlogin", None), lambda: hasattr(os, "getlogin"))
+simple(
+    "name removed",
+    lambda: vars(os).pop("getlogin", None),
+    lambda: hasattr(os, "getlogin"),
+)
 simple(
     "encoder",
     lambda: setattr(json.JSONEncoder, "default", str),
@@ -490,6 +497,7 @@ def in_child(function: Callable[[], Any]) -> Any:
 
 
 dump = json.dumps
+
 
 def none() -> None:
     return None
