@@ -32,15 +32,23 @@ def import_folders() -> list[str]:
     A job writes modules of its own into the working directory, and those must not
     be taken for installed ones.
     """
-    here = {os.path.realpath(folder) for folder in (os.getcwd(), os.curdir)}
+    here = working_directory()
     return sorted(
         {
             form
             for folder in sys.path
-            if os.path.isabs(folder) and os.path.realpath(folder) not in here
+            if os.path.isabs(folder) and os.path.realpath(folder) != here
             for form in _both_forms(folder)
         }
     )
+
+
+def working_directory() -> str | None:
+    """Return its real path, None if it has been deleted."""
+    try:
+        return os.path.realpath(os.getcwd())
+    except FileNotFoundError:
+        return None
 
 
 def is_inside(path: str, folders: Iterable[str]) -> bool:

@@ -9,7 +9,9 @@ The parts are listed in ``docs/isolation.md``. What belongs to a thread (numpy's
 state, the context of decimal, trace functions) is not among them: each job has a new
 thread.
 
-A reset after a job that has changed little takes 100 to 200 us, saving as long.
+On a busy machine with two cores, after a job that has changed little, `save` and
+`reset` take a quarter of a millisecond each, `restore` a third, and making an instance
+five.
 """
 
 from __future__ import annotations
@@ -38,6 +40,8 @@ class Saved:
 
 class ProcessState:
     """The state of the process that makes an instance, and its baseline.
+
+    Not for processes that are forked from it: each makes its own.
 
     The methods are called by one thread at a time, while no code of a job executes.
 

@@ -145,7 +145,7 @@ class EventLoopPolicy(Remembered):
     def restore(self, saved: Any) -> None:
         policy = self.save()
         # Asking for the policy makes one of the usual kind.
-        if saved is None and type(policy) is asyncio.DefaultEventLoopPolicy:
+        if saved is None and type(policy).__module__.startswith("asyncio."):
             return
         if policy is not saved:
             vars(asyncio.events)["_event_loop_policy"] = saved

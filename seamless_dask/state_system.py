@@ -13,6 +13,7 @@ from collections.abc import Iterable
 from importlib import import_module
 from typing import Any
 
+from . import native_code
 from .state_part import CannotPutBack, Part, Remembered, Setting, Watched
 
 STATUS = "/proc/self/status"
@@ -48,7 +49,7 @@ class WorkingDirectory(Part):
 
     def __init__(self) -> None:
         self._descriptor = self._open()
-        self._path = os.getcwd()
+        self._path = native_code.working_directory()
 
     def _open(self) -> Descriptor:
         flags = getattr(os, "O_PATH", os.O_RDONLY) | os.O_DIRECTORY
@@ -79,12 +80,14 @@ class WorkingDirectory(Part):
         if self._descriptor.intact():
             os.fchdir(self._descriptor.number)
         else:
-            os.chdir(self._path)
+            os.chdir(self._path or os.sep)
             self._descriptor = self._open()
 
     def reset(self) -> list[str]:
         if not self._unchanged():
             self._go_back()
+        if self._path and os.stat(".").st_nlink == 0:
+            return [f"the working directory {self._path} was deleted"]
         return []
 
 
@@ -301,10 +304,9 @@ class StandardStreams(Part):
 
     def __init__(self) -> None:
         self._spare = {number: self._duplicate(number) for number in self._NUMBERS}
-        names = ("stdin", "stdout", "stderr")
         self._streams = {
             name: getattr(sys, name)
-            for name in (*names, *(f"__{name}__" for name in names))
+            for name in ("__stdin__", "__stdout__", "__stderr__")
             if not getattr(getattr(sys, name), "closed", True)
         }
 

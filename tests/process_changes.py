@@ -397,6 +397,14 @@ user_state = ctypes.create_string_buffer(256)
 simple("initstate", lambda: libc.initstate(9, user_state, 256), drawn)
 
 
+if numpy.__version__.startswith("1."):
+    simple(
+        "numpy printing",
+        lambda: numpy.set_printoptions(precision=2, linewidth=30),
+        numpy.get_printoptions,
+    )
+
+
 @change("decimal", lambda: (decimal.DefaultContext.prec, str(decimal.DefaultContext)))
 def _() -> None:
     decimal.DefaultContext.prec = 5

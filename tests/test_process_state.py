@@ -15,6 +15,7 @@ from typing import Any
 import pytest
 
 from seamless_dask.process_state import ProcessState, leftover_threads
+from seamless_dask.state_modules import CLASSES, NAMESPACES
 
 SCRIPT = Path(__file__).with_name("process_changes.py")
 
@@ -186,6 +187,28 @@ def test_directory_removed_by_others(tmp_path: Path) -> None:
     assert not (tmp_path / "job").exists()
 
 
+@pytest.mark.parametrize("when", ["before", "after"])
+def test_own_directory_removed(tmp_path: Path, when: str) -> None:
+    """It is a reason if a job has removed it, not if it was gone before."""
+    remove = f"os.rmdir({str(tmp_path / 'home')!r})"
+    script = (
+        "import json, os, sys\n"
+        "from seamless_dask.process_state import ProcessState\n"
+        f"os.mkdir({str(tmp_path / 'home')!r})\n"
+        f"os.chdir({str(tmp_path / 'home')!r})\n"
+        f"if {when == 'before'}: {remove}\n"
+        "state = ProcessState()\n"
+        f"if {when == 'after'}: {remove}\n"
+        "os.chdir('/')\n"
+        "print(json.dumps(state.reset()))\n"
+    )
+    reasons = run(script=script)
+    if when == "before":
+        assert reasons == []
+    else:
+        assert reasons == [f"the working directory {tmp_path / 'home'} was deleted"]
+
+
 def test_saving_leaks_no_descriptors() -> None:
     script = (
         "import json, os\n"
@@ -228,7 +251,9 @@ def test_leftover_threads() -> None:
 def test_documented() -> None:
     """The table in the documentation is the list of parts."""
     page = Path(__file__).parent.parent / "docs" / "isolation.md"
-    section = page.read_text().partition("## What is put back")[2].partition("\n## ")[0]
+    section = page.read_text().partition("## What is put back")[2].partition("\n##")[0]
     rows = [line for line in section.splitlines() if line.startswith("- ")]
     titles = [f"- {part.title}" for part in ProcessState().parts]
-    assert rows[: len(titles)] == titles
+    assert rows == titles
+    for owner in (*NAMESPACES, *CLASSES):
+        assert f"`{owner.__name__}`" in section
