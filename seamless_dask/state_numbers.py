@@ -276,6 +276,38 @@ class Matplotlib(Part):
         return []
 
 
+class PandasOptions(Part):
+    """If pandas is loaded: the defaults are what it is loaded with."""
+
+    title = "pandas: options"
+
+    @staticmethod
+    def _places() -> list[tuple[Any, dict[str, Any], str]]:
+        """Return each option with the dictionary and the key of its value."""
+        if "pandas" not in sys.modules:
+            return []
+        config: Any = sys.modules["pandas._config.config"]
+        return [
+            (option, *config._get_root(name))
+            for name, option in list(config._registered_options.items())
+        ]
+
+    def save(self) -> dict[str, Any]:
+        return {option.key: values[key] for option, values, key in self._places()}
+
+    def restore(self, saved: dict[str, Any]) -> None:
+        for option, values, key in self._places():
+            wanted = saved.get(option.key, option.defval)
+            if values[key] is not wanted:
+                values[key] = wanted
+                if option.cb is not None:
+                    option.cb(option.key)
+
+    def reset(self) -> list[str]:
+        self.restore({})
+        return []
+
+
 def number_parts() -> list[Part]:
     """Return these parts, in the order in which they are put back."""
     return [
@@ -285,4 +317,5 @@ def number_parts() -> list[Part]:
         NumpyPrinting(),
         DecimalContexts(),
         Matplotlib(),
+        PandasOptions(),
     ]

@@ -164,6 +164,32 @@ def test_matplotlib() -> None:
     assert run(script=script) == [[changed, fresh, changed, fresh], []]
 
 
+@pytest.mark.skipif(importlib.util.find_spec("pandas") is None, reason="needs pandas")
+def test_pandas() -> None:
+    script = (
+        "import json\n"
+        "from seamless_dask.process_state import ProcessState\n"
+        "state = ProcessState()\n"
+        "import pandas\n"
+        "names = 'display.max_rows', 'display.precision', 'compute.use_bottleneck'\n"
+        "def show(): return [pandas.get_option(name) for name in names]\n"
+        "shown = [show()]\n"
+        "for name, value in zip(names, (3, 1, False)): pandas.set_option(name, value)\n"
+        "saved = state.save()\n"
+        "reasons = state.reset()\n"
+        "shown.append(show())\n"
+        "pandas.set_option('display.width', 7)\n"
+        "state.restore(saved)\n"
+        "shown.append(show())\n"
+        "assert pandas.get_option('display.width') == 80\n"
+        "reasons += state.reset()\n"
+        "shown.append(show())\n"
+        "print(json.dumps([shown, reasons]))\n"
+    )
+    fresh, changed = [60, 6, True], [3, 1, False]
+    assert run(script=script) == [[fresh, fresh, changed, fresh], []]
+
+
 def test_directory_removed_by_others(tmp_path: Path) -> None:
     """A job that goes on is where it was, though that does not exist any more."""
     script = (
@@ -226,6 +252,28 @@ def test_saving_leaks_no_descriptors() -> None:
         "print(json.dumps(len(os.listdir('/proc/self/fd')) - before))\n"
     )
     assert run(script=script) == 0
+
+
+def test_systems_with_less() -> None:
+    """Without /proc and without the functions of glibc the rest is put back."""
+    script = (
+        "import json, os, platform\n"
+        "from seamless_dask import native_code, state_system\n"
+        "state_system.STATUS = '/nowhere'\n"
+        "state_system._environ = native_code._find_iterate = lambda: None\n"
+        "platform.libc_ver = lambda: ('', '')\n"
+        "from seamless_dask.process_state import ProcessState\n"
+        "os.umask(0o022)\n"
+        "state = ProcessState()\n"
+        "os.umask(0o007)\n"
+        "os.environ['A'] = '1'\n"
+        "saved = state.save()\n"
+        "reasons = state.reset() + state.foreign_code()\n"
+        "fresh = os.umask(0) == 0o022, 'A' in os.environ\n"
+        "state.restore(saved)\n"
+        "print(json.dumps([reasons, fresh, os.umask(0), os.environ['A']]))\n"
+    )
+    assert run(script=script) == [[], [True, False], 0o007, "1"]
 
 
 def test_leftover_threads() -> None:
