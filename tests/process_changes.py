@@ -148,7 +148,7 @@ def _() -> None:
     os.close(file)
 
 
-simple("error output closed", lambda: os.close(2), outputs)
+simple("error output closed", lambda: os.closerange(2, 3), outputs)
 
 
 @change("affinity", lambda: os.sched_getaffinity(os.getpid()))
@@ -255,7 +255,7 @@ simple(
     lambda: multiprocessing.get_start_method(),
 )
 simple("path", lambda: sys.path.insert(0, scratch), lambda: sys.path[:])
-simple("path list", lambda: setattr(sys, "path", sys.path[:1]), lambda: id(sys.path))
+simple("path list", lambda: setattr(sys, "path", sys.path[:]), lambda: id(sys.path))
 simple("arguments", lambda: sys.argv.append("x"), lambda: sys.argv[:])
 
 
