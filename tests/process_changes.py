@@ -470,12 +470,13 @@ def sequence(first: list[str], second: list[str]) -> dict[str, str]:
 
 def in_any_order() -> dict[str, str]:
     """Let hypothesis look for a sequence that is not put back."""
-    from hypothesis import given, settings
+    from hypothesis import example, given, settings
     from hypothesis import strategies as st
 
     jobs = st.lists(st.sampled_from(sorted(CHANGES)), max_size=6)
 
     @settings(max_examples=40, deadline=None, database=None)
+    @example(["directory", "error output closed"], [])
     @given(jobs, jobs)
     def check(first: list[str], second: list[str]) -> None:
         # in a process of its own, or hypothesis would suffer from it
