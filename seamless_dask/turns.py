@@ -103,7 +103,12 @@ class Turns:
             return False
         job.executing = 1
         self.jobs.append(job)
-        self._hand_over(job)
+        if not self._hand_over(job):
+            # The process is not like a fresh one: the job that waits goes on in it.
+            self.jobs.remove(job)
+            if holder is not None:
+                self._hand_over(holder)
+            return False
         return True
 
     def executes(self, job: JobTurn) -> bool:
@@ -148,23 +153,24 @@ class Turns:
         if self.ready and (self.holder is None or not self.holder.executing):
             self._hand_over(self.ready.pop(0))
 
-    def _hand_over(self, job: JobTurn) -> None:
+    def _hand_over(self, job: JobTurn) -> bool:
+        """Give a job the turn, in its state; False if a new one would not find its."""
         previous, self.holder = self.holder, job
-        if previous is not None:
+        if previous is not None and previous in self.jobs:
             previous.saved = self._state.save()
-        if job.saved is not None:
-            try:
-                self._state.restore(job.saved)
-            except CannotPutBack as error:
-                # It never gets the turn again, and begins in another process.
-                job.lost = str(error)
-                self.holder = None
-                self._state.reset()
-                self._next()
-            else:
-                job.saved = None
-        elif previous is not None:
+        if job.saved is None:
+            return previous is None or not self._state.reset()
+        try:
+            self._state.restore(job.saved)
+        except CannotPutBack as error:
+            # It never gets the turn again, and begins in another process.
+            job.lost = str(error)
+            self.holder = None
             self._state.reset()
+            self._next()
+        else:
+            job.saved = None
+        return True
 
 
 class TurnKeeper:

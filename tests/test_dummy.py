@@ -452,7 +452,7 @@ def test_calls_from_threads_are_calls_of_their_job(
             local.local = True
             return [threaded.result(), local(gate, "local").run()]
 
-    go, gate = tmp_path / "go", tmp_path / "gate"
+    go, gate = tmp_path / "all_go", tmp_path / "gate_is_open"
     busy = [delayed(waits)(str(gate), name) for name in "abc"]
     caller = delayed(calls)(str(go), str(gate))
     for transformation in [caller, *busy]:

@@ -221,6 +221,24 @@ def test_a_job_whose_state_cannot_be_put_back_begins_elsewhere() -> None:
     assert turns.begin(third)
 
 
+def test_no_job_begins_in_a_process_that_is_not_like_a_fresh_one() -> None:
+    """A limit that cannot be raised again, say; the job that waits goes on there."""
+
+    class Changed(OneValue):
+        def reset(self) -> list[str]:
+            return [*super().reset(), "a limit was changed"]
+
+    state = Changed()
+    turns = Turns(state)
+    first = JobTurn("first")
+    assert turns.begin(first)
+    state.value = "of the first"
+    turns.waits(first)
+    assert not turns.begin(JobTurn("second"))
+    assert (turns.holder, turns.jobs, state.value) == (first, [first], "of the first")
+    assert turns.executes(first)
+
+
 def test_a_job_that_waits_long_for_its_process_says_so() -> None:
     """Once; it can then be abandoned, and never goes on."""
     starved = threading.Event()
