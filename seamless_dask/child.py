@@ -28,6 +28,7 @@ from . import (
     bash_commands,
     child_values,
     compiling,
+    cores,
     fork_server,
     own_random,
     pipes,
@@ -99,6 +100,7 @@ class Initializer:
             target=_end_with_parent, name="seamless-dask-guard", daemon=True
         ).start()
         os.environ.update(self.environment)
+        cores.allow()
         os.environ[PROCESS_ENV] = multiprocessing.current_process().name
         _leave_the_fork_server()
 

@@ -10,10 +10,12 @@ import threading
 from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any
 
+from dask.system import CPU_COUNT
 from distributed import Client, Worker
 from distributed.diagnostics.plugin import WorkerPlugin
 
 from . import private_directories
+from .cores import THREADS_ENV, cores_of_job, threads_per_transformation
 from .inner import WORKER_ENV
 from .keys import NESTED_RESOURCE, NESTED_SUPPLY, TOP_LEVEL_RESOURCE
 from .record_mode import set_in_this_process
@@ -108,6 +110,8 @@ class SeamlessWorkerPlugin(WorkerPlugin):
         set_in_this_process(self.record)
         _stop_profiling(worker)
         client = await self._client(worker)
+        # The processes are forked from one that inherits it.
+        os.environ[THREADS_ENV] = str(self._library_threads(worker))
         pool = Pool.of_this_process(
             self.processes, self._environment(worker), worker.local_directory
         )
@@ -119,6 +123,20 @@ class SeamlessWorkerPlugin(WorkerPlugin):
             await get_buffer_cache().start_eviction_loop()
         await self._register(worker, runtime)
         return runtime
+
+    def _library_threads(self, worker: Worker) -> int:
+        """How many threads the libraries of one transformation may use."""
+        from seamless_transformer.worker import TRANSFORMATION_THROTTLE
+
+        slots = self.processes * TRANSFORMATION_THROTTLE
+        exclusive = worker.state.total_resources.get(TOP_LEVEL_RESOURCE) == 1
+        cores = cores_of_job(os.environ, CPU_COUNT)
+        return threads_per_transformation(
+            cores=cores if exclusive else min(cores, slots),
+            slots=slots,
+            threads=worker.state.nthreads,
+            exclusive=exclusive,
+        )
 
     def _throttle(self, runtime: WorkerRuntime) -> int:
         return runtime.pool.throttle
@@ -159,6 +177,7 @@ class SeamlessWorkerPlugin(WorkerPlugin):
             "SEAMLESS_DASK_SCHEDULER": worker.scheduler.address,
             WORKER_ENV: worker.address,
             "SEAMLESS_DASK_WORKERS": str(self.processes),
+            THREADS_ENV: os.environ[THREADS_ENV],
         }
         if self.remote_clients is not None:
             environment["SEAMLESS_REMOTE_CLIENTS"] = json.dumps(self.remote_clients)
