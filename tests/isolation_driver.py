@@ -22,7 +22,7 @@ from seamless.transformer import CompiledTransformer, Transformation, delayed
 
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent / "examples/nested_pi"))
 
-import nested_pi  # noqa: E402
+import nested_pi
 
 
 def arguments(name: str, number: int, library: str) -> dict[str, Any]:
@@ -113,6 +113,7 @@ def pi_example(seed: int) -> Transformation:
 
 def pi_expected(seed: int) -> list[list[int]]:
     """The same by plain Python, each sample with a generator of its own."""
+
     def sample(seed: int) -> int:
         draw = random.Random(seed).random
         return sum(draw() ** 2 + draw() ** 2 < 1 for _ in range(5000))

@@ -6,8 +6,6 @@ pause (in which others may have changed it), and leaves everything as it is then
 in a fresh process, each gives the same for the same `number` every time.
 """
 
-# ruff: noqa: B018, DTZ006
-
 from __future__ import annotations
 
 from collections.abc import Callable

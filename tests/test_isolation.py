@@ -12,7 +12,6 @@ import shutil
 import subprocess
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
-from pathlib import Path
 from typing import Any
 
 import isolation_driver
@@ -20,7 +19,6 @@ import pytest
 from alone import alone
 from isolation_driver import EXAMPLES, arguments, outcomes
 from isolation_programs import C_LIBRARY, PROGRAMS
-from polling import wait_until
 from seamless.transformer import Transformation, delayed
 from stack import RealStack
 
@@ -132,7 +130,9 @@ def test_all_kinds_together_give_what_they_give_alone(
 ) -> None:
     """Each after others, and beside others."""
     calls = [(name, i) for i in MIXED for name in PROGRAMS if possible(name)]
-    nodes = [delayed(PROGRAMS[name])(**arguments(name, i, library)) for name, i in calls]
+    nodes = [
+        delayed(PROGRAMS[name])(**arguments(name, i, library)) for name, i in calls
+    ]
     given = dict(zip(calls, outcomes(nodes), strict=True))
     assert not differing(given, {call: expected(*call) for call in calls})
 
