@@ -275,7 +275,10 @@ def test_what_others_have_started_is_left_alone(
 
 def test_what_a_command_leaves_running_ends_with_it(dummy: SeamlessDaskClient) -> None:
     """A bash transformation with something in the background."""
-    code = "setsid sleep 600 >/dev/null 2>&1 &\necho $! > RESULT"
+    code = """
+(setsid sh -c 'touch started; exec sleep 600' >/dev/null 2>&1 & echo $! > RESULT)
+while [ ! -e started ]; do sleep 0.02; done
+"""
     transformer = delayed(code, "bash")
     transformer.celltypes.result = "int"
     pid = transformer().run()

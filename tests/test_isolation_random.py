@@ -35,7 +35,7 @@ def interpret(steps, salt):
     from seamless.transformer import delayed, direct
 
     folder = None
-    found = []
+    found = [salt]
     # Nothing is drawn that nobody has seeded.
     random.seed(1)
     numpy.random.seed(1)
