@@ -1,0 +1,160 @@
+"""Which shared objects this process has loaded that its installation did not bring.
+
+Such code may have static state (C static variables, Fortran SAVE and COMMON), which
+nothing outside of it can put back. Linux only: elsewhere nothing is found.
+"""
+
+from __future__ import annotations
+
+import ctypes
+import os
+import site
+import sys
+import sysconfig
+from collections.abc import Callable, Iterable
+
+#: where the system keeps libraries; they come along with others
+SYSTEM_FOLDERS = ("/lib", "/lib32", "/lib64", "/usr/lib", "/usr/lib32", "/usr/lib64")
+
+
+def installation_folders() -> list[str]:
+    """Return the folders of this interpreter and of its installed packages."""
+    folders = {sys.prefix, sys.base_prefix, sys.exec_prefix, sys.base_exec_prefix}
+    folders.update(sysconfig.get_paths().values())
+    if site.ENABLE_USER_SITE and site.USER_SITE:
+        folders.add(site.USER_SITE)
+    return sorted({form for folder in folders for form in _both_forms(folder)})
+
+
+def import_folders() -> list[str]:
+    """Return the folders that modules come from, without the working directory.
+
+    A job writes modules of its own into the working directory, and those must not
+    be taken for installed ones.
+    """
+    here = working_directory()
+    return sorted(
+        {
+            form
+            for folder in sys.path
+            if os.path.isabs(folder) and os.path.realpath(folder) != here
+            for form in _both_forms(folder)
+        }
+    )
+
+
+def working_directory() -> str | None:
+    """Return its real path, None if it has been deleted."""
+    try:
+        return os.path.realpath(os.getcwd())
+    except FileNotFoundError:
+        return None
+
+
+def is_inside(path: str, folders: Iterable[str]) -> bool:
+    """Say whether a file is somewhere below one of `folders`."""
+    return any(path.startswith(folder.rstrip(os.sep) + os.sep) for folder in folders)
+
+
+def _both_forms(folder: str) -> tuple[str, str]:
+    return os.path.abspath(folder), os.path.realpath(folder)
+
+
+class _Object(ctypes.Structure):
+    """``struct dl_phdr_info`` of the C library."""
+
+    _fields_ = [
+        ("address", ctypes.c_size_t),
+        ("name", ctypes.c_char_p),
+        ("headers", ctypes.c_void_p),
+        ("n_headers", ctypes.c_uint16),
+        ("loaded", ctypes.c_ulonglong),
+        ("unloaded", ctypes.c_ulonglong),
+    ]
+
+
+_Callback = ctypes.CFUNCTYPE(
+    ctypes.c_int, ctypes.POINTER(_Object), ctypes.c_size_t, ctypes.c_void_p
+)
+
+
+def _find_iterate() -> Callable[..., int] | None:
+    # Not CDLL: it lets other threads run, and one that loads a library would wait for
+    # the lock that is held around the callback, while that waits for the thread.
+    return getattr(ctypes.PyDLL(None), "dl_iterate_phdr", None)
+
+
+class NativeCode:
+    """Watches what is loaded; an instance remembers what has been loaded before.
+
+    Parameters
+    ----------
+    allowed
+        Folders whose libraries are no reason for suspicion: those of the interpreter
+        and of installed packages, of modules, of the system, and those in
+        ``LD_LIBRARY_PATH``, unless given.
+    """
+
+    def __init__(self, allowed: Iterable[str] | None = None) -> None:
+        if allowed is None:
+            libraries = os.environ.get("LD_LIBRARY_PATH", "").split(os.pathsep)
+            allowed = [
+                *SYSTEM_FOLDERS,
+                *installation_folders(),
+                *import_folders(),
+                *(os.path.abspath(folder) for folder in libraries if folder),
+            ]
+        self._allowed = list(allowed)
+        self._iterate = _find_iterate()
+        self._counters = (0, 0)
+        self._known: set[str] = set()
+        self._foreign: list[str] = []
+        if self._iterate is not None:
+            self._read_counters = _Callback(self._on_first)
+            self._counters = self._changes()
+            self._known.update(self._names())
+
+    def foreign(self) -> list[str]:
+        """Return the paths of such objects that are loaded now."""
+        if self._iterate is None:
+            return []
+        counters = self._changes()
+        if counters != self._counters:
+            self._counters = counters
+            self._foreign = []
+            for name in self._names():
+                if name in self._known:
+                    continue
+                # What has no folder in its name is of the kernel.
+                if os.sep not in name or self._is_allowed(name):
+                    self._known.add(name)
+                else:
+                    self._foreign.append(name)
+        return list(self._foreign)
+
+    def _is_allowed(self, name: str) -> bool:
+        return os.path.isabs(name) and (
+            is_inside(os.path.normpath(name), self._allowed)
+            or is_inside(os.path.realpath(name), self._allowed)
+        )
+
+    def _on_first(self, found: ctypes._Pointer[_Object], *_: object) -> int:
+        self._found = (found.contents.loaded, found.contents.unloaded)
+        return 1  # the counters are the same for all objects
+
+    def _changes(self) -> tuple[int, int]:
+        """Return how many objects have been loaded and unloaded so far."""
+        assert self._iterate is not None
+        self._iterate(self._read_counters, None)
+        return self._found
+
+    def _names(self) -> list[str]:
+        assert self._iterate is not None
+        names: list[bytes] = []
+
+        def add(found: ctypes._Pointer[_Object], *_: object) -> int:
+            names.append(found.contents.name or b"")
+            return 0
+
+        self._iterate(_Callback(add), None)
+        return [os.fsdecode(name) for name in names if name]

@@ -1,0 +1,398 @@
+"""The parts of the state of a process that the operating system keeps."""
+
+from __future__ import annotations
+
+import ctypes
+import os
+import resource
+import signal
+import stat
+import sys
+import time
+from collections.abc import Iterable
+from importlib import import_module
+from typing import Any
+
+from . import native_code
+from .state_part import CannotPutBack, Part, Remembered, Setting, Watched
+
+STATUS = "/proc/self/status"
+
+
+def identity(descriptor: int) -> tuple[int, ...] | None:
+    """Return what tells one open file from another, None for a closed descriptor."""
+    try:
+        found = os.fstat(descriptor)
+    except OSError:
+        return None
+    return stat.S_IFMT(found.st_mode), found.st_dev, found.st_ino, found.st_rdev
+
+
+class Descriptor:
+    """An open descriptor, closed with this object."""
+
+    def __init__(self, number: int) -> None:
+        self.number = number
+        self.identity = identity(number)
+
+    def intact(self) -> bool:
+        """Say whether nobody else has closed it, or taken its number."""
+        return identity(self.number) == self.identity
+
+    def __del__(self) -> None:
+        if self.intact():
+            os.close(self.number)
+
+
+class WorkingDirectory(Part):
+    title = "Working directory"
+
+    def __init__(self) -> None:
+        self._descriptor = self._open()
+        self._path = native_code.working_directory()
+
+    def _open(self) -> Descriptor:
+        flags = getattr(os, "O_PATH", os.O_RDONLY) | os.O_DIRECTORY
+        return Descriptor(os.open(".", flags))
+
+    def _unchanged(self) -> bool:
+        found = os.stat(".")
+        return self._descriptor.identity == (
+            stat.S_IFMT(found.st_mode),
+            found.st_dev,
+            found.st_ino,
+            found.st_rdev,
+        )
+
+    def save(self) -> Descriptor | None:
+        return None if self._unchanged() else self._open()
+
+    def restore(self, saved: Descriptor | None) -> None:
+        # By its descriptor: also if it was renamed or removed, as for a job alone.
+        if saved is None:
+            self._go_back()
+        elif saved.intact():
+            os.fchdir(saved.number)
+        else:
+            raise CannotPutBack("the descriptor of its directory was closed")
+
+    def _go_back(self) -> None:
+        if self._descriptor.intact():
+            os.fchdir(self._descriptor.number)
+        else:
+            os.chdir(self._path or os.sep)
+            self._descriptor = self._open()
+
+    def reset(self) -> list[str]:
+        if not self._unchanged():
+            self._go_back()
+        if self._path and os.stat(".").st_nlink == 0:
+            return [f"the working directory {self._path} was deleted"]
+        return []
+
+
+def _environ() -> Any:
+    """Return the table of the C library, None if it cannot be had."""
+    try:
+        return ctypes.POINTER(ctypes.c_char_p).in_dll(ctypes.CDLL(None), "environ")
+    except ValueError:  # macOS
+        return None
+
+
+class Environment(Remembered):
+    """``os.environ`` and what ``getenv`` of C sees."""
+
+    title = "Environment variables, also as C code sees them"
+
+    def __init__(self) -> None:
+        self._data: dict[Any, Any] = os.environ._data  # type: ignore[attr-defined]
+        super().__init__()
+
+    def save(self) -> tuple[dict[Any, Any], frozenset[bytes]]:
+        return dict(self._data), self._of_c()
+
+    def _of_c(self) -> frozenset[bytes]:
+        table = _environ()
+        found = []
+        if table:
+            index = 0
+            while (entry := table[index]) is not None:
+                found.append(entry)
+                index += 1
+        return frozenset(found)
+
+    def restore(self, saved: tuple[dict[Any, Any], frozenset[bytes]]) -> None:
+        data, wanted = saved
+        current = self._data  # a job may have put another object into os
+        if current != data:
+            for key in set(current).difference(data):
+                del current[key]
+            current.update(data)
+        found = self._of_c()
+        if found != wanted:
+            names = {entry.split(b"=", 1)[0] for entry in wanted}
+            for entry in found - wanted:
+                name = entry.split(b"=", 1)[0]
+                if name not in names:
+                    os.unsetenv(name)
+            for entry in wanted - found:
+                name, _, value = entry.partition(b"=")
+                os.putenv(name, value)
+
+
+class TimeZone(Part):
+    """What ``time.tzset`` has made of the environment; put back after that."""
+
+    title = "Time zone (from `TZ`)"
+
+    _NAMES = ("tzname", "timezone", "altzone", "daylight")
+
+    def save(self) -> None:
+        return None
+
+    def restore(self, saved: None) -> None:
+        names = vars(time)
+        before = {name: names[name] for name in self._NAMES}
+        time.tzset()
+        if before == {name: names[name] for name in self._NAMES}:
+            names.update(before)  # equal, but other objects
+
+    def reset(self) -> list[str]:
+        self.restore(None)
+        return []
+
+
+class Status:
+    """Lines of ``/proc/self/status``; empty where there is none."""
+
+    def __init__(self) -> None:
+        self.umask: int | None = None
+        self.ignored = self.caught = 0
+        try:
+            with open(STATUS, "rb", buffering=0) as file:
+                text = file.read(8192)
+        except OSError:
+            return
+        if (value := self._value(text, b"\nUmask:\t")) is not None:
+            self.umask = int(value, 8)
+        self.ignored = int(self._value(text, b"\nSigIgn:\t") or b"0", 16)
+        self.caught = int(self._value(text, b"\nSigCgt:\t") or b"0", 16)
+
+    @staticmethod
+    def _value(text: bytes, label: bytes) -> bytes | None:
+        start = text.find(label)
+        if start < 0:
+            return None
+        start += len(label)
+        return text[start : text.index(b"\n", start)]
+
+
+_SIGNALS = sorted(signal.valid_signals())
+#: without the detour over enumerations, which takes twenty times as long
+_get_handler = import_module("_signal").getsignal
+
+
+def _signal_name(number: int) -> str:
+    try:
+        return signal.Signals(number).name
+    except ValueError:
+        return f"number {number}"
+
+
+class MaskAndHandlers(Part):
+    """What one look into ``/proc/self/status`` tells.
+
+    Only the main thread may set handlers in Python, and nobody those of C code.
+    """
+
+    title = "File mode creation mask (umask); signal handlers (process replaced)"
+
+    def __init__(self) -> None:
+        self._baseline = self.save()
+
+    def save(self) -> tuple[int, list[Any], int, int]:
+        status = Status()
+        umask = status.umask
+        if umask is None:  # other systems tell it only while it is set
+            umask = os.umask(0o077)
+            os.umask(umask)
+        handlers = [_get_handler(number) for number in _SIGNALS]
+        return umask, handlers, status.ignored, status.caught
+
+    def restore(self, saved: tuple[int, list[Any], int, int]) -> None:
+        lost = self._put_back(saved)
+        if lost:
+            raise CannotPutBack("; ".join(lost))
+
+    def reset(self) -> list[str]:
+        return self._put_back(self._baseline)
+
+    def _put_back(self, wanted: tuple[int, list[Any], int, int]) -> list[str]:
+        now = self.save()
+        if now == wanted:
+            return []
+        os.umask(wanted[0])
+        bits = (wanted[2] ^ now[2]) | (wanted[3] ^ now[3])
+        return [
+            f"the handler of signal {_signal_name(number)} was changed"
+            for number, old, new in zip(_SIGNALS, wanted[1], now[1], strict=True)
+            if old is not new or bits >> (number - 1) & 1
+        ]
+
+
+class Timers(Part):
+    """Alarms: one that a job has set must not end the next."""
+
+    title = "Timers that send signals (alarm, setitimer)"
+
+    _KINDS = (signal.ITIMER_REAL, signal.ITIMER_VIRTUAL, signal.ITIMER_PROF)
+
+    def save(self) -> list[tuple[float, float]]:
+        return [signal.getitimer(kind) for kind in self._KINDS]
+
+    def restore(self, saved: list[tuple[float, float]]) -> None:
+        for kind, (delay, interval) in zip(self._KINDS, saved, strict=True):
+            if delay or signal.getitimer(kind)[0]:
+                signal.setitimer(kind, delay, interval)
+
+    def reset(self) -> list[str]:
+        self.restore([(0.0, 0.0)] * len(self._KINDS))
+        return []
+
+
+_LIMITS = {
+    number: name
+    for name, number in sorted(vars(resource).items())
+    if name.startswith("RLIMIT_")
+}
+
+
+class Limits(Remembered):
+    title = "Resource limits (process replaced if a hard limit was lowered)"
+
+    def save(self) -> list[tuple[int, int]]:
+        return [resource.getrlimit(number) for number in _LIMITS]
+
+    def restore(self, saved: list[tuple[int, int]]) -> None:
+        lost = []
+        for (number, name), wanted, now in zip(
+            _LIMITS.items(), saved, self.save(), strict=True
+        ):
+            if wanted == now:
+                continue
+            try:
+                resource.setrlimit(number, wanted)
+            except (OSError, ValueError) as error:
+                lost.append(f"the limit {name} is {now} and not {wanted} ({error})")
+        if lost:
+            raise CannotPutBack("; ".join(lost))
+
+    def reset(self) -> list[str]:
+        try:
+            self.restore(self.baseline)
+        except CannotPutBack as error:
+            return [str(error)]
+        return []
+
+
+class StandardStreams(Part):
+    """Descriptors 0, 1 and 2, which C code and commands write to."""
+
+    title = "Standard input, output and error, also as C code and commands see them"
+
+    _NUMBERS = (0, 1, 2)
+
+    def __init__(self) -> None:
+        self._spare = {number: self._duplicate(number) for number in self._NUMBERS}
+        self._streams = {
+            name: getattr(sys, name)
+            for name in ("__stdin__", "__stdout__", "__stderr__")
+            if not getattr(getattr(sys, name), "closed", True)
+        }
+
+    @staticmethod
+    def _duplicate(number: int) -> Descriptor | None:
+        if identity(number) is None:
+            return None
+        return Descriptor(os.dup(number))
+
+    def save(self) -> dict[int, Descriptor | None]:
+        return {
+            number: self._duplicate(number)
+            for number, spare in self._spare.items()
+            if identity(number) != (spare.identity if spare else None)
+        }
+
+    def restore(self, saved: dict[int, Descriptor | None]) -> None:
+        lost = []
+        for number, wanted in {**self._spare, **saved}.items():
+            now = identity(number)
+            if now == (wanted.identity if wanted else None):
+                continue
+            if wanted is None:
+                os.close(number)
+            elif wanted.intact():
+                os.dup2(wanted.number, number)
+            else:
+                lost.append(f"descriptor {number} was redirected or closed for good")
+        if lost:
+            raise CannotPutBack("; ".join(lost))
+
+    def reset(self) -> list[str]:
+        reasons = [
+            f"sys.{name} was closed"
+            for name, stream in self._streams.items()
+            if stream.closed
+        ]
+        try:
+            self.restore({})
+        except CannotPutBack as error:
+            reasons.append(str(error))
+        return reasons
+
+
+class Descriptors(Watched):
+    """Descriptors that this process needs, and a job has no business with."""
+
+    title = "Descriptors of the Seamless process (process replaced if closed)"
+
+    def __init__(self, numbers: Iterable[int]) -> None:
+        self._numbers = sorted(set(numbers))
+        super().__init__()
+
+    def save(self) -> list[tuple[int, ...] | None]:
+        return [identity(number) for number in self._numbers]
+
+    def differences(self, before: Any, now: Any) -> list[str]:
+        return [
+            f"descriptor {number} of the Seamless process was closed or replaced"
+            for number, old, new in zip(self._numbers, before, now, strict=True)
+            if old != new
+        ]
+
+
+def _get_affinity() -> set[int]:
+    return os.sched_getaffinity(os.getpid())
+
+
+def _set_affinity(cores: set[int]) -> None:
+    os.sched_setaffinity(os.getpid(), cores)
+
+
+def system_parts(descriptors: Iterable[int]) -> list[Part]:
+    """Return these parts, in the order in which they are put back."""
+    parts: list[Part] = [
+        Descriptors(descriptors),
+        WorkingDirectory(),
+        Environment(),
+        TimeZone(),
+        MaskAndHandlers(),
+        Timers(),
+        Limits(),
+        StandardStreams(),
+    ]
+    if hasattr(os, "sched_getaffinity"):
+        parts.append(
+            Setting("CPU affinity of the process", _get_affinity, _set_affinity)
+        )
+    return parts
