@@ -207,7 +207,7 @@ def environment_and_a_call(number):
 
         found = os.environ.get("OF_PROGRAMS")
         os.environ["OF_PROGRAMS"] = f"nested {number}"
-        return found
+        return [found]
 
     os.environ["OF_PROGRAMS"] = str(number)
     return [direct(nested)(number), os.environ["OF_PROGRAMS"]]

@@ -28,7 +28,7 @@ pytestmark = pytest.mark.cluster
 
 TOGETHER = 24
 #: numbers of the test in which all kinds run together
-MIXED = range(TOGETHER, TOGETHER + 4)
+MIXED = range(TOGETHER, TOGETHER + 2)
 #: needs a package that is no dependency
 OPTIONAL = {"figures": "matplotlib"}
 COMPILER = shutil.which("cc") is not None

@@ -148,7 +148,7 @@ SALTS = map(str, itertools.count())
 # The scheduler draws in its thread while hypothesis does.
 @pytest.mark.filterwarnings("ignore:Do not use the `random` module")
 @settings(
-    max_examples=12,
+    max_examples=8,
     deadline=None,
     derandomize="CI" in os.environ,
     suppress_health_check=list(HealthCheck),
