@@ -131,17 +131,18 @@ EXAMPLES: dict[str, tuple[Callable[[int], Transformation], Callable[[int], Any]]
 
 
 def main() -> None:
-    programs, examples, count, library = json.loads(sys.argv[1])
-    numbers = range(count)
+    counts, library = json.loads(sys.argv[1])
     seamless.config.init(workdir=".")
-    calls = [(name, number) for number in numbers for name in programs]
+    calls = [(name, n) for n in range(max(counts.values())) for name in counts]
+    calls = [(name, number) for name, number in calls if number < counts[name]]
     nodes = [
-        delayed(isolation_programs.PROGRAMS[name])(**arguments(name, number, library))
+        EXAMPLES[name][0](number)
+        if name in EXAMPLES
+        else delayed(isolation_programs.PROGRAMS[name])(
+            **arguments(name, number, library)
+        )
         for name, number in calls
     ]
-    for name in examples:
-        calls += [(name, number) for number in numbers]
-        nodes += [EXAMPLES[name][0](number) for number in numbers]
     values: dict[str, list[Any]] = {name: [] for name, _number in calls}
     for (name, _number), value in zip(calls, outcomes(nodes), strict=True):
         values[name].append(value)
