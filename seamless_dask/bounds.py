@@ -155,7 +155,6 @@ class Collector:
     def __init__(self, execute: Callable[[Any], Any]) -> None:
         self._execute = execute
         # What is there before the first job stays: no need to look at it every time.
-        gc.collect()
         gc.freeze()
         self._process = psutil.Process()
         self._settled = self._memory()

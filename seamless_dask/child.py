@@ -3,32 +3,45 @@
 The pool of seamless-transformer starts these processes; some things are arranged
 here, because nothing outside the process can:
 
-- Jobs that wait for nested transformations must not exhaust the threads in which
-  jobs run (by default as many as cores + 4), so the executor grows as needed. So does
-  that for nested transformations that are to run in the same process.
+- One job at a time executes; the process is put right after each.
+- Jobs that wait for nested transformations must not exhaust the threads of those that
+  are to run in the same process.
 - The parent must learn *which* job asks for a nested transformation, from whatever
   thread or event loop.
 - Messages to and from the parent need no threads of their own.
-- When the Dask worker dies, so do its Seamless processes and what they started.
+- When the Dask worker dies, so do its Seamless processes and what they started. What a
+  job has started and left ends with the job.
 """
 
 from __future__ import annotations
 
 import asyncio
-import functools
 import multiprocessing
 import os
+import tempfile
 import threading
-import traceback
-from collections.abc import Callable
-from concurrent.futures import ThreadPoolExecutor
 from multiprocessing.connection import wait
+from pathlib import Path
 from typing import Any
 
-from . import child_values, pipes, selection, small_buffers, thread_loops
+from . import (
+    bash_commands,
+    child_values,
+    compiling,
+    fork_server,
+    own_random,
+    pipes,
+    selection,
+    small_buffers,
+    thread_loops,
+    waits,
+)
+from .bash_commands import PROCESS_ENV
 from .bounds import Collector, bound_results, synchronize_caches
 from .job_context import JobExecutor, JobLocal, inherit_in_threads, let_each_job_ask
-from .job_isolation import PROCESS_ENV, isolate_jobs
+from .job_runner import ABANDON, RUN, STARVED, JobRunner
+from .process_state import ProcessState
+from .turns import TurnKeeper
 
 #: Jobs that one process can hold. Threads are started on demand; one that waits costs
 #: some 100 kB.
@@ -51,12 +64,18 @@ def _end_with_parent() -> None:
     os._exit(1)
 
 
-def _survive_exit(execute: Callable[[Any], Any], payload: Any) -> Any:
-    """Let user code that calls `sys.exit` fail, and not the process with its jobs."""
-    try:
-        return execute(payload)
-    except SystemExit as exc:
-        return "".join(traceback.format_exception(SystemExit, exc, exc.__traceback__))
+def _leave_the_fork_server() -> None:
+    """Give this process what it should not have in common with its siblings."""
+    fork_server.forget_inherited()
+    # Code of the user may start processes. What they leave behind becomes a child of
+    # this process, so that it can be ended.
+    multiprocessing.current_process()._config["daemon"] = False  # type: ignore[attr-defined]
+    fork_server.adopt_orphans()
+    tempfile.tempdir = None
+    import numpy.random
+
+    # Python does so for its own generator.
+    numpy.random.seed()
 
 
 class Initializer:
@@ -66,10 +85,13 @@ class Initializer:
     ----------
     environment
         Environment variables for the process.
+    shared
+        Directory that the processes of a Dask worker have in common.
     """
 
-    def __init__(self, environment: dict[str, str]) -> None:
+    def __init__(self, environment: dict[str, str], shared: Path) -> None:
         self.environment = environment
+        self.shared = shared
 
     async def __call__(self, channel: Any) -> None:
         pipes.attach(channel._endpoint)
@@ -78,34 +100,51 @@ class Initializer:
         ).start()
         os.environ.update(self.environment)
         os.environ[PROCESS_ENV] = multiprocessing.current_process().name
-        executor = ThreadPoolExecutor(MAX_JOBS, thread_name_prefix="seamless-job")
-        asyncio.get_running_loop().set_default_executor(executor)
+        _leave_the_fork_server()
 
         from seamless_transformer import transformation_class, worker
 
         transformation_class._COMPUTE_EXECUTOR = JobExecutor(
             MAX_JOBS, thread_name_prefix="seamless-local"
         )
-        worker._execute_transformation_request = functools.partial(
-            _survive_exit, worker._execute_transformation_request
-        )
-        worker._execute_transformation_request = Collector(
-            worker._execute_transformation_request
-        )
         worker._CURRENT_OWNER_DASK_KEY = JobLocal()
         worker._CURRENT_OWNER_DASK_PRIORITY = JobLocal()
-        inherit_in_threads(
-            [worker._CURRENT_OWNER_DASK_KEY, worker._CURRENT_OWNER_DASK_PRIORITY]
-        )
         let_each_job_ask()
-        isolate_jobs(worker._get_current_owner_dask_key)
+        own_random.install()
         synchronize_caches()
         bound_results()
         thread_loops.install()
-        small_buffers.install(worker)
         child_values.install(worker)
+        worker._execute_transformation_request = Collector(
+            worker._execute_transformation_request
+        )
+        small_buffers.install(worker)
+        compiling.install(self.shared)
         if selection.ENVIRONMENT in self.environment:
             selection.select_in_seamless_process(
                 self.environment[selection.ENVIRONMENT]
             )
+        self._take_turns(channel, worker)
         await worker._child_initializer(channel)
+
+    def _take_turns(self, channel: Any, worker: Any) -> None:
+        """Let one job at a time execute. What is global has its final state by now."""
+        loop = asyncio.get_running_loop()
+
+        def starved(job: str) -> None:
+            asyncio.run_coroutine_threadsafe(
+                channel.request(STARVED, {"job": job}), loop
+            )
+
+        state = ProcessState(descriptors=[channel._endpoint._conn.fileno()])
+        keeper = TurnKeeper(state, starved)
+        inherit_in_threads(
+            [worker._CURRENT_OWNER_DASK_KEY, worker._CURRENT_OWNER_DASK_PRIORITY],
+            keeper,
+        )
+        bash_commands.let_commands_wait(
+            worker._get_current_owner_dask_key, waits.install(keeper)
+        )
+        runner = JobRunner(worker._execute_transformation_request, keeper)
+        channel.add_request_handler(RUN, runner.run)
+        channel.add_request_handler(ABANDON, runner.abandon)

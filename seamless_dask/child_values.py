@@ -13,8 +13,10 @@ from typing import Any
 
 from seamless import Buffer, Checksum
 from seamless.checksum.calculate_checksum import TRIVIAL_CHECKSUMS
+from seamless_transformer import SeamlessStreamTransformationError
 
 from . import shared_buffers
+from .child_errors import error_text
 
 #: request by which a process hands over a buffer that is not to be stored
 KEEP_SCRATCH = "seamless_dask_keep_scratch"
@@ -56,9 +58,19 @@ def install(worker: Any) -> None:
         tf_dunder: dict[str, Any],
         scratch: bool,
     ) -> Any:
-        return run(
-            transformation_dict, tf_checksum, tf_dunder, scratch, require_value=scratch
-        )
+        try:
+            return run(
+                transformation_dict,
+                tf_checksum,
+                tf_dunder,
+                scratch,
+                require_value=scratch,
+            )
+        except SeamlessStreamTransformationError:
+            raise
+        except BaseException as error:  # noqa: BLE001 - whatever user code raises
+            # It becomes the text of the transformation's error, with its output.
+            raise SeamlessStreamTransformationError(error_text(error)) from None
 
     worker._buffer_tempref = buffer_tempref
     worker._checksum_resolve = checksum_resolve

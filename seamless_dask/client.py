@@ -19,6 +19,7 @@ from scheduler_ext.messages import PUSH_RESULT
 
 from . import (
     bounds,
+    own_random,
     record_mode,
     scheduler_side,
     selection,
@@ -138,6 +139,7 @@ class SeamlessDaskClient:
         self.inner = InnerLeases(dask_client) if role == "inner" else None
         bounds.bound_tables(worker=role == "worker")
         thread_loops.install()
+        own_random.install()
         dask_client._stream_handlers[PUSH_RESULT] = self._on_result
         thrift.install()
         #: the cluster's record mode, which a driver must have as well

@@ -126,7 +126,7 @@ class Fingertips:
             )
         )
         with runtime.running.occupied(key, tf_checksum, depth):
-            result, made = await runtime.pool.dispatch(
+            result, made, _report = await runtime.pool.dispatch(
                 transformation_dict,
                 tf_checksum=tf_checksum,
                 tf_dunder=tf_dunder,

@@ -20,7 +20,7 @@ from typing import TYPE_CHECKING, Any
 from scheduler_ext.messages import MAX_WAIT_SECONDS
 
 from . import scheduler_side
-from .job_isolation import OWNER_ENV, PROCESS_ENV
+from .bash_commands import OWNER_ENV, PROCESS_ENV
 from .leases import LeaseRefused
 
 if TYPE_CHECKING:

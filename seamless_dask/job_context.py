@@ -17,7 +17,10 @@ import threading
 from collections.abc import Callable, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from contextvars import ContextVar, copy_context
-from typing import Any
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from .turns import JobTurn, TurnKeeper
 
 
 class JobLocal:
@@ -51,6 +54,20 @@ class JobLocal:
         return {name: value for name, value in values.items() if value is not None}
 
 
+#: the job to which the calling thread or task belongs
+_CURRENT = JobLocal()
+
+
+def current_job() -> JobTurn | None:
+    """Return the job that calls; None if it is none, or not known."""
+    return getattr(_CURRENT, "job", None)
+
+
+def belong_to(job: JobTurn) -> None:
+    """Let the calling thread, and what it starts, belong to a job."""
+    _CURRENT.job = job
+
+
 class _NothingUnderWay(dict[Any, Any]):
     """The calls that others may join: none."""
 
@@ -81,28 +98,56 @@ class JobExecutor(ThreadPoolExecutor):
         return super().submit(copy_context().run, function, *args, **kwargs)
 
 
-def inherit_in_threads(variables: Sequence[JobLocal]) -> None:
+#: names of threads that run no code of users, or that are counted elsewhere
+OWN_THREADS = "seamless-"
+
+
+def inherit_in_threads(variables: Sequence[JobLocal], keeper: TurnKeeper) -> None:
     """Let threads start with the values that these variables have in their creator.
 
     Python can do so with all context variables from version 3.14 on. These are few,
     and mean nothing to the code of users.
+
+    Parameters
+    ----------
+    variables
+        To inherit.
+    keeper
+        Is told of the threads that jobs start: they execute, too.
     """
     start = threading.Thread.start
 
     @functools.wraps(start)
     def start_with_values(thread: threading.Thread) -> None:
-        inherited = [(variable, variable.values()) for variable in variables]
-        if any(values for _, values in inherited):
-            run = thread.run
+        inherited = [(v, v.values()) for v in (_CURRENT, *variables)]
+        if not any(values for _, values in inherited):
+            start(thread)
+            return
+        job = None if thread.name.startswith(OWN_THREADS) else current_job()
+        run = thread.run
 
-            def run_with_values() -> None:
-                del thread.run  # it refers to the thread, which refers to it
-                for variable, values in inherited:
-                    for name, value in values.items():
-                        setattr(variable, name, value)
+        def run_with_values() -> None:
+            del thread.run  # it refers to the thread, which refers to it
+            for variable, values in inherited:
+                for name, value in values.items():
+                    setattr(variable, name, value)
+            if job is None:
                 run()
+                return
+            keeper.started()
+            try:
+                run()
+            finally:
+                keeper.ended(job, thread)
 
-            thread.run = run_with_values  # type: ignore[method-assign]
-        start(thread)
+        thread.run = run_with_values  # type: ignore[method-assign]
+        if job is not None:
+            keeper.starting(job, thread)
+        try:
+            start(thread)
+        except BaseException:
+            if job is not None:
+                keeper.ended(job, thread)
+            raise
 
     threading.Thread.start = start_with_values  # type: ignore[assignment,method-assign]

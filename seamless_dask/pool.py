@@ -21,11 +21,13 @@ from typing import TYPE_CHECKING, Any
 import psutil
 from seamless import Buffer, Checksum, ensure_open
 from seamless_transformer import worker as transformer_worker
+from seamless_transformer.process import manager as process_manager
 
-from . import watchdog
+from . import fork_server, watchdog
 from .buffers import BufferStore
 from .crew import Crew, JobFailed
 from .exchange import Exchange
+from .job_runner import STARVED, JobReport
 from .processes import PoolJob
 from .small_buffers import BUFFERS, SMALL, Contents, ResultChecksum
 
@@ -127,7 +129,14 @@ class Pool:
         os.environ.setdefault(transformer_worker._ALLOW_REMOTE_CLIENTS_ENV, "1")
         transformer_worker._set_dask_available(True)
         self._manager = manager = transformer_worker._WorkerManager(0)
-        self._crew = Crew(manager, self.processes, self._environment, self._scratch)
+        process_manager._CTX = fork_server.Context()
+        self._crew = Crew(
+            manager,
+            self.processes,
+            self.processes * self.throttle,
+            self._environment,
+            self._scratch,
+        )
         transformer_worker._worker_manager = manager
         transformer_worker._set_has_spawned(True)
         started = asyncio.run_coroutine_threadsafe(self._take_over(), manager.loop)
@@ -151,6 +160,7 @@ class Pool:
         handlers = manager._manager
         handlers.add_parent_handler("__worker_ready__", self._on_ready)
         handlers.add_parent_handler("delegate_transformation_submit", self._delegate)
+        handlers.add_parent_handler(STARVED, self._on_starved)
         self.exchange.install(manager)
         await self._crew.start()
 
@@ -159,6 +169,11 @@ class Pool:
         if process is not None:
             process.started()
         return {"status": "ok", "generation": 1}
+
+    async def _on_starved(self, handle: Any, payload: Any) -> None:
+        process = self._crew.process(handle.name)
+        if process is not None:
+            await process.evict(payload["job"])
 
     async def _stop(self) -> None:
         """End the processes and what they started, within two seconds.
@@ -183,6 +198,7 @@ class Pool:
             asyncio.run_coroutine_threadsafe(crew.clean_up(processes), manager.loop)
         )
         transformer_worker.shutdown_workers(wait=False)
+        fork_server.stop()
         self.buffers.clear()
 
     # -- requests of the processes -----------------------------------------------
@@ -242,8 +258,8 @@ class Pool:
         key: str,
         depth: int,
         inputs: Sequence[Buffer],
-    ) -> tuple[str, Contents]:
-        """Run a transformation in the least busy process; cancelling it stops it.
+    ) -> tuple[str, Contents, JobReport]:
+        """Run a transformation in one of the processes; cancelling it stops it.
 
         Parameters
         ----------
@@ -261,6 +277,8 @@ class Pool:
             remote job.
         Contents
             Small buffers that the process has made, among them the result.
+        JobReport
+            How it went in its process.
 
         Raises
         ------
@@ -290,13 +308,14 @@ class Pool:
         running = asyncio.run_coroutine_threadsafe(
             self._crew.run(job), self._manager.loop
         )
-        result = await asyncio.wrap_future(running)
+        report = await asyncio.wrap_future(running)
+        result = report.result
         if isinstance(result, str):
             if parse_remote_job_written(result) is None:
                 raise JobFailed(result)
-            return result, {}
+            return result, {}, report
         made = result.buffers if isinstance(result, ResultChecksum) else {}
-        return Checksum(result).hex(), made
+        return Checksum(result).hex(), made, report
 
     async def _dispatch_other(
         self,
@@ -318,12 +337,14 @@ class Pool:
                 "tf_dunder": tf_dunder,
                 "scratch": scratch,
                 "strict_dunder": strict_dunder,
+                "owner_dask_key": None,
             },
         )
         try:
-            result: Checksum | str = await self._crew.run(job)
-        except JobFailed as exc:
-            return str(exc)
+            report = await self._crew.run(job)
+        except JobFailed as error:
+            return str(error)
+        result: Checksum | str = report.result
         return result
 
 

@@ -12,19 +12,18 @@ import functools
 import logging
 import shutil
 import time
+import uuid
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from seamless_transformer.process import ConnectionClosed
 from seamless_transformer.process.manager import ProcessError
 
-from . import pipes, watchdog
+from . import fork_server, pipes, watchdog
 from .child import Initializer
-
-if TYPE_CHECKING:
-    from seamless import Checksum
+from .job_runner import ABANDON, RUN, JobReport
 
 logger = logging.getLogger(__name__)
 
@@ -56,6 +55,13 @@ class PoolJob:
     losses: list[str] = field(default_factory=list)
     #: how many have ended while this and all others in them waited
     unexplained: int = 0
+    #: how often its code has begun again, because another job executed for long in
+    #: its process
+    evictions: int = 0
+    #: how often it was given to a process
+    begun: int = 0
+    #: how the process knows it
+    id: str = field(default_factory=lambda: uuid.uuid4().hex)
 
 
 class ProcessLost(RuntimeError):
@@ -74,6 +80,14 @@ class ProcessLost(RuntimeError):
         self.suspects = suspects
 
 
+class ProcessTaken(RuntimeError):
+    """Another job executes in a process, so that it cannot have this one now."""
+
+
+class Evicted(RuntimeError):
+    """A job that waits was given up in its process, in order to begin elsewhere."""
+
+
 class SeamlessProcess:
     """A process in which transformations run; made by `launch`."""
 
@@ -85,6 +99,10 @@ class SeamlessProcess:
         marker: str,
         on_end: Callable[[SeamlessProcess], None],
     ) -> None:
+        #: why it is to have no more jobs; None: it may have some
+        self.retiring: str | None = None
+        #: seconds that its jobs, which could go on, have waited for it
+        self.waited = 0.0
         #: its jobs; any thread may look at a copy
         self.jobs: dict[PoolJob, None] = {}
         #: keys of shared memory segments that are meant for it
@@ -108,6 +126,7 @@ class SeamlessProcess:
         self._reason: str | None = None
         self._blame = False
         self._background: set[asyncio.Task[None]] = set()
+        self._given_up: dict[PoolJob, asyncio.Future[None]] = {}
         self._sentinel = watchdog.Sentinel(handle.process)
         self._loop.add_reader(self._sentinel.fd, self._on_end)
 
@@ -119,6 +138,7 @@ class SeamlessProcess:
         *,
         environment: dict[str, str],
         scratch: Path,
+        shared: Path,
         marker: str,
         unresponsive_limit: float,
         on_end: Callable[[SeamlessProcess], None],
@@ -135,6 +155,8 @@ class SeamlessProcess:
             Environment variables for it.
         scratch
             Directory for its temporary files; removed with it.
+        shared
+            Directory that it has in common with others.
         marker
             See `seamless_dask.watchdog.MARKER`.
         unresponsive_limit
@@ -149,7 +171,7 @@ class SeamlessProcess:
         """
         scratch.mkdir(parents=True)
         initializer = Initializer(
-            {**environment, "TMPDIR": str(scratch), watchdog.MARKER: marker}
+            {**environment, "TMPDIR": str(scratch), watchdog.MARKER: marker}, shared
         )
         try:
             handle = await manager._manager.start_worker(
@@ -262,9 +284,17 @@ class SeamlessProcess:
         """Remove what the process leaves behind."""
         await self._handle.endpoint.wait_closed()
         await self.release_segments()
-        await self._loop.run_in_executor(None, watchdog.kill_marked, self.marker)
+        await self._loop.run_in_executor(None, self._kill_what_is_left)
         remove = functools.partial(shutil.rmtree, self.scratch, ignore_errors=True)
         await self._loop.run_in_executor(None, remove)
+
+    def _kill_what_is_left(self) -> None:
+        watchdog.kill(
+            process
+            for orphan in fork_server.orphans()
+            for process in watchdog.tree(orphan.pid)
+        )
+        watchdog.kill_marked(self.marker)
 
     async def release_segments(self) -> None:
         """Remove the shared memory that it has not fetched or not filled."""
@@ -306,38 +336,115 @@ class SeamlessProcess:
 
     # -- jobs --------------------------------------------------------------------
 
-    async def run(self, job: PoolJob) -> Checksum | str:
-        """Run a job; cancelling it kills the process.
+    @property
+    def idle(self) -> bool:
+        """Whether it can be given a job that has it for itself."""
+        return self.ready and not self.jobs and self.retiring is None
 
-        Returns
-        -------
-        Checksum or str
-            What seamless-transformer answers.
+    @property
+    def lendable(self) -> bool:
+        """Whether its jobs all seem to wait, so that it may take in another one."""
+        return (
+            self.ready
+            and self.responsive
+            and self.retiring is None
+            and all(job.waiting and not job.evictions for job in self.jobs)
+        )
+
+    async def run(self, job: PoolJob) -> JobReport:
+        """Run a job.
+
+        If it is cancelled, its code stops: with the process, or by never going on if
+        it waits while another job executes there.
 
         Raises
         ------
         ProcessLost
             If the process ends before the job does.
+        ProcessTaken
+            If another job executes there.
+        Evicted
+            See `evict`.
         """
         job.waiting = 0
+        job.begun += 1
         self.jobs[job] = None
+        self._given_up[job] = given_up = self._loop.create_future()
         try:
             request = asyncio.ensure_future(
-                self._handle.request("execute_transformation", job.payload)
+                self._handle.request(RUN, {**job.payload, "job": job.id})
             )
             request.add_done_callback(_retrieve)
             try:
-                await asyncio.wait({request})
+                await asyncio.wait(
+                    {request, given_up}, return_when=asyncio.FIRST_COMPLETED
+                )
             except asyncio.CancelledError:
                 if not request.done():
-                    self.stop(f"was stopped to cancel {job.name}")
+                    self._stop_job(job)
                 raise
+            if not request.done():
+                raise Evicted(f"{job.name} waited long for its process")
             try:
-                return request.result()
+                report: JobReport | None = request.result()
             except (ProcessError, ConnectionClosed):
                 raise await self._disconnected() from None
         finally:
-            del self.jobs[job]
+            del self.jobs[job], self._given_up[job]
+        if report is None:
+            job.begun -= 1
+            raise ProcessTaken(self.name)
+        self.waited = report.waited
+        report.begun = job.begun
+        for reason in report.replace:
+            self.retire(reason)
+        return report
+
+    def _stop_job(self, job: PoolJob) -> None:
+        """Have the code of a job stop that nobody wants any more."""
+        reason = f"was stopped to cancel {job.name}"
+        if not job.waiting or all(other is job for other in self.jobs):
+            self.stop(reason)
+            return
+
+        async def abandon_or_stop() -> None:
+            if not await self._abandon(job):
+                self.stop(reason)
+
+        self.retire(f"{job.name} was cancelled while it waited there")
+        self._in_background(abandon_or_stop())
+
+    async def evict(self, job_id: str) -> None:
+        """Let a job begin elsewhere if it still waits while another one executes.
+
+        Parameters
+        ----------
+        job_id
+            See `PoolJob.id`.
+        """
+        job = next((job for job in self.jobs if job.id == job_id), None)
+        if job is None or not await self._abandon(job):
+            return
+        given_up = self._given_up.get(job)
+        if given_up is not None and not given_up.done():
+            job.evictions += 1
+            given_up.set_result(None)
+
+    async def _abandon(self, job: PoolJob) -> bool:
+        """Have a job never go on; False if it executes, or the process has ended."""
+        try:
+            abandoned = await self._handle.request(ABANDON, {"job": job.id})
+        except (ProcessError, ConnectionClosed):
+            return False
+        if abandoned:
+            self.retire(f"{job.name} was given up in it")
+        return bool(abandoned)
+
+    def retire(self, reason: str) -> None:
+        """Give it no more jobs; it ends with the last that it has."""
+        logger.info("Seamless process %s (pid %d): %s", self.name, self.pid, reason)
+        if self.retiring is None:
+            self.retiring = reason
 
     async def _disconnected(self) -> ProcessLost:
         """The pipe is at its end, so the process is, or had better be."""

@@ -11,7 +11,6 @@ from __future__ import annotations
 import asyncio
 import importlib.util
 import itertools
-import os
 import socket
 import threading
 from collections.abc import Coroutine
@@ -34,25 +33,22 @@ from seamless_transformer.record_assembly import (
     start_gpu_memory_sampler,
     stop_gpu_memory_sampler,
 )
-from seamless_transformer.record_utils import (
-    _memory_peak_bytes,
-    _process_create_time_epoch,
-    _utcnow_iso,
-)
+from seamless_transformer.record_utils import _utcnow_iso
 from seamless_transformer.run import get_transformation_inputs_output
 from seamless_transformer.transformation_utils import resolve_env_checksum
 
 from . import record_mode
 from .buffers import BufferStore
+from .job_runner import JobReport
 from .patience import DATABASE
 from .records import (
     EXECUTION,
-    Stopwatch,
     StorageError,
     minimal_record,
     store_record,
     store_result,
     store_with_record,
+    times_of,
 )
 
 T = TypeVar("T")
@@ -115,7 +111,7 @@ class Recorder:
         """Observe the GPU memory of the processes in which transformations run."""
         if not self._has_gpu_library:
             return []
-        children = psutil.Process().children()
+        children = psutil.Process().children(recursive=True)
         samplers = [start_gpu_memory_sampler(child.pid) for child in children]
         return [sampler for sampler in samplers if sampler is not None]
 
@@ -151,11 +147,9 @@ class Execution:
         if self.full:
             self._samplers = self._recorder.start_gpu_samplers()
         self._started_at = self._finished_at = _utcnow_iso()
-        self._stopwatch = Stopwatch()
 
     async def end(self) -> None:
         """Stop the clock and the samplers, whatever the outcome."""
-        self._elapsed = self._stopwatch.elapsed()
         self._finished_at = _utcnow_iso()
         if self._samplers:
             # Each takes up to 0.2 s to end.
@@ -166,12 +160,26 @@ class Execution:
             self._gpu_memory = sum(known) if known else None
 
     async def store(
-        self, tf_checksum: str, result_checksum: str, *, scratch: bool
+        self,
+        tf_checksum: str,
+        result_checksum: str,
+        report: JobReport,
+        *,
+        scratch: bool,
     ) -> None:
         """Write result and record; return once both are there.
 
         In record mode the record comes first: the database then adds the result by
         itself, and never has one without its record.
+
+        Parameters
+        ----------
+        tf_checksum, result_checksum
+            64 hexadecimal digits.
+        report
+            What the Seamless process has measured.
+        scratch
+            Whether only the checksum of the result is kept.
 
         Raises
         ------
@@ -183,13 +191,13 @@ class Execution:
         if self.full:
             sizes = await self._sizes(result_checksum)
             record = await self._recorder.on_thread(
-                self._full_record(tf_checksum, result_checksum)
+                self._full_record(tf_checksum, result_checksum, report)
             )
             record["execution_envelope"]["scratch"] = scratch
             record["input_total_bytes"], record["output_total_bytes"] = sizes
             await store_record(tf_checksum, result_checksum, record, required=True)
         elif not self._probe:
-            record = minimal_record(tf_checksum, result_checksum, self._elapsed)
+            record = minimal_record(tf_checksum, result_checksum, report)
             await store_with_record(tf_checksum, result_checksum, record)
             return
         await store_result(tf_checksum, result_checksum)
@@ -209,7 +217,7 @@ class Execution:
         )
 
     async def _full_record(
-        self, tf_checksum: str, result_checksum: str
+        self, tf_checksum: str, result_checksum: str, report: JobReport
     ) -> dict[str, Any]:
         transformation = self._transformation_dict, self._tf_dunder
         probes = await self.check_probes()
@@ -221,13 +229,13 @@ class Execution:
             )
         )
         runtime = {
-            "memory_peak_bytes": _memory_peak_bytes(),
+            "memory_peak_bytes": report.memory_peak,
             "gpu_memory_peak_bytes": self._gpu_memory,
             "hostname": socket.gethostname(),
-            "pid": os.getpid(),
-            "process_create_time_epoch": _process_create_time_epoch(),
+            "pid": report.pid,
+            "process_create_time_epoch": report.process_started,
             "worker_execution_index": self._recorder.next_index(),
-            "retry_count": 0,
+            "retry_count": report.begun - 1,
             **await collect_compilation_runtime_metadata(*transformation),
         }
         job_violations = validation["job_contract_violations"]
@@ -255,7 +263,7 @@ class Execution:
             compilation_context=context,
             validation_snapshot=snapshot,
             runtime_metadata=runtime,
-            **self._elapsed,
+            **times_of(report),
         )
 
     async def _sizes(self, result_checksum: str) -> tuple[int | None, int | None]:

@@ -3,16 +3,15 @@
 from __future__ import annotations
 
 import logging
-import os
-import time
-from collections.abc import Mapping
-from dataclasses import dataclass, field
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from aiohttp import ClientError
 from seamless import Checksum
 
 from .patience import DATABASE, ServiceUnavailable
+
+if TYPE_CHECKING:
+    from .job_runner import JobReport
 
 logger = logging.getLogger(__name__)
 
@@ -26,21 +25,13 @@ class StorageError(RuntimeError):
     """A result could not be written to the database."""
 
 
-@dataclass
-class Stopwatch:
-    """Wall and CPU time of an execution, in seconds."""
-
-    wall: float = field(default_factory=time.perf_counter)
-    cpu: os.times_result = field(default_factory=os.times)
-
-    def elapsed(self) -> dict[str, float]:
-        """Return the fields of an execution record that hold times."""
-        cpu = os.times()
-        return {
-            "wall_time_seconds": round(time.perf_counter() - self.wall, 6),
-            "cpu_user_seconds": round(cpu.user - self.cpu.user, 6),
-            "cpu_system_seconds": round(cpu.system - self.cpu.system, 6),
-        }
+def times_of(report: JobReport) -> dict[str, float]:
+    """Return the fields of an execution record that hold times, in seconds."""
+    return {
+        "wall_time_seconds": round(report.wall, 6),
+        "cpu_user_seconds": round(report.cpu_user, 6),
+        "cpu_system_seconds": round(report.cpu_system, 6),
+    }
 
 
 async def known_result(tf_checksum: str) -> str | None:
@@ -92,7 +83,7 @@ async def store_result(tf_checksum: str, result_checksum: str) -> None:
 
 
 def minimal_record(
-    tf_checksum: str, result_checksum: str, elapsed: Mapping[str, float]
+    tf_checksum: str, result_checksum: str, report: JobReport
 ) -> dict[str, Any]:
     """Return the record of an execution when record mode is off.
 
@@ -100,19 +91,21 @@ def minimal_record(
     ----------
     tf_checksum, result_checksum
         64 hexadecimal digits.
-    elapsed
-        See `Stopwatch.elapsed`.
+    report
+        What the Seamless process has measured.
     """
     from seamless_transformer.record_assembly import build_minimal_execution_record
-    from seamless_transformer.record_utils import _memory_peak_bytes
 
-    return build_minimal_execution_record(
+    record: dict[str, Any] = build_minimal_execution_record(
         tf_checksum=Checksum(tf_checksum),
         result_checksum=Checksum(result_checksum),
         execution=EXECUTION,
-        runtime_metadata={"memory_peak_bytes": _memory_peak_bytes()},
-        **elapsed,
+        runtime_metadata={"memory_peak_bytes": report.memory_peak},
+        **times_of(report),
     )
+    if report.begun > 1:
+        record["retry_count"] = report.begun - 1
+    return record
 
 
 #: whether the database adds the result when it gets the record; None: not known yet

@@ -250,7 +250,7 @@ class WorkerRuntime:
             )
             try:
                 attempt.check()
-                result, made = await self.pool.dispatch(
+                result, made, report = await self.pool.dispatch(
                     job.transformation_dict,
                     tf_checksum=tf_checksum,
                     tf_dunder=job.tf_dunder,
@@ -273,7 +273,7 @@ class WorkerRuntime:
             await ensure_members_uploaded(job, result, self.buffers, self.uploads)
         attempt.check()
         attempt.storing = True
-        await execution.store(tf_checksum, result, scratch=job.scratch)
+        await execution.store(tf_checksum, result, report, scratch=job.scratch)
         if not job.scratch:
             self.buffers.take_over(result)
         return result

@@ -6,89 +6,15 @@ import ctypes
 import os
 import resource
 import signal
-import stat
-import sys
 import time
 from collections.abc import Iterable
 from importlib import import_module
 from typing import Any
 
-from . import native_code
-from .state_part import CannotPutBack, Part, Remembered, Setting, Watched
+from .state_descriptors import Descriptors, StandardStreams, WorkingDirectory
+from .state_part import CannotPutBack, Part, Remembered, Setting
 
 STATUS = "/proc/self/status"
-
-
-def identity(descriptor: int) -> tuple[int, ...] | None:
-    """Return what tells one open file from another, None for a closed descriptor."""
-    try:
-        found = os.fstat(descriptor)
-    except OSError:
-        return None
-    return stat.S_IFMT(found.st_mode), found.st_dev, found.st_ino, found.st_rdev
-
-
-class Descriptor:
-    """An open descriptor, closed with this object."""
-
-    def __init__(self, number: int) -> None:
-        self.number = number
-        self.identity = identity(number)
-
-    def intact(self) -> bool:
-        """Say whether nobody else has closed it, or taken its number."""
-        return identity(self.number) == self.identity
-
-    def __del__(self) -> None:
-        if self.intact():
-            os.close(self.number)
-
-
-class WorkingDirectory(Part):
-    title = "Working directory"
-
-    def __init__(self) -> None:
-        self._descriptor = self._open()
-        self._path = native_code.working_directory()
-
-    def _open(self) -> Descriptor:
-        flags = getattr(os, "O_PATH", os.O_RDONLY) | os.O_DIRECTORY
-        return Descriptor(os.open(".", flags))
-
-    def _unchanged(self) -> bool:
-        found = os.stat(".")
-        return self._descriptor.identity == (
-            stat.S_IFMT(found.st_mode),
-            found.st_dev,
-            found.st_ino,
-            found.st_rdev,
-        )
-
-    def save(self) -> Descriptor | None:
-        return None if self._unchanged() else self._open()
-
-    def restore(self, saved: Descriptor | None) -> None:
-        # By its descriptor: also if it was renamed or removed, as for a job alone.
-        if saved is None:
-            self._go_back()
-        elif saved.intact():
-            os.fchdir(saved.number)
-        else:
-            raise CannotPutBack("the descriptor of its directory was closed")
-
-    def _go_back(self) -> None:
-        if self._descriptor.intact():
-            os.fchdir(self._descriptor.number)
-        else:
-            os.chdir(self._path or os.sep)
-            self._descriptor = self._open()
-
-    def reset(self) -> list[str]:
-        if not self._unchanged():
-            self._go_back()
-        if self._path and os.stat(".").st_nlink == 0:
-            return [f"the working directory {self._path} was deleted"]
-        return []
 
 
 def _environ() -> Any:
@@ -293,82 +219,6 @@ class Limits(Remembered):
         except CannotPutBack as error:
             return [str(error)]
         return []
-
-
-class StandardStreams(Part):
-    """Descriptors 0, 1 and 2, which C code and commands write to."""
-
-    title = "Standard input, output and error, also as C code and commands see them"
-
-    _NUMBERS = (0, 1, 2)
-
-    def __init__(self) -> None:
-        self._spare = {number: self._duplicate(number) for number in self._NUMBERS}
-        self._streams = {
-            name: getattr(sys, name)
-            for name in ("__stdin__", "__stdout__", "__stderr__")
-            if not getattr(getattr(sys, name), "closed", True)
-        }
-
-    @staticmethod
-    def _duplicate(number: int) -> Descriptor | None:
-        if identity(number) is None:
-            return None
-        return Descriptor(os.dup(number))
-
-    def save(self) -> dict[int, Descriptor | None]:
-        return {
-            number: self._duplicate(number)
-            for number, spare in self._spare.items()
-            if identity(number) != (spare.identity if spare else None)
-        }
-
-    def restore(self, saved: dict[int, Descriptor | None]) -> None:
-        lost = []
-        for number, wanted in {**self._spare, **saved}.items():
-            now = identity(number)
-            if now == (wanted.identity if wanted else None):
-                continue
-            if wanted is None:
-                os.close(number)
-            elif wanted.intact():
-                os.dup2(wanted.number, number)
-            else:
-                lost.append(f"descriptor {number} was redirected or closed for good")
-        if lost:
-            raise CannotPutBack("; ".join(lost))
-
-    def reset(self) -> list[str]:
-        reasons = [
-            f"sys.{name} was closed"
-            for name, stream in self._streams.items()
-            if stream.closed
-        ]
-        try:
-            self.restore({})
-        except CannotPutBack as error:
-            reasons.append(str(error))
-        return reasons
-
-
-class Descriptors(Watched):
-    """Descriptors that this process needs, and a job has no business with."""
-
-    title = "Descriptors of the Seamless process (process replaced if closed)"
-
-    def __init__(self, numbers: Iterable[int]) -> None:
-        self._numbers = sorted(set(numbers))
-        super().__init__()
-
-    def save(self) -> list[tuple[int, ...] | None]:
-        return [identity(number) for number in self._numbers]
-
-    def differences(self, before: Any, now: Any) -> list[str]:
-        return [
-            f"descriptor {number} of the Seamless process was closed or replaced"
-            for number, old, new in zip(self._numbers, before, now, strict=True)
-            if old != new
-        ]
 
 
 def _get_affinity() -> set[int]:

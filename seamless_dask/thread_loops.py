@@ -18,16 +18,30 @@ the tasks that it has started, the loop serves another one.
 from __future__ import annotations
 
 import asyncio
+import selectors
 import threading
 from collections.abc import Callable
 from typing import Any
+
+from .job_context import JobExecutor
+
+#: as it is before `seamless_dask.waits` replaces it: these loops are no job's
+_Selector = selectors.DefaultSelector
+
+#: threads of one loop; they are started as they are needed
+MAX_THREADS = 4096
 
 
 class ThreadLoop(asyncio.SelectorEventLoop):
     """An event loop that runs in a thread of its own and serves another one."""
 
     def __init__(self) -> None:
-        super().__init__()
+        super().__init__(_Selector())
+        # Threads in which transformations run in the same process, for the job that
+        # has called them.
+        self.set_default_executor(
+            JobExecutor(MAX_THREADS, thread_name_prefix="seamless-local")
+        )
         self._runner = _run(self)
 
     def create_task(self, coro: Any, **options: Any) -> Any:
@@ -86,12 +100,8 @@ class _Served:
         self.loop.call_soon_threadsafe(self.loop.free)
 
 
-class _OfThread(threading.local):
-    def __init__(self) -> None:
-        self.served = _Served()
-
-
-_own = _OfThread()
+#: what each thread has; made when it needs a loop
+_own = threading.local()
 _starting = threading.Lock()
 
 
@@ -119,10 +129,16 @@ def _get_event_loop(
         try:
             loop = asyncio.get_event_loop()
         except RuntimeError:
-            return _own.served.loop
-        return _own.served.loop if loop.is_closed() else loop
+            return _loop_of_thread()
+        return _loop_of_thread() if loop.is_closed() else loop
 
     return get_event_loop
+
+
+def _loop_of_thread() -> ThreadLoop:
+    if not hasattr(_own, "served"):
+        _own.served = _Served()
+    return _own.served.loop
 
 
 def ensure_running(loop: asyncio.AbstractEventLoop) -> None:

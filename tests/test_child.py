@@ -7,11 +7,18 @@ import pickle
 import threading
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
 
 import pytest
 
 from seamless_dask.child import Initializer
-from seamless_dask.job_context import JobExecutor, JobLocal, inherit_in_threads
+from seamless_dask.job_context import (
+    JobExecutor,
+    JobLocal,
+    belong_to,
+    inherit_in_threads,
+)
+from seamless_dask.turns import JobTurn, TurnKeeper
 
 
 def test_job_local_is_inherited_by_tasks_on_another_loop() -> None:
@@ -61,8 +68,24 @@ def test_job_local_looks_like_a_thread_local() -> None:
 
 def test_initializer_travels_by_pickle() -> None:
     """It is sent to each process, also to those that replace another."""
-    copy = pickle.loads(pickle.dumps(Initializer({"A": "1"})))
-    assert copy.environment == {"A": "1"}
+    copy = pickle.loads(pickle.dumps(Initializer({"A": "1"}, Path("shared"))))
+    assert (copy.environment, copy.shared) == ({"A": "1"}, Path("shared"))
+
+
+class NoState:
+    """Nothing is global in these tests."""
+
+    def save(self) -> None:
+        """Return nothing."""
+
+    def restore(self, saved: None) -> None:
+        """Put nothing back."""
+
+    def reset(self) -> list[str]:
+        return []
+
+    def foreign_code(self) -> list[str]:
+        return []
 
 
 @pytest.fixture
@@ -70,7 +93,7 @@ def inherited(monkeypatch: pytest.MonkeyPatch) -> JobLocal:
     """A variable that threads started by a job inherit."""
     monkeypatch.setattr(threading.Thread, "start", threading.Thread.start)
     local = JobLocal()
-    inherit_in_threads([local])
+    inherit_in_threads([local], TurnKeeper(NoState(), lambda job: None))
     return local
 
 
@@ -107,3 +130,37 @@ def test_a_shared_pool_acts_for_whoever_submits(inherited: JobLocal) -> None:
 
     with JobExecutor(1) as pool:
         assert [job(pool, name) for name in ("a", "b", None)] == ["a", "b", None]
+
+
+def test_threads_of_a_job_execute_like_itself(monkeypatch: pytest.MonkeyPatch) -> None:
+    """While one of them does not wait, no other job begins in the process."""
+    monkeypatch.setattr(threading.Thread, "start", threading.Thread.start)
+    keeper = TurnKeeper(NoState(), lambda job: None)
+    inherit_in_threads([], keeper)
+    waits, goes_on, ended = threading.Event(), threading.Event(), threading.Event()
+
+    def job() -> None:
+        turn = JobTurn("job")
+        belong_to(turn)
+        assert keeper.begin(turn)
+        thread = threading.Thread(target=goes_on.wait)
+        thread.start()
+        with keeper.waiting(turn):
+            waits.set()
+            thread.join()
+            ended.wait(30)
+        assert not turn.threads
+        keeper.end(turn)
+
+    job_thread = threading.Thread(target=job)
+    job_thread.start()
+    assert waits.wait(30)
+    other = JobTurn("other")
+    assert not keeper.begin(other)
+    goes_on.set()
+    while not keeper.begin(other):
+        """The thread has not ended yet."""
+    ended.set()
+    keeper.end(other)
+    job_thread.join(30)
+    assert not job_thread.is_alive()

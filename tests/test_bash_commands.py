@@ -1,8 +1,7 @@
-"""Jobs that share a process: their output, and bash commands that run side by side."""
+"""Bash commands of jobs that share a process run side by side."""
 
 from __future__ import annotations
 
-import io
 import os
 import subprocess
 import threading
@@ -11,52 +10,43 @@ from typing import Any
 
 import pytest
 
-from seamless_dask.job_isolation import (
-    OWNER_ENV,
-    JobStream,
-    _BashSubprocess,
-    _SysOfJobs,
-)
+from seamless_dask.bash_commands import OWNER_ENV, _BashSubprocess
+from seamless_dask.job_context import belong_to, current_job
+from seamless_dask.turns import JobTurn, TurnKeeper
 
 
-def test_each_job_writes_to_its_own_stream() -> None:
-    """Also while another ends, as seamless-transformer replaces and restores them."""
-    process = io.StringIO()
-    stdout = JobStream(process)
-    system: Any = _SysOfJobs(stdout, JobStream(io.StringIO()))
-    together = threading.Barrier(2, timeout=30)
-    written: dict[str, str] = {}
+class WorkingDirectory:
+    """The only thing that is global in these tests."""
 
-    def job(name: str, first_to_end: bool) -> None:
-        previous, mine = system.stdout, io.StringIO()
-        system.stdout = mine
-        print(f"begin {name}", file=stdout)
-        together.wait()
-        if first_to_end:
-            system.stdout = previous
-            written[name] = mine.getvalue()
-            mine.close()
-        together.wait()
-        if not first_to_end:
-            print(f"end {name}", file=stdout)
-            system.stdout = previous
-            written[name] = mine.getvalue()
-        print(f"after {name}", file=stdout)
+    def __init__(self) -> None:
+        self.baseline = os.getcwd()
 
-    jobs = [threading.Thread(target=job, args=("a", True))]
-    jobs.append(threading.Thread(target=job, args=("b", False)))
-    for started in jobs:
-        started.start()
-    for started in jobs:
-        started.join()
-    assert written == {"a": "begin a\n", "b": "begin b\nend b\n"}
-    assert sorted(process.getvalue().splitlines()) == ["after a", "after b"]
+    def save(self) -> str:
+        return os.getcwd()
+
+    def restore(self, saved: str) -> None:
+        os.chdir(saved)
+
+    def reset(self) -> list[str]:
+        os.chdir(self.baseline)
+        return []
+
+    def foreign_code(self) -> list[str]:
+        return []
 
 
 @pytest.fixture
-def bash() -> Any:
-    """As in a Seamless process: with the lock, in the directory of the process."""
-    return _BashSubprocess(threading.Lock(), lambda: "base-0")
+def keeper() -> TurnKeeper:
+    """Lets one job at a time execute."""
+    return TurnKeeper(WorkingDirectory(), lambda job: None)
+
+
+@pytest.fixture
+def bash(keeper: TurnKeeper) -> Any:
+    """As in a Seamless process."""
+    return _BashSubprocess(
+        threading.Lock(), lambda: "base-0", lambda: keeper.waiting(current_job())
+    )
 
 
 def run(bash: Any, directory: Path, command: str) -> Any:
@@ -80,18 +70,25 @@ def run(bash: Any, directory: Path, command: str) -> Any:
     return ended
 
 
-def test_bash_commands_run_side_by_side(bash: Any, tmp_path: Path) -> None:
+def test_bash_commands_run_side_by_side(
+    bash: Any, keeper: TurnKeeper, tmp_path: Path
+) -> None:
     """Each waits for the other, in a directory of its own."""
     before = os.getcwd()
     ended: dict[str, Any] = {}
 
     def job(name: str, other: str) -> None:
         (tmp_path / name).mkdir()
+        turn = JobTurn(name)
+        belong_to(turn)
+        while not keeper.begin(turn):
+            """The other one has not come to its command yet."""
         ended[name] = run(
             bash,
             tmp_path / name,
             f"touch here; while [ ! -e ../{other}/here ]; do :; done; pwd",
         )
+        keeper.end(turn)
 
     jobs = [
         threading.Thread(target=job, args=pair, daemon=True)

@@ -1,0 +1,104 @@
+"""How bash transformations run in a Seamless process.
+
+seamless-transformer holds a lock until the command of a bash transformation ends, since
+the working directory is that of the process. A command that submits bash transformations
+and waits for them would wait for itself as soon as each process runs one of its kind.
+"""
+
+from __future__ import annotations
+
+import io
+import subprocess
+import tempfile
+from collections.abc import Callable, Mapping
+from contextlib import AbstractContextManager
+from importlib import import_module
+from typing import Any
+
+#: set in each Seamless process, for the processes that jobs start: its name
+PROCESS_ENV = "SEAMLESS_DASK_PROCESS"
+#: set for the command of a bash transformation: the key of its Dask task
+OWNER_ENV = "SEAMLESS_DASK_OWNER"
+
+
+class _BashSubprocess:
+    """The module ``subprocess`` for `execute_bash`; see the head of the file.
+
+    Parameters
+    ----------
+    lock
+        The lock that `execute_bash` holds. While a command runs it is released.
+    owner
+        Returns the key of the Dask task of the job that calls.
+    waiting
+        While a command runs, its job waits.
+    """
+
+    def __init__(
+        self,
+        lock: Any,
+        owner: Callable[[], str | None],
+        waiting: Callable[[], AbstractContextManager[None]],
+    ) -> None:
+        self._lock = lock
+        self._owner = owner
+        self._waiting = waiting
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(subprocess, name)
+
+    def Popen(
+        self, command: str, *, env: Mapping[str, str], **options: Any
+    ) -> _EndedCommand:
+        owner = self._owner()
+        environment = dict(env) if owner is None else {**env, OWNER_ENV: owner}
+        # A file: a command that fills a pipe which nobody empties never ends.
+        options["stderr"] = stderr = tempfile.TemporaryFile()
+        process = subprocess.Popen(command, env=environment, **options)
+        self._lock.release()
+        try:
+            with self._waiting():
+                stdout, _ = process.communicate()
+        finally:
+            self._lock.acquire()
+        stderr.seek(0)
+        return _EndedCommand(process, io.BytesIO(stdout), stderr)
+
+
+class _EndedCommand:
+    """What `execute_bash` uses of a `subprocess.Popen`, after the command's end."""
+
+    def __init__(
+        self, process: subprocess.Popen[bytes], stdout: Any, stderr: Any
+    ) -> None:
+        self.pid = process.pid
+        self.returncode = process.returncode
+        self.stdout = stdout
+        self.stderr = stderr
+
+    def wait(self) -> int:
+        return self.returncode
+
+    def kill(self) -> None:
+        """There is nothing left to kill."""
+
+
+def let_commands_wait(
+    owner: Callable[[], str | None],
+    waiting: Callable[[], AbstractContextManager[None]],
+) -> None:
+    """Arrange all this in the process that calls, once.
+
+    Parameters
+    ----------
+    owner
+        Returns the key of the Dask task of the job that calls.
+    waiting
+        While a command runs, its job waits.
+    """
+    import seamless_transformer
+
+    execute_bash = import_module("seamless_transformer.execute_bash")
+    execute_bash.subprocess = _BashSubprocess(  # type: ignore[attr-defined]
+        seamless_transformer.global_lock, owner, waiting
+    )

@@ -1,0 +1,68 @@
+"""Errors of user code as texts that any message can carry.
+
+Whatever code raises ends its transformation: exceptions that are no `Exception`, such
+as those of `sys.exit`, cancelled asyncio tasks, test frameworks and extensions written
+in Rust, and exceptions that fail when they are asked for their text. Runs inside each
+Seamless process.
+"""
+
+from __future__ import annotations
+
+import traceback
+
+#: characters of an error that are kept
+TEXT_LIMIT = 1024 * 1024
+#: of these, from its beginning; the end says what went wrong
+HEAD = TEXT_LIMIT // 4
+
+
+def error_text(error: BaseException) -> str:
+    """Return the traceback of an exception, from the code of the user on.
+
+    Parameters
+    ----------
+    error
+        Any exception.
+
+    Returns
+    -------
+    str
+        At most about `TEXT_LIMIT` characters, all of which UTF-8 can encode.
+
+    Examples
+    --------
+    >>> error_text(KeyboardInterrupt("stop"))
+    'KeyboardInterrupt: stop\\n'
+    """
+    try:
+        last = _last_lines(error)
+        frames = _frames_of_user(error)
+    except BaseException as failure:  # noqa: BLE001 - code of the user runs here, too
+        last = f"{type(error).__name__} (its text fails: {type(failure).__name__})\n"
+        frames = []
+    header = ["Traceback (most recent call last):\n"] if frames else []
+    return wire_text("".join([*header, *frames, last]))
+
+
+def _last_lines(error: BaseException) -> str:
+    return "".join(str(s) for s in traceback.format_exception_only(type(error), error))
+
+
+def _frames_of_user(error: BaseException) -> list[str]:
+    frames = traceback.extract_tb(error.__traceback__)
+    begin = 1
+    for number, frame in enumerate(frames):
+        if frame.name == "exec_code" and frame.filename.endswith("cached_compile.py"):
+            begin = number + 1
+    return traceback.format_list(frames[begin:])
+
+
+def wire_text(text: str) -> str:
+    """Return a text that can be sent and stored: valid, and not too long."""
+    # Not every `str` is one: a subclass may do anything.
+    text = "".join(text) if type(text) is not str else text
+    if len(text) > TEXT_LIMIT:
+        left_out = len(text) - TEXT_LIMIT
+        tail = text[HEAD - TEXT_LIMIT :]
+        text = f"{text[:HEAD]}\n[... {left_out} characters left out ...]\n{tail}"
+    return text.encode("utf-8", "backslashreplace").decode("utf-8")

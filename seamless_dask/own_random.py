@@ -1,0 +1,33 @@
+"""Keeps libraries from drawing on the random numbers of user code.
+
+Code that seeds the module ``random`` and draws from it expects the same numbers every
+time. Dask's threads in a driver script draw from it as well: when they estimate the size
+of a message, choose a worker, or try again after an error; so do the threads that keep
+connections open. Here these modules get a generator of their own.
+"""
+
+from __future__ import annotations
+
+import random
+import sys
+from typing import Any
+
+#: modules with threads of their own that use the functions of ``random``
+MODULES = (
+    "aiohttp.connector",
+    "dask.sizeof",
+    "distributed.comm.core",
+    "distributed.scheduler",
+    "distributed.utils_comm",
+    "distributed.worker",
+    "tornado.ioloop",
+)
+
+
+def install() -> None:
+    """Give those that are loaded a generator of their own; idempotent."""
+    generator = random.Random()
+    for name in MODULES:
+        module: Any = sys.modules.get(name)
+        if getattr(module, "random", None) is random:
+            module.random = generator
