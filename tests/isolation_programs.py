@@ -373,7 +373,7 @@ def logging_levels(number):
     found.append(logging.getLogger().level)
     logging.getLogger().setLevel(10 + number)
     logger.setLevel(20 + number)
-    logger.addHandler(logging.NullHandler())
+    logger.addHandler(logging.StreamHandler())
     if number % 2:
         logging.disable(logging.CRITICAL)
     time.sleep(0.02)
