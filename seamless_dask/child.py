@@ -87,7 +87,8 @@ class Initializer:
     environment
         Environment variables for the process.
     shared
-        Directory that the processes of a Dask worker have in common.
+        Directory that the processes of a Dask worker have in common, in a directory of
+        their own in that of the worker.
     """
 
     def __init__(self, environment: dict[str, str], shared: Path) -> None:
@@ -138,8 +139,7 @@ class Initializer:
                 channel.request(STARVED, {"job": job}), loop
             )
 
-        state = ProcessState(descriptors=[channel._endpoint._conn.fileno()])
-        keeper = TurnKeeper(state, starved)
+        keeper = TurnKeeper(None, starved)
         inherit_in_threads(
             [worker._CURRENT_OWNER_DASK_KEY, worker._CURRENT_OWNER_DASK_PRIORITY],
             keeper,
@@ -147,6 +147,12 @@ class Initializer:
         bash_commands.let_commands_wait(
             worker._get_current_owner_dask_key, waits.install(keeper)
         )
+        # After each job all that was replaced so far is as it is now.
+        state = ProcessState(
+            descriptors=[channel._endpoint._conn.fileno()],
+            temporary=[tempfile.gettempdir(), str(self.shared.parent.parent)],
+        )
+        keeper.watch(state)
         runner = JobRunner(worker._execute_transformation_request, keeper)
         channel.add_request_handler(RUN, runner.run)
         channel.add_request_handler(ABANDON, runner.abandon)

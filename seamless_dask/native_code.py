@@ -26,20 +26,31 @@ def installation_folders() -> list[str]:
     return sorted({form for folder in folders for form in _both_forms(folder)})
 
 
-def import_folders() -> list[str]:
-    """Return the folders that modules come from, without the working directory.
+def import_folders(temporary: Iterable[str] = ()) -> list[str]:
+    """Return the folders that modules come from, without those that jobs write to.
 
-    A job writes modules of its own into the working directory, and those must not
-    be taken for installed ones.
+    What a job writes must not be taken for something installed. So the working
+    directory is left out, and all that is in temporary folders or has them inside.
+
+    Parameters
+    ----------
+    temporary
+        Folders of temporary files. Dask puts that of a worker into ``sys.path``.
     """
     here = working_directory()
+    away = [form for folder in temporary for form in _both_forms(folder)]
+    forms = {
+        form
+        for folder in sys.path
+        if os.path.isabs(folder) and os.path.realpath(folder) != here
+        for form in _both_forms(folder)
+    }
     return sorted(
-        {
-            form
-            for folder in sys.path
-            if os.path.isabs(folder) and os.path.realpath(folder) != here
-            for form in _both_forms(folder)
-        }
+        form
+        for form in forms
+        if form not in away
+        and not is_inside(form, away)
+        and not any(is_inside(folder, [form]) for folder in away)
     )
 
 
@@ -93,15 +104,19 @@ class NativeCode:
         Folders whose libraries are no reason for suspicion: those of the interpreter
         and of installed packages, of modules, of the system, and those in
         ``LD_LIBRARY_PATH``, unless given.
+    temporary
+        See `import_folders`.
     """
 
-    def __init__(self, allowed: Iterable[str] | None = None) -> None:
+    def __init__(
+        self, allowed: Iterable[str] | None = None, temporary: Iterable[str] = ()
+    ) -> None:
         if allowed is None:
             libraries = os.environ.get("LD_LIBRARY_PATH", "").split(os.pathsep)
             allowed = [
                 *SYSTEM_FOLDERS,
                 *installation_folders(),
-                *import_folders(),
+                *import_folders(temporary),
                 *(os.path.abspath(folder) for folder in libraries if folder),
             ]
         self._allowed = list(allowed)

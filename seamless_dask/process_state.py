@@ -50,15 +50,21 @@ class ProcessState:
     descriptors
         Descriptors that the process needs: pipes to its parent, say. If a job closes
         one of them the process must be replaced.
+    temporary
+        Folders of temporary files: what is loaded from there is not of the
+        installation.
     """
 
-    def __init__(self, descriptors: Iterable[int] = ()) -> None:
-        self._native_code = NativeCode()
+    def __init__(
+        self, descriptors: Iterable[int] = (), temporary: Iterable[str] = ()
+    ) -> None:
+        temporary = list(temporary)
+        self._native_code = NativeCode(temporary=temporary)
         self._names = Namespaces()
         self._others: tuple[Part, ...] = (
             *system_parts(descriptors),
             *interpreter_parts(),
-            *module_parts(),
+            *module_parts(temporary),
             *number_parts(),
         )
 

@@ -27,6 +27,7 @@ import time
 import urllib.request
 import uuid
 import warnings
+from collections.abc import Iterable
 from types import ModuleType
 from typing import Any
 
@@ -149,12 +150,12 @@ class Modules(Part):
 
     title = "Loaded modules that are not of the installation; replaced or removed ones"
 
-    def __init__(self) -> None:
+    def __init__(self, temporary: Iterable[str]) -> None:
         self._known: dict[str, Any] = dict(sys.modules)
         self._first = frozenset(self._known)
         self._packages = {name.partition(".")[0] for name in self._known}
         self._prefixes = native_code.installation_folders()
-        self._folders = set(native_code.import_folders())
+        self._folders = set(native_code.import_folders(temporary))
 
     def save(self) -> tuple[dict[str, Any], set[str]]:
         if same_entries(sys.modules, self._known):
@@ -281,9 +282,15 @@ class Finders(Part):
         return []
 
 
-def module_parts() -> list[Part]:
-    """Return these parts, in the order in which they are put back."""
-    modules = Modules()
+def module_parts(temporary: Iterable[str]) -> list[Part]:
+    """Return these parts, in the order in which they are put back.
+
+    Parameters
+    ----------
+    temporary
+        See `seamless_dask.native_code.import_folders`.
+    """
+    modules = Modules(temporary)
     return [
         Lists("`sys.path`, `sys.argv`", sys.path, sys.argv),
         Dictionaries("`sys.path_importer_cache`", sys.path_importer_cache),

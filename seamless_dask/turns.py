@@ -179,14 +179,16 @@ class TurnKeeper:
     Parameters
     ----------
     state
-        What is global in the process.
+        What is global in the process; None: see `watch`.
     on_starved
         Called, from any thread, with the id of a job that could go on and has waited
         for its process as long as it had executed before, at least for `PATIENCE`.
     """
 
-    def __init__(self, state: State, on_starved: Callable[[str], None]) -> None:
-        self._turns = Turns(state)
+    def __init__(self, state: State | None, on_starved: Callable[[str], None]) -> None:
+        self._turns: Turns
+        if state is not None:
+            self.watch(state)
         self._on_starved = on_starved
         self._changed = threading.Condition()
         #: of each thread: whether it counts as one that executes
@@ -195,6 +197,10 @@ class TurnKeeper:
         self._cpu = os.times()
         #: seconds that jobs of this process, which could go on, waited for it
         self.waited = 0.0
+
+    def watch(self, state: State) -> None:
+        """Take over what is global in the process, before its first job."""
+        self._turns = Turns(state)
 
     def begin(self, job: JobTurn) -> bool:
         """Let a new job execute in the calling thread if it can do so at once."""

@@ -172,16 +172,16 @@ def test_modules_of_one_do_not_reach_others(dummy: SeamlessDaskClient) -> None:
 def nested_compilation(number: int, salt: str) -> Transformation:
     """A transformation that has C code compiled, and calls it."""
 
-    def calls(number, salt, schema, code):
+    def calls(number, salt, schema, source):
         from seamless.transformer import CompiledTransformer
 
         transformer = CompiledTransformer("c")
         transformer.schema = schema
-        transformer.code = f"{code}/* {salt} */\n"
+        transformer.code = f"{source}/* {salt} */\n"
         return int(transformer(a=number).run())
 
-    schema, code = isolation_driver.COMPILED_SCHEMA, isolation_driver.COMPILED_CODE
-    return delayed(calls)(number, salt, schema, code)
+    schema, source = isolation_driver.COMPILED_SCHEMA, isolation_driver.COMPILED_CODE
+    return delayed(calls)(number, salt, schema, source)
 
 
 @needs_cffi
