@@ -3,8 +3,11 @@
 from __future__ import annotations
 
 import asyncio
+import os
+import signal
 from contextlib import asynccontextmanager
 
+import dask.config
 import pytest
 from distributed import Client, LocalCluster
 from hypothesis import given
@@ -59,11 +62,10 @@ async def local_cluster(maximum, **options):
     async with LocalCluster(
         n_workers=0,
         threads_per_worker=1,
-        processes=False,
         asynchronous=True,
         dashboard_address="127.0.0.1:0",
         silence_logs=False,
-        **options,
+        **{"processes": False, **options},
     ) as cluster:
         plugin = scheduler_ext.attach(cluster.scheduler)
         policy = ScalingPolicy(
@@ -155,3 +157,29 @@ async def test_workers_that_cannot_start_are_tried_less_and_less_often(monkeypat
         del cluster.new_spec["options"]["preload"]
         assert await future == 1
         await until(lambda: error() is None)
+
+
+STUCK = """
+import asyncio, os
+
+async def dask_setup(worker):
+    if worker.name == 0 and os.path.exists({marker!r}):
+        await asyncio.Event().wait()  # its file system does not answer
+    open({marker!r}, "w").close()
+"""
+
+
+@pytest.mark.cluster
+@asynchronous
+async def test_a_lost_worker_that_does_not_come_back_is_replaced(tmp_path):
+    """Dask forgets it after a while: it is no worker that will be there some time."""
+    preload = tmp_path / "stuck.py"
+    preload.write_text(STUCK.format(marker=str(tmp_path / "marker")))
+    options = {"processes": True, "preload": [str(preload)]}
+    with dask.config.set({"distributed.deploy.lost-worker-timeout": "100ms"}):
+        async with local_cluster(1, **options) as (cluster, plugin, client):
+            pid = await client.submit(os.getpid, pure=False)
+            os.kill(pid, signal.SIGKILL)
+            assert await client.submit(os.getpid, pure=False) != pid
+            assert list(cluster.worker_spec) == list(cluster.workers) == [1]
+            assert plugin.scaling.snapshot()["submission_error"] is None

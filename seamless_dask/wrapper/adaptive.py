@@ -87,6 +87,8 @@ class LocalAdaptive(Adaptive):
         self._plugin = plugin
         self._policy = policy
         self._wanted = 0
+        #: Names of workers that have had a keeper.
+        self._kept: set[Any] = set()
         #: Names of workers that have connected.
         self._connected: set[Any] = set()
         #: Starts of workers that failed.
@@ -149,9 +151,20 @@ class LocalAdaptive(Adaptive):
             for name, each in cluster.workers.items()
             if each.status in ENDED and name not in aliases
         ]
+        # Those that did not come back in time, see LOST_WORKER in `dask_config`.
+        ended += [
+            name
+            for name in cluster.worker_spec
+            if name in self._kept
+            and name not in cluster.workers
+            and name not in aliases
+        ]
+        self._kept = set(cluster.workers)
         if self._start_error:  # perhaps there is not even an object for them
             ended += [
-                name for name in cluster.worker_spec if name not in cluster.workers
+                name
+                for name in cluster.worker_spec
+                if name not in cluster.workers and name not in ended
             ]
         if not ended:
             return

@@ -162,7 +162,7 @@ def launch(
         arguments = local_arguments(parameters)
         directory = directory_for_workers(local_tmpdir(parameters))
         arguments["local_directory"] = directory
-    arguments |= tls_arguments()
+    arguments |= tls_arguments(batch=batch)
     cluster, port, dashboard_port = _start(cluster_class, endpoint, arguments)
     warn_of_others(cluster.scheduler, parameters)
     try:
