@@ -163,23 +163,64 @@ STUCK = """
 import asyncio, os
 
 async def dask_setup(worker):
-    if worker.name == 0 and os.path.exists({marker!r}):
+    if os.path.exists({marker!r}):
+        os.unlink({marker!r})
         await asyncio.Event().wait()  # its file system does not answer
-    open({marker!r}, "w").close()
 """
+
+
+@asynccontextmanager
+async def sluggish(tmp_path):
+    """(cluster, its plugin, a client, the path of a file that lets one start hang)."""
+    marker = tmp_path / "marker"
+    preload = tmp_path / "stuck.py"
+    preload.write_text(STUCK.format(marker=str(marker)))
+    options = {"processes": True, "preload": [str(preload)]}
+    async with local_cluster(1, **options) as (cluster, plugin, client):
+        yield cluster, plugin, client, marker
 
 
 @pytest.mark.cluster
 @asynchronous
-async def test_a_lost_worker_that_does_not_come_back_is_replaced(tmp_path):
-    """Dask forgets it after a while: it is no worker that will be there some time."""
-    preload = tmp_path / "stuck.py"
-    preload.write_text(STUCK.format(marker=str(tmp_path / "marker")))
-    options = {"processes": True, "preload": [str(preload)]}
+async def test_a_worker_that_does_not_start_is_started_again(tmp_path, monkeypatch):
+    """Dask would wait for it, and start no other, for ever."""
+    monkeypatch.setattr(adaptive, "START_SECONDS", 3.0)
+    monkeypatch.setattr(adaptive, "PAUSE", (0.05, 0.2))
+    async with sluggish(tmp_path) as (cluster, plugin, client, marker):
+        marker.touch()
+        assert await client.submit(int, 1) == 1
+        assert not marker.exists()
+
+
+@pytest.mark.cluster
+@asynchronous
+async def test_a_lost_worker_that_does_not_come_back_is_started_again(
+    tmp_path, monkeypatch
+):
+    """By its keeper, under its name."""
+    monkeypatch.setattr(adaptive, "START_SECONDS", 3.0)
+    async with sluggish(tmp_path) as (cluster, plugin, client, marker):
+        pid = await client.submit(os.getpid, pure=False)
+        await until(lambda: 0 in cluster.workers)
+        marker.touch()
+        os.kill(pid, signal.SIGKILL)
+        assert await client.submit(os.getpid, pure=False) != pid
+        assert not marker.exists()
+        assert list(cluster.workers) == [0]
+
+
+@pytest.mark.cluster
+@asynchronous
+async def test_a_lost_worker_that_dask_forgets_is_replaced(tmp_path, monkeypatch):
+    """It is no worker that will be there some time."""
+    monkeypatch.setattr(adaptive, "START_SECONDS", 3.0)
     with dask.config.set({"distributed.deploy.lost-worker-timeout": "100ms"}):
-        async with local_cluster(1, **options) as (cluster, plugin, client):
+        async with sluggish(tmp_path) as (cluster, plugin, client, marker):
             pid = await client.submit(os.getpid, pure=False)
+            await until(lambda: 0 in cluster.workers)
+            marker.touch()
             os.kill(pid, signal.SIGKILL)
             assert await client.submit(os.getpid, pure=False) != pid
-            assert list(cluster.worker_spec) == list(cluster.workers) == [1]
+            await until(lambda: list(cluster.worker_spec) == list(cluster.workers))
+            assert list(cluster.workers) == [1]
             assert plugin.scaling.snapshot()["submission_error"] is None

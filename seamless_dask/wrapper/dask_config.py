@@ -30,7 +30,7 @@ _TICK = "distributed.admin.tick.interval"
 #: How long a worker on this machine that was lost may take to come back: Dask ends one
 #: that takes longer, and its default of 15 s is less than the imports take on the file
 #: system of many a cluster.
-LOST_WORKER = "5m"
+LOST_WORKER = "10m"
 _LOST_WORKER = "distributed.deploy.lost-worker-timeout"
 #: What no job is told. Workers get their directory as an argument.
 _HERE_ONLY = (
