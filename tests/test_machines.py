@@ -1,0 +1,211 @@
+"""Machines that have no room, users without a name, folders with unusual names."""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import pytest
+from distributed import Client
+from wrapper_process import LOCAL, WrapperProcess, wait_for
+
+from seamless_dask.wrapper import commands, job_logs, status_file, submission
+
+needs_root = pytest.mark.skipif(os.getuid() != 0, reason="mounts file systems")
+SLURM = "dask_jobqueue::SLURMCluster"
+ODD = "Ünï cödé & 'sons'"
+BATCH = {"cores": 1, "pure_dask": True, "memory": "1GB", "walltime": "01:00:00"}
+
+
+@contextmanager
+def mounted(directory: Path, *options: str) -> Iterator[Path]:
+    """A small file system."""
+    directory.mkdir(parents=True, exist_ok=True)
+    command = ["mount", "-t", "tmpfs", "-o", ",".join(options), "tmpfs"]
+    done = subprocess.run([*command, directory], capture_output=True, check=False)
+    if done.returncode:
+        pytest.skip(f"cannot mount: {done.stderr.decode()}")
+    try:
+        yield directory
+    finally:
+        subprocess.run(["umount", "--lazy", directory], check=True)
+
+
+def fill(directory: Path) -> None:
+    """Leave no room for data; files without content can be made."""
+    with (directory / "data").open("wb", buffering=0) as file:
+        try:
+            while True:
+                file.write(bytes(4096))
+        except OSError:
+            return
+
+
+def use_up_inodes(directory: Path) -> None:
+    """Let no file be made."""
+    number = 0
+    try:
+        while True:
+            (directory / f"file{number}").touch()
+            number += 1
+    except OSError:
+        return
+
+
+FULL = pytest.mark.parametrize(
+    ("options", "exhaust"),
+    [(["size=256k"], fill), (["size=10m", "nr_inodes=50"], use_up_inodes)],
+    ids=["no room", "no inodes"],
+)
+
+
+# --- full file systems
+
+
+@needs_root
+@FULL
+def test_status_file_where_nothing_can_be_made(tmp_path, options, exhaust) -> None:
+    """It is written in place, whole, also if it gets shorter."""
+    with mounted(tmp_path / "home", *options) as home:
+        path = home / "status.json"
+        path.write_text(json.dumps({"status": "starting", "parameters": {"a": "b"}}))
+        exhaust(home)
+        file = status_file.StatusFile.wait(path, 0)
+        file.running(port=1, dashboard_port=2)
+        assert json.loads(path.read_text())["status"] == "running"
+        file.news(jobs=["1"], submission_error="x" * 500)
+        file.news(jobs=[], submission_error="")
+        fields = json.loads(path.read_text())
+        assert (fields["jobs"], fields["port"]) == ([], 1)
+        assert fields["parameters"] == {"a": "b"}
+        file.failed("no luck")
+        assert json.loads(path.read_text())["error"] == "no luck"
+        assert [each.name for each in home.glob("*status*")] == ["status.json"]
+        assert not list(home.glob(".*"))
+        file.remove()
+        assert not path.exists()
+
+
+@needs_root
+def test_status_file_that_cannot_grow(tmp_path) -> None:
+    """It stays as it was, and is written once there is room."""
+    with mounted(tmp_path / "home", "size=64k") as home:
+        path = home / "status.json"
+        path.write_text(json.dumps({"status": "starting", "parameters": {}}))
+        fill(home)
+        file = status_file.StatusFile.wait(path, 0)
+        before = path.read_bytes()
+        with pytest.raises(OSError, match="No space left"):
+            file.news(jobs=[], submission_error="x" * 5000)
+        assert path.read_bytes() == before
+        (home / "data").unlink()
+        file.news(jobs=[], submission_error="x" * 5000)
+        assert len(json.loads(path.read_text())["submission_error"]) == 5000
+
+
+@pytest.mark.cluster
+@needs_root
+@FULL
+def test_clusters_on_a_full_home(tmp_path, options, exhaust) -> None:
+    """Local or on a batch system, it runs; the log says what could not be written."""
+    for cluster, parameters in (
+        (SLURM, BATCH),
+        (LOCAL, {"cores": 1, "pure_dask": True}),
+    ):
+        directory = tmp_path / cluster.rpartition(":")[2]
+        with mounted(directory / "home", *options) as home:
+            environment = {"HOME": str(home)}
+            content = json.dumps({"status": "starting", "parameters": parameters})
+            (home / "status.json").write_text(content)
+            exhaust(home)
+            with WrapperProcess(
+                directory, parameters, cluster=cluster, environment=environment
+            ) as wrapper:
+                wrapper.until_running()
+                with Client(wrapper.address(), set_as_default=False) as client:
+                    if cluster == LOCAL:
+                        assert client.submit(int, 1).result(60) == 1
+                    assert wrapper.status()["status"] == "running"
+                if cluster == SLURM:
+                    assert "No directory for the output of jobs" in wrapper.output()
+            assert wrapper.process.returncode == 0
+
+
+@pytest.mark.cluster
+@needs_root
+def test_status_file_in_a_full_home(tmp_path) -> None:
+    """The cluster runs, and says so in place or as soon as there is room."""
+    with mounted(tmp_path / "home", "size=64k") as home:
+        parameters = {"cores": 1, "pure_dask": True}
+        # Nothing fits into the last block of this one.
+        fields = {"status": "starting", "parameters": parameters, "pad": ""}
+        fields["pad"] = "x" * (4096 - len(json.dumps(fields)))
+        with WrapperProcess(
+            home, parameters, content=json.dumps(fields), environment={"HOME": "/"}
+        ) as wrapper:
+            fill(home)
+            # The log has no room, either.
+            address = None
+
+            def look() -> Any:
+                for connection in processes_of(wrapper):
+                    if connection.status == "LISTEN":
+                        return connection.laddr.port
+                return None
+
+            address = wait_for(look, "it listens")
+            assert address
+            (home / "data").unlink()
+            assert wrapper.until_running()["pad"] == fields["pad"]
+
+
+def processes_of(wrapper: WrapperProcess) -> list[Any]:
+    import psutil
+
+    return psutil.Process(wrapper.process.pid).net_connections()
+
+
+@needs_root
+def test_no_room_for_the_job_script(tmp_path, monkeypatch) -> None:
+    """The submission has failed, with a reason, and is tried again like others."""
+
+    class Job:
+        def job_script(self) -> str:
+            return "#!/bin/sh\n" * 1000
+
+    with mounted(tmp_path / "tmp", "size=64k") as temporary:
+        fill(temporary)
+        monkeypatch.setattr("tempfile.tempdir", str(temporary))
+        with pytest.raises(commands.CommandFailed, match="No space left on device"):
+            with submission._job_file(Job()):
+                raise AssertionError
+        assert [path.name for path in temporary.iterdir()] == ["data"]
+
+
+@needs_root
+@FULL
+def test_scripts_are_kept_where_that_works(tmp_path, caplog, options, exhaust) -> None:
+    """It is a warning otherwise, whenever the room ends."""
+
+    class Cluster:
+        def job_script(self) -> str:
+            return "ü" * 10_000
+
+    with mounted(tmp_path / "home", *options) as home:
+        logs = home / "logs"
+        assert job_logs.make(logs)
+        script = job_logs.keep_script(logs, Cluster())
+        assert script is not None and script.read_text() == "ü" * 10_000
+        assert script.stat().st_mode & 0o777 == 0o600
+        script.unlink()
+        exhaust(home)
+        assert job_logs.keep_script(logs, Cluster()) is None
+        assert "No space left on device" in caplog.text
+        assert not job_logs.make(home / "others")
+        job_logs.prune(logs, success=True)
+        assert not logs.exists()
