@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import os
 import subprocess
+import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -12,9 +13,11 @@ from typing import Any
 
 import pytest
 from distributed import Client
-from wrapper_process import LOCAL, WrapperProcess, wait_for
+from wrapper_process import LOCAL, WrapperProcess, look_at_worker, wait_for
 
+from seamless_dask.status_address import NotFound, resolve
 from seamless_dask.wrapper import commands, job_logs, status_file, submission
+from seamless_dask.wrapper.dry_run import dry_run
 
 needs_root = pytest.mark.skipif(os.getuid() != 0, reason="mounts file systems")
 SLURM = "dask_jobqueue::SLURMCluster"
@@ -209,3 +212,194 @@ def test_scripts_are_kept_where_that_works(tmp_path, caplog, options, exhaust) -
         assert not job_logs.make(home / "others")
         job_logs.prune(logs, success=True)
         assert not logs.exists()
+
+
+# --- names of folders
+
+
+@pytest.fixture
+def odd(tmp_path) -> dict[str, str]:
+    """An environment in which every folder has blanks, quotes and letters such as ü."""
+    root = tmp_path / ODD
+    for name in ("home", "temporary"):
+        (root / name).mkdir(parents=True)
+    (root / "env").symlink_to(sys.prefix)
+    return {
+        "HOME": str(root / "home"),
+        "TMPDIR": str(root / "temporary"),
+        "PYTHON": str(root / "env" / "bin" / "python"),
+    }
+
+
+@pytest.mark.cluster
+@pytest.mark.parametrize("cluster", [LOCAL, SLURM])
+def test_folders_with_unusual_names(
+    tmp_path, odd, cluster, request: pytest.FixtureRequest
+) -> None:
+    """Home, environment, temporary files, status file, modules and output of jobs."""
+    modules = tmp_path / ODD
+    (modules / "from_there.py").write_text("def name():\n    return __file__\n")
+    environment = dict(odd)
+    if cluster == SLURM:
+        environment |= request.getfixturevalue("slurm").environment
+    parameters = BATCH | {
+        "tmpdir": str(tmp_path / "scrätch directory"),
+        "interactive": True,
+    }
+    with WrapperProcess(
+        modules,
+        parameters,
+        cluster=cluster,
+        environment=environment,
+        modules=modules,
+        python=[odd["PYTHON"]],
+    ) as wrapper:
+        wrapper.until_running()
+        with Client(wrapper.address(), set_as_default=False) as client:
+            seen = client.submit(look_at_worker).result(60)
+            assert seen["python"] == odd["PYTHON"]
+            assert seen["directory"].startswith(parameters["tmpdir"])
+            from_there = client.submit(lambda: __import__("from_there").name())
+            assert from_there.result(60) == str(modules / "from_there.py")
+        if cluster == SLURM:
+            assert list(Path(odd["HOME"]).rglob("job-*.log")), wrapper.output()
+
+
+def test_paths_in_job_scripts(tmp_path) -> None:
+    """Variables and ~ keep their meaning, and nothing else has one."""
+    for tmpdir, written in (
+        ("/tmp", "/tmp"),
+        ("/a b", '"/a b"'),
+        ("$SCRATCH/a", '"$SCRATCH/a"'),
+        ("~/a b", '~/"a b"'),
+        ("~me/ü", '~me/"ü"'),
+    ):
+        file = tmp_path / "parameters.json"
+        file.write_text(json.dumps({**BATCH, "tmpdir": tmpdir}))
+        script = dry_run(SLURM, file, "tcp://1.2.3.4:5")
+        assert f"--local-directory {written} " in script
+
+
+SEAMLESS = """
+import os, sys, tempfile
+from seamless.transformer import direct
+from seamless_dask import create_dummy_client
+
+@direct
+def where(big):
+    import os, tempfile
+    with tempfile.NamedTemporaryFile() as file:
+        return [len(big), file.name, os.environ["TMPDIR"]]
+
+if __name__ == "__main__":
+    create_dummy_client(worker_threads=2, spawn_workers=1)
+    length, name, directory = where("x" * 3_000_000)
+    assert length == 3_000_000
+    assert name.startswith(os.path.join(os.environ["TMPDIR"], "dask-scratch")), name
+    assert name.startswith(directory)
+    print("fine")
+"""
+
+
+@pytest.mark.cluster
+@pytest.mark.parametrize("length", [20, 200])
+def test_seamless_processes_in_unusual_folders(tmp_path, odd, length) -> None:
+    """Also in one whose name is too long for the name of a socket."""
+    script = tmp_path / ODD / "drîver script.py"
+    script.write_text(SEAMLESS)
+    temporary = Path(odd["TMPDIR"], "x" * length)
+    temporary.mkdir()
+    done = subprocess.run(
+        [odd["PYTHON"], script],
+        env={**os.environ, **odd, "TMPDIR": str(temporary)},
+        cwd=script.parent,
+        capture_output=True,
+        text=True,
+        timeout=100,
+    )
+    assert done.stdout == "fine\n", done.stderr
+    # All that is left is Dask's own directory, for the next time.
+    left = [path for path in temporary.rglob("*") if path.is_file()]
+    assert {path.suffix for path in left} <= {".lock"}, left
+
+
+# --- users without a name
+
+
+def nameless(tmp_path: Path) -> list[str]:
+    """How to start Python as a user id that has no name, with the rights of this user."""
+    command = ["unshare", "--user", "--map-user=54321", "--map-group=54321"]
+    done = subprocess.run([*command, "true"], capture_output=True, check=False)
+    if done.returncode:
+        pytest.skip(f"no user namespaces: {done.stderr.decode()}")
+    variables = ("USER", "LOGNAME", "LNAME", "USERNAME", "HOME")
+    options = [f"--unset={name}" for name in variables]
+    return ["env", *options, *command, sys.executable]
+
+
+@pytest.mark.cluster
+@pytest.mark.parametrize("cluster", [LOCAL, SLURM])
+def test_a_user_id_without_a_name(tmp_path, cluster) -> None:
+    """As in a container: no name, no home directory."""
+    python = nameless(tmp_path)
+    parameters = {**BATCH, "tmpdir": str(tmp_path)}
+    with WrapperProcess(
+        tmp_path, parameters, cluster=cluster, python=python
+    ) as wrapper:
+        wrapper.until_running()
+        with Client(wrapper.address(), set_as_default=False) as client:
+            if cluster == LOCAL:
+                assert client.submit(os.getuid).result(60) == 54321
+            else:
+                wait_for(
+                    lambda: "No directory for the output of jobs" in wrapper.output(),
+                    "the warning",
+                )
+        assert "the user with the id 54321" in wrapper.output()
+
+
+@pytest.mark.cluster
+def test_asking_for_the_status_without_a_home(tmp_path) -> None:
+    """It needs none where the address is known."""
+    python = nameless(tmp_path)
+    for what, said in ([], "home directory"), (["~/x"], "home directory"):
+        done = subprocess.run(
+            [*python, "-m", "seamless_dask.status", *what],
+            capture_output=True,
+            text=True,
+            timeout=60,
+        )
+        assert done.returncode
+        assert said in done.stderr and "Traceback" not in done.stderr
+    with pytest.raises(NotFound):
+        resolve("~nobody-has-this-name/x")
+    assert resolve("localhost:1", home=None) == "tcp://localhost:1"
+
+
+# --- addresses
+
+
+@pytest.mark.cluster
+def test_a_cluster_on_ipv6(tmp_path) -> None:
+    """Its status file and its log name addresses that work."""
+    parameters = {"cores": 1, "pure_dask": True}
+    with WrapperProcess(tmp_path, parameters, host="::1") as wrapper:
+        wrapper.until_running()
+        address = resolve(str(wrapper.status_file))
+        assert address == wrapper.address()
+        with Client(address, set_as_default=False) as client:
+            assert client.submit(int, 1).result(60) == 1
+        assert "Other users of this machine" in wrapper.output()
+
+
+@pytest.mark.cluster
+@pytest.mark.parametrize("host", ["localhost", "0.0.0.0", "::"])
+def test_hosts_with_several_addresses(tmp_path, host) -> None:
+    """A name may stand for more than one, and a cluster may listen on all."""
+    parameters = {"cores": 1, "pure_dask": True}
+    with WrapperProcess(tmp_path, parameters, host=host) as wrapper:
+        status = wrapper.until_running()
+        reached = "127.0.0.1" if host != "::" else "[::1]"
+        address = f"tcp://{reached}:{status['port']}"
+        with Client(address, set_as_default=False) as client:
+            assert client.submit(int, 1).result(60) == 1

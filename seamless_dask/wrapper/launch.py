@@ -249,8 +249,10 @@ def _make(
     dashboard_port: int,
     arguments: dict[str, Any],
 ) -> Any:
-    dashboard_host = f"[{host}]" if ":" in host else host
-    dashboard_address = f"{dashboard_host}:{dashboard_port}"
+    # not as text, which Dask would split at the colons of IPv6
+    dashboard_address = [(host, dashboard_port)]
+    if ":" in host:
+        host = f"[{host}]"
     if cluster_class.kind == "local":
         return cluster_class.cls(
             host=host,

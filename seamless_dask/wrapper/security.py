@@ -13,6 +13,7 @@ import os
 import shlex
 import stat
 import tempfile
+from pathlib import Path
 from typing import Any
 
 import dask.config
@@ -149,7 +150,12 @@ def keep_files_private() -> None:
     parent = dask.config.get(key, None)
     if not parent or not os.access(parent, os.W_OK | os.X_OK):
         parent = tempfile.gettempdir()  # tmpdir may exist on compute nodes only
-    dask.config.set({key: private_directories.make(parent)})
+    directory = private_directories.make(parent)
+    dask.config.set({key: directory})
+    try:
+        Path.home()
+    except RuntimeError:  # a user id without a name; libraries of Dask ask for it
+        os.environ["HOME"] = directory
 
 
 def directory_for_workers(parent: str) -> str:
