@@ -180,9 +180,8 @@ class Exchange:
         if pointer.metadata[_OURS]:
             self._made(handle, buffer)
         else:
-            cache = get_buffer_cache()
-            cache.register(checksum, buffer, size=len(buffer))
-            cache.incref(checksum, buffer)
+            # There is a reference to it since the process has told of it.
+            get_buffer_cache().register(checksum, buffer, size=len(buffer))
         return {"checksum": checksum.hex()}
 
     def _made(self, handle: Any, buffer: Buffer) -> None:

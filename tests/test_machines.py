@@ -403,3 +403,152 @@ def test_hosts_with_several_addresses(tmp_path, host) -> None:
         address = f"tcp://{reached}:{status['port']}"
         with Client(address, set_as_default=False) as client:
             assert client.submit(int, 1).result(60) == 1
+
+
+# --- short of room or memory while transformations run
+
+
+SCARCE = """
+import os, signal, sys, time
+from pathlib import Path
+from seamless.transformer import direct
+from seamless_dask import create_dummy_client
+from seamless_dask.pool import Pool
+
+@direct
+def work(number, memory=0):
+    import os
+    hog = bytearray(memory)
+    hog[:: 4096] = b"x" * len(hog[:: 4096])
+    return [number, os.getpid()]
+
+def attempt(*arguments):
+    try:
+        work(*arguments)
+    except Exception as error:
+        print(str(error).strip().replace("\\n", " "), flush=True)
+
+def no_inodes(folder):
+    pid = work(1)[1]
+    for number in range(10_000):
+        try:
+            (folder / f"file{number}").touch()
+        except OSError:
+            break
+    os.kill(pid, signal.SIGKILL)
+    attempt(2)
+    for number in range(10_000):
+        (folder / f"file{number}").unlink(missing_ok=True)
+
+def no_memory(_):
+    attempt(3, 600_000_000)
+
+if __name__ == "__main__":
+    create_dummy_client(worker_threads=1, spawn_workers=1)
+    globals()[sys.argv[1]](Path(os.environ["TMPDIR"]))
+    deadline = time.monotonic() + 60
+    while True:  # it takes a moment until processes can be started again
+        try:
+            print(work(4)[0], flush=True)
+            break
+        except Exception:
+            if time.monotonic() > deadline:
+                raise
+            time.sleep(0.5)
+"""
+
+
+def scarce(tmp_path: Path, what: str, directory: Path, prefix: list[str]) -> list[str]:
+    """What the script prints: an error, and the result after it."""
+    script = tmp_path / "scarce.py"
+    script.write_text(SCARCE)
+    done = subprocess.run(
+        [*prefix, sys.executable, script, what],
+        env={**os.environ, "TMPDIR": str(directory)},
+        capture_output=True,
+        text=True,
+        timeout=110,
+    )
+    assert done.returncode == 0, done.stdout + done.stderr
+    return done.stdout.splitlines()
+
+
+@pytest.mark.cluster
+@needs_root
+def test_no_inodes_for_a_new_process(tmp_path) -> None:
+    """The transformation fails and says why; later ones run."""
+    with mounted(tmp_path / "tmp", "size=50m", "nr_inodes=200") as directory:
+        error, result = scarce(tmp_path, "no_inodes", directory, [])
+    assert "No Seamless process can be started" in error
+    assert "No space left on device: '" in error
+    assert result == "4"
+
+
+@contextmanager
+def memory_limit(size: int) -> Iterator[list[str]]:
+    """A cgroup; how to start a process in it."""
+    base, limit = Path("/sys/fs/cgroup/memory"), "memory.limit_in_bytes"
+    if not base.is_dir():
+        base, limit = Path("/sys/fs/cgroup"), "memory.max"
+    group = base / f"seamless-test-{os.getpid()}"
+    try:
+        group.mkdir()
+        (group / limit).write_text(str(size))
+    except OSError as error:
+        if group.is_dir():
+            group.rmdir()
+        pytest.skip(f"no memory limit: {error}")
+    try:
+        enter = f"echo $$ > {group}/cgroup.procs; exec " + '"$@"'
+        yield ["sh", "-c", enter, "sh"]
+    finally:
+        wait_for(lambda: not (group / "cgroup.procs").read_text(), "an empty group")
+        group.rmdir()
+
+
+@pytest.mark.cluster
+@needs_root
+def test_the_memory_limit_of_a_container(tmp_path) -> None:
+    """The process of the transformation ends, not the worker with all others."""
+    with memory_limit(500_000_000) as prefix:
+        error, result = scarce(tmp_path, "no_memory", tmp_path, prefix)
+    assert "was lost 3 times" in error
+    assert "SIGKILL (by the kernel because memory was short" in error
+    assert result == "4"
+
+
+@pytest.mark.cluster
+@needs_root
+@pytest.mark.parametrize("options", [["size=1m"], ["size=1m", "ro"]])
+def test_containers_without_shared_memory(tmp_path, options) -> None:
+    """Inputs and results of any size go to and from the processes."""
+    script = tmp_path / "large.py"
+    script.write_text(LARGE_INPUTS)
+    mount = f"mount -t tmpfs -o {','.join(options)} tmpfs /dev/shm && exec " + '"$@"'
+    done = subprocess.run(
+        ["unshare", "--mount", "sh", "-c", mount, "sh", sys.executable, script],
+        env={**os.environ, "TMPDIR": str(tmp_path)},
+        capture_output=True,
+        text=True,
+        timeout=110,
+    )
+    assert done.stdout.split() == ["20000", "3000000", "100000000"], done.stderr
+
+
+LARGE_INPUTS = """
+from seamless.transformer import delayed
+from seamless_dask import create_dummy_client
+
+def make(size):
+    return b"x" * size
+
+def length(blob):
+    return len(blob.content)
+
+if __name__ == "__main__":
+    create_dummy_client(worker_threads=1, spawn_workers=1)
+    for size in (20_000, 3_000_000, 100_000_000):
+        made, measured = delayed(make), delayed(length)
+        made.celltypes.result = measured.celltypes.blob = "bytes"
+        print(measured(made(size)).run(), flush=True)
+"""
