@@ -148,12 +148,18 @@ class _Evaluation:
             checksums = checksums_of(submission)
             submission.contents = contents_at_hand(checksums)
             await await_pending_uploads(checksums)
-            if _is_remote_optional(transformation) and not await self._permission(
-                submission
-            ):
-                await self._run_in_this_process(transformation, submission)
-                return None
-            futures = await self._admitted(submission)
+            if _is_remote_optional(transformation):
+                lease = await self._permission(submission)
+                if lease is None:
+                    await self._run_in_this_process(transformation, submission)
+                    return None
+                try:
+                    futures = await self._admitted(submission)
+                except BaseException:
+                    scheduler_side.release_lease(self._client.client, lease)
+                    raise
+            else:
+                futures = await self._admitted(submission)
         except (
             EnvelopeMismatch,
             LeaseRefused,
@@ -236,16 +242,20 @@ class _Evaluation:
                 await self._finish(node)
         await asyncio.to_thread(transformation.compute)
 
-    async def _permission(self, submission: Submission) -> bool:
-        """Ask whether the cluster has room for work that may as well run here."""
+    async def _permission(self, submission: Submission) -> str | None:
+        """Ask whether the cluster has room for work that may as well run here.
+
+        Returns the id of a lease, or None.
+        """
         for attempt in range(OPTIONAL_ATTEMPTS):
             if attempt:
                 await asyncio.sleep(OPTIONAL_INTERVAL)
-            if await scheduler_side.has_room(
+            lease = await scheduler_side.has_room(
                 self._client.client, self._client.task_key(submission)
-            ):
-                return True
-        return False
+            )
+            if lease is not None:
+                return lease
+        return None
 
     async def _run_in_this_process(
         self, transformation: Any, submission: Submission
