@@ -390,6 +390,16 @@ class SeamlessDaskClient:
             entry.last_used = time.monotonic()
             return self._handles(entry)
 
+    @property
+    def defers(self) -> bool:
+        """Whether a task may be submitted before its inputs are known."""
+        return self.inner is None
+
+    async def result_of(self, futures: TransformationFutures) -> TransformationResult:
+        """Wait for the end of a transformation; see `Handle.wait`."""
+        result: TransformationResult = await futures.base.wait()
+        return result
+
     def release_transformation_futures(
         self, futures: TransformationFutures, cancel: bool = False
     ) -> None:
@@ -456,29 +466,46 @@ class SeamlessDaskClient:
         """Like `ensure_fat_future`; a buffer that is nowhere is recomputed."""
         return self._fat_of_entry(futures.entry, fingertip=True)
 
-    def get_fat_checksum_future(self, checksum: Checksum | str) -> FatFuture:
-        """Return a future of the buffer with this checksum; any thread, no waiting."""
-        return self._fat_of_checksum(Checksum(checksum).hex(), fingertip=False)
+    def get_fat_checksum_future(self, checksum: Checksum | str) -> Future:
+        """Have the buffer of a checksum fetched; any thread, no waiting.
 
-    def get_fat_finger_checksum_future(self, checksum: Checksum | str) -> FatFuture:
+        Returns
+        -------
+        distributed.Future
+            Its result is ``(checksum, buffer, error)``: 64 hexadecimal digits, a
+            `seamless.Buffer` and None; or the digits, None and a text if the buffer is
+            nowhere. It may be given to other Dask tasks.
+        """
+        return self._fetch_checksum(checksum, fingertip=False)
+
+    def get_fat_finger_checksum_future(self, checksum: Checksum | str) -> Future:
         """Like `get_fat_checksum_future`; a buffer that is nowhere is recomputed."""
-        return self._fat_of_checksum(Checksum(checksum).hex(), fingertip=True)
+        return self._fetch_checksum(checksum, fingertip=True)
+
+    def _fetch_checksum(self, checksum: Checksum | str, *, fingertip: bool) -> Future:
+        digits = Checksum(checksum).hex()
+        return self._submit_fetch(
+            tasks.fetch_checksum, f"buffer-{digits}", digits, fingertip
+        )
 
     def _fat_of_entry(self, entry: Entry, *, fingertip: bool) -> FatFuture:
         return FatFuture(
-            lambda: self._submit_fetch(f"fat-{entry.key}", entry.anchor, fingertip),
+            lambda: self._submit_fetch(
+                tasks.fetch_buffer, f"fat-{entry.key}", entry.anchor, fingertip
+            ),
             entry,
         )
 
-    def _fat_of_checksum(self, checksum: str, *, fingertip: bool) -> FatFuture:
-        return FatFuture(
-            lambda: self._submit_fetch(f"buffer-{checksum}", checksum, fingertip), None
-        )
-
-    def _submit_fetch(self, key: str, source: Future | str, fingertip: bool) -> Future:
+    def _submit_fetch(
+        self,
+        fetch: Callable[..., Any],
+        key: str,
+        source: Future | str,
+        fingertip: bool,
+    ) -> Future:
         key = f"{key}-finger" if fingertip else key
         return self.client.submit(
-            tasks.fetch_buffer,
+            fetch,
             source,
             fingertip,
             key,

@@ -23,12 +23,19 @@ def set_seamless_dask_client(client: SeamlessDaskClient | None) -> None:
     Parameters
     ----------
     client
-        None ends the use of Dask in this process. The client that was set before is
-        closed if it owns its cluster (as one made by ``create_dummy_client`` does);
-        otherwise it is only forgotten.
+        A `SeamlessDaskClient`, or any object with its documented methods. None ends
+        the use of Dask in this process. The client that was set before is closed if it
+        owns its cluster (as one made by ``create_dummy_client`` does); otherwise it is
+        only forgotten.
     """
     global _client
+    if client is not None:
+        from . import promises
+
+        promises.install()
     with _lock:
         previous, _client = _client, client
     if previous is not None and previous is not client:
-        previous.detached()
+        detached = getattr(previous, "detached", None)
+        if detached is not None:
+            detached()
