@@ -19,6 +19,7 @@ from scheduler_ext.messages import PUSH_RESULT
 
 from . import (
     bounds,
+    forks,
     own_random,
     record_mode,
     scheduler_side,
@@ -117,6 +118,8 @@ class SeamlessDaskClient:
         if role is None:
             surrounded = SCHEDULER_ENV in os.environ and remote_clients is None
             role = "inner" if surrounded else "driver"
+        #: a forked process has the object, but not the threads that serve it
+        self._process = os.getpid()
         self.client = dask_client
         self.role: Literal["driver", "worker", "inner"] = role
         self.worker_plugin_workers = int(worker_plugin_workers)
@@ -165,7 +168,16 @@ class SeamlessDaskClient:
         return self._loop
 
     def start(self, coroutine: Coroutine[Any, Any, T]) -> concurrent.futures.Future[T]:
-        """Run a coroutine on the client's loop."""
+        """Run a coroutine on the client's loop.
+
+        Raises
+        ------
+        ForkedDriverError
+            In a process that was forked from the one that has made the client.
+        """
+        if os.getpid() != self._process:
+            coroutine.close()
+            raise forks.ForkedDriverError(self._process)
         return asyncio.run_coroutine_threadsafe(coroutine, self._loop)
 
     def _on_loop(self) -> bool:
@@ -211,7 +223,10 @@ class SeamlessDaskClient:
         EnvelopeMismatch
             If the submission is strict and the same transformation is under way with
             another envelope.
+        ForkedDriverError
+            In a process that was forked from the one that has made the client.
         """
+        forks.check(self._process)
         identity = identify(submission)
         nested = priority_boost > 0 or self.role != "driver"
         depth = max(1, int(priority_boost)) if nested else 0
@@ -361,6 +376,8 @@ class SeamlessDaskClient:
             entry.holders += 1
 
     def _unhold(self, entry: Entry, *, cancel: bool) -> None:
+        if os.getpid() != self._process:
+            return  # it is the parent's
         with self._lock:
             entry.holders -= 1
             abandoned = cancel and entry.holders <= 0 and not entry.outcome.done()
@@ -430,6 +447,7 @@ class SeamlessDaskClient:
         bool
             Whether there was anything to cancel.
         """
+        forks.check(self._process)
         checksum = Checksum(tf_checksum).hex()
         with self._lock:
             entry = self._by_checksum.get(checksum)
@@ -503,6 +521,7 @@ class SeamlessDaskClient:
         source: Future | str,
         fingertip: bool,
     ) -> Future:
+        forks.check(self._process)
         key = f"{key}-finger" if fingertip else key
         return self.client.submit(
             fetch,
@@ -542,7 +561,7 @@ class SeamlessDaskClient:
     def detached(self) -> None:
         """React to not being the client of this process any longer."""
         on_detach, self._on_detach = self._on_detach, None
-        if on_detach is not None:
+        if on_detach is not None and os.getpid() == self._process:
             on_detach()
 
     def status(self) -> Awaitable[dict[str, Any]]:

@@ -5,7 +5,8 @@ loop that may never run: a synchronous script has nobody who runs it. Python com
 about such a task when it is thrown away. What the task stands for, the evaluation on the
 client's loop, goes on by itself and ends by itself, so nothing is lost with the task.
 
-Cancelling a transformation must also end an evaluation that has submitted nothing yet.
+``parallel`` that is interrupted leaves such tasks, too, and nobody who would end them;
+there their transformations are cancelled. Cancelling a transformation must also end an evaluation that has submitted nothing yet.
 """
 
 from __future__ import annotations
@@ -71,20 +72,22 @@ class Begun(Coroutine[Any, Any, T]):
 
 
 def install() -> None:
-    """Extend `Transformation` in this process; idempotent."""
+    """Extend seamless-transformer in this process; idempotent."""
+    from seamless_transformer.multi import _ParallelIterator
     from seamless_transformer.transformation_class import Transformation
 
-    for name, extend in (
-        ("start", _start),
-        ("task", _task),
-        ("_mark_cancelled", _mark_cancelled),
-        ("cancel_async", _cancel_async),
+    for owner, name, extend in (
+        (Transformation, "start", _start),
+        (Transformation, "task", _task),
+        (Transformation, "_mark_cancelled", _mark_cancelled),
+        (Transformation, "cancel_async", _cancel_async),
+        (_ParallelIterator, "__next__", _next),
     ):
-        method = getattr(Transformation, name)
+        method = getattr(owner, name)
         if method.__module__ != __name__:
             extended = functools.wraps(method)(extend(method))
             extended.__module__ = __name__
-            setattr(Transformation, name, extended)
+            setattr(owner, name, extended)
 
 
 def _quiet(task: asyncio.Task[Any] | None) -> None:
@@ -128,3 +131,24 @@ def _cancel_async(method: Callable[..., Any]) -> Callable[..., Any]:
         return bool(await method(self, recursive=recursive))
 
     return cancel_async
+
+
+def _next(method: Callable[..., Any]) -> Callable[..., Any]:
+    def next_of_parallel(self: Any) -> Any:
+        try:
+            return method(self)
+        except (KeyboardInterrupt, SystemExit):
+            # The iterator can close itself only when nothing runs on its loop.
+            _end_tasks(self._loop)
+            self.close()
+            raise
+
+    return next_of_parallel
+
+
+def _end_tasks(loop: asyncio.AbstractEventLoop) -> None:
+    """Cancel what an event loop that stands still has to do, and let it end."""
+    tasks = asyncio.all_tasks(loop)
+    for task in tasks:
+        task.cancel()
+    loop.run_until_complete(asyncio.gather(*tasks, return_exceptions=True))

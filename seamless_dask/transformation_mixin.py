@@ -8,8 +8,11 @@ from __future__ import annotations
 
 import asyncio
 import concurrent.futures
+import os
 from collections.abc import Coroutine
 from typing import TYPE_CHECKING, Any
+
+from .forks import ForkedClient, ForkedDriverError
 
 if TYPE_CHECKING:
     from seamless import Checksum
@@ -48,14 +51,27 @@ class TransformationDaskMixin:
     def _start_evaluation(self) -> concurrent.futures.Future[None]:
         from seamless_transformer.run import is_driver_context
 
+        chosen = self._dask_client()
+        if isinstance(chosen, ForkedClient):
+            return self._failed(chosen.error)
         from .evaluation import evaluate
         from .guests import adapt
 
-        client = adapt(self._dask_client())
+        client = adapt(chosen)
         running = client.start(
             evaluate(client, self, driver_context=is_driver_context())
         )
         self._dask_evaluation = running
+        return running
+
+    def _failed(self, error: Exception) -> concurrent.futures.Future[None]:
+        """Let the transformation have failed before it could be evaluated."""
+        from . import outcomes
+
+        if not outcomes.is_settled(self):
+            outcomes.fail(self, f"{error}\n")
+        running: concurrent.futures.Future[None] = concurrent.futures.Future()
+        running.set_result(None)
         return running
 
     def _end_evaluation(self, futures: TransformationFutures | None) -> None:
@@ -114,19 +130,27 @@ class TransformationDaskMixin:
         from .promises import Begun
 
         running = self._start_evaluation()
+        process = os.getpid()
 
         def interrupted(error: asyncio.CancelledError) -> None:
             self._interrupted(running, error)
 
         return Begun(
-            lambda: self._await_evaluation(running, require_value), interrupted
+            lambda: self._await_evaluation(running, require_value, process),
+            interrupted,
         )
 
     async def _await_evaluation(
-        self, running: concurrent.futures.Future[None], require_value: bool
+        self,
+        running: concurrent.futures.Future[None],
+        require_value: bool,
+        process: int,
     ) -> Checksum | None:
         from .handles import until_done
 
+        if process != os.getpid() and not running.done():
+            # The parent goes on with what it has started; here nobody does.
+            running = self._failed(ForkedDriverError(process))
         try:
             await until_done(running)
         except asyncio.CancelledError as error:
