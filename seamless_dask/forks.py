@@ -27,10 +27,10 @@ class ForkedDriverError(RuntimeError):
     def __init__(self, parent: int) -> None:
         super().__init__(
             f"This process (pid {os.getpid()}) was forked from a driver (pid {parent}) "
-            "and cannot use its connection to the cluster. Start processes in another "
-            'way: multiprocessing.get_context("spawn"), or '
-            'ProcessPoolExecutor(mp_context=multiprocessing.get_context("spawn")), '
-            'also for "forkserver"; or call transformations in the driver itself, where '
+            "and cannot use its connection to the cluster. Start processes with "
+            'multiprocessing.get_context("spawn") and call seamless.config.init() in '
+            "each of them; a ProcessPoolExecutor takes such a context as mp_context. "
+            "Or call transformations in the driver itself: "
             "seamless.transformer.parallel has many of them computed at a time"
         )
 

@@ -164,7 +164,6 @@ def test_forked_with_a_cluster_of_its_own(tmp_path: Path, ending: str) -> None:
         f"""
 import os, sys
 import seamless
-from pathlib import Path
 from seamless.transformer import direct
 from seamless_dask import create_dummy_client
 
@@ -175,7 +174,6 @@ def pid(x):
 if __name__ == "__main__":
     create_dummy_client(worker_threads=2, spawn_workers=1)
     before = direct(pid)(0)
-    folder = direct(lambda x: __import__("os").getcwd())(0)
     if not os.fork():
         try:
             direct(pid)(1)
