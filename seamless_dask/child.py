@@ -134,9 +134,9 @@ class Initializer:
         """Let one job at a time execute. What is global has its final state by now."""
         loop = asyncio.get_running_loop()
 
-        def starved(job: str) -> None:
+        def starved(job: str, waited: float) -> None:
             asyncio.run_coroutine_threadsafe(
-                channel.request(STARVED, {"job": job}), loop
+                channel.request(STARVED, {"job": job, "waited": waited}), loop
             )
 
         keeper = TurnKeeper(None, starved)

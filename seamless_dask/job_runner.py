@@ -40,7 +40,9 @@ class JobReport:
 
     #: checksum of the result, or the text of an error
     result: Any
-    #: why the process cannot have another job
+    #: threads and processes that it has left running, as words
+    left: list[str] = field(default_factory=list)
+    #: what else the process cannot have another job for
     replace: list[str] = field(default_factory=list)
     #: seconds from its begin to its end
     wall: float = 0.0
@@ -54,7 +56,7 @@ class JobReport:
     process_started: float = 0.0
     #: how often it was given to a process: it may have been lost with one
     begun: int = 1
-    #: seconds that jobs of this process, which could go on, have waited for it
+    #: seconds that it could go on and waited for its process
     waited: float = 0.0
 
 
@@ -104,11 +106,11 @@ class JobRunner:
         left = _leftover_threads(job)
         if self._keeper.is_alone(job):
             left += _leftover_processes()
-        report = JobReport(result, left + self._keeper.end(job), wall)
+        report = JobReport(result, left, self._keeper.end(job), wall)
         report.cpu_user, report.cpu_system = job.cpu_user, job.cpu_system
         report.memory_peak = _memory_peak()
         report.pid, report.process_started = os.getpid(), self._process_started
-        report.waited = self._keeper.waited
+        report.waited = job.waited
         return report
 
 
@@ -120,7 +122,7 @@ def _leftover_threads(job: JobTurn) -> list[str]:
     names = [t.name for t in job.threads if type(t).__name__ != "TMonitor"]
     if not names:
         return []
-    return [f"a transformation left threads running: {', '.join(sorted(names))}"]
+    return [f"threads: {', '.join(sorted(names))}"]
 
 
 def _leftover_processes() -> list[str]:
@@ -139,7 +141,7 @@ def _leftover_processes() -> list[str]:
             continue
     if not names:
         return []
-    return [f"a transformation left processes running: {', '.join(names)}"]
+    return [f"processes: {', '.join(names)}"]
 
 
 def _reset_memory_peak() -> None:

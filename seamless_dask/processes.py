@@ -58,6 +58,8 @@ class PoolJob:
     #: how often its code has begun again, because another job executed for long in
     #: its process
     evictions: int = 0
+    #: seconds that it waited in processes in which it did not go on
+    waited: float = 0.0
     #: how often it was given to a process
     begun: int = 0
     #: how the process knows it
@@ -101,8 +103,6 @@ class SeamlessProcess:
     ) -> None:
         #: why it is to have no more jobs; None: it may have some
         self.retiring: str | None = None
-        #: seconds that its jobs, which could go on, have waited for it
-        self.waited = 0.0
         #: its jobs; any thread may look at a copy
         self.jobs: dict[PoolJob, None] = {}
         #: keys of shared memory segments that are meant for it
@@ -394,8 +394,12 @@ class SeamlessProcess:
         if report is None:
             job.begun -= 1
             raise ProcessTaken(self.name)
-        self.waited = report.waited
         report.begun = job.begun
+        report.waited += job.waited
+        for what in report.left:
+            # Processes have been ended by now; threads end with this process.
+            logger.warning("%s left running and is done: %s", job.name, what)
+            self.retire(f"{job.name} left running {what}")
         for reason in report.replace:
             self.retire(reason)
         return report
@@ -414,13 +418,15 @@ class SeamlessProcess:
         self.retire(f"{job.name} was cancelled while it waited there")
         self._in_background(abandon_or_stop())
 
-    async def evict(self, job_id: str) -> None:
+    async def evict(self, job_id: str, waited: float) -> None:
         """Let a job begin elsewhere if it still waits while another one executes.
 
         Parameters
         ----------
         job_id
             See `PoolJob.id`.
+        waited
+            Seconds that it has waited.
         """
         job = next((job for job in self.jobs if job.id == job_id), None)
         if job is None or not await self._abandon(job):
@@ -428,6 +434,7 @@ class SeamlessProcess:
         given_up = self._given_up.get(job)
         if given_up is not None and not given_up.done():
             job.evictions += 1
+            job.waited += waited
             given_up.set_result(None)
 
     async def _abandon(self, job: PoolJob) -> bool:
