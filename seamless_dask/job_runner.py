@@ -20,6 +20,7 @@ import psutil
 
 from .child_errors import error_text
 from .job_context import belong_to
+from .state_system import Status
 from .turns import JobTurn, TurnKeeper
 
 logger = logging.getLogger(__name__)
@@ -108,7 +109,7 @@ class JobRunner:
             left += _leftover_processes()
         report = JobReport(result, left, self._keeper.end(job), wall)
         report.cpu_user, report.cpu_system = job.cpu_user, job.cpu_system
-        report.memory_peak = _memory_peak()
+        report.memory_peak = Status().memory_peak
         report.pid, report.process_started = os.getpid(), self._process_started
         report.waited = job.waited
         return report
@@ -147,18 +148,10 @@ def _leftover_processes() -> list[str]:
 def _reset_memory_peak() -> None:
     """Have the system forget how much memory this process once had. Linux only."""
     try:
-        with open("/proc/self/clear_refs", "w") as file:
-            file.write("5")
+        descriptor = os.open("/proc/self/clear_refs", os.O_WRONLY | os.O_CLOEXEC)
+        try:
+            os.write(descriptor, b"5")
+        finally:
+            os.close(descriptor)
     except OSError as error:
         logger.debug("The peak of memory stays that of all jobs: %r", error)
-
-
-def _memory_peak() -> int | None:
-    try:
-        with open("/proc/self/status", "rb") as file:
-            for line in file:
-                if line.startswith(b"VmHWM:"):
-                    return int(line.split()[1]) * 1024
-    except OSError as error:
-        logger.debug("The peak of memory is not known: %r", error)
-    return None

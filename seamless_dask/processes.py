@@ -126,7 +126,8 @@ class SeamlessProcess:
         self._reason: str | None = None
         self._blame = False
         self._background: set[asyncio.Task[None]] = set()
-        self._given_up: dict[PoolJob, asyncio.Future[None]] = {}
+        #: done when a job was answered, or is to begin elsewhere
+        self._settled: dict[PoolJob, asyncio.Future[None]] = {}
         self._sentinel = watchdog.Sentinel(handle.process)
         self._loop.add_reader(self._sentinel.fd, self._on_end)
 
@@ -369,16 +370,15 @@ class SeamlessProcess:
         job.waiting = 0
         job.begun += 1
         self.jobs[job] = None
-        self._given_up[job] = given_up = self._loop.create_future()
+        self._settled[job] = settled = self._loop.create_future()
         try:
             request = asyncio.ensure_future(
                 self._handle.request(RUN, {**job.payload, "job": job.id})
             )
             request.add_done_callback(_retrieve)
+            request.add_done_callback(lambda _: _settle(settled))
             try:
-                await asyncio.wait(
-                    {request, given_up}, return_when=asyncio.FIRST_COMPLETED
-                )
+                await settled
             except asyncio.CancelledError:
                 if not request.done():
                     self._stop_job(job)
@@ -390,7 +390,7 @@ class SeamlessProcess:
             except (ProcessError, ConnectionClosed):
                 raise await self._disconnected() from None
         finally:
-            del self.jobs[job], self._given_up[job]
+            del self.jobs[job], self._settled[job]
         if report is None:
             job.begun -= 1
             raise ProcessTaken(self.name)
@@ -431,11 +431,10 @@ class SeamlessProcess:
         job = next((job for job in self.jobs if job.id == job_id), None)
         if job is None or not await self._abandon(job):
             return
-        given_up = self._given_up.get(job)
-        if given_up is not None and not given_up.done():
+        settled = self._settled.get(job)
+        if settled is not None and _settle(settled):
             job.evictions += 1
             job.waited += waited
-            given_up.set_result(None)
 
     async def _abandon(self, job: PoolJob) -> bool:
         """Have a job never go on; False if it executes, or the process has ended."""
@@ -463,6 +462,14 @@ class SeamlessProcess:
             return await self.wait_ended()
         finally:
             grace.cancel()
+
+
+def _settle(future: asyncio.Future[None]) -> bool:
+    """Have whoever waits for a future go on; say whether it was not done before."""
+    if future.done():
+        return False
+    future.set_result(None)
+    return True
 
 
 def _retrieve(future: asyncio.Future[Any]) -> None:
