@@ -14,6 +14,7 @@ import threading
 import time
 from collections.abc import Callable
 from dataclasses import dataclass, field
+from multiprocessing import forkserver
 from typing import Any
 
 import psutil
@@ -33,6 +34,8 @@ ABANDON = "seamless_dask_abandon"
 STARVED = "seamless_dask_starved"
 #: seconds that threads which a job leaves behind have to end by themselves
 THREADS_GRACE = 0.05
+#: seconds in which processes that were killed normally have ended
+PROCESSES_GRACE = 1.0
 
 
 @dataclass
@@ -128,18 +131,24 @@ def _leftover_threads(job: JobTurn) -> list[str]:
 
 def _leftover_processes() -> list[str]:
     """End the processes that the last job has left; they are children of this one."""
+    # It stays until the end of a process, which is no fault of the job.
+    server: Any = forkserver._forkserver
+    server._stop()
     try:
         os.waitid(os.P_ALL, 0, os.WEXITED | os.WNOHANG | os.WNOWAIT)
     except ChildProcessError:
         return []
     names = []
-    for process in psutil.Process().children(recursive=True):
+    left = psutil.Process().children(recursive=True)
+    for process in left:
         try:
             if process.status() != psutil.STATUS_ZOMBIE:
                 names.append(f"{process.name()} ({process.pid})")
                 process.kill()
         except psutil.NoSuchProcess:
             continue
+    # Nobody else would take note of their end.
+    psutil.wait_procs(left, timeout=PROCESSES_GRACE)
     if not names:
         return []
     return [f"processes: {', '.join(names)}"]

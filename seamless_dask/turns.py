@@ -195,11 +195,16 @@ class TurnKeeper:
         if state is not None:
             self.watch(state)
         self._on_starved = on_starved
+        self.forget_all()
+        self._charged: JobTurn | None = None
+        self._cpu = os.times()
+
+    def forget_all(self) -> None:
+        """Start anew in a process that a job has forked."""
+        # In the forked process a lock stays taken that another thread had.
         self._changed = threading.Condition()
         #: of each thread: whether it counts as one that executes
         self._thread = threading.local()
-        self._charged: JobTurn | None = None
-        self._cpu = os.times()
 
     def watch(self, state: State) -> None:
         """Take over what is global in the process, before its first job."""
