@@ -10,6 +10,7 @@ from typing import Any
 
 import dask.config
 
+from .config_checks import effective
 from .dask_config import (
     dask_settings,
     exports,
@@ -18,16 +19,24 @@ from .dask_config import (
     seamless_environment,
     stagger_seconds,
 )
+from .directive_checks import (
+    directive_problems,
+    option_problem,
+    prologue_problems,
+    unmarked,
+)
 from .directives import extra_directives, htcondor_directives
 from .durations import (
     format_clock,
+    is_bare,
+    is_clock_of_yaml,
     parse_clock,
     parse_duration,
     parse_memory,
     slurm_memory,
 )
 from .job_environment import cpu_count, inherited
-from .parameters import DEFAULT_TMPDIR, GRACE_PERIOD, Parameters
+from .parameters import DEFAULT_TMPDIR, GRACE_PERIOD, WALLTIME, Parameters
 
 logger = logging.getLogger(__name__)
 
@@ -73,13 +82,49 @@ def batch_problems(parameters: Parameters, system: str) -> list[str]:
             f"processes = {parameters.processes}: must not exceed the cores of a job "
             f"({parameters.cores_per_job})"
         )
-    return problems + _lifetime_problems(parameters)
+    problems += _lifetime_problems(parameters) or _walltime_problems(parameters)
+    return problems + _written_problems(parameters, system)
 
 
 def _condor_disk(parameters: Parameters) -> Any:
-    key = "jobqueue.htcondor.disk"
-    extra = merged_config({}, parameters.extra_dask_config)
-    return dask.config.get(key, None) or dask.config.get(key, None, config=extra)
+    return effective(parameters, "jobqueue.htcondor.disk")
+
+
+def _walltime_problems(parameters: Parameters) -> list[str]:
+    walltime = parameters.walltime
+    if walltime is None or not is_bare(walltime) or is_clock_of_yaml(walltime):
+        return []
+    return [
+        f"walltime = {walltime!r}: allowed is {WALLTIME} (needs a unit: batch systems "
+        "read a number as seconds, minutes or hours)"
+    ]
+
+
+def _written_problems(parameters: Parameters, system: str) -> list[str]:
+    """What is wrong with texts that go into the job script as they are."""
+    problems = directive_problems(
+        parameters.job_extra_directives, system, "job_extra_directives"
+    )
+    problems += prologue_problems(
+        parameters.job_script_prologue, system, "job_script_prologue"
+    )
+    for name in ("partition", "project", "resource_spec"):
+        problems += option_problem(getattr(parameters, name), name, system)
+    key = f"jobqueue.{system}.job-extra-directives"
+    configured = effective(parameters, key)
+    problems += directive_problems(
+        _texts(configured), system, f"Dask's configuration {key}"
+    )
+    key = f"jobqueue.{system}.job-script-prologue"
+    lines = _texts(effective(parameters, key))
+    return problems + prologue_problems(lines, system, f"Dask's configuration {key}")
+
+
+def _texts(value: Any) -> list[str]:
+    """The items of a value that may be a single one; `config_problems` judges others."""
+    if isinstance(value, (list, tuple)):
+        return list(map(str, value))
+    return [value] if isinstance(value, str) else []
 
 
 def _lifetime_problems(parameters: Parameters) -> list[str]:
@@ -120,8 +165,13 @@ def job_arguments(
     log_directory
         For the output of jobs, see `job_logs`. None: wherever the batch system puts it.
     """
-    directives = _configured(system, "job-extra-directives")
-    directives += extra_directives(parameters, system, log_directory)
+    configured = _configured(system, "job-extra-directives")
+    directives = extra_directives(
+        parameters,
+        system,
+        log_directory,
+        [unmarked(item, system) for item in configured],
+    )
     arguments: dict[str, Any] = {
         "cores": parameters.cores_per_job,
         "processes": parameters.processes,
@@ -163,7 +213,7 @@ def _configured(system: str, name: str) -> list[str]:
     found = dask.config.get(f"jobqueue.{system}.{name}", None) or []
     if isinstance(found, dict):  # HTCondor
         return [f"{key} = {value}" for key, value in found.items()]
-    return [found] if isinstance(found, str) else list(map(str, found))
+    return _texts(found)
 
 
 def _memory(parameters: Parameters) -> str:

@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Any
 from ..record_mode import publish
 from .batch import batch_problems, job_arguments
 from .cluster_string import ClusterClass
+from .config_checks import config_problems
 from .dask_config import (
     apply_config,
     dask_settings,
@@ -44,6 +45,8 @@ logger = logging.getLogger(__name__)
 
 #: Somebody else may take a port between our look and our use of it.
 ATTEMPTS = 5
+#: What a Dask worker needs before it does anything, in bytes.
+LEAST_MEMORY = 100 * 10**6
 SCALING_INTERVAL = 1.0
 #: Share of the target duration that a worker stays idle before it is ended.
 IDLE_SHARE = 0.1
@@ -84,6 +87,8 @@ def check(
     """
     batch = cluster_class.kind == "jobqueue"
     problems = _port_problems(parameters, batch=batch) + tls_problems(parameters)
+    problems += _memory_problems(parameters)
+    problems += config_problems(parameters, cluster_class.batch_system)
     if batch:
         problems += batch_problems(parameters, cluster_class.batch_system)
     else:
@@ -106,6 +111,22 @@ def _port_problems(parameters: Parameters, *, batch: bool) -> list[str]:
         f"internal-port-range = {parameters.internal_port_range!r}: has "
         f"{end - start + 1} ports, but {workers} workers and their nannies need "
         f"{2 * workers}"
+    ]
+
+
+def _memory_problems(parameters: Parameters) -> list[str]:
+    """A Dask worker with less memory is killed as soon as it has started."""
+    if parameters.memory is None:
+        return []
+    available = parse_memory(parameters.memory) // parameters.processes
+    if available >= LEAST_MEMORY:
+        return []
+    among = (
+        f" among {parameters.processes} processes" if parameters.processes > 1 else ""
+    )
+    return [
+        f"memory = {parameters.memory!r}: is {available} bytes per Dask worker{among}, "
+        f"which needs {LEAST_MEMORY // 10**6} MB to start; is the unit right?"
     ]
 
 
