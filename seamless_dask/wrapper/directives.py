@@ -5,6 +5,7 @@ from __future__ import annotations
 import logging
 import math
 import shlex
+from collections.abc import Mapping
 from pathlib import Path
 
 from .directive_checks import unmarked
@@ -12,6 +13,8 @@ from .durations import parse_memory
 from .job_logs import configured as log_directory_of
 from .job_logs import output_directives
 from .parameters import Parameters
+from .queues import QUEUES
+from .surroundings import clusters
 
 logger = logging.getLogger(__name__)
 
@@ -39,6 +42,19 @@ def extra_directives(
         directives = sge_directives(parameters, directives)
     # the user's words come last, and so win where options are given twice
     return _output(directives, system, log_directory) + directives
+
+
+def with_cluster(
+    directives: list[str], system: str, environment: Mapping[str, str]
+) -> list[str]:
+    """The directives, and the cluster that the user's environment chooses on SLURM.
+
+    Said openly, since otherwise jobs would be submitted there and asked for elsewhere.
+    """
+    chosen = clusters(system, environment)
+    if not chosen or QUEUES[system].options_of(directives):
+        return directives
+    return [*directives, f"--clusters={chosen}"]
 
 
 def _output(

@@ -5,7 +5,7 @@ from __future__ import annotations
 import errno
 import logging
 import os
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -25,10 +25,11 @@ from .dask_config import (
 from .durations import parse_duration, parse_memory
 from .events import News
 from .exit_codes import ParametersError, StartFailed
+from .job_names import new_tag
 from .logs import configure_dask
 from .parameters import Parameters
 from .ports import free_ports
-from .queues import QUEUES
+from .queues import QUEUES, Queue
 from .scaling import ScalingPolicy
 from .security import (
     directory_for_workers,
@@ -37,6 +38,7 @@ from .security import (
     tls_problems,
     warn_of_others,
 )
+from .signs_of_life import Signs
 
 if TYPE_CHECKING:
     from .batch_adaptive import BatchAdaptive
@@ -178,7 +180,8 @@ def launch(
     keep_files_private()
     if batch:
         system = cluster_class.batch_system
-        arguments = job_arguments(parameters, system, log_directory)
+        arguments = job_arguments(parameters, system, log_directory, new_tag())
+        queue = queue_of(arguments, system)
     else:
         arguments = local_arguments(parameters)
         directory = directory_for_workers(local_tmpdir(parameters))
@@ -190,7 +193,9 @@ def launch(
         plugin = cluster.sync(_attach, cluster.scheduler, parameters)
         jobs = None
         if batch:
-            jobs = scale_jobs(cluster, plugin, parameters, system, on_news)
+            jobs = scale_jobs(
+                cluster, plugin, parameters, queue, on_news, log_directory
+            )
         else:
             scale(cluster, plugin, parameters)
     except BaseException:
@@ -348,6 +353,14 @@ def policy(parameters: Parameters, unit: str = "worker") -> ScalingPolicy:
     )
 
 
+def queue_of(arguments: Mapping[str, Any], system: str) -> Queue:
+    """How the jobs that `batch.job_arguments` describes are asked about."""
+    queue = QUEUES[system]
+    directives = arguments["job_extra_directives"]
+    options = [] if isinstance(directives, dict) else queue.options_of(directives)
+    return queue.of(arguments["job_name"], options)
+
+
 def scale(cluster: Any, plugin: Any, parameters: Parameters) -> None:
     """Let the number of workers on this machine follow the work."""
     from .adaptive import LocalAdaptive
@@ -366,8 +379,9 @@ def scale_jobs(
     cluster: Any,
     plugin: Any,
     parameters: Parameters,
-    system: str,
+    queue: Queue,
     on_news: Callable[[News], None],
+    log_directory: Path | None,
 ) -> BatchAdaptive:
     """Let the number of jobs of a batch system follow the work."""
     from .batch_adaptive import BatchAdaptive, rules
@@ -377,8 +391,9 @@ def scale_jobs(
             cluster,
             plugin=plugin,
             policy=policy(parameters, "job"),
-            queue=QUEUES[system],
-            rules=rules(parameters, system),
+            queue=queue,
+            rules=rules(parameters, queue.system),
+            signs=Signs(log_directory),
             processes=parameters.processes,
             on_news=on_news,
             interval=f"{SCALING_INTERVAL} s",
