@@ -6,6 +6,8 @@ import logging
 import math
 import os
 import re
+import shlex
+import sys
 from pathlib import Path
 from typing import Any
 
@@ -193,8 +195,10 @@ def job_arguments(
         "job_script_prologue": _prologue(parameters, system, log_directory),
         "worker_extra_args": _worker_arguments(parameters, system, directives),
     }
+    if dask.config.get(f"jobqueue.{system}.python", None) is None:
+        arguments["python"] = shlex.quote(sys.executable)
     if parameters.tmpdir is not None or not parameters.pure_dask:
-        arguments["local_directory"] = parameters.tmpdir or DEFAULT_TMPDIR
+        arguments["local_directory"] = _shell_path(parameters.tmpdir or DEFAULT_TMPDIR)
     if system == "htcondor":
         named = {"batch_name": name} if tag else {}
         arguments["job_extra_directives"] = htcondor_directives(directives) | named
@@ -220,6 +224,14 @@ def job_arguments(
     else:
         _ignored(parameters, system, "resource_spec")
     return arguments
+
+
+def _shell_path(path: str) -> str:
+    """A path as one word for a shell, in which variables and ``~`` keep their meaning."""
+    if not re.search(r"[^\w%+,./:=@~-]", path, re.ASCII):
+        return path
+    home, slash, rest = path.partition("/") if path.startswith("~") else ("", "", path)
+    return home + slash + '"' + re.sub(r'(["\\`])', r"\\\1", rest) + '"'
 
 
 def _configured(system: str, name: str) -> list[str]:

@@ -40,7 +40,7 @@ from .exit_codes import WrapperError
 from .farewell import Farewell
 from .fleet import Rules
 from .queues import QUEUES
-from .status_file import declare_dead
+from .status_file import declare_dead, start_time
 
 #: Environment variable that all processes below one wrapper share. The name does not
 #: start with DASK_, which Dask would read as configuration.
@@ -88,12 +88,11 @@ class Guard:
         self.mark = "" if batch_system else uuid.uuid4().hex
         if self.mark:
             os.environ[MARK] = self.mark
-        started = psutil.Process().create_time()
         self._process = subprocess.Popen(
             [
                 *(sys.executable, "-m", __name__),
                 *("--status-file", str(status_file)),
-                *("--wrapper", str(os.getpid()), repr(started)),
+                *("--wrapper", str(os.getpid()), repr(start_time())),
                 *("--mark", self.mark),
                 *("--batch-system", batch_system),
             ],

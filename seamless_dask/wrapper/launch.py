@@ -186,7 +186,7 @@ def launch(
         arguments = local_arguments(parameters)
         directory = directory_for_workers(local_tmpdir(parameters))
         arguments["local_directory"] = directory
-    arguments |= tls_arguments()
+    arguments |= tls_arguments(batch=batch)
     cluster, port, dashboard_port = _start(cluster_class, endpoint, arguments)
     warn_of_others(cluster.scheduler, parameters)
     try:
@@ -275,8 +275,10 @@ def _make(
     dashboard_port: int,
     arguments: dict[str, Any],
 ) -> Any:
-    dashboard_host = f"[{host}]" if ":" in host else host
-    dashboard_address = f"{dashboard_host}:{dashboard_port}"
+    # not as text, which Dask would split at the colons of IPv6
+    dashboard_address = [(host, dashboard_port)]
+    if ":" in host:
+        host = f"[{host}]"
     if cluster_class.kind == "local":
         return cluster_class.cls(
             host=host,

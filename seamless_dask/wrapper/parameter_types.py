@@ -72,8 +72,8 @@ def _duration_or_zero(value: str | float) -> str | float:
 
 def absolute_path(value: str) -> str:
     """Return the path; ValueError if it is relative, or no shell would keep it."""
-    # it is written into job scripts as it is, so that $VARIABLES work
-    if not re.fullmatch(r"[/~$][\w./~${}@%+:,-]*", value):
+    # $VARIABLES work in job scripts
+    if not re.fullmatch(r"[/~$][\w./~${}@%+:, -]*", value):
         raise ValueError("is not absolute, or has characters that shells interpret")
     return value
 

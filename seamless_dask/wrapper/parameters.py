@@ -84,7 +84,7 @@ class Parameters(BaseModel):
     )
     tmpdir: Path | None = _field(
         f"directory for temporary files of workers. Default {DEFAULT_TMPDIR}",
-        "an absolute path without spaces; it may begin with ~ or a $VARIABLE",
+        "an absolute path; it may begin with ~ or a $VARIABLE",
     )
     partition: Line | None = _field("partition or queue of the batch system", TEXT)
     project: Line | None = _field("account or project to charge for jobs", TEXT)

@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import contextlib
 import copy
 import logging
 import os
 import re
+import shlex
 import tempfile
 import uuid
 from collections.abc import Iterable, Iterator
@@ -184,8 +186,21 @@ def _attempt(job_class: Any, system: str) -> Any:
 
 @contextmanager
 def _job_file(job: Any) -> Iterator[str]:
-    """Write the script for our eyes only, to a file that nobody can put there first."""
-    with tempfile.NamedTemporaryFile("w", suffix=".sh") as file:
-        file.write(job.job_script())
-        file.flush()
-        yield file.name
+    """Write the script for our eyes only, to a file that nobody can put there first.
+
+    Raises `commands.CommandFailed` if there is no room for it.
+    """
+    script = job.job_script().encode(errors="surrogateescape")
+    with contextlib.ExitStack() as stack:
+        try:
+            file = stack.enter_context(tempfile.NamedTemporaryFile(suffix=".sh"))
+            file.write(script)
+            file.flush()
+        except OSError as error:
+            raise commands.CommandFailed(
+                f"The job script cannot be written to the directory for temporary "
+                f"files: {error}"
+            ) from None
+        # dask_jobqueue gives it to a shell where the script goes to standard input
+        shell = getattr(job, "use_stdin", False)
+        yield shlex.quote(file.name) if shell else file.name
