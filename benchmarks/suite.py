@@ -42,6 +42,7 @@ def sleepers(jobs: int, leaves: int, leaf_seconds: float, processes: int) -> Wor
 
 FULL = (
     Workload("300 independent", "independent", {"n": 300}),
+    Workload("300 x 20 ms in Python", "computing", {"n": 300}),
     Workload("50 one at a time", "one_at_a_time", {"n": 50}),
     Workload("40 x outer/middle/leaf", "tree", {"n": 40}),
     Workload("6 x 20 fan", "fan", {"n": 6, "leaves": 20}),
@@ -54,6 +55,7 @@ FULL = (
 #: the same shapes, to be done with in a few minutes
 QUICK = (
     Workload("100 independent", "independent", {"n": 100}),
+    Workload("100 x 20 ms in Python", "computing", {"n": 100}),
     Workload("15 one at a time", "one_at_a_time", {"n": 15}),
     Workload("10 x outer/middle/leaf", "tree", {"n": 10}),
     Workload("3 x 20 fan", "fan", {"n": 3, "leaves": 20}),

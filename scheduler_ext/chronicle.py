@@ -57,6 +57,12 @@ class Chronicle:
         self._events.append((now, "refused", request.lease_id, reason))
         return Refused(request.lease_id, request.holder, reason)
 
+    def overtaken(self, request: Request, now: float) -> Refused:
+        """A request came after the release of its lease: nobody waits for it."""
+        self._events.append((now, "overtaken", request.lease_id, ""))
+        reason = "released: the lease was given back before it was granted"
+        return Refused(request.lease_id, request.holder, reason)
+
     def ended(self, lease: Lease, why: str, now: float) -> None:
         """A lease that lived ended."""
         self.ended_total += lease.granted_at is not None

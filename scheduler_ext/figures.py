@@ -15,7 +15,7 @@ from distributed.metrics import monotonic, time
 from . import explain
 from .operations import Operations
 from .words import count, listed, size, span
-from .workers import TASKS_SEEN, paused, work
+from .workers import TASKS_SEEN, paused, processes, work
 
 #: Rows of the tables
 WORKERS_SHOWN = 20
@@ -214,12 +214,12 @@ def _workers(operations: Operations) -> list[Row]:
         operations.scheduler.workers.values(),
         key=lambda ws: len(ws.processing),
     ):
-        processes, _, slots = offers.get(ws.address, ("none", 0, ws.nthreads))
+        least, _, slots = offers.get(ws.address, ("none", 0, ws.nthreads))
         left -= len(ws.processing)
         row: Row = dict.fromkeys(WORKER_FIELDS, "?")
         row |= {
             "name": str(ws.name),
-            "processes": processes,
+            "processes": processes(ws) or least,
             "slots": slots,
             "cpu": f"{ws.metrics.get('cpu') or 0:.0f}",
             "memory": size(ws.metrics.get("memory") or 0),

@@ -124,6 +124,11 @@ class Journal:
         )
         #: results of nested transformations that were found instead of computed
         self.nested_cache_hits = 0
+        #: how long transformations whose calls had ended waited for their process,
+        #: those that did
+        self.resume_waits = WaitTimes()
+        #: how often the code of a transformation began another time on its worker
+        self.begun_again = 0
         #: {checksum, or key where that is unknown: end}, oldest first
         self._ended: OrderedDict[str, Ended] = OrderedDict()
 
@@ -179,14 +184,23 @@ class Journal:
         self, finish: str, cancelled: bool, report: Mapping[str, Any]
     ) -> Ending:
         if finish == "memory":
-            hits = report.get("cache_hits")
-            if isinstance(hits, int) and hits > 0:
-                self.nested_cache_hits += hits
+            self._count(report)
             reported = report.get("ending")
             return reported if reported in REPORTED else "finished"
         if finish == "erred":
             return "erred"
         return "cancelled" if cancelled else "dropped"
+
+    def _count(self, report: Mapping[str, Any]) -> None:
+        """Add the numbers of a report, as far as they are numbers."""
+        hits, begun = report.get("cache_hits"), report.get("begun")
+        if isinstance(hits, int) and hits > 0:
+            self.nested_cache_hits += hits
+        if isinstance(begun, int) and begun > 1:
+            self.begun_again += begun - 1
+        wait = report.get("resume_wait")
+        if isinstance(wait, float) and 0 < wait < float("inf"):
+            self.resume_waits.add(wait)
 
     def _end(self, ended: Ended) -> None:
         self.endings[ended.ending] += 1

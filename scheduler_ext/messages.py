@@ -42,12 +42,18 @@ PUSH_RESULT = "seamless_result"
 RUNS_AGAIN = "seamless_runs_again"
 
 #: name under which a worker reports in the metadata of a task how its run ended:
-#: {"ending": see scheduler_ext.history.REPORTED, "cache_hits": nested ones}
+#: {"ending": see scheduler_ext.history.REPORTED, "cache_hits": nested ones,
+#: "begun": how often its code began, "resume_wait": seconds that it could go on after
+#: its calls and waited for its process}; the last two only if its code ran
 REPORT = "seamless"
 
 #: name under which a worker puts a small result there, for the client that submitted the
 #: task: {"client": its id, "result": whatever the two of them understand}
 RESULT = "seamless_result"
+
+#: name of a worker's figures in its heartbeat:
+#: {"processes": Seamless processes that it has now}
+METRICS = "seamless"
 
 #: Limits that keep one message from occupying the scheduler for long
 MAX_ITEMS = 10_000

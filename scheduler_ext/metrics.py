@@ -23,7 +23,9 @@ from prometheus_client.core import (
 from prometheus_client.registry import Collector
 
 from .explain import totals
+from .history import WaitTimes
 from .operations import Operations, Undo
+from .workers import processes
 
 Family = GaugeMetricFamily | CounterMetricFamily | HistogramMetricFamily
 Labelled = TypeVar("Labelled", GaugeMetricFamily, CounterMetricFamily)
@@ -108,15 +110,10 @@ def _tokens(operations: Operations) -> Iterator[Family]:
         "Requests of nested transformations that wait for a token.",
         statistics.waiting,
     )
-    waits = machine.wait_times
-    yield HistogramMetricFamily(
+    yield _histogram(
         "seamless_request_wait_seconds",
         "Time from the request of a token until it was granted.",
-        buckets=[
-            ("+Inf" if bound == float("inf") else str(bound), float(number))
-            for bound, number in waits.cumulative()
-        ],
-        sum_value=waits.sum,
+        machine.wait_times,
     )
     yield CounterMetricFamily(
         "seamless_requests_granted",
@@ -167,6 +164,23 @@ def _transformations(operations: Operations) -> Iterator[Family]:
         endings,
     )
     yield CounterMetricFamily(
+        "seamless_transformations_begun_again",
+        "How often the code of a transformation began another time on its worker: its "
+        "process was lost, or was needed by another one.",
+        journal.begun_again,
+    )
+    yield _histogram(
+        "seamless_resume_wait_seconds",
+        "Time for which transformations whose calls had ended waited for their "
+        "process, of those that did.",
+        journal.resume_waits,
+    )
+    yield GaugeMetricFamily(
+        "seamless_processes",
+        "Seamless processes of all workers now.",
+        sum(processes(ws) or 0 for ws in operations.scheduler.workers.values()),
+    )
+    yield CounterMetricFamily(
         "seamless_results_stored",
         "Results that workers computed and stored in the database.",
         endings["stored"],
@@ -207,6 +221,18 @@ def _scaling(operations: Operations) -> Iterator[Family]:
         "seamless_excluded_nodes",
         "Nodes that get no jobs because jobs failed there.",
         len(scaling["excluded_nodes"]),
+    )
+
+
+def _histogram(name: str, text: str, waits: WaitTimes) -> HistogramMetricFamily:
+    return HistogramMetricFamily(
+        name,
+        text,
+        buckets=[
+            ("+Inf" if bound == float("inf") else str(bound), float(number))
+            for bound, number in waits.cumulative()
+        ],
+        sum_value=waits.sum,
     )
 
 

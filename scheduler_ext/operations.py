@@ -157,12 +157,17 @@ class Operations:
 
         ``endings_total`` is {:data:`.history.Ending`: number}, and
         ``nested_cache_hits_total`` the number of results that workers found for
-        nested transformations, which then became no tasks.
+        nested transformations, which then became no tasks. ``begun_again_total`` tells
+        how often the code of one began another time on its worker, and ``resumes`` how
+        many, whose calls had ended, waited for their process, and how long together.
         """
+        waits = self.journal.resume_waits
         return {
             **explain.overview(self.subject, monotonic()),
             "endings_total": dict(self.journal.endings),
             "nested_cache_hits_total": self.journal.nested_cache_hits,
+            "begun_again_total": self.journal.begun_again,
+            "resumes": {"waited": sum(waits.counts), "seconds": waits.sum},
         }
 
     def state(self) -> dict[str, Any]:

@@ -25,6 +25,8 @@ the cluster could be held by a task that waits, nothing would ever finish. The r
    (``cycle``), and what would exceed the *ceiling* while everything that is held
    waits (``ceiling``).
 6. Every lease ends with its task, its holder or its timeout.
+7. A release is final, also one that arrives before its request: a request for a lease
+   that was released is refused, so that messages may overtake each other.
 """
 
 from __future__ import annotations
@@ -51,6 +53,7 @@ from .events import (
 from .history import WaitTimes
 from .lease import Lease
 from .leases import Ledger
+from .released import Released
 
 #: Transformations that one Seamless process can hold, unless its worker says otherwise
 CEILING_PER_PROCESS = 256
@@ -82,7 +85,8 @@ class PermissionMachine:
 
     A request id counts while its lease lives. Asking again with the same id and the
     same content returns the decision again if there is one and changes nothing; once
-    the lease has ended or was refused, the id is free and asking is a new question.
+    the lease has ended or was refused, the id is free and asking is a new question. An
+    id that its holder has released is used up.
 
     Parameters: ``started`` is the time at which the first epoch begins, the others
     are seconds.
@@ -126,6 +130,7 @@ class PermissionMachine:
         self._still_ended = 0
         self._still_until = started + patience
         self._chronicle = Chronicle()
+        self._released = Released()
 
     # -- workers and holders -----------------------------------------------------
 
@@ -188,6 +193,8 @@ class PermissionMachine:
             if known.granted_at is None:
                 return []
             return [Granted(request.lease_id, request.holder)]
+        if self._released.has(request.holder, request.lease_id):
+            return [self._chronicle.overtaken(request, now)]
         cycle = self._cycle(request)
         if cycle is not None:
             return [self._chronicle.refused(request, "cycle", cycle, now)]
@@ -213,11 +220,12 @@ class PermissionMachine:
     def release(self, lease_id: str, holder: str, now: float) -> list[Decision]:
         """The holder needs its lease no longer, or stops to wait for it.
 
-        An id that is not live is counted and otherwise ignored.
+        An id that is not live is counted; it will not be granted any more.
 
         Raises IllegalEvent if the lease belongs to another holder.
         """
         lease = self._own_lease(lease_id, holder, now)
+        self._released.add(holder, lease_id, now)
         if lease is None:
             self._chronicle.unknown_releases_total += 1
             return []

@@ -9,6 +9,7 @@ from distributed.core import Status
 from distributed.scheduler import Scheduler, WorkerState
 
 from .cancellation import is_transformation
+from .messages import METRICS
 from .permissions import PermissionMachine
 from .words import count
 
@@ -30,6 +31,13 @@ def paused(scheduler: Scheduler) -> str:
     number = sum(ws.status == Status.paused for ws in scheduler.workers.values())
     verb = "is" if number == 1 else "are"
     return f"{count(number, 'worker')} {verb} paused: {PAUSED}" if number else ""
+
+
+def processes(ws: WorkerState) -> int | None:
+    """Seamless processes that a worker had at its last heartbeat; None: not known."""
+    figures = ws.metrics.get(METRICS)
+    number = figures.get("processes") if isinstance(figures, dict) else None
+    return number if isinstance(number, int) else None
 
 
 def work(machine: PermissionMachine, ws: WorkerState) -> dict[str, int]:
@@ -59,7 +67,8 @@ def rows(
 
         address, name      name is None for a worker that has not connected yet
         status             see condition; "expected" before it has connected
-        processes          of Seamless, or None for a plain worker of Dask
+        processes          of Seamless at least, or None for a plain worker of Dask
+        processes_now      of Seamless at its last heartbeat, or None
         throttle           transformations for each of them, or None
         capacity           slots: the product, or 0
         threads            of Dask
@@ -78,12 +87,13 @@ def rows(
     left = TASKS_SEEN
     result = []
     for address in addresses:
-        processes, throttle, capacity = offers.get(address, (None, None, 0))
+        size, throttle, capacity = offers.get(address, (None, None, 0))
         row: dict[str, Any] = {
             "address": address,
             "name": None,
             "status": "expected",
-            "processes": processes,
+            "processes": size,
+            "processes_now": None,
             "throttle": throttle,
             "capacity": capacity,
             "threads": 0,
@@ -99,6 +109,7 @@ def rows(
             row |= {
                 "name": str(ws.name),
                 "status": condition(ws, leaves(address)),
+                "processes_now": processes(ws),
                 "threads": ws.nthreads,
                 "executing": executing(ws),
                 "long_running": len(ws.long_running),

@@ -31,6 +31,7 @@ from . import (
     compiling,
     cores,
     fork_server,
+    forked_jobs,
     own_random,
     pipes,
     selection,
@@ -92,6 +93,8 @@ def _leave_the_fork_server() -> None:
     # Code of the user may start processes. What they leave behind becomes a child of
     # this process, so that it can be ended.
     multiprocessing.current_process()._config["daemon"] = False  # type: ignore[attr-defined]
+    # In the way that is usual for this Python, not in that of this process itself.
+    multiprocessing.set_start_method(None, force=True)
     fork_server.adopt_orphans()
     _be_killed_first()
     # Not looked for: that writes a file, for which there may be no room.
@@ -157,9 +160,9 @@ class Initializer:
         """Let one job at a time execute. What is global has its final state by now."""
         loop = asyncio.get_running_loop()
 
-        def starved(job: str) -> None:
+        def starved(job: str, waited: float) -> None:
             asyncio.run_coroutine_threadsafe(
-                channel.request(STARVED, {"job": job}), loop
+                channel.request(STARVED, {"job": job, "waited": waited}), loop
             )
 
         keeper = TurnKeeper(None, starved)
@@ -170,6 +173,7 @@ class Initializer:
         bash_commands.let_commands_wait(
             worker._get_current_owner_dask_key, waits.install(keeper)
         )
+        forked_jobs.install(worker, keeper)
         # After each job all that was replaced so far is as it is now.
         state = ProcessState(
             descriptors=[channel._endpoint._conn.fileno()],

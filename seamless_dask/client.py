@@ -19,6 +19,7 @@ from scheduler_ext.messages import PUSH_RESULT
 
 from . import (
     bounds,
+    forks,
     own_random,
     record_mode,
     scheduler_side,
@@ -117,6 +118,8 @@ class SeamlessDaskClient:
         if role is None:
             surrounded = SCHEDULER_ENV in os.environ and remote_clients is None
             role = "inner" if surrounded else "driver"
+        #: a forked process has the object, but not the threads that serve it
+        self._process = os.getpid()
         self.client = dask_client
         self.role: Literal["driver", "worker", "inner"] = role
         self.worker_plugin_workers = int(worker_plugin_workers)
@@ -165,7 +168,16 @@ class SeamlessDaskClient:
         return self._loop
 
     def start(self, coroutine: Coroutine[Any, Any, T]) -> concurrent.futures.Future[T]:
-        """Run a coroutine on the client's loop."""
+        """Run a coroutine on the client's loop.
+
+        Raises
+        ------
+        ForkedDriverError
+            In a process that was forked from the one that has made the client.
+        """
+        if os.getpid() != self._process:
+            coroutine.close()
+            raise forks.ForkedDriverError(self._process)
         return asyncio.run_coroutine_threadsafe(coroutine, self._loop)
 
     def _on_loop(self) -> bool:
@@ -211,7 +223,10 @@ class SeamlessDaskClient:
         EnvelopeMismatch
             If the submission is strict and the same transformation is under way with
             another envelope.
+        ForkedDriverError
+            In a process that was forked from the one that has made the client.
         """
+        forks.check(self._process)
         identity = identify(submission)
         nested = priority_boost > 0 or self.role != "driver"
         depth = max(1, int(priority_boost)) if nested else 0
@@ -361,6 +376,8 @@ class SeamlessDaskClient:
             entry.holders += 1
 
     def _unhold(self, entry: Entry, *, cancel: bool) -> None:
+        if os.getpid() != self._process:
+            return  # it is the parent's
         with self._lock:
             entry.holders -= 1
             abandoned = cancel and entry.holders <= 0 and not entry.outcome.done()
@@ -389,6 +406,16 @@ class SeamlessDaskClient:
                 return None
             entry.last_used = time.monotonic()
             return self._handles(entry)
+
+    @property
+    def defers(self) -> bool:
+        """Whether a task may be submitted before its inputs are known."""
+        return self.inner is None
+
+    async def result_of(self, futures: TransformationFutures) -> TransformationResult:
+        """Wait for the end of a transformation; see `Handle.wait`."""
+        result: TransformationResult = await futures.base.wait()
+        return result
 
     def release_transformation_futures(
         self, futures: TransformationFutures, cancel: bool = False
@@ -420,6 +447,7 @@ class SeamlessDaskClient:
         bool
             Whether there was anything to cancel.
         """
+        forks.check(self._process)
         checksum = Checksum(tf_checksum).hex()
         with self._lock:
             entry = self._by_checksum.get(checksum)
@@ -456,29 +484,47 @@ class SeamlessDaskClient:
         """Like `ensure_fat_future`; a buffer that is nowhere is recomputed."""
         return self._fat_of_entry(futures.entry, fingertip=True)
 
-    def get_fat_checksum_future(self, checksum: Checksum | str) -> FatFuture:
-        """Return a future of the buffer with this checksum; any thread, no waiting."""
-        return self._fat_of_checksum(Checksum(checksum).hex(), fingertip=False)
+    def get_fat_checksum_future(self, checksum: Checksum | str) -> Future:
+        """Have the buffer of a checksum fetched; any thread, no waiting.
 
-    def get_fat_finger_checksum_future(self, checksum: Checksum | str) -> FatFuture:
+        Returns
+        -------
+        distributed.Future
+            Its result is ``(checksum, buffer, error)``: 64 hexadecimal digits, a
+            `seamless.Buffer` and None; or the digits, None and a text if the buffer is
+            nowhere. It may be given to other Dask tasks.
+        """
+        return self._fetch_checksum(checksum, fingertip=False)
+
+    def get_fat_finger_checksum_future(self, checksum: Checksum | str) -> Future:
         """Like `get_fat_checksum_future`; a buffer that is nowhere is recomputed."""
-        return self._fat_of_checksum(Checksum(checksum).hex(), fingertip=True)
+        return self._fetch_checksum(checksum, fingertip=True)
+
+    def _fetch_checksum(self, checksum: Checksum | str, *, fingertip: bool) -> Future:
+        digits = Checksum(checksum).hex()
+        return self._submit_fetch(
+            tasks.fetch_checksum, f"buffer-{digits}", digits, fingertip
+        )
 
     def _fat_of_entry(self, entry: Entry, *, fingertip: bool) -> FatFuture:
         return FatFuture(
-            lambda: self._submit_fetch(f"fat-{entry.key}", entry.anchor, fingertip),
+            lambda: self._submit_fetch(
+                tasks.fetch_buffer, f"fat-{entry.key}", entry.anchor, fingertip
+            ),
             entry,
         )
 
-    def _fat_of_checksum(self, checksum: str, *, fingertip: bool) -> FatFuture:
-        return FatFuture(
-            lambda: self._submit_fetch(f"buffer-{checksum}", checksum, fingertip), None
-        )
-
-    def _submit_fetch(self, key: str, source: Future | str, fingertip: bool) -> Future:
+    def _submit_fetch(
+        self,
+        fetch: Callable[..., Any],
+        key: str,
+        source: Future | str,
+        fingertip: bool,
+    ) -> Future:
+        forks.check(self._process)
         key = f"{key}-finger" if fingertip else key
         return self.client.submit(
-            tasks.fetch_buffer,
+            fetch,
             source,
             fingertip,
             key,
@@ -515,7 +561,7 @@ class SeamlessDaskClient:
     def detached(self) -> None:
         """React to not being the client of this process any longer."""
         on_detach, self._on_detach = self._on_detach, None
-        if on_detach is not None:
+        if on_detach is not None and os.getpid() == self._process:
             on_detach()
 
     def status(self) -> Awaitable[dict[str, Any]]:

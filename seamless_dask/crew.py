@@ -59,7 +59,19 @@ UNRESPONSIVE_LIMIT_ENV = "SEAMLESS_DASK_UNRESPONSIVE_LIMIT"
 
 
 class JobFailed(RuntimeError):
-    """A transformation has failed; the text is its traceback, or names the cause."""
+    """A transformation has failed; the text is its traceback, or names the cause.
+
+    Parameters
+    ----------
+    text
+        For the caller.
+    report
+        How it went in its process; None if it did not come to an end there.
+    """
+
+    def __init__(self, text: str, report: JobReport | None = None) -> None:
+        super().__init__(text)
+        self.report = report
 
 
 class Crew:
@@ -111,10 +123,8 @@ class Crew:
         #: why no process can be started at present
         self._broken: str | None = None
         self._closing = False
-        #: jobs that began in a process with others, and that began again elsewhere
-        self.shared = self.evicted = 0
-        #: seconds that jobs waited, which could go on, for processes that have ended
-        self._waited = 0.0
+        #: jobs that began in a process with others
+        self.shared = 0
 
     # -- life cycle of the processes ---------------------------------------------
 
@@ -156,11 +166,6 @@ class Crew:
     def process(self, name: str) -> SeamlessProcess | None:
         """Return a process that has not ended; from any thread."""
         return self._by_name.get(name)
-
-    @property
-    def waited(self) -> float:
-        """Seconds that jobs, which could go on, have waited for their process."""
-        return self._waited + sum(process.waited for process in self.processes())
 
     def _start_what_is_needed(self) -> None:
         """Start processes for the jobs that need one, and those that are missing."""
@@ -216,7 +221,6 @@ class Crew:
 
     def _forget(self, process: SeamlessProcess) -> None:
         self._by_name.pop(process.name, None)
-        self._waited += process.waited
         timer = self._idle.pop(process, None)
         if timer is not None:
             timer.cancel()
@@ -269,7 +273,6 @@ class Crew:
             except ProcessTaken:
                 lenders = False
             except Evicted as eviction:
-                self.evicted += 1
                 logger.info("%s, and begins again in another", eviction)
             except ProcessLost as loss:
                 if self._closing:

@@ -20,6 +20,7 @@ from contextlib import asynccontextmanager
 from typing import TYPE_CHECKING, Any
 
 import dask.config
+import seamless
 from distributed import Client, Scheduler, Worker
 
 import scheduler_ext
@@ -262,6 +263,8 @@ def create_dummy_client(
         handle.stop()
         raise
     atexit.unregister(handle.stop)
+    # ``seamless.close`` ends the Seamless processes, and only then all the rest.
+    seamless.register_close_hook(client.detached)
     atexit.register(client.detached)
     set_seamless_dask_client(client)
     return client

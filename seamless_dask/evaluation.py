@@ -16,16 +16,17 @@ from seamless import Checksum
 from seamless_transformer.run import _driver_context
 from seamless_transformer.transformation_cache import get_transformation_cache
 
-from . import definition, outcomes, record_mode, scheduler_side
+from . import definition, handles, outcomes, record_mode, scheduler_side
 from .buffers import UploadError, await_pending_uploads, contents_at_hand
 from .envelopes import EnvelopeMismatch
+from .guests import Guest
 from .keys import is_driver
 from .leases import LeaseRefused
 from .patience import ServiceUnavailable
 from .recent import recent_buffers
 from .record_mode import RecordModeMismatch
 from .records import known_result
-from .submissions import checksums_in, checksums_of, submission_of
+from .submissions import checksums_in, checksums_of, submission_of, without_value
 from .types import TransformationFutures, TransformationInputSpec, TransformationResult
 from .types import TransformationSubmission as Submission
 
@@ -53,7 +54,10 @@ class _Node:
 
 
 async def evaluate(
-    client: SeamlessDaskClient, transformation: Any, *, driver_context: bool = False
+    client: SeamlessDaskClient | Guest,
+    transformation: Any,
+    *,
+    driver_context: bool = False,
 ) -> None:
     """Compute a transformation and all it depends on; put the outcome into them.
 
@@ -80,12 +84,15 @@ async def evaluate(
     except asyncio.CancelledError:
         for node in nodes:
             node.submitted.cancel()
-            evaluation.release(node.transformation, cancel=True)
+            evaluation.abandon(node.transformation)
         raise
 
 
 async def submit(
-    client: SeamlessDaskClient, transformation: Any, *, driver_context: bool = False
+    client: SeamlessDaskClient | Guest,
+    transformation: Any,
+    *,
+    driver_context: bool = False,
 ) -> None:
     """Submit a transformation and all it depends on, without waiting for results."""
     nodes = _Evaluation(client, driver_context).start(transformation)
@@ -93,20 +100,34 @@ async def submit(
 
 
 class _Evaluation:
-    def __init__(self, client: SeamlessDaskClient, driver_context: bool) -> None:
+    def __init__(
+        self, client: SeamlessDaskClient | Guest, driver_context: bool
+    ) -> None:
         self._client = client
         self._driver_context = driver_context
         self._nodes: dict[int, _Node] = {}
         self._futures: dict[int, TransformationFutures] = {}
 
-    def release(self, transformation: Any, *, cancel: bool) -> None:
-        """Release what this evaluation holds on a transformation's task."""
+    def abandon(self, transformation: Any) -> None:
+        """Give up a transformation; if it was cancelled elsewhere, it learns that."""
         futures = self._futures.pop(id(transformation), None)
         if futures is None:
             return
         if transformation._dask_futures is futures:
             transformation._dask_futures = None
-        self._client.release_transformation_futures(futures, cancel=cancel)
+        if futures.base.cancelled() and not transformation._cancelled:
+            transformation._mark_cancelled()
+        self._client.release_transformation_futures(futures, cancel=True)
+
+    def _settle(self, transformation: Any, result: TransformationResult) -> None:
+        """Put a result into a transformation, and release its task."""
+        outcomes.apply(transformation, result)
+        futures = self._futures.pop(id(transformation), None)
+        if futures is None:
+            return
+        if transformation._dask_futures is futures:
+            transformation._dask_futures = handles.ended(futures, result)
+        self._client.release_transformation_futures(futures, cancel=False)
 
     def start(self, root: Any) -> list[_Node]:
         """Start the submission of `root` and what it depends on, in that order last."""
@@ -131,12 +152,11 @@ class _Evaluation:
             futures = await node.submitted
             if futures is None:
                 return
-            result: TransformationResult = await futures.base.wait()
+            result = await self._client.result_of(futures)
         except Exception:  # noqa: BLE001 - becomes the transformation's exception
             outcomes.fail(transformation, traceback.format_exc().strip("\n") + "\n")
             return
-        outcomes.apply(transformation, result)
-        self.release(transformation, cancel=False)
+        self._settle(transformation, result)
 
     async def _submit(self, transformation: Any) -> TransformationFutures | None:
         """Submit one transformation; None if there is nothing (more) to wait for."""
@@ -148,12 +168,19 @@ class _Evaluation:
             checksums = checksums_of(submission)
             submission.contents = contents_at_hand(checksums)
             await await_pending_uploads(checksums)
-            if _is_remote_optional(transformation) and not await self._permission(
-                submission
-            ):
-                await self._run_in_this_process(transformation, submission)
-                return None
-            futures = await self._admitted(submission)
+            client = self._client
+            if _is_remote_optional(transformation) and not isinstance(client, Guest):
+                lease = await self._permission(client, submission)
+                if lease is None:
+                    await self._run_in_this_process(transformation, submission)
+                    return None
+                try:
+                    futures = await self._admitted(submission)
+                except BaseException:
+                    scheduler_side.release_lease(client.client, lease)
+                    raise
+            else:
+                futures = await self._admitted(submission)
         except (
             EnvelopeMismatch,
             LeaseRefused,
@@ -166,20 +193,27 @@ class _Evaluation:
             outcomes.fail(transformation, str(exc))
             return None
         self._futures[id(transformation)] = futures
-        if transformation._dask_futures is None:
+        if not handles.under_way(transformation._dask_futures):
             transformation._dask_futures = futures
+        if transformation._cancelled:
+            # meanwhile, when there was nothing yet that could be cancelled
+            self.abandon(transformation)
+            return None
         return futures
 
     async def _admitted(self, submission: Submission) -> TransformationFutures:
         """Submit, in a process that is part of a transformation once that is granted."""
-        inner = self._client.inner
-        if inner is None or is_driver(
-            submission.transformation_dict, submission.tf_dunder
+        client = self._client
+        if (
+            isinstance(client, Guest)
+            or client.inner is None
+            or is_driver(submission.transformation_dict, submission.tf_dunder)
         ):
-            return self._client.submit_transformation(submission)
-        lease = await inner.acquire(self._client.task_key(submission))
+            return client.submit_transformation(submission)
+        inner = client.inner
+        lease = await inner.acquire(client.task_key(submission))
         try:
-            futures = self._client.submit_transformation(
+            futures = client.submit_transformation(
                 submission, priority_boost=lease.depth
             )
         except BaseException:
@@ -194,8 +228,7 @@ class _Evaluation:
             return None
         pending = await self._pending(transformation)
         if pending and (
-            # A lease is for what can start.
-            self._client.inner is not None
+            not self._client.defers  # a lease is for what can start
             or definition.has_post_prepare_hook(transformation)
         ):
             await self._await_results(transformation)
@@ -236,16 +269,22 @@ class _Evaluation:
                 await self._finish(node)
         await asyncio.to_thread(transformation.compute)
 
-    async def _permission(self, submission: Submission) -> bool:
-        """Ask whether the cluster has room for work that may as well run here."""
+    async def _permission(
+        self, client: SeamlessDaskClient, submission: Submission
+    ) -> str | None:
+        """Ask whether the cluster has room for work that may as well run here.
+
+        Returns the id of a lease, or None.
+        """
         for attempt in range(OPTIONAL_ATTEMPTS):
             if attempt:
                 await asyncio.sleep(OPTIONAL_INTERVAL)
-            if await scheduler_side.has_room(
-                self._client.client, self._client.task_key(submission)
-            ):
-                return True
-        return False
+            lease = await scheduler_side.has_room(
+                client.client, client.task_key(submission)
+            )
+            if lease is not None:
+                return lease
+        return None
 
     async def _run_in_this_process(
         self, transformation: Any, submission: Submission
@@ -286,15 +325,21 @@ class _Evaluation:
             transformation, driver_context=self._driver_context
         )
         inputs = {}
-        for name, value in transformation_dict.items():
-            if name.startswith("__"):
-                continue
-            celltype, subcelltype, checksum = value
+        dependencies = definition.dependencies(transformation)
+        pins = [name for name in transformation_dict if not name.startswith("__")]
+        missing = [
+            name
+            for name in pins
+            if transformation_dict[name][2] is None and name not in dependencies
+        ]
+        if missing:
+            raise Unavailable(without_value(missing))
+        for name in pins:
+            celltype, subcelltype, checksum = transformation_dict[name]
             if name in pending:
                 checksum = None
             elif checksum is None:
-                dependency = definition.dependencies(transformation)[name]
-                checksum = dependency.result_checksum.hex()
+                checksum = dependencies[name].result_checksum.hex()
                 transformation_dict[name] = celltype, subcelltype, checksum
             inputs[name] = TransformationInputSpec(
                 name=name,

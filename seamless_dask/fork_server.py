@@ -19,6 +19,7 @@ import os
 import shutil
 import tempfile
 import threading
+import warnings
 from multiprocessing import (
     context,
     forkserver,
@@ -37,6 +38,8 @@ import psutil
 #: what the fork server imports before it is forked
 TEMPLATE = "seamless_dask.template"
 
+#: what the standard library says of processes that the fork server has not started
+ORPHANS = "forkserver: waitpid returned unexpected pid"
 #: of prctl(2)
 PR_SET_CHILD_SUBREAPER = 36
 
@@ -172,6 +175,12 @@ def adopt_orphans() -> None:
         prctl(PR_SET_CHILD_SUBREAPER, 1, 0, 0, 0)
 
 
+def expect_orphans() -> None:
+    """Call it in the fork server, which gets what Seamless processes leave behind."""
+    adopt_orphans()
+    warnings.filterwarnings("ignore", ORPHANS)
+
+
 def stop() -> None:
     """End the server. It ends by itself with the process that has started it.
 
@@ -190,8 +199,13 @@ def forget_inherited() -> None:
     """Let code in this Seamless process have a fork server of its own.
 
     Otherwise what it starts by multiprocessing's method "forkserver" would be no
-    descendant of this process, and would outlive it.
+    descendant of this process, and would outlive it. Also undoes `expect_orphans`.
     """
+    warnings.filters[:] = [  # type: ignore[index]
+        entry
+        for entry in warnings.filters
+        if getattr(entry[1], "pattern", "") != ORPHANS
+    ]
     inherited: Any = forkserver._forkserver
     if inherited._forkserver_alive_fd is not None:
         os.close(inherited._forkserver_alive_fd)

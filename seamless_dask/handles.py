@@ -7,14 +7,14 @@ import concurrent.futures
 import sys
 import threading
 from collections.abc import Callable
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, Any
 
 from seamless import Buffer
 
 from .envelopes import Envelope
 from .keys import base_key, deferred_base_key, is_driver, required_resources
-from .types import TransformationResult
+from .types import TransformationFutures, TransformationResult
 
 if TYPE_CHECKING:
     from distributed import Future
@@ -106,8 +106,10 @@ def name_and_attempt(key: str) -> tuple[str, int]:
     return (name, int(attempt)) if separator and attempt.isdigit() else (key, 0)
 
 
-async def _until_done(outcome: concurrent.futures.Future[Any]) -> None:
+async def until_done(outcome: concurrent.futures.Future[Any]) -> None:
     """Wait for a future; cancelling that does not cancel the future.
+
+    Anything with ``add_done_callback`` will do.
 
     Unlike `asyncio.wrap_future` it does not go through the event loop's pipe where the
     future is set by the same thread, as in a Dask worker.
@@ -184,7 +186,7 @@ class Handle:
         if self._cancelled:
             raise asyncio.CancelledError(self._entry.key)
         outcome = self._entry.outcome
-        await _until_done(outcome)
+        await until_done(outcome)
         if outcome.cancelled():
             raise asyncio.CancelledError(self._entry.key)
         return self._convert(outcome.result())
@@ -208,16 +210,66 @@ class Handle:
         self._client._unhold(self._entry, cancel=cancel)
 
 
+class Ended:
+    """What is left of a handle when its task has ended: the key, and the outcome.
+
+    It holds nothing on the cluster, and no buffer.
+
+    Parameters
+    ----------
+    key
+        Key of the Dask task.
+    outcome
+        What `result` returns.
+    """
+
+    def __init__(self, key: str | None, outcome: Any) -> None:
+        self.key = key
+        self._outcome = outcome
+
+    def done(self) -> bool:
+        """Return True."""
+        return True
+
+    def cancelled(self) -> bool:
+        """Return False: the task of a cancelled transformation leaves nothing."""
+        return False
+
+    def result(self, timeout: float | None = None) -> Any:
+        """Return the outcome at once."""
+        return self._outcome
+
+    def release(self, *, cancel: bool = False) -> None:
+        """Do nothing: there is nothing left to release."""
+
+
+def ended(
+    futures: TransformationFutures, result: TransformationResult
+) -> TransformationFutures:
+    """Return what a transformation keeps of its futures when its task has ended."""
+    key = getattr(futures.base, "key", None)
+    return TransformationFutures(
+        base=Ended(key, replace(result, content=None)),
+        thin=Ended(key, result.thin()),
+        tf_checksum=result.tf_checksum,
+    )
+
+
+def under_way(futures: TransformationFutures | None) -> bool:
+    """Whether futures of a transformation hold a task, as opposed to a past one."""
+    return futures is not None and not isinstance(futures.base, Ended)
+
+
 class FatFuture:
     """A caller's handle on a buffer; its Dask task exists once somebody asks.
 
     Resolves to `seamless.Buffer`. The task runs where the value is.
     """
 
-    def __init__(self, submit: Callable[[], Future], entry: Entry | None) -> None:
+    def __init__(self, submit: Callable[[], Future], entry: Entry) -> None:
         self._submit = submit
         self._future: Future | None = None
-        #: the transformation whose result this is, None for a plain checksum
+        #: the transformation whose result this is
         self.entry = entry
         self._lock = threading.Lock()
         self._released = False

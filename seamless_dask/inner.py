@@ -81,33 +81,18 @@ class InnerLeases:
             "wait": True,
         }
         try:
-            answer = await scheduler_side.rpc(self._client).seamless_request(
-                holder=self._client.id,
-                requests=[request],
-                wait_seconds=MAX_WAIT_SECONDS,
+            answer = await scheduler_side.ask_for_lease(
+                self._client, request, MAX_WAIT_SECONDS
             )
-        except BaseException:
-            self.release(lease)
-            raise
-        if answer.get("status") != "ok":
-            raise LeaseRefused(f"the scheduler did not accept the request: {answer}")
+        except RuntimeError as error:
+            raise LeaseRefused(str(error)) from error
         if lease.id in answer["refused"]:
             raise LeaseRefused(answer["refused"][lease.id])
         return lease
 
     def release(self, lease: InnerLease) -> None:
         """Give a lease back, without waiting; any thread may call."""
-        loop: Any = self._client.loop
-        loop.add_callback(self._release, lease)
-
-    async def _release(self, lease: InnerLease) -> None:
-        try:
-            await scheduler_side.rpc(self._client).seamless_release(
-                holder=self._client.id, ids=[lease.id]
-            )
-        except OSError as exc:
-            # The scheduler ends the leases of clients that have gone.
-            logger.info("Lease %s was not released: %r", lease.id, exc)
+        scheduler_side.release_lease(self._client, lease.id)
 
     async def _announce(self) -> _Caller:
         """Tell the Dask worker that a transformation waits for this process."""

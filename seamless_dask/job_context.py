@@ -63,8 +63,8 @@ def current_job() -> JobTurn | None:
     return getattr(_CURRENT, "job", None)
 
 
-def belong_to(job: JobTurn) -> None:
-    """Let the calling thread, and what it starts, belong to a job."""
+def belong_to(job: JobTurn | None) -> None:
+    """Let the calling thread, and what it starts, belong to a job; None: to none."""
     _CURRENT.job = job
 
 

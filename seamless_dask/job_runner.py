@@ -14,12 +14,14 @@ import threading
 import time
 from collections.abc import Callable
 from dataclasses import dataclass, field
+from multiprocessing import forkserver
 from typing import Any
 
 import psutil
 
 from .child_errors import error_text
 from .job_context import belong_to
+from .state_system import Status
 from .turns import JobTurn, TurnKeeper
 
 logger = logging.getLogger(__name__)
@@ -32,6 +34,8 @@ ABANDON = "seamless_dask_abandon"
 STARVED = "seamless_dask_starved"
 #: seconds that threads which a job leaves behind have to end by themselves
 THREADS_GRACE = 0.05
+#: seconds in which processes that were killed normally have ended
+PROCESSES_GRACE = 1.0
 
 
 @dataclass
@@ -40,7 +44,9 @@ class JobReport:
 
     #: checksum of the result, or the text of an error
     result: Any
-    #: why the process cannot have another job
+    #: threads and processes that it has left running, as words
+    left: list[str] = field(default_factory=list)
+    #: what else the process cannot have another job for
     replace: list[str] = field(default_factory=list)
     #: seconds from its begin to its end
     wall: float = 0.0
@@ -54,7 +60,7 @@ class JobReport:
     process_started: float = 0.0
     #: how often it was given to a process: it may have been lost with one
     begun: int = 1
-    #: seconds that jobs of this process, which could go on, have waited for it
+    #: seconds that it could go on and waited for its process
     waited: float = 0.0
 
 
@@ -104,11 +110,11 @@ class JobRunner:
         left = _leftover_threads(job)
         if self._keeper.is_alone(job):
             left += _leftover_processes()
-        report = JobReport(result, left + self._keeper.end(job), wall)
+        report = JobReport(result, left, self._keeper.end(job), wall)
         report.cpu_user, report.cpu_system = job.cpu_user, job.cpu_system
-        report.memory_peak = _memory_peak()
+        report.memory_peak = Status().memory_peak
         report.pid, report.process_started = os.getpid(), self._process_started
-        report.waited = self._keeper.waited
+        report.waited = job.waited
         return report
 
 
@@ -120,43 +126,41 @@ def _leftover_threads(job: JobTurn) -> list[str]:
     names = [t.name for t in job.threads if type(t).__name__ != "TMonitor"]
     if not names:
         return []
-    return [f"a transformation left threads running: {', '.join(sorted(names))}"]
+    return [f"threads: {', '.join(sorted(names))}"]
 
 
 def _leftover_processes() -> list[str]:
     """End the processes that the last job has left; they are children of this one."""
+    # It stays until the end of a process, which is no fault of the job.
+    server: Any = forkserver._forkserver
+    server._stop()
     try:
         os.waitid(os.P_ALL, 0, os.WEXITED | os.WNOHANG | os.WNOWAIT)
     except ChildProcessError:
         return []
     names = []
-    for process in psutil.Process().children(recursive=True):
+    left = psutil.Process().children(recursive=True)
+    for process in left:
         try:
             if process.status() != psutil.STATUS_ZOMBIE:
                 names.append(f"{process.name()} ({process.pid})")
                 process.kill()
         except psutil.NoSuchProcess:
             continue
+    # Nobody else would take note of their end.
+    psutil.wait_procs(left, timeout=PROCESSES_GRACE)
     if not names:
         return []
-    return [f"a transformation left processes running: {', '.join(names)}"]
+    return [f"processes: {', '.join(names)}"]
 
 
 def _reset_memory_peak() -> None:
     """Have the system forget how much memory this process once had. Linux only."""
     try:
-        with open("/proc/self/clear_refs", "w") as file:
-            file.write("5")
+        descriptor = os.open("/proc/self/clear_refs", os.O_WRONLY | os.O_CLOEXEC)
+        try:
+            os.write(descriptor, b"5")
+        finally:
+            os.close(descriptor)
     except OSError as error:
         logger.debug("The peak of memory stays that of all jobs: %r", error)
-
-
-def _memory_peak() -> int | None:
-    try:
-        with open("/proc/self/status", "rb") as file:
-            for line in file:
-                if line.startswith(b"VmHWM:"):
-                    return int(line.split()[1]) * 1024
-    except OSError as error:
-        logger.debug("The peak of memory is not known: %r", error)
-    return None

@@ -16,6 +16,8 @@ DECISIONS = "seamless_decisions"
 RELEASE = "seamless_release"
 #: seconds between tries to reach a scheduler that does not answer
 RETRY_INTERVAL = 1.0
+#: leases that one message asks for, at the most
+MAX_BATCH = 1000
 
 
 class LeaseRefused(RuntimeError):
@@ -25,25 +27,33 @@ class LeaseRefused(RuntimeError):
 class Leases:
     """Asks the scheduler for leases, many in one message.
 
-    Lives on the event loop of the Dask worker.
+    Lives on the event loop of the Dask worker. Requests and releases travel on
+    different connections. So a lease that nobody wants any more is released once its
+    request was answered; if its request was not sent yet, it is not sent at all.
     """
 
     def __init__(self, worker: Worker) -> None:
         self._worker = worker
         self._ids = itertools.count(1)
+        #: {lease id: set when there is a decision}
         self._undecided: dict[str, asyncio.Future[None]] = {}
-        self._unsent: list[dict[str, Any]] = []
+        #: {lease id: its request}, in the order of asking
+        self._unsent: dict[str, dict[str, Any]] = {}
+        #: ids whose request is on its way, and not answered
+        self._asked: set[str] = set()
+        #: those of them that nobody wants any more
+        self._given_up: set[str] = set()
         self._sending: asyncio.Task[None] | None = None
         worker.stream_handlers[DECISIONS] = self.decided
 
     def close(self) -> None:
         """Stop listening; whoever still waits is told."""
         self._worker.stream_handlers.pop(DECISIONS, None)
+        for lease_id in self._undecided:
+            self._give_up(lease_id)
         if self._sending is not None:
             self._sending.cancel()
-        for future in self._undecided.values():
-            if not future.done():
-                future.set_exception(LeaseRefused("the worker is closing"))
+        self._refuse(list(self._undecided), "the worker is closing")
         self._undecided.clear()
 
     async def acquire(self, key: str, owner: str | None, depth: int) -> str:
@@ -70,46 +80,82 @@ class Leases:
         lease_id = f"{self._worker.id}-{next(self._ids)}"
         future: asyncio.Future[None] = asyncio.get_running_loop().create_future()
         self._undecided[lease_id] = future
-        self._unsent.append(
-            {"id": lease_id, "key": key, "owner": owner, "depth": depth, "wait": True}
-        )
+        self._unsent[lease_id] = {
+            "id": lease_id,
+            "key": key,
+            "owner": owner,
+            "depth": depth,
+            "wait": True,
+        }
         if self._sending is None:
             self._sending = asyncio.create_task(self._send())
         try:
             await future
+        except LeaseRefused:
+            raise
         except BaseException:
-            self.release(lease_id)
+            self._give_up(lease_id)
             raise
         finally:
             self._undecided.pop(lease_id, None)
         return lease_id
 
-    def release(self, lease_id: str) -> None:
-        """Give a lease back; unknown or ended ones change nothing."""
+    def _give_up(self, lease_id: str) -> None:
+        """Nobody waits for a lease any more."""
+        if self._unsent.pop(lease_id, None) is not None:
+            return
+        if lease_id in self._asked:
+            self._given_up.add(lease_id)
+        else:
+            self.release(lease_id)
+
+    def release(self, *lease_ids: str) -> None:
+        """Give leases back; unknown or ended ones change nothing."""
         comm = self._worker.batched_stream
-        if comm is not None and not comm.closed():
+        if lease_ids and comm is not None and not comm.closed():
             comm.send(
                 {
                     "op": RELEASE,
                     "holder": self._worker.contact_address,
-                    "ids": [lease_id],
+                    "ids": list(lease_ids),
                 }
             )
 
     async def _send(self) -> None:
         try:
             while self._unsent:
-                batch, self._unsent = self._unsent, []
-                answer = await self._ask(batch)
-                if answer.get("status") != "ok":
-                    reason = f"the scheduler did not accept the request: {answer}"
-                    self.decided(refused={r["id"]: reason for r in batch})
-                    continue
-                self.decided(answer["granted"], answer["refused"])
+                ids = list(itertools.islice(self._unsent, MAX_BATCH))
+                batch = [self._unsent.pop(lease_id) for lease_id in ids]
+                self._asked.update(ids)
+                try:
+                    await self._ask(batch)
+                finally:
+                    given_up = [i for i in ids if i in self._given_up]
+                    self._given_up.difference_update(ids)
+                    self._asked.difference_update(ids)
+                    self.release(*given_up)
         finally:
             self._sending = None
 
-    async def _ask(self, batch: list[dict[str, Any]]) -> dict[str, Any]:
+    async def _ask(self, batch: list[dict[str, Any]]) -> None:
+        """Ask for leases, and take note of what the scheduler says."""
+        try:
+            answer = await self._ask_until_answered(batch)
+        except Exception as error:
+            # whatever it was, nobody may wait for it for ever
+            logger.exception("%d leases cannot be asked for", len(batch))
+            answer = {"status": "error", "errors": [repr(error)]}
+        if answer.get("status") == "ok":
+            self.decided(answer["granted"], answer["refused"])
+        elif len(batch) == 1:
+            reason = f"the scheduler did not accept the request: {answer}"
+            self._refuse([batch[0]["id"]], reason)
+        else:  # what is wrong with one of them must not cost the others
+            half = len(batch) // 2
+            await self._ask(batch[:half])
+            await self._ask(batch[half:])
+
+    async def _ask_until_answered(self, batch: list[dict[str, Any]]) -> dict[str, Any]:
         while True:
             try:
                 return await self._worker.scheduler.seamless_request(
@@ -131,6 +177,10 @@ class Leases:
             if future is not None and not future.done():
                 future.set_result(None)
         for lease_id, reason in (refused or {}).items():
+            self._refuse([lease_id], reason)
+
+    def _refuse(self, lease_ids: list[str], reason: str) -> None:
+        for lease_id in lease_ids:
             future = self._undecided.get(lease_id)
             if future is not None and not future.done():
                 future.set_exception(LeaseRefused(reason))

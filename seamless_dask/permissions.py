@@ -93,7 +93,7 @@ def _request(wait_seconds: float) -> bool:
     client = _client()
     if client is None:
         return True
-    from .scheduler_side import rpc
+    from .scheduler_side import ask_for_lease, release_lease
 
     lease = f"{client.client.id}-{os.getpid()}-{next(_ids)}"
     request = {
@@ -106,23 +106,21 @@ def _request(wait_seconds: float) -> bool:
 
     async def ask() -> dict[str, Any]:
         return await asyncio.wait_for(
-            rpc(client.client).seamless_request(
-                holder=client.client.id,
-                requests=[request],
-                wait_seconds=wait_seconds,
-            ),
+            ask_for_lease(client.client, request, wait_seconds),
             timeout=wait_seconds + _settings.rpc_timeout,
         )
 
+    asking = client.start(ask())
     try:
-        answer = client.start(ask()).result(
-            timeout=wait_seconds + 2 * _settings.rpc_timeout
-        )
-    except (OSError, TimeoutError, asyncio.TimeoutError) as exc:
+        answer = asking.result(timeout=wait_seconds + 2 * _settings.rpc_timeout)
+    except BaseException as exc:
+        # Also when the answer is there, and the caller was interrupted.
+        if not asking.cancel():
+            release_lease(client.client, lease)
+        if not isinstance(exc, (OSError, TimeoutError, asyncio.TimeoutError)):
+            raise
         logger.warning("Permission denied: the scheduler does not answer (%r)", exc)
         return False
-    if answer.get("status") != "ok":
-        raise RuntimeError(f"The scheduler rejected a permission request: {answer}")
     granted = lease in answer["granted"]
     if granted:
         _leases.append(lease)
@@ -142,18 +140,9 @@ def release_permission() -> None:
         return
     if client is None:
         return
-    from .scheduler_side import rpc
+    from .scheduler_side import release_lease
 
-    async def release() -> None:
-        try:
-            await rpc(client.client).seamless_release(
-                holder=client.client.id, ids=[lease]
-            )
-        except OSError as exc:
-            # The scheduler ends the leases of clients that have gone.
-            logger.warning("Lease %s was not released: %r", lease, exc)
-
-    client.start(release())
+    release_lease(client.client, lease)
 
 
 def shutdown_permission_manager() -> None:

@@ -174,7 +174,7 @@ class Pool:
     async def _on_starved(self, handle: Any, payload: Any) -> None:
         process = self._crew.process(handle.name)
         if process is not None:
-            await process.evict(payload["job"])
+            await process.evict(payload["job"], payload["waited"])
 
     async def _stop(self) -> None:
         """End the processes and what they started, within two seconds.
@@ -201,6 +201,11 @@ class Pool:
         transformer_worker.shutdown_workers(wait=False)
         fork_server.stop()
         self.buffers.clear()
+
+    @property
+    def alive(self) -> int:
+        """How many processes there are now; more than `processes` under load."""
+        return len(self._crew.processes())
 
     # -- requests of the processes -----------------------------------------------
 
@@ -313,7 +318,7 @@ class Pool:
         result = report.result
         if isinstance(result, str):
             if parse_remote_job_written(result) is None:
-                raise JobFailed(result)
+                raise JobFailed(result, report)
             return result, {}, report
         made = result.buffers if isinstance(result, ResultChecksum) else {}
         return Checksum(result).hex(), made, report

@@ -58,6 +58,8 @@ class PoolJob:
     #: how often its code has begun again, because another job executed for long in
     #: its process
     evictions: int = 0
+    #: seconds that it waited in processes in which it did not go on
+    waited: float = 0.0
     #: how often it was given to a process
     begun: int = 0
     #: how the process knows it
@@ -101,8 +103,6 @@ class SeamlessProcess:
     ) -> None:
         #: why it is to have no more jobs; None: it may have some
         self.retiring: str | None = None
-        #: seconds that its jobs, which could go on, have waited for it
-        self.waited = 0.0
         #: its jobs; any thread may look at a copy
         self.jobs: dict[PoolJob, None] = {}
         #: keys of shared memory segments that are meant for it
@@ -126,7 +126,8 @@ class SeamlessProcess:
         self._reason: str | None = None
         self._blame = False
         self._background: set[asyncio.Task[None]] = set()
-        self._given_up: dict[PoolJob, asyncio.Future[None]] = {}
+        #: done when a job was answered, or is to begin elsewhere
+        self._settled: dict[PoolJob, asyncio.Future[None]] = {}
         self._sentinel = watchdog.Sentinel(handle.process)
         self._loop.add_reader(self._sentinel.fd, self._on_end)
 
@@ -369,16 +370,15 @@ class SeamlessProcess:
         job.waiting = 0
         job.begun += 1
         self.jobs[job] = None
-        self._given_up[job] = given_up = self._loop.create_future()
+        self._settled[job] = settled = self._loop.create_future()
         try:
             request = asyncio.ensure_future(
                 self._handle.request(RUN, {**job.payload, "job": job.id})
             )
             request.add_done_callback(_retrieve)
+            request.add_done_callback(lambda _: _settle(settled))
             try:
-                await asyncio.wait(
-                    {request, given_up}, return_when=asyncio.FIRST_COMPLETED
-                )
+                await settled
             except asyncio.CancelledError:
                 if not request.done():
                     self._stop_job(job)
@@ -390,12 +390,16 @@ class SeamlessProcess:
             except (ProcessError, ConnectionClosed):
                 raise await self._disconnected() from None
         finally:
-            del self.jobs[job], self._given_up[job]
+            del self.jobs[job], self._settled[job]
         if report is None:
             job.begun -= 1
             raise ProcessTaken(self.name)
-        self.waited = report.waited
         report.begun = job.begun
+        report.waited += job.waited
+        for what in report.left:
+            # Processes have been ended by now; threads end with this process.
+            logger.warning("%s left running and is done: %s", job.name, what)
+            self.retire(f"{job.name} left running {what}")
         for reason in report.replace:
             self.retire(reason)
         return report
@@ -414,21 +418,23 @@ class SeamlessProcess:
         self.retire(f"{job.name} was cancelled while it waited there")
         self._in_background(abandon_or_stop())
 
-    async def evict(self, job_id: str) -> None:
+    async def evict(self, job_id: str, waited: float) -> None:
         """Let a job begin elsewhere if it still waits while another one executes.
 
         Parameters
         ----------
         job_id
             See `PoolJob.id`.
+        waited
+            Seconds that it has waited.
         """
         job = next((job for job in self.jobs if job.id == job_id), None)
         if job is None or not await self._abandon(job):
             return
-        given_up = self._given_up.get(job)
-        if given_up is not None and not given_up.done():
+        settled = self._settled.get(job)
+        if settled is not None and _settle(settled):
             job.evictions += 1
-            given_up.set_result(None)
+            job.waited += waited
 
     async def _abandon(self, job: PoolJob) -> bool:
         """Have a job never go on; False if it executes, or the process has ended."""
@@ -456,6 +462,14 @@ class SeamlessProcess:
             return await self.wait_ended()
         finally:
             grace.cancel()
+
+
+def _settle(future: asyncio.Future[None]) -> bool:
+    """Have whoever waits for a future go on; say whether it was not done before."""
+    if future.done():
+        return False
+    future.set_result(None)
+    return True
 
 
 def _retrieve(future: asyncio.Future[Any]) -> None:

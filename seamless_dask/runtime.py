@@ -19,6 +19,7 @@ from scheduler_ext.messages import REPORT, RESULT, RUNS_AGAIN
 from .buffers import BufferStore, UploadError, ensure_uploaded
 from .deep import ensure_members_uploaded
 from .fingertips import Fingertips, buffers_to_run
+from .job_runner import JobReport
 from .leases import Leases
 from .nested import NestedWork
 from .patience import ServiceUnavailable
@@ -57,6 +58,8 @@ class _Attempt:
     storing: bool = False
     #: results that were found for nested transformations, which then need no task
     cache_hits: int = 0
+    #: how it went in its Seamless process, if it came to an end there
+    report: JobReport | None = None
 
     def check(self) -> None:
         """Raise CancelledError if it was cancelled and something has caught that."""
@@ -151,7 +154,10 @@ class WorkerRuntime:
             inputs = await self._resolve_inputs(job)
             # The process looks into the transformation's own buffer as well.
             result = await self._execute(job, tf_checksum, [buffer, *inputs])
-        except (JobFailed, DependencyFailed) as exc:
+        except JobFailed as exc:
+            self._attempts[job.key].report = exc.report
+            return TransformationResult(tf_checksum, None, str(exc))
+        except DependencyFailed as exc:
             return TransformationResult(tf_checksum, None, str(exc))
         except (
             UploadError,
@@ -203,7 +209,11 @@ class WorkerRuntime:
             ending = "remote_job"
         else:
             ending = "cached" if result.cached else "stored"
-        task.metadata[REPORT] = {"ending": ending, "cache_hits": attempt.cache_hits}
+        details = {"ending": ending, "cache_hits": attempt.cache_hits}
+        if attempt.report is not None:
+            details["begun"] = attempt.report.begun
+            details["resume_wait"] = attempt.report.waited
+        task.metadata[REPORT] = details
         if job.client is not None and len(result.error or "") <= INLINE_LIMIT:
             task.metadata[RESULT] = {"client": job.client, "result": asdict(result)}
 
@@ -262,6 +272,7 @@ class WorkerRuntime:
                 )
             finally:
                 await execution.end()
+        attempt.report = report
         self.received(made)
         if parse_remote_job_written(result) is not None:
             return result
@@ -281,8 +292,9 @@ class WorkerRuntime:
     def cancel(self, keys: Sequence[str] = ()) -> None:
         """Stop tasks that this worker executes; their processes are replaced.
 
-        Called by the scheduler, and when nobody wants the tasks any more. What else
-        runs in these processes runs again. Nothing is stored of what is stopped.
+        Called by the scheduler, and when nobody wants the tasks any more. Others that
+        execute have processes of their own; what waits in one of these processes begins
+        again, see `seamless_dask.crew`. Nothing is stored of what is stopped.
         """
         for key in keys:
             attempt = self._attempts.get(key)

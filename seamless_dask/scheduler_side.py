@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import hashlib
 import json
 import logging
@@ -10,9 +11,12 @@ from collections.abc import Iterable, Mapping
 from typing import Any
 
 from distributed import Client
+from distributed.client import ClosedClientError
 
 import scheduler_ext
+from scheduler_ext.messages import OP_RELEASE
 
+from .leases import RETRY_INTERVAL
 from .record_mode import RECORD_MODE, RecordModeMismatch
 
 logger = logging.getLogger(__name__)
@@ -150,7 +154,77 @@ def _check_selection(client: Client, selected: str | None, record: bool) -> None
     logger.warning(message)
 
 
-async def has_room(client: Client, key: str) -> bool:
+async def ask_for_lease(
+    client: Client, request: Mapping[str, Any], wait_seconds: float = 0.0
+) -> dict[str, Any]:
+    """Ask the permission manager for one lease on behalf of a client.
+
+    It asks again while the scheduler does not answer and the client has not ended. A
+    lease whose answer nobody awaits any more is given back, whether the request has
+    arrived or not.
+
+    Parameters
+    ----------
+    client
+        The client that will hold the lease; on its event loop.
+    request
+        ``id``, ``key``, ``owner``, ``depth`` and ``wait``, as in
+        `scheduler_ext.events.Request`.
+    wait_seconds
+        How long the scheduler may wait for a slot before it answers.
+
+    Returns
+    -------
+    dict
+        ``granted`` (ids) and ``refused`` ({id: reason}).
+
+    Raises
+    ------
+    RuntimeError
+        If the scheduler did not accept the request.
+    OSError
+        If it does not answer, and the client has ended.
+    """
+    try:
+        answer = await _until_answered(client, request, wait_seconds)
+    except BaseException:
+        release_lease(client, request["id"])
+        raise
+    if answer.get("status") != "ok":
+        raise RuntimeError(f"The scheduler rejected a permission request: {answer}")
+    return answer
+
+
+async def _until_answered(
+    client: Client, request: Mapping[str, Any], wait_seconds: float
+) -> dict[str, Any]:
+    while True:
+        try:
+            return await rpc(client).seamless_request(
+                holder=client.id, requests=[dict(request)], wait_seconds=wait_seconds
+            )
+        except OSError as error:
+            if client.status in ("closing", "closed"):
+                raise
+            # Requests have ids, so asking twice changes nothing.
+            logger.warning("The scheduler does not answer (%r), trying again", error)
+            await asyncio.sleep(RETRY_INTERVAL)
+
+
+def release_lease(client: Client, lease_id: str) -> None:
+    """Give a lease of a client back, without waiting; any thread may call.
+
+    The message travels on the client's stream. If that is lost, the scheduler ends all
+    leases of the client.
+    """
+    message = {"op": OP_RELEASE, "holder": client.id, "ids": [lease_id]}
+    try:
+        client._send_to_scheduler(message)
+    except ClosedClientError as error:
+        logger.debug("Lease %s ended with its client: %s", lease_id, error)
+
+
+async def has_room(client: Client, key: str) -> str | None:
     """Ask for a lease for a top-level task that need not run on the cluster.
 
     Parameters
@@ -159,22 +233,17 @@ async def has_room(client: Client, key: str) -> bool:
         The client that will submit the task.
     key
         Key of the task; the lease ends with it.
+
+    Returns
+    -------
+    str or None
+        The id of the lease, for `release_lease` if the task is not submitted after
+        all. None if there is no room.
     """
-    answer = await rpc(client).seamless_request(
-        holder=client.id,
-        requests=[
-            {
-                "id": f"{client.id}-{key}-{uuid.uuid4().hex}",
-                "key": key,
-                "owner": None,
-                "depth": 0,
-                "wait": False,
-            }
-        ],
-    )
-    if answer.get("status") != "ok":
-        raise RuntimeError(f"The scheduler rejected a permission request: {answer}")
-    return bool(answer["granted"])
+    lease_id = f"{client.id}-{key}-{uuid.uuid4().hex}"
+    request = {"id": lease_id, "key": key, "owner": None, "depth": 0, "wait": False}
+    answer = await ask_for_lease(client, request)
+    return lease_id if answer["granted"] else None
 
 
 async def status(client: Client) -> dict[str, Any]:

@@ -74,6 +74,11 @@ CLASSES: tuple[type, ...] = (
 )
 
 
+def _mutable(names: dict[str, Any]) -> dict[str, Any]:
+    """Return those whose values may change; such values have no hash."""
+    return {k: value for k, value in names.items() if type(value).__hash__ is None}
+
+
 class Namespaces(Part):
     """Names of modules and classes of the standard library that were replaced.
 
@@ -86,6 +91,8 @@ class Namespaces(Part):
     def __init__(self) -> None:
         self._owners: tuple[Any, ...] = (*NAMESPACES, *CLASSES)
         self._baseline = [dict(vars(owner)) for owner in self._owners]
+        self._values = [[*names.values()] for names in self._baseline]
+        self._mutable = [_mutable(names) for names in self._baseline]
         self._builtins = vars(builtins)
 
     def save(self) -> list[dict[str, Any]]:
@@ -130,11 +137,29 @@ class Namespaces(Part):
     def reset(self) -> list[str]:
         self._builtins.update(self._baseline[0])
         for i, owner in enumerate(self._owners):
-            if not same_entries(vars(owner), self._baseline[i]):
+            if not self._is_unchanged(i):
                 self._put_back(owner, self._baseline[i])
                 # submodules have stayed, and the order may be another
                 self._baseline[i] = dict(vars(owner))
+                self._values[i] = [*self._baseline[i].values()]
+                self._mutable[i] = _mutable(self._baseline[i])
         return []
+
+    def _is_unchanged(self, i: int) -> bool:
+        """Like `same_entries`, but what cannot change and is equal is the same.
+
+        That takes a third of the time.
+        """
+        names = vars(self._owners[i])
+        try:
+            same = [*names.values()] == self._values[i]
+        except Exception:  # noqa: BLE001 - an object of the job does not compare
+            return False
+        return (
+            same
+            and next(reversed(names)) == next(reversed(self._baseline[i]))
+            and all(names[name] is value for name, value in self._mutable[i].items())
+        )
 
 
 def _is_submodule(owner: Any, name: str, value: Any) -> bool:

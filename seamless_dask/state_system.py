@@ -31,6 +31,7 @@ class Environment(Remembered):
     title = "Environment variables, also as C code sees them"
 
     def __init__(self) -> None:
+        self._table = _environ()
         self._data: dict[Any, Any] = os.environ._data  # type: ignore[attr-defined]
         super().__init__()
 
@@ -38,7 +39,7 @@ class Environment(Remembered):
         return dict(self._data), self._of_c()
 
     def _of_c(self) -> frozenset[bytes]:
-        table = _environ()
+        table = self._table
         found = []
         if table:
             index = 0
@@ -93,6 +94,8 @@ class Status:
 
     def __init__(self) -> None:
         self.umask: int | None = None
+        #: the most memory that the process had, in bytes
+        self.memory_peak: int | None = None
         self.ignored = self.caught = 0
         try:
             with open(STATUS, "rb", buffering=0) as file:
@@ -101,6 +104,8 @@ class Status:
             return
         if (value := self._value(text, b"\nUmask:\t")) is not None:
             self.umask = int(value, 8)
+        if (value := self._value(text, b"\nVmHWM:\t")) is not None:
+            self.memory_peak = int(value.removesuffix(b" kB")) * 1024
         self.ignored = int(self._value(text, b"\nSigIgn:\t") or b"0", 16)
         self.caught = int(self._value(text, b"\nSigCgt:\t") or b"0", 16)
 

@@ -92,6 +92,7 @@ def _summary(answer: Answer) -> RenderableType:
     permissions, activity = answer["permissions"], answer["activity"]
     scaling, transformations = answer["scaling"], answer["transformations"]
     workers = answer["workers"]
+    again, resumes = transformations["begun_again_total"], transformations["resumes"]
     lines = {
         "workers": _sentence(
             count(len(workers), "worker") if workers else "none",
@@ -107,6 +108,7 @@ def _summary(answer: Answer) -> RenderableType:
             f"{transformations['waiting_total']} wait",
             f"{transformations['with_workers_total']} with a worker",
             *_numbers(transformations["endings_total"]),
+            f"code began again {count(again, 'time')}" if again else "",
         ),
         "Dask tasks": _sentence(
             *_numbers(
@@ -123,6 +125,12 @@ def _summary(answer: Answer) -> RenderableType:
             else "",
         ),
     }
+    if resumes["waited"]:
+        lines["resumed"] = (
+            f"{count(resumes['waited'], 'transformation')} waited for "
+            f"{'its' if resumes['waited'] == 1 else 'their'} process after the calls, "
+            f"{span(resumes['seconds'])} together"
+        )
     jobs = _numbers(scaling["jobs"])
     if jobs:
         lines["batch jobs"] = listed(jobs)
@@ -183,7 +191,7 @@ def _workers(rows: Sequence[Answer]) -> list[RenderableType]:
             (
                 row["name"] or row["address"],
                 Text(row["status"], style=_STATES.get(row["status"], "")),
-                row["processes"],
+                row["processes_now"] or row["processes"],
                 row["capacity"] or row["threads"],
                 *(
                     row[name] if row[name] is not None else "?"

@@ -57,6 +57,21 @@ def checksums_in(transformation_dict: Mapping[str, Any]) -> list[str]:
     ]
 
 
+def without_value(names: Sequence[str]) -> str:
+    """Return the message about inputs that have neither a checksum nor a task.
+
+    Only None leaves an input without a checksum.
+    """
+    inputs = ", ".join(repr(name) for name in names)
+    subject = f"Input {inputs} is" if len(names) == 1 else f"Inputs {inputs} are"
+    return (
+        f"{subject} None: for Seamless None means that there is no value, so it has no "
+        "checksum, and a transformation cannot start without it. Pass another value, "
+        "give the function a default and leave the argument out, or put None into a "
+        "list or dictionary"
+    )
+
+
 def submission_of(
     transformation_dict: dict[str, Any],
     *,
@@ -86,7 +101,7 @@ def submission_of(
             kind="checksum",
         )
     if missing:
-        raise ValueError(f"Transformation {tf_checksum}: inputs {missing} are unknown")
+        raise ValueError(without_value(missing))
     meta = transformation_dict.get("__meta__") or {}
     return Submission(
         transformation_dict=transformation_dict,

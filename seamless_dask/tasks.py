@@ -6,6 +6,7 @@ light, and everything that needs Seamless is reached through the worker's runtim
 
 from __future__ import annotations
 
+import logging
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
@@ -14,6 +15,8 @@ if TYPE_CHECKING:
 
     from .runtime import WorkerRuntime
     from .types import TransformationResult
+
+logger = logging.getLogger(__name__)
 
 #: name under which the worker plugin is registered
 WORKER_PLUGIN = "seamless-worker"
@@ -114,3 +117,33 @@ async def fetch_buffer(
     if fingertip:
         return await runtime.fingertips.buffer(checksum, key=key, depth=1)
     return await runtime.buffers.resolve(checksum)
+
+
+async def fetch_checksum(
+    checksum: str, fingertip: bool, key: str
+) -> tuple[str, Buffer | None, str | None]:
+    """Return a checksum, its buffer, and why there is none.
+
+    Neighbours hand such a task to tasks of their own, which look for the error.
+
+    Parameters
+    ----------
+    checksum
+        64 hexadecimal digits.
+    fingertip, key
+        See `fetch_buffer`.
+
+    Returns
+    -------
+    tuple
+        ``(checksum, buffer, None)``, or ``(checksum, None, text of the error)``.
+    """
+    from seamless import CacheMissError
+
+    try:
+        return checksum, await fetch_buffer(checksum, fingertip, key), None
+    except CacheMissError as error:
+        return checksum, None, f"The buffer is nowhere to be found: {error}"
+    except Exception as error:  # part of the answer, whatever it is
+        logger.exception("Buffer %s cannot be fetched", checksum)
+        return checksum, None, f"The buffer cannot be fetched: {error!r}"

@@ -55,7 +55,7 @@ def _prepare() -> None:
 
     from . import fork_server
 
-    fork_server.adopt_orphans()
+    fork_server.expect_orphans()
     # Objects that the garbage collector never visits stay in shared memory.
     gc.collect()
     gc.freeze()

@@ -8,8 +8,11 @@ from __future__ import annotations
 
 import asyncio
 import concurrent.futures
+import os
 from collections.abc import Coroutine
 from typing import TYPE_CHECKING, Any
+
+from .forks import ForkedClient, ForkedDriverError
 
 if TYPE_CHECKING:
     from seamless import Checksum
@@ -21,8 +24,11 @@ if TYPE_CHECKING:
 class TransformationDaskMixin:
     """Computes a transformation on the Dask cluster of this process's client."""
 
-    #: this transformation's own handles while it is submitted
+    #: this transformation's own handles while it is submitted; afterwards what is left
+    #: of them: the key of the task, ``_dask_futures.base.key``
     _dask_futures: TransformationFutures | None = None
+    #: the evaluation that was started last
+    _dask_evaluation: concurrent.futures.Future[None] | None = None
 
     def _dask_client(self) -> SeamlessDaskClient:
         """Return the client of this process.
@@ -45,10 +51,47 @@ class TransformationDaskMixin:
     def _start_evaluation(self) -> concurrent.futures.Future[None]:
         from seamless_transformer.run import is_driver_context
 
+        chosen = self._dask_client()
+        if isinstance(chosen, ForkedClient):
+            return self._failed(chosen.error)
         from .evaluation import evaluate
+        from .guests import adapt
 
-        client = self._dask_client()
-        return client.start(evaluate(client, self, driver_context=is_driver_context()))
+        client = adapt(chosen)
+        running = client.start(
+            evaluate(client, self, driver_context=is_driver_context())
+        )
+        self._dask_evaluation = running
+        return running
+
+    def _failed(self, error: Exception) -> concurrent.futures.Future[None]:
+        """Let the transformation have failed before it could be evaluated."""
+        from . import outcomes
+
+        if not outcomes.is_settled(self):
+            outcomes.fail(self, f"{error}\n")
+        running: concurrent.futures.Future[None] = concurrent.futures.Future()
+        running.set_result(None)
+        return running
+
+    def _end_evaluation(self, futures: TransformationFutures | None) -> None:
+        """Stop an evaluation of a transformation that was cancelled.
+
+        Parameters
+        ----------
+        futures
+            The handles that the transformation had when it was cancelled.
+        """
+        running, self._dask_evaluation = self._dask_evaluation, None
+        if running is not None:
+            running.cancel()
+        if futures is not None:
+            from .guests import adapt
+            from .transformer_client import get_seamless_dask_client
+
+            client = get_seamless_dask_client()
+            if client is not None:
+                adapt(client).release_transformation_futures(futures, cancel=True)
 
     def _compute_with_dask(self, require_value: bool) -> Checksum | None:
         """Compute on the cluster; blocks the calling thread.
@@ -84,29 +127,70 @@ class TransformationDaskMixin:
         The submission does not wait for the coroutine to be awaited: `start` in a
         synchronous script makes a task of it on an event loop that does not run yet.
         """
-        return self._await_evaluation(self._start_evaluation(), require_value)
+        from .promises import Begun
+
+        running = self._start_evaluation()
+        process = os.getpid()
+
+        def interrupted(error: asyncio.CancelledError) -> None:
+            self._interrupted(running, error)
+
+        return Begun(
+            lambda: self._await_evaluation(running, require_value, process),
+            interrupted,
+        )
 
     async def _await_evaluation(
-        self, running: concurrent.futures.Future[None], require_value: bool
+        self,
+        running: concurrent.futures.Future[None],
+        require_value: bool,
+        process: int,
     ) -> Checksum | None:
+        from .handles import until_done
+
+        if process != os.getpid() and not running.done():
+            # The parent goes on with what it has started; here nobody does.
+            running = self._failed(ForkedDriverError(process))
         try:
-            await asyncio.wrap_future(running)
-        except asyncio.CancelledError:
-            if running.cancelled() and self._is_cancelled():
-                return None
-            raise
+            await until_done(running)
+        except asyncio.CancelledError as error:
+            self._interrupted(running, error)
+            return None
+        if running.cancelled():  # from elsewhere: nobody has cancelled who awaits it
+            return self._abandoned()
+        running.result()
         if require_value:
             await self._ensure_result_value()  # type: ignore[attr-defined]
         return self._outcome()
+
+    def _interrupted(
+        self,
+        running: concurrent.futures.Future[None],
+        error: asyncio.CancelledError,
+    ) -> None:
+        """Stop an evaluation because the asyncio task that awaits it is cancelled.
+
+        Raises
+        ------
+        asyncio.CancelledError
+            Unless the task was cancelled because the transformation was.
+        """
+        running.cancel()
+        if not getattr(self, "_cancel_requested", False):
+            raise error
+        self._abandoned()
 
     def _ensure_dask_futures(
         self, client: SeamlessDaskClient | None = None, **_options: Any
     ) -> TransformationFutures | None:
         """Submit the transformation if that has not happened; return its handles."""
-        if self._dask_futures is None:
-            from .evaluation import submit
+        from .handles import under_way
 
-            chosen = self._dask_client() if client is None else client
+        if not under_way(self._dask_futures):
+            from .evaluation import submit
+            from .guests import adapt
+
+            chosen = adapt(self._dask_client() if client is None else client)
             chosen.start(submit(chosen, self)).result()
         return self._dask_futures
 

@@ -2,14 +2,19 @@
 
 from __future__ import annotations
 
+import os
 import threading
 from typing import TYPE_CHECKING
+
+from .forks import ForkedClient
 
 if TYPE_CHECKING:
     from .client import SeamlessDaskClient
 
 _lock = threading.Lock()
 _client: SeamlessDaskClient | None = None
+#: id of the process that has set it
+_process = 0
 
 
 def get_seamless_dask_client() -> SeamlessDaskClient | None:
@@ -23,12 +28,32 @@ def set_seamless_dask_client(client: SeamlessDaskClient | None) -> None:
     Parameters
     ----------
     client
-        None ends the use of Dask in this process. The client that was set before is
-        closed if it owns its cluster (as one made by ``create_dummy_client`` does);
-        otherwise it is only forgotten.
+        A `SeamlessDaskClient`, or any object with its documented methods. None ends
+        the use of Dask in this process. The client that was set before is closed if it
+        owns its cluster (as one made by ``create_dummy_client`` does); otherwise it is
+        only forgotten.
     """
-    global _client
+    global _client, _process
+    if client is not None:
+        from . import forks, promises
+
+        promises.install()
+        forks.install()
     with _lock:
         previous, _client = _client, client
+        _process = os.getpid()
     if previous is not None and previous is not client:
-        previous.detached()
+        detached = getattr(previous, "detached", None)
+        if detached is not None:
+            detached()
+
+
+def forked() -> None:
+    """Replace the client of the process from which this one was forked.
+
+    Called in the new process, in which nobody else runs.
+    """
+    global _client, _lock, _process
+    _lock = threading.Lock()  # a thread that is gone may have held it
+    if _client is not None and not isinstance(_client, ForkedClient):
+        _client = ForkedClient(_process)  # type: ignore[assignment]

@@ -71,6 +71,8 @@ class JobTurn:
     #: seconds of CPU time of the process, and of its children, in its turn
     cpu_user: float = 0.0
     cpu_system: float = 0.0
+    #: seconds that its threads, which could go on, waited for the turn
+    waited: float = 0.0
     #: threads that its code has started
     threads: set[threading.Thread] = field(default_factory=set)
 
@@ -182,21 +184,27 @@ class TurnKeeper:
         What is global in the process; None: see `watch`.
     on_starved
         Called, from any thread, with the id of a job that could go on and has waited
-        for its process as long as it had executed before, at least for `PATIENCE`.
+        for its process as long as it had executed before, at least for `PATIENCE`; and
+        with the seconds for which it has waited.
     """
 
-    def __init__(self, state: State | None, on_starved: Callable[[str], None]) -> None:
+    def __init__(
+        self, state: State | None, on_starved: Callable[[str, float], None]
+    ) -> None:
         self._turns: Turns
         if state is not None:
             self.watch(state)
         self._on_starved = on_starved
+        self.forget_all()
+        self._charged: JobTurn | None = None
+        self._cpu = os.times()
+
+    def forget_all(self) -> None:
+        """Start anew in a process that a job has forked."""
+        # In the forked process a lock stays taken that another thread had.
         self._changed = threading.Condition()
         #: of each thread: whether it counts as one that executes
         self._thread = threading.local()
-        self._charged: JobTurn | None = None
-        self._cpu = os.times()
-        #: seconds that jobs of this process, which could go on, waited for it
-        self.waited = 0.0
 
     def watch(self, state: State) -> None:
         """Take over what is global in the process, before its first job."""
@@ -307,9 +315,9 @@ class TurnKeeper:
         if not goes_on():
             if job.lost is not None:
                 logger.warning("A transformation begins again: %s", job.lost)
-            self._on_starved(job.id)
+            self._on_starved(job.id, job.waited + time.monotonic() - began)
             self._changed.wait_for(goes_on)
-        self.waited += time.monotonic() - began
+        job.waited += time.monotonic() - began
 
     def _clock(self) -> None:
         """Count the time of the job that has the turn; tell those that wait for it."""

@@ -14,6 +14,8 @@ from dask.system import CPU_COUNT
 from distributed import Client, Worker
 from distributed.diagnostics.plugin import WorkerPlugin
 
+from scheduler_ext.messages import METRICS
+
 from . import private_directories
 from .cores import THREADS_ENV, cores_of_job, threads_per_transformation
 from .inner import WORKER_ENV
@@ -117,6 +119,7 @@ class SeamlessWorkerPlugin(WorkerPlugin):
         )
         runtime = WorkerRuntime(worker, client, pool)
         await asyncio.to_thread(pool.join, runtime)
+        worker.metrics[METRICS] = lambda _worker: {"processes": pool.alive}
         if self.remote_clients is not None:
             from seamless.caching.buffer_cache import get_buffer_cache
 
@@ -238,6 +241,7 @@ class SeamlessWorkerPlugin(WorkerPlugin):
 
         if self._runtime.done() and self._runtime.exception() is None:
             runtime = self._runtime.result()
+            worker.metrics.pop(METRICS, None)
             runtime.close()
             await runtime.pool.leave(runtime)
             if get_seamless_dask_client() is runtime.client:

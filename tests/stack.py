@@ -62,6 +62,10 @@ class RealStack(LocalStack):
         super().__enter__()
         return self
 
+    def environment(self) -> dict[str, str]:
+        """As everywhere, but with the code of this working tree."""
+        return {"PYTHONPATH": str(_TESTS.parent), **super().environment()}
+
     def run_workload(
         self, name: str, *, salt: str = "salt", timeout: float = 120, **arguments: Any
     ) -> WorkloadRun:

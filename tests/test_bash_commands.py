@@ -38,7 +38,7 @@ class WorkingDirectory:
 @pytest.fixture
 def keeper() -> TurnKeeper:
     """Lets one job at a time execute."""
-    return TurnKeeper(WorkingDirectory(), lambda job: None)
+    return TurnKeeper(WorkingDirectory(), lambda job, waited: None)
 
 
 @pytest.fixture

@@ -392,3 +392,40 @@ def test_many_cancellations_leave_nothing(
         wait_until(lambda pid=pid: gone(pid), "its process ends", SOON)
         wait_until(lambda c=int(child): gone(c), "what it started ends", SOON)
         wait_until(lambda d=directory: not os.path.exists(d), "its files go", SOON)
+
+
+def permissions_of(client: SeamlessDaskClient) -> dict[str, Any]:
+    status = client.client.sync(client.status)
+    return {k: status["permissions"][k] for k in ("admitted", "waiting")}
+
+
+def test_leases_given_up_before_they_are_answered(dummy: SeamlessDaskClient) -> None:
+    """Whether their request is on its way or not yet sent: none is left."""
+    runtime = Pool.of_this_process(2, {}, "").runtime_of(None)
+
+    async def ask_and_give_up() -> None:
+        def ask(first: int, count: int) -> list[asyncio.Task[str]]:
+            keys = (f"base-{number:064x}" for number in range(first, first + count))
+            return [
+                asyncio.create_task(runtime.leases.acquire(key, None, 1))
+                for key in keys
+            ]
+
+        asked = ask(0, 500)
+        await asyncio.sleep(0)
+        asked += ask(10**6, 20)
+        await asyncio.sleep(0)
+        for task in asked:
+            task.cancel()
+        await asyncio.gather(*asked, return_exceptions=True)
+
+    asyncio.run_coroutine_threadsafe(ask_and_give_up(), runtime.loop).result(SOON)
+    nothing = {"admitted": 0, "waiting": 0}
+    wait_until(lambda: permissions_of(dummy) == nothing, "no lease is left", SOON)
+    # One that was on its way all the time is answered after all of them.
+    lease = asyncio.run_coroutine_threadsafe(
+        runtime.leases.acquire(f"base-{7:064x}", None, 1), runtime.loop
+    ).result(SOON)
+    assert permissions_of(dummy) == {"admitted": 1, "waiting": 0}
+    runtime.loop.call_soon_threadsafe(runtime.leases.release, lease)
+    wait_until(lambda: permissions_of(dummy) == nothing, "it is released", SOON)

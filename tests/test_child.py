@@ -93,7 +93,7 @@ def inherited(monkeypatch: pytest.MonkeyPatch) -> JobLocal:
     """A variable that threads started by a job inherit."""
     monkeypatch.setattr(threading.Thread, "start", threading.Thread.start)
     local = JobLocal()
-    inherit_in_threads([local], TurnKeeper(NoState(), lambda job: None))
+    inherit_in_threads([local], TurnKeeper(NoState(), lambda job, waited: None))
     return local
 
 
@@ -135,7 +135,7 @@ def test_a_shared_pool_acts_for_whoever_submits(inherited: JobLocal) -> None:
 def test_threads_of_a_job_execute_like_itself(monkeypatch: pytest.MonkeyPatch) -> None:
     """While one of them does not wait, no other job begins in the process."""
     monkeypatch.setattr(threading.Thread, "start", threading.Thread.start)
-    keeper = TurnKeeper(NoState(), lambda job: None)
+    keeper = TurnKeeper(NoState(), lambda job, waited: None)
     inherit_in_threads([], keeper)
     waits, goes_on, ended = threading.Event(), threading.Event(), threading.Event()
 

@@ -12,8 +12,9 @@ from typing import Any
 
 import pytest
 import workloads
+from distributed import Future
 from polling import wait_until
-from seamless import Checksum
+from seamless import Buffer, Checksum
 from seamless.transformer import delayed, direct
 from seamless.util.get_event_loop import get_event_loop
 
@@ -271,19 +272,44 @@ def test_fat_futures_carry_the_buffer(dummy: SeamlessDaskClient) -> None:
 
     transformer = delayed(produce)
     transformer.celltypes.result = "bytes"
-    checksum = transformer(100_000).compute()
+    transformer(100_000).compute()
     transformation_checksum = transformer(100_000).construct()
     futures = dummy.get_transformation_futures(transformation_checksum)
     assert futures is not None
     assert futures.fat is None
     fat = dummy.ensure_fat_future(futures)
     assert fat.result(30).content == b"x" * 100_000
-    by_checksum = dummy.get_fat_checksum_future(checksum.hex())
-    assert by_checksum.result(30).get_checksum() == checksum
-    for handle in (fat, by_checksum):
-        handle.release()
-        assert handle.cancelled()
+    fat.release()
+    assert fat.cancelled()
     dummy.release_transformation_futures(futures)
+
+
+def test_futures_of_checksums_are_for_tasks_of_others(
+    dummy: SeamlessDaskClient,
+) -> None:
+    """Real futures of Dask; a buffer that is nowhere is part of the result."""
+
+    def look(fetched: tuple[str, Buffer | None, str | None]) -> Any:
+        digits, buffer, error = fetched
+        return digits, None if buffer is None else bytes(buffer.content), error
+
+    transformer = delayed(lambda n: b"x" * n)
+    transformer.celltypes.result = "bytes"
+    checksum = transformer(100_000).compute()
+    for get in (dummy.get_fat_checksum_future, dummy.get_fat_finger_checksum_future):
+        for value in (checksum, checksum.hex()):
+            future = get(value)
+            assert isinstance(future, Future)
+            digits, buffer, error = future.result(30)
+            assert (digits, error) == (checksum.hex(), None)
+            assert isinstance(buffer, Buffer)
+            assert buffer.get_checksum() == checksum
+        seen = dummy.client.submit(look, future, pure=False).result(30)
+        assert seen == (checksum.hex(), b"x" * 100_000, None)
+        digits, buffer, error = get("1" * 64).result(30)
+        assert (digits, buffer) == ("1" * 64, None)
+        assert error is not None
+        assert "1" * 64 in error
 
 
 def test_results_come_with_the_end_of_their_tasks(

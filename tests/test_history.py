@@ -101,17 +101,20 @@ def test_journal_believes_only_what_workers_may_report() -> None:
     """What comes with a result is checked: it was sent by somebody else."""
     journal = Journal()
     reports: list[Any] = [
-        {"ending": "stored", "cache_hits": 3},
-        {"ending": "cancelled", "cache_hits": -5},
-        {"ending": ["stored"], "cache_hits": "many"},
+        {"ending": "stored", "cache_hits": 3, "begun": 3, "resume_wait": 2.5},
+        {"ending": "cancelled", "cache_hits": -5, "begun": 0, "resume_wait": -1.0},
+        {"ending": ["stored"], "cache_hits": "many", "begun": "x", "resume_wait": []},
+        {"ending": "x", "begun": 1, "resume_wait": float("nan")},
         {"ending": None},
         None,
     ]
     for number, report in enumerate(reports):
         end(journal, f"key-{number}", "memory", report=report)
     assert journal.endings["stored"] == 1
-    assert journal.endings["finished"] == 4
+    assert journal.endings["finished"] == 5
     assert journal.nested_cache_hits == 3
+    assert journal.begun_again == 2
+    assert (journal.resume_waits.sum, sum(journal.resume_waits.counts)) == (2.5, 1)
 
 
 def test_journal_tells_cancelled_from_dropped() -> None:

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import importlib.util
 import json
+import multiprocessing
 import shutil
 import subprocess
 from collections.abc import Callable, Iterator
@@ -267,7 +268,6 @@ CHILDREN: list[tuple[Callable[..., Any], dict[str, Any]]] = [
     (fork, {}),
     (command, {}),
     (processes_and_calls, {}),
-    (jobs, {}),
 ]
 
 
@@ -280,11 +280,79 @@ def test_transformations_may_start_processes(
     dummy: SeamlessDaskClient, function: Callable[..., Any], options: dict[str, Any]
 ) -> None:
     """As the same function alone, several at once."""
-    if function is jobs:
-        pytest.importorskip("joblib")
     calls = [{"number": number, **options} for number in range(4)]
     given = outcomes([delayed(function)(**call) for call in calls])
     assert given == alone([(function, call) for call in calls])
+
+
+def test_joblib(dummy: SeamlessDaskClient) -> None:
+    """It keeps its processes for the next time; they end with the transformation."""
+    pytest.importorskip("joblib")
+    given = outcomes([delayed(jobs)(i) for i in range(4)])
+    assert given == [list(range(i, i + 4)) for i in range(4)]
+
+
+def test_the_usual_start_method(dummy: SeamlessDaskClient) -> None:
+    """That of this Python; with "fork", functions need not be importable."""
+
+    def usual(number):
+        import multiprocessing
+
+        receiver, sender = multiprocessing.Pipe(duplex=False)
+        method = multiprocessing.get_start_method()
+        if method == "fork":
+            process = multiprocessing.Process(target=lambda: sender.send(number + 1))
+            process.start()
+            process.join()
+            return [method, receiver.recv()]
+        return [method, number + 1]
+
+    default = multiprocessing.get_all_start_methods()[0]
+    assert outcomes([delayed(usual)(i) for i in range(4)]) == [
+        [default, i + 1] for i in range(4)
+    ]
+
+
+def test_a_forked_process_calls_no_transformation(dummy: SeamlessDaskClient) -> None:
+    """It would wait for ever; it is told so, and its parent goes on."""
+
+    def forks(number):
+        import os
+
+        from seamless.transformer import delayed, direct
+
+        def nested(number):
+            return number + 1
+
+        reader, writer = os.pipe()
+        pid = os.fork()
+        if pid == 0:
+            texts = []
+            for call in (direct(nested), lambda i: delayed(nested)(i).start().run()):
+                try:
+                    texts.append(repr(call(number)))
+                except Exception as error:  # noqa: BLE001
+                    texts.append(str(error))
+            os.write(writer, " | ".join(texts).encode())
+            os._exit(0)
+        os.close(writer)
+        os.waitpid(pid, 0)
+        said = os.read(reader, 10_000).decode()
+        return [said.count("cannot call transformations"), direct(nested)(number)]
+
+    assert outcomes([delayed(forks)(i) for i in range(3)]) == [
+        [2, i + 1] for i in range(3)
+    ]
+
+
+@pytest.mark.parametrize("method", multiprocessing.get_all_start_methods())
+def test_processes_that_were_ended_are_not_complained_about(
+    dummy: SeamlessDaskClient, method: str, caplog: pytest.LogCaptureFixture
+) -> None:
+    """Also not about what multiprocessing itself keeps running."""
+    with caplog.at_level("WARNING", "seamless_dask"):
+        assert outcomes([delayed(executor)(5, method)]) == [[120, 720]]
+    assert "left running" not in caplog.text
 
 
 # -- on the real stack ---------------------------------------------------------------

@@ -231,6 +231,32 @@ def test_what_a_transformation_leaves_running_ends_with_it(
     assert [node.run() for node in after] == [f"after{i}" for i in range(6)]
 
 
+def test_what_is_left_running_is_said(
+    dummy: SeamlessDaskClient, caplog: pytest.LogCaptureFixture
+) -> None:
+    """Which transformation it was, and the names of its threads and processes."""
+
+    def careless(seconds):
+        import subprocess
+        import threading
+        import time
+
+        subprocess.Popen(["sleep", str(seconds)])
+        sleeper = threading.Thread(
+            target=time.sleep, args=(seconds,), name="my-sleeper"
+        )
+        sleeper.daemon = True
+        sleeper.start()
+        return seconds
+
+    node = delayed(careless)(1000)
+    with caplog.at_level("WARNING", "seamless_dask"):
+        assert node.run() == 1000
+    said = [m for m in caplog.messages if node.transformation_checksum.hex() in m]
+    assert any("threads: my-sleeper" in message for message in said), caplog.messages
+    assert any("processes: sleep (" in message for message in said), caplog.messages
+
+
 def test_what_others_have_started_is_left_alone(
     dummy: SeamlessDaskClient, tmp_path: Path
 ) -> None:

@@ -18,6 +18,7 @@ from seamless_dask import SeamlessDaskClient
 from seamless_dask import crew as crew_module
 from seamless_dask.crew import Crew
 from seamless_dask.pool import Pool
+from seamless_dask.turns import PATIENCE
 
 pytestmark = pytest.mark.cluster
 
@@ -124,15 +125,26 @@ def borrowed(crew: Crew, path: Path) -> tuple[Any, Any, int]:
     return tf, guest, pid
 
 
+def transformations(dummy: SeamlessDaskClient) -> Any:
+    """What the scheduler says of all transformations together."""
+    client = dummy.client
+    return client.sync(client.scheduler.seamless_status)["transformations"]
+
+
 def test_a_job_that_waits_long_for_its_process_begins_elsewhere(
-    crew: Crew, tmp_path: Path
+    dummy: SeamlessDaskClient, crew: Crew, tmp_path: Path
 ) -> None:
     """What it has called is not executed again."""
+    before = transformations(dummy)
     tf, guest, _ = borrowed(crew, tmp_path)
     (tmp_path / "answer-caller").touch()
     assert tf.run() == alone(7)
     assert len(starts(tmp_path, "caller")) == 2
     assert len(starts(tmp_path, "nested-caller")) == 1
+    after = transformations(dummy)
+    assert after["begun_again_total"] == before["begun_again_total"] + 1
+    assert after["resumes"]["waited"] == before["resumes"]["waited"] + 1
+    assert after["resumes"]["seconds"] >= before["resumes"]["seconds"] + PATIENCE
     (tmp_path / "go").touch()
     assert guest.run() == "guest"
     assert len(starts(tmp_path, "guest")) == 1

@@ -29,6 +29,7 @@ from scheduler_ext.events import (
     Request,
 )
 from scheduler_ext.permissions import PermissionMachine
+from scheduler_ext.released import MEMORY, MOST
 
 EPOCH = 10.0
 START_TIMEOUT = 60.0
@@ -325,6 +326,8 @@ class PermissionRules(RuleBasedStateMachine):
         self.model = Model()
         self.now = 100.0
         self.ids = 0
+        #: what was released last, while its holder is the same
+        self.released = None
 
     def new_subject(self):
         return PureSubject()
@@ -360,11 +363,13 @@ class PermissionRules(RuleBasedStateMachine):
 
     @rule(worker=st.sampled_from(WORKERS))
     def remove_worker(self, worker):
+        self.released = None  # over RPC, another worker takes its place
         expected = self.model.remove_worker(worker, self.now)
         assert self.subject.remove_worker(worker, self.now) == expected
 
     @rule()
     def remove_client(self):
+        self.released = None
         expected = self.model.remove_holder(CLIENT, self.now)
         assert self.subject.remove_holder(CLIENT, self.now) == expected
 
@@ -399,6 +404,23 @@ class PermissionRules(RuleBasedStateMachine):
         lease = (request.lease_id, request.holder, self.now)
         assert self.subject.release(*lease) == expected
         assert self.subject.release(*lease) == set()
+        self.released = request
+
+    @precondition(lambda self: self.released is not None)
+    @rule()
+    def request_after_its_release(self):
+        """A copy of a request arrives late: nobody waits for it."""
+        decided = self.subject.request(self.released, self.now)
+        assert decided == {(self.released.lease_id, "released")}
+
+    @rule(holder=st.integers(0, 3), key=st.sampled_from(KEYS))
+    def release_overtakes_request(self, holder, key):
+        self.ids += 1
+        holder = self.holders[holder % len(self.holders)]
+        request = Request(f"id{self.ids}", holder, key, None, 1, True)
+        assert self.subject.release(request.lease_id, holder, self.now) == set()
+        decided = self.subject.request(request, self.now)
+        assert decided == {(request.lease_id, "released")}
 
     @precondition(lambda self: self.steers_time)
     @rule(key=st.sampled_from(KEYS))
@@ -884,6 +906,20 @@ def test_dead_entries_do_not_pile_up():
     assert len(ledger._queue) < 100
     assert set(ledger.leases) == {"running"}
     machine.validate()
+
+
+def test_releases_are_remembered_for_a_while():
+    """Not for ever, and not any number of them: an id is for one request."""
+    machine = machine_with(1)
+    machine.release("x", "w", 0.0)
+    machine.release("y", "w", MEMORY)
+    assert ask(machine, "x", now=MEMORY) == {("x", "released")}
+    machine.release("z", "w", MEMORY + 1)
+    assert ask(machine, "x", now=MEMORY + 1) == {("x", "granted")}
+    for number in range(MOST + 10):
+        machine.release(f"id{number}", "w", MEMORY + 2)
+    assert ask(machine, "id9", now=MEMORY + 2) == set()  # it waits for the slot
+    assert ask(machine, "id10", now=MEMORY + 2) == {("id10", "released")}
 
 
 def test_an_inconsistency_is_told_with_the_story():

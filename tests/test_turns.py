@@ -9,7 +9,7 @@ from hypothesis import settings
 from hypothesis.stateful import RuleBasedStateMachine, invariant, precondition, rule
 
 from seamless_dask.state_part import CannotPutBack
-from seamless_dask.turns import JobTurn, TurnKeeper, Turns
+from seamless_dask.turns import PATIENCE, JobTurn, TurnKeeper, Turns
 
 FRESH = "fresh"
 #: a guard against hanging
@@ -165,7 +165,7 @@ TestTurns = TurnsMachine.TestCase
 def test_a_job_that_waits_lends_its_process_and_gets_it_back() -> None:
     """With real threads: the second job runs while the first one waits."""
     state = OneValue()
-    keeper = TurnKeeper(state, lambda job: None)
+    keeper = TurnKeeper(state, lambda job, waited: None)
     events: list[str] = []
     answer, lent = threading.Event(), threading.Event()
 
@@ -241,8 +241,14 @@ def test_no_job_begins_in_a_process_that_is_not_like_a_fresh_one() -> None:
 
 def test_a_job_that_waits_long_for_its_process_says_so() -> None:
     """Once; it can then be abandoned, and never goes on."""
-    starved = threading.Event()
-    keeper = TurnKeeper(OneValue(), lambda job: starved.set())
+    waits: dict[str, float] = {}
+    told = threading.Event()
+
+    def starved(job: str, waited: float) -> None:
+        waits[job] = waited
+        told.set()
+
+    keeper = TurnKeeper(OneValue(), starved)
     lent = threading.Event()
     went_on = threading.Event()
 
@@ -261,7 +267,8 @@ def test_a_job_that_waits_long_for_its_process_says_so() -> None:
     second = JobTurn("second")
     assert keeper.begin(second)
     held.set()
-    assert starved.wait(SOON)
+    assert told.wait(SOON)
+    assert list(waits) == ["first"] and waits["first"] >= PATIENCE
     assert keeper.abandon("first")
     assert not keeper.abandon("second")
     keeper.end(second)

@@ -17,6 +17,7 @@ SMALL: list[tuple[str, dict[str, Any]]] = [
     ("run_while_iterating", {"n": 5}),
     ("tree", {"n": 2}),
     ("fan", {"n": 2, "leaves": 4, "how": "start"}),
+    ("computing", {"n": 4, "milliseconds": 5}),
     ("fan", {"n": 2, "leaves": 4, "how": "parallel"}),
     ("fan", {"n": 2, "leaves": 4, "how": "sequential"}),
     ("recursion", {"n": 3, "depth": 4}),

@@ -57,6 +57,23 @@ def independent(salt: str, n: int = 300) -> Outcome:
     return outcome(begin, values, [i * i for i in range(n)], n)
 
 
+def computing(salt: str, n: int = 300, milliseconds: float = 20.0) -> Outcome:
+    """Independent ones in pure Python, each with so much CPU time of its own."""
+
+    def count(salt, i, seconds):
+        import time
+
+        end = time.thread_time() + seconds
+        turns = 0
+        while time.thread_time() < end:
+            turns += sum(range(100)) > 0
+        return i if turns else None
+
+    begin = time.perf_counter()
+    values = run_all([delayed(count)(salt, i, milliseconds / 1000) for i in range(n)])
+    return outcome(begin, values, list(range(n)), n)
+
+
 def one_at_a_time(salt: str, n: int = 50) -> Outcome:
     """Direct calls, each after the one before; with the seconds of each call."""
 
@@ -382,6 +399,7 @@ WORKLOADS: dict[str, Callable[..., Outcome]] = {
     function.__name__: function
     for function in (
         independent,
+        computing,
         one_at_a_time,
         run_while_iterating,
         tree,

@@ -316,7 +316,7 @@ class Supervisor:
         """The guard must know the jobs, and people why there are not more of them."""
         self._news = news
         assert self._guard is not None
-        self._guard.watch(news.jobs)
+        self._guard.watch(news)
         if self._announced:
             self._write_news()
 
@@ -340,16 +340,18 @@ class Supervisor:
             guard=self._guard,
             starting=self._starting,
             launched=self._launched,
-            jobs=self._news.jobs,
+            news=self._news,
             hurried=self._hurried,
         )
         if not closing.run() and code is ExitCode.CLEAN:
             code = ExitCode.FORCED
-        if closing.jobs:
+        left = closing.news
+        if left.jobs or left.doubtful:
+            unknown = [f"any named {left.job_name}, since a submission had no answer"]
             logger.error(
                 "Jobs that may be left in the queue: %s. A process stays behind that "
                 "tries to cancel them.",
-                ", ".join(closing.jobs),
+                ", ".join([*left.jobs, *(unknown if left.doubtful else [])]),
             )
             if code in (ExitCode.CLEAN, ExitCode.FORCED):
                 code = ExitCode.JOBS_LEFT

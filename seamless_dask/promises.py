@@ -1,0 +1,154 @@
+"""What a `Transformation` gains where seamless-transformer defines its methods itself.
+
+A transformation that is started, cancelled or awaited holds an asyncio task of an event
+loop that may never run: a synchronous script has nobody who runs it. Python complains
+about such a task when it is thrown away. What the task stands for, the evaluation on the
+client's loop, goes on by itself and ends by itself, so nothing is lost with the task.
+
+``parallel`` that is interrupted leaves such tasks, too, and nobody who would end them;
+there their transformations are cancelled. Cancelling a transformation must also end an evaluation that has submitted nothing yet.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import functools
+from collections.abc import Callable, Coroutine, Generator
+from typing import Any, TypeVar
+
+T = TypeVar("T")
+
+
+class Begun(Coroutine[Any, Any, T]):
+    """A coroutine for something that is under way already.
+
+    Unlike an ordinary one it may be thrown away without ever having been awaited.
+
+    Parameters
+    ----------
+    wait
+        Returns the coroutine that waits for the end.
+    interrupted
+        Called in place of that coroutine with the exception if the task that was to
+        await it is cancelled before it begins; raises, or returns the result.
+    """
+
+    def __init__(
+        self,
+        wait: Callable[[], Coroutine[Any, Any, T]],
+        interrupted: Callable[[asyncio.CancelledError], T],
+    ) -> None:
+        self._wait = wait
+        self._interrupted = interrupted
+        self._waiting: Coroutine[Any, Any, T] | None = None
+
+    def _begin(self) -> Coroutine[Any, Any, T]:
+        if self._waiting is None:
+            self._waiting = self._wait()
+        return self._waiting
+
+    def __await__(self) -> Generator[Any, Any, T]:
+        return self._begin().__await__()
+
+    def send(self, value: Any) -> Any:
+        """Go on; see `collections.abc.Coroutine`."""
+        return self._begin().send(value)
+
+    def throw(self, kind: Any, value: Any = None, trace: Any = None) -> Any:
+        """Go on with an exception; see `collections.abc.Coroutine`."""
+        if self._waiting is not None:
+            if isinstance(kind, BaseException):
+                return self._waiting.throw(kind)
+            return self._waiting.throw(kind if value is None else value)
+        error = kind if isinstance(kind, BaseException) else value or kind()
+        if isinstance(error, asyncio.CancelledError):
+            raise StopIteration(self._interrupted(error))
+        raise error
+
+    def close(self) -> None:
+        """End without an exception; see `collections.abc.Coroutine`."""
+        if self._waiting is not None:
+            self._waiting.close()
+
+
+def install() -> None:
+    """Extend seamless-transformer in this process; idempotent."""
+    from seamless_transformer.multi import _ParallelIterator
+    from seamless_transformer.transformation_class import Transformation
+
+    for owner, name, extend in (
+        (Transformation, "start", _start),
+        (Transformation, "task", _task),
+        (Transformation, "_mark_cancelled", _mark_cancelled),
+        (Transformation, "cancel_async", _cancel_async),
+        (_ParallelIterator, "__next__", _next),
+    ):
+        method = getattr(owner, name)
+        if method.__module__ != __name__:
+            extended = functools.wraps(method)(extend(method))
+            extended.__module__ = __name__
+            setattr(owner, name, extended)
+
+
+def _quiet(task: asyncio.Task[Any] | None) -> None:
+    """Let a task be thrown away before its end without a complaint."""
+    if task is not None:
+        task._log_destroy_pending = False  # type: ignore[attr-defined]
+
+
+def _start(method: Callable[..., Any]) -> Callable[..., Any]:
+    def start(self: Any, **options: Any) -> Any:
+        method(self, **options)
+        _quiet(self._computation_task)
+        return self
+
+    return start
+
+
+def _task(method: Callable[..., Any]) -> Callable[..., Any]:
+    def task(self: Any) -> Any:
+        created = method(self)
+        _quiet(created)
+        return created
+
+    return task
+
+
+def _mark_cancelled(method: Callable[..., Any]) -> Callable[..., Any]:
+    def mark_cancelled(self: Any, message: str | None = None) -> None:
+        futures = self._dask_futures
+        method(self, message)
+        self._end_evaluation(futures)
+
+    return mark_cancelled
+
+
+def _cancel_async(method: Callable[..., Any]) -> Callable[..., Any]:
+    async def cancel_async(self: Any, *, recursive: bool = False) -> bool:
+        if self._result_checksum is None:
+            # So that those who await its task know why it ends.
+            self._cancel_requested = True
+        return bool(await method(self, recursive=recursive))
+
+    return cancel_async
+
+
+def _next(method: Callable[..., Any]) -> Callable[..., Any]:
+    def next_of_parallel(self: Any) -> Any:
+        try:
+            return method(self)
+        except (KeyboardInterrupt, SystemExit):
+            # The iterator can close itself only when nothing runs on its loop.
+            _end_tasks(self._loop)
+            self.close()
+            raise
+
+    return next_of_parallel
+
+
+def _end_tasks(loop: asyncio.AbstractEventLoop) -> None:
+    """Cancel what an event loop that stands still has to do, and let it end."""
+    tasks = asyncio.all_tasks(loop)
+    for task in tasks:
+        task.cancel()
+    loop.run_until_complete(asyncio.gather(*tasks, return_exceptions=True))
