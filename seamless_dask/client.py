@@ -347,7 +347,10 @@ class SeamlessDaskClient:
         except (asyncio.CancelledError, concurrent.futures.CancelledError):
             outcome.cancel()
         except Exception as exc:  # noqa: BLE001 - every way a task can fail ends here
-            logger.warning("Task %s failed: %r", entry.key, exc)
+            # What fails with the connection is told to those who wait for it.
+            ended = isinstance(exc, ConnectionError)
+            level = logging.INFO if ended else logging.WARNING
+            logger.log(level, "Task %s failed: %r", entry.key, exc)
             if not outcome.cancelled():
                 outcome.set_result(
                     TransformationResult(
