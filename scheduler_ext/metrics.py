@@ -153,7 +153,7 @@ def _transformations(operations: Operations) -> Iterator[Family]:
     yield GaugeMetricFamily(
         "seamless_standstill_seconds",
         "Time for which the cluster has stood still; 0 while things go on.",
-        0.0 if stall is None else time() - stall["since"],
+        0.0 if stall is None else max(0.0, time() - stall["since"]),
     )
     endings = journal.endings
     yield _labelled(

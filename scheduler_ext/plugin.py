@@ -24,6 +24,7 @@ from . import __version__, messages, workers
 from .activity import UNFINISHED, Activity
 from .calls import Calls, Reply
 from .cancellation import LiveKeys, is_transformation
+from .clock import Clock
 from .delivery import Delivery
 from .demand import Demand, DemandMeter
 from .losses import Losses
@@ -73,6 +74,7 @@ class SeamlessSchedulerPlugin(SchedulerPlugin):
         self._registrations = Registrations(scheduler, self._machine, self._delivery)
         self._retiring = Retiring(scheduler, self._machine)
         self._losses = Losses(scheduler)
+        self._clock = Clock(scheduler)
         #: what the wrapper tells about the number of workers
         self.scaling = ScalingRecord()
         self._quiet_beats = 0
@@ -277,6 +279,7 @@ class SeamlessSchedulerPlugin(SchedulerPlugin):
 
     def _beat(self) -> None:
         try:
+            self._clock.look()
             self.step(monotonic())
         except Exception:  # the next beat must come all the same
             logger.exception("Seamless plugin: error in the periodic step")

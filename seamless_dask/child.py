@@ -16,6 +16,7 @@ here, because nothing outside the process can:
 from __future__ import annotations
 
 import asyncio
+import logging
 import multiprocessing
 import os
 import tempfile
@@ -45,6 +46,11 @@ from .job_runner import ABANDON, RUN, STARVED, JobRunner
 from .process_state import ProcessState
 from .turns import TurnKeeper
 
+logger = logging.getLogger(__name__)
+
+#: By how many thousandths of the memory a Seamless process seems larger than it is to
+#: the system when it looks for a process to end.
+KILLED_FIRST = 300
 #: Jobs that one process can hold. Threads are started on demand; one that waits costs
 #: some 100 kB.
 MAX_JOBS = 4096
@@ -66,6 +72,21 @@ def _end_with_parent() -> None:
     os._exit(1)
 
 
+def _be_killed_first() -> None:
+    """When memory is short, let the system end this process and not the Dask worker.
+
+    That would take the other processes along. The limit may be that of a container or of
+    a batch job, of which the worker has a good part in its caches. Linux only.
+    """
+    try:
+        with open("/proc/self/oom_score_adj", "r+") as file:
+            score = int(file.read())
+            file.seek(0)
+            file.write(str(min(1000, score + KILLED_FIRST)))
+    except OSError as error:
+        logger.debug("The system chooses which process to end: %r", error)
+
+
 def _leave_the_fork_server() -> None:
     """Give this process what it should not have in common with its siblings."""
     fork_server.forget_inherited()
@@ -75,7 +96,9 @@ def _leave_the_fork_server() -> None:
     # In the way that is usual for this Python, not in that of this process itself.
     multiprocessing.set_start_method(None, force=True)
     fork_server.adopt_orphans()
-    tempfile.tempdir = None
+    _be_killed_first()
+    # Not looked for: that writes a file, for which there may be no room.
+    tempfile.tempdir = os.environ["TMPDIR"]
     import numpy.random
 
     # Python does so for its own generator.

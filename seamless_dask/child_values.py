@@ -32,6 +32,7 @@ def install(worker: Any) -> None:
     worker
         The module ``seamless_transformer.worker``.
     """
+    shared_buffers.install(worker)
     tempref = worker._buffer_tempref
     resolve = worker._checksum_resolve
     run = worker.run_transformation_dict
@@ -75,4 +76,3 @@ def install(worker: Any) -> None:
     worker._buffer_tempref = buffer_tempref
     worker._checksum_resolve = checksum_resolve
     worker.run_transformation_dict = run_transformation_dict
-    shared_buffers.install(worker)

@@ -5,6 +5,10 @@ milliseconds, and shares the memory of what was imported. The process that is fo
 the fork server, is the one of the standard library: it runs no event loop, no thread
 and no code of users. Each Dask worker has one of its own, apart from the one that code
 in the same process may use through `multiprocessing`.
+
+It is asked through a socket, which is a file. That is in a directory of the Dask worker,
+where nobody else gets at it, and has a short name however long that of the directory is:
+systems allow a socket about 100 bytes.
 """
 
 from __future__ import annotations
@@ -12,6 +16,8 @@ from __future__ import annotations
 import ctypes
 import io
 import os
+import shutil
+import tempfile
 import threading
 import warnings
 from multiprocessing import (
@@ -24,6 +30,7 @@ from multiprocessing import (
 )
 from multiprocessing.connection import Connection, Pipe
 from multiprocessing.util import Finalize
+from pathlib import Path
 from typing import Any
 
 import psutil
@@ -42,6 +49,8 @@ _server.set_forkserver_preload([TEMPLATE])
 _lock = threading.Lock()
 #: ids of the processes that were started and whose end is not known
 _started: set[int] = set()
+#: where the socket is, and the descriptor of that; made by `use`
+_directory: tuple[str, int] | None = None
 
 
 def _close(*descriptors: int) -> None:
@@ -75,6 +84,7 @@ class _Popen(popen_forkserver.Popen):
             raise ChildProcessError("the fork server has ended") from error
 
     def _fork(self, data: io.BytesIO) -> None:
+        _ensure_running()
         self.sentinel, write_end = _server.connect_to_new_process(self._fds)
         # The child sees the end of this process by the end of this pipe.
         alive = os.dup(write_end)
@@ -115,6 +125,32 @@ class Context(context.BaseContext):
         return Pipe(duplex)
 
 
+def use(directory: str | Path) -> None:
+    """Make a directory below this one for the socket; `stop` removes it.
+
+    Raises
+    ------
+    OSError
+        If it cannot be made.
+    """
+    global _directory
+    made = tempfile.mkdtemp(prefix="socket-", dir=directory)
+    _directory = made, os.open(made, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
+
+
+def _ensure_running() -> None:
+    """Start the server if it does not run, with its socket in our directory."""
+    config: dict[str, Any] = process.current_process()._config  # type: ignore[attr-defined]
+    before = config.get("tempdir")
+    if _directory is not None and os.path.isdir("/proc/self/fd"):
+        config["tempdir"] = f"/proc/self/fd/{_directory[1]}"
+    try:
+        _server.ensure_running()
+    finally:
+        # What this process starts otherwise has other descriptors.
+        config["tempdir"] = before
+
+
 def orphans() -> list[psutil.Process]:
     """Return what Seamless processes that have ended have left running."""
     with _lock:
@@ -150,7 +186,13 @@ def stop() -> None:
 
     Call it when the Seamless processes have ended, since they hold it.
     """
+    global _directory
     _server._stop()
+    if _directory is not None:
+        name, descriptor = _directory
+        _directory = None
+        os.close(descriptor)
+        shutil.rmtree(name, ignore_errors=True)
 
 
 def forget_inherited() -> None:

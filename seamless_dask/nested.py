@@ -7,7 +7,7 @@ import logging
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
-from seamless import CacheMissError, Checksum
+from seamless import Buffer, CacheMissError, Checksum
 from seamless_transformer.remote_job import parse_remote_job_written
 
 from .buffers import UploadError, await_pending_uploads
@@ -165,8 +165,8 @@ class NestedWork:
                 answer[BUFFERS] = {result_checksum: buffer.content}
         return answer
 
-    async def has_buffer(self, process: str, checksum: str) -> bool:
-        """Have a buffer in memory that a process asks for, computed if it must be.
+    async def buffer(self, process: str, checksum: str) -> Buffer | None:
+        """Return a buffer that a process asks for, computed if it must be.
 
         Parameters
         ----------
@@ -177,18 +177,17 @@ class NestedWork:
 
         Returns
         -------
-        bool
-            False if it cannot be had.
+        Buffer or None
+            None if it cannot be had.
         """
         callers = self._running.callers(process, None)
         key = callers[0].key if callers else f"base-{checksum}"
         depth = 1 + max((caller.depth for caller in callers), default=0)
         try:
-            await self._runtime.fingertips.buffer(checksum, key=key, depth=depth)
+            return await self._runtime.fingertips.buffer(checksum, key=key, depth=depth)
         except CacheMissError as exc:
             logger.info("Process %s asks for what is nowhere: %s", process, exc)
-            return False
-        return True
+            return None
 
     def caller_waits(
         self, process: str | None = None, key: str | None = None

@@ -126,6 +126,7 @@ class Pool:
         if transformer_worker.has_spawned():
             raise RuntimeError("This process has Seamless processes of its own")
         ensure_open("spawn workers")
+        fork_server.use(self._scratch)
         os.environ.setdefault(transformer_worker._ALLOW_REMOTE_CLIENTS_ENV, "1")
         transformer_worker._set_dask_available(True)
         self._manager = manager = transformer_worker._WorkerManager(0)

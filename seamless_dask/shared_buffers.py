@@ -5,32 +5,35 @@ shared memory, and into another piece of it for each process that wants it as an
 each copy of 10 MB takes 5 to 7 ms, most of it for fresh pages. Here the Dask worker
 keeps the memory, writes to the hashserver from it, and lends it to its processes.
 
-It has no name any more while it is kept, only an open file: whatever ends the worker,
-the system frees it. Needs Linux; elsewhere all goes the way of seamless-transformer.
+The memory never has a name, only a file that the worker has open and that its processes
+open by way of ``/proc``: whatever ends the worker, the system frees it. It has nothing to
+do with ``/dev/shm``, which has 64 MB in a container unless somebody asks for more. It is
+written, not mapped: where there is no room that is an error, and no SIGBUS that kills.
+Whatever goes wrong with it, the buffer travels through the pipe instead.
+
+Needs Linux; elsewhere all goes the way of seamless-transformer.
 """
 
 from __future__ import annotations
 
 import ctypes
+import fcntl
 import functools
-import mmap
+import logging
 import os
 import weakref
 from collections.abc import Iterator
-from pathlib import Path
 from typing import Any
 
-from seamless import Buffer, Checksum
+from seamless import Buffer, CacheMissError, Checksum
 from seamless.caching.buffer_cache import get_buffer_cache
+
+logger = logging.getLogger(__name__)
 
 #: bytes from which a buffer stays in shared memory, and is written in pieces
 LARGE = 1024**2
 #: bytes of a piece: from 128 KiB on, each would be fresh memory from the system
 PIECE = 64 * 1024
-#: where segments have their names
-DIRECTORY = "/dev/shm"
-#: share of the shared memory that must be free for a buffer to stay there
-FREE_SHARE = 0.5
 #: numbers of settings of the C library, see mallopt(3)
 M_TRIM_THRESHOLD = -1
 M_MMAP_THRESHOLD = -3
@@ -38,8 +41,97 @@ M_MMAP_THRESHOLD = -3
 REUSED = 32 * 1024**2
 #: bytes that a thread keeps at most for that
 FREED = 64 * 1024**2
-#: whether buffers can stay in shared memory here
-SUPPORTED = os.path.isdir(DIRECTORY) and os.path.isdir("/proc/self/fd")
+#: whether memory can be shared without a name here
+SUPPORTED = hasattr(os, "memfd_create") and os.path.isdir("/proc/self/fd")
+#: in a request for a buffer: shared memory could not be read, send it
+PLAIN = "plain"
+#: under this name the content travels in a message where memory cannot be shared
+CONTENT = "content"
+
+
+class SharedMemory:
+    """Memory for one buffer, which has no name.
+
+    The pool of seamless-transformer keeps it as one of its segments: `close` and
+    `unlink` are for that.
+
+    Parameters
+    ----------
+    content
+        What is in it; None if a process is to fill it.
+
+    Raises
+    ------
+    OSError
+        If it cannot be had, or is too small for the content.
+    """
+
+    def __init__(self, content: bytes | None = None) -> None:
+        flags = os.MFD_CLOEXEC | os.MFD_ALLOW_SEALING
+        self._fd = os.memfd_create("seamless", flags)
+        self._end = weakref.finalize(self, os.close, self._fd)
+        if content is not None:
+            try:
+                write(self._fd, content)
+            except BaseException:
+                self.unlink()
+                raise
+
+    @property
+    def path(self) -> str:
+        """Where processes of this user find it, as long as this object lives."""
+        return f"/proc/{os.getpid()}/fd/{self._fd}"
+
+    def close(self) -> None:
+        """Be like a segment, of which this is the end of the use here."""
+
+    def unlink(self) -> None:
+        """Give the memory back, unless `take` has taken it over."""
+        self._end()
+
+    def take(self, size: int, checksum: Checksum) -> Buffer:
+        """Return what a process has written; this object is at its end then.
+
+        Parameters
+        ----------
+        size
+            Bytes that it should be.
+        checksum
+            Of the buffer.
+
+        Returns
+        -------
+        Buffer
+            In the memory itself, which nobody can change any more, if it is large; a
+            copy otherwise.
+
+        Raises
+        ------
+        ValueError
+            If there is not as much.
+        """
+        try:
+            found = os.fstat(self._fd).st_size
+            if found != size:
+                raise ValueError(
+                    f"Buffer {checksum.hex()}: {found} of {size} bytes were written"
+                )
+            if size >= LARGE and self._seal():
+                self._end.detach()
+                return SharedBuffer(self._fd, size, checksum)
+            return Buffer(_read(self._fd, size), checksum=checksum)
+        finally:
+            self._end()
+
+    def _seal(self) -> bool:
+        """Let nobody change the memory; False if somebody has a way to."""
+        seals = fcntl.F_SEAL_SHRINK | fcntl.F_SEAL_GROW | fcntl.F_SEAL_WRITE
+        try:
+            fcntl.fcntl(self._fd, fcntl.F_ADD_SEALS, seals)
+        except OSError as error:  # it is mapped
+            logger.debug("Shared memory is copied: %r", error)
+            return False
+        return True
 
 
 class SharedBuffer(Buffer):
@@ -99,39 +191,26 @@ def pieces(buffer: Buffer) -> Iterator[bytes | memoryview]:
         yield view[begin : begin + PIECE]
 
 
-def take(name: str, size: int, checksum: Checksum) -> Buffer:
-    """Return what is in a segment; its name may go then.
+def write(fd: int, content: bytes) -> None:
+    """Write all of it.
 
-    Parameters
-    ----------
-    name
-        Of the segment.
-    size
-        Bytes of it that are the buffer.
-    checksum
-        Of the buffer.
-
-    Returns
-    -------
-    Buffer
-        In the segment itself if it is large and shared memory is not short; a copy
-        otherwise.
+    Raises
+    ------
+    OSError
+        If there is no room.
     """
-    fd = os.open(os.path.join(DIRECTORY, name), os.O_RDONLY | os.O_CLOEXEC)
-    if size >= LARGE:
-        memory = os.fstatvfs(fd)
-        if memory.f_bavail >= FREE_SHARE * memory.f_blocks:
-            return SharedBuffer(fd, size, checksum)
-    try:
-        return Buffer(_read(fd, size), checksum=checksum)
-    finally:
-        os.close(fd)
+    view = memoryview(content)
+    while view:  # the system writes 2 GiB at a time
+        view = view[os.write(fd, view) :]
 
 
 def _read(fd: int, size: int) -> bytes:
     content = os.pread(fd, size, 0)
     while len(content) < size:  # the system reads 2 GiB at a time
-        content += os.pread(fd, size - len(content), len(content))
+        more = os.pread(fd, size - len(content), len(content))
+        if not more:
+            raise OSError(f"{len(content)} of {size} bytes are there")
+        content += more
     return content
 
 
@@ -149,26 +228,28 @@ class Loan:
         self._buffer = None
 
 
-class Segment:
-    """A segment as a Seamless process reads it, in place of Python's SharedMemory.
+def read(path: str, size: int) -> bytes:
+    """Read a buffer that another process has in shared memory.
 
     Parameters
     ----------
-    name
-        Of the segment, or the path of memory that has no name.
+    path
+        See `SharedMemory.path`.
+    size
+        Bytes.
+
+    Raises
+    ------
+    OSError
+        If it is not there, or not for this process.
     """
-
-    def __init__(self, name: str) -> None:
-        with Path(DIRECTORY, name).open("rb") as file:
-            self._memory = mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ)
-        if len(self._memory) >= LARGE:
-            reuse_memory()
-        self.buf = memoryview(self._memory)
-
-    def close(self) -> None:
-        """End the use of the memory here."""
-        self.buf.release()
-        self._memory.close()
+    if size >= LARGE:
+        reuse_memory()
+    fd = os.open(path, os.O_RDONLY | os.O_CLOEXEC)
+    try:
+        return _read(fd, size)
+    finally:
+        os.close(fd)
 
 
 @functools.cache
@@ -200,17 +281,55 @@ def install(worker: Any) -> None:
     """
     if not SUPPORTED:
         return
+    ask = worker._request_parent_sync
 
     def upload(buffer: Buffer, pointer: dict[str, Any]) -> None:
-        # Written, not mapped: that needs half the time, and memory that is short is
-        # an error and not the end of the process.
-        with Path(DIRECTORY, pointer["name"]).open("r+b", buffering=0) as file:
-            view = memoryview(buffer.content)
-            while view:
-                view = view[file.write(view) :]
+        answer = {"pointer": pointer}
+        if not _filled(pointer, buffer.content):
+            answer[CONTENT] = buffer.content
         if len(buffer) >= LARGE:
             reuse_memory()
-        worker._request_parent_sync("upload", {"pointer": pointer})
+        ask("upload", answer)
 
-    worker.SharedMemory = Segment
+    def fetch(checksum: Checksum) -> bytes:
+        request: dict[str, Any] = {"checksum": checksum.hex()}
+        while True:
+            pointer = ask("download", request)
+            if not isinstance(pointer, dict):
+                raise CacheMissError(checksum)
+            if CONTENT in pointer:
+                content: bytes = pointer[CONTENT]
+                return content
+            try:
+                return read(pointer["name"], pointer["size"])
+            except OSError as error:
+                logger.warning("Shared memory cannot be read: %s", error)
+                request[PLAIN] = True
+            finally:
+                ask("downloaded", {"pointer": pointer})
+
+    def resolve(self: Checksum, celltype: str | None = None) -> Any:
+        content = worker._LOCAL_BUFFERS.get(self.hex())
+        if content is None:
+            content = fetch(self)
+        buffer = Buffer(content, checksum=self)
+        return buffer if celltype is None else buffer.get_value(celltype)
+
+    worker._checksum_resolve = resolve
     worker._upload_buffer_to_parent = upload
+
+
+def _filled(pointer: dict[str, Any], content: bytes) -> bool:
+    """Fill the shared memory that the worker has made; False if that cannot be done."""
+    if pointer["name"] is None:
+        return False
+    try:
+        fd = os.open(pointer["name"], os.O_WRONLY | os.O_CLOEXEC)
+        try:
+            write(fd, content)
+        finally:
+            os.close(fd)
+    except OSError as error:
+        logger.warning("Shared memory cannot be filled: %s", error)
+        return False
+    return True

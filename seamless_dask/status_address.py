@@ -48,12 +48,15 @@ def resolve(what: str | None, home: Path | None = None, protocol: str = "tcp") -
     NotClear
         If `what` is None and there are several.
     """
-    directory = (home or Path.home()) / ".remote-http-launcher"
+    if what is not None and _ADDRESS.fullmatch(what):
+        return what if "://" in what else f"{protocol}://{what}"
+    try:
+        directory = (home or Path.home()) / ".remote-http-launcher"
+        path = Path(what or "").expanduser()
+    except RuntimeError as error:  # such as a user id without a name
+        raise NotFound(f"{error} Name the address of the scheduler.") from None
     if what is None:
         return f"{protocol}://{_only_one(directory)}"
-    if _ADDRESS.fullmatch(what):
-        return what if "://" in what else f"{protocol}://{what}"
-    path = Path(what).expanduser()
     if not path.exists() and "/" not in what:
         known = status_files(directory)
         path = known.get(what.removesuffix(".json"), path)

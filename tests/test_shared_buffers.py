@@ -12,7 +12,6 @@ import socket
 import subprocess
 import sys
 from collections.abc import Iterator
-from multiprocessing.shared_memory import SharedMemory
 from pathlib import Path
 from typing import Any
 
@@ -26,7 +25,15 @@ from seamless_remote.buffer_client import BufferClient
 from seamless_dask import SeamlessDaskClient, shared_buffers, writes
 from seamless_dask.buffers import write_to_hashserver
 from seamless_dask.pool import Pool
-from seamless_dask.shared_buffers import LARGE, PIECE, Segment, SharedBuffer, take
+from seamless_dask.shared_buffers import (
+    CONTENT,
+    LARGE,
+    PIECE,
+    PLAIN,
+    SharedBuffer,
+    SharedMemory,
+    read,
+)
 from seamless_dask.wrapper.ports import free_ports
 
 SOON = 30.0
@@ -41,14 +48,12 @@ def checksum_of(content: bytes) -> Checksum:
 
 
 def taken(content: bytes) -> Buffer:
-    """What the worker has of a segment that a process has filled."""
-    segment = SharedMemory(create=True, size=len(content))
-    try:
-        segment.buf[: len(content)] = content
-        return take(segment.name, len(content), checksum_of(content))
-    finally:
-        segment.close()
-        segment.unlink()
+    """What the worker has of memory that a process has filled."""
+    return SharedMemory(content).take(len(content), checksum_of(content))
+
+
+def descriptors() -> int:
+    return len(os.listdir("/proc/self/fd"))
 
 
 def test_memory_without_a_name() -> None:
@@ -86,33 +91,56 @@ def test_it_travels_as_an_ordinary_buffer() -> None:
     assert copy.get_checksum() == checksum_of(content)
 
 
-def test_segments_are_read_by_name_and_by_path() -> None:
-    """As the code of seamless-transformer does it."""
-    content = content_of("segment")
-    buffer = taken(content)
+def test_other_processes_write_and_read_it() -> None:
+    """By its path, as long as it is theirs to write; what is handed over stays."""
+    content = content_of("filled")
+    memory = SharedMemory()
+    fill = "import sys; open(sys.argv[1], 'wb').write(sys.stdin.buffer.read())"
+    command = [sys.executable, "-c", fill, memory.path]
+    subprocess.run(command, input=content, check=True)
+    buffer = memory.take(len(content), checksum_of(content))
     assert isinstance(buffer, SharedBuffer)
-    named = SharedMemory(create=True, size=len(content))
-    try:
-        named.buf[: len(content)] = content
-        for name in (named.name, buffer.path):
-            segment = Segment(name=name)
-            assert bytes(segment.buf[: len(content)]) == content
-            segment.close()
-    finally:
-        named.close()
-        named.unlink()
-
-
-def test_small_buffers_and_scarce_memory(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Then it is a copy, and no file stays open."""
-    assert type(taken(b"x" * (LARGE - 1))) is Buffer
-    content = content_of("scarce")
-    monkeypatch.setattr(shared_buffers, "FREE_SHARE", 1.1)
-    before = len(os.listdir("/proc/self/fd"))
-    buffer = taken(content)
-    assert type(buffer) is Buffer
+    assert read(buffer.path, len(content)) == content
+    changed = subprocess.run(command, input=b"x", capture_output=True, check=False)
+    assert changed.returncode
     assert buffer.content == content
-    assert len(os.listdir("/proc/self/fd")) == before
+
+
+def test_memory_that_is_given_back() -> None:
+    """Filled or not, taken or not, no file stays open; a second time is no error."""
+    before = descriptors()
+    for content in (None, b"x", content_of("given back")):
+        memory = SharedMemory(content)
+        memory.close()
+        memory.unlink()
+        memory.unlink()
+        assert descriptors() == before
+    memory = SharedMemory(content_of("taken"))
+    buffer = memory.take(len(content_of("taken")), checksum_of(content_of("taken")))
+    memory.unlink()
+    assert buffer.content == content_of("taken")
+    del memory, buffer
+    assert descriptors() == before
+
+
+@pytest.mark.parametrize("written", [0, LARGE - 1, LARGE + 1])
+def test_not_as_much_as_was_said(written: int) -> None:
+    """It is no buffer."""
+    before = descriptors()
+    memory = SharedMemory(bytes(written))
+    with pytest.raises(ValueError, match=f"{written} of {LARGE} bytes were written"):
+        memory.take(LARGE, checksum_of(bytes(LARGE)))
+    assert descriptors() == before
+    short = SharedMemory(b"x")
+    with pytest.raises(OSError, match="1 of 2 bytes"):
+        read(short.path, 2)
+
+
+def test_small_buffers_are_copied() -> None:
+    """And no file stays open."""
+    before = descriptors()
+    assert type(taken(b"x" * (LARGE - 1))) is Buffer
+    assert descriptors() == before
 
 
 @pytest.fixture(scope="module")
@@ -245,8 +273,7 @@ def test_from_process_to_process(
     assert isinstance(pool.buffers.at_hand(checksum.hex()), SharedBuffer)
     assert use(made).run() == size
     assert not pool._manager._pointers
-    left = {name for name in os.listdir("/dev/shm") if name.startswith("psm_")}
-    assert left <= names
+    assert {name for name in os.listdir("/dev/shm") if "psm_" in name} <= names
 
 
 @pytest.mark.cluster
@@ -275,10 +302,9 @@ def test_a_process_dies_on_the_way(
         ask(), pool._manager.loop
     ).result(SOON)
     assert borrowed["name"] == lent.path
-    segment = Path("/dev/shm", given["name"])
-    assert segment.exists()
+    assert os.path.exists(given["name"])
     os.kill(process.pid, signal.SIGKILL)
-    wait_until(lambda: not segment.exists(), "it goes", SOON)
+    wait_until(lambda: not os.path.exists(given["name"]), "it goes", SOON)
     wait_until(lambda: not pool._manager._pointers, "the loan ends", SOON)
     assert stored(server[1], Checksum(missing)) is None
     assert lent.content == content
@@ -297,17 +323,61 @@ def faults():
     return resource.getrusage(resource.RUSAGE_SELF).ru_minflt - before
 
 first = faults()
-open(sys.argv[1], "wb").write(bytes(shared_buffers.LARGE))
-shared_buffers.Segment(sys.argv[1]).close()
+memory = shared_buffers.SharedMemory(bytes(shared_buffers.LARGE))
+shared_buffers.read(memory.path, shared_buffers.LARGE)
 print(first > 5_000, faults() < 5_000)
 """
-    segment = SharedMemory(create=True, size=LARGE)
-    segment.close()
-    try:
-        command = [sys.executable, "-c", script, f"/dev/shm/{segment.name}"]
-        environment = {**os.environ, "MALLOC_TRIM_THRESHOLD_": "65536"}
-        environment.pop("MALLOC_MMAP_THRESHOLD_", None)
-        answer = subprocess.check_output(command, env=environment, text=True)
-    finally:
-        segment.unlink()
+    environment = {**os.environ, "MALLOC_TRIM_THRESHOLD_": "65536"}
+    environment.pop("MALLOC_MMAP_THRESHOLD_", None)
+    command = [sys.executable, "-c", script]
+    answer = subprocess.check_output(command, env=environment, text=True)
     assert answer.split() == ["True", "True"]
+
+
+@pytest.mark.cluster
+@pytest.mark.parametrize("fault", ["no memory", "not for the process"])
+def test_memory_that_cannot_be_shared(
+    server: tuple[int, Path],
+    dummy: SeamlessDaskClient,
+    monkeypatch: pytest.MonkeyPatch,
+    fault: str,
+) -> None:
+    """Buffers of any size go through the pipe, in both directions."""
+    if fault == "no memory":
+
+        def refuse(*_: object) -> int:
+            raise OSError(28, "No space left on device")
+
+        monkeypatch.setattr(os, "memfd_create", refuse)
+    else:
+        # Of a process that does not exist, so that it cannot be opened.
+        path = property(lambda self: f"/proc/0/fd/{self._fd}")
+        monkeypatch.setattr(SharedMemory, "path", path)
+        monkeypatch.setattr(SharedBuffer, "path", path)
+    make, use = delayed(result_of), delayed(length)
+    make.celltypes.result = "bytes"
+    use.celltypes.blob = "bytes"
+    pool = Pool.of_this_process(2, {}, "")
+    for size in (20_000, 3 * LARGE):
+        made = make(f"{fault} {size}", size)
+        made.compute()
+        assert made.result_checksum == checksum_of(result_of(f"{fault} {size}", size))
+        assert use(made).run() == size
+    assert not pool._manager._pointers
+
+
+@pytest.mark.cluster
+def test_asked_for_without_shared_memory(dummy: SeamlessDaskClient) -> None:
+    """A process that could not read it gets the content."""
+    pool = Pool.of_this_process(2, {}, "")
+    content = content_of("plain")
+    pool.buffers.add(Buffer(content))
+    process = wait_until(
+        lambda: next((p for p in pool._crew.processes() if p.ready), None), "one", SOON
+    )
+    request = {"checksum": checksum_of(content).hex(), PLAIN: True}
+    answer = asyncio.run_coroutine_threadsafe(
+        pool.exchange.download(process._handle, request), pool._manager.loop
+    ).result(SOON)
+    assert answer == {CONTENT: content}
+    assert not pool._manager._pointers

@@ -3,8 +3,11 @@
 from __future__ import annotations
 
 import asyncio
+import os
+import signal
 from contextlib import asynccontextmanager
 
+import dask.config
 import pytest
 from distributed import Client, LocalCluster
 from hypothesis import given
@@ -59,11 +62,10 @@ async def local_cluster(maximum, **options):
     async with LocalCluster(
         n_workers=0,
         threads_per_worker=1,
-        processes=False,
         asynchronous=True,
         dashboard_address="127.0.0.1:0",
         silence_logs=False,
-        **options,
+        **{"processes": False, **options},
     ) as cluster:
         plugin = scheduler_ext.attach(cluster.scheduler)
         policy = ScalingPolicy(
@@ -155,3 +157,70 @@ async def test_workers_that_cannot_start_are_tried_less_and_less_often(monkeypat
         del cluster.new_spec["options"]["preload"]
         assert await future == 1
         await until(lambda: error() is None)
+
+
+STUCK = """
+import asyncio, os
+
+async def dask_setup(worker):
+    if os.path.exists({marker!r}):
+        os.unlink({marker!r})
+        await asyncio.Event().wait()  # its file system does not answer
+"""
+
+
+@asynccontextmanager
+async def sluggish(tmp_path):
+    """(cluster, its plugin, a client, the path of a file that lets one start hang)."""
+    marker = tmp_path / "marker"
+    preload = tmp_path / "stuck.py"
+    preload.write_text(STUCK.format(marker=str(marker)))
+    options = {"processes": True, "preload": [str(preload)]}
+    async with local_cluster(1, **options) as (cluster, plugin, client):
+        yield cluster, plugin, client, marker
+
+
+@pytest.mark.cluster
+@asynchronous
+async def test_a_worker_that_does_not_start_is_started_again(tmp_path, monkeypatch):
+    """Dask would wait for it, and start no other, for ever."""
+    monkeypatch.setattr(adaptive, "START_SECONDS", 3.0)
+    monkeypatch.setattr(adaptive, "PAUSE", (0.05, 0.2))
+    async with sluggish(tmp_path) as (cluster, plugin, client, marker):
+        marker.touch()
+        assert await client.submit(int, 1) == 1
+        assert not marker.exists()
+
+
+@pytest.mark.cluster
+@asynchronous
+async def test_a_lost_worker_that_does_not_come_back_is_started_again(
+    tmp_path, monkeypatch
+):
+    """By its keeper, under its name."""
+    monkeypatch.setattr(adaptive, "START_SECONDS", 3.0)
+    async with sluggish(tmp_path) as (cluster, plugin, client, marker):
+        pid = await client.submit(os.getpid, pure=False)
+        await until(lambda: 0 in cluster.workers)
+        marker.touch()
+        os.kill(pid, signal.SIGKILL)
+        assert await client.submit(os.getpid, pure=False) != pid
+        assert not marker.exists()
+        assert list(cluster.workers) == [0]
+
+
+@pytest.mark.cluster
+@asynchronous
+async def test_a_lost_worker_that_dask_forgets_is_replaced(tmp_path, monkeypatch):
+    """It is no worker that will be there some time."""
+    monkeypatch.setattr(adaptive, "START_SECONDS", 3.0)
+    with dask.config.set({"distributed.deploy.lost-worker-timeout": "100ms"}):
+        async with sluggish(tmp_path) as (cluster, plugin, client, marker):
+            pid = await client.submit(os.getpid, pure=False)
+            await until(lambda: 0 in cluster.workers)
+            marker.touch()
+            os.kill(pid, signal.SIGKILL)
+            assert await client.submit(os.getpid, pure=False) != pid
+            await until(lambda: list(cluster.worker_spec) == list(cluster.workers))
+            assert len(cluster.workers) == len(cluster.scheduler.workers) == 1
+            assert plugin.scaling.snapshot()["submission_error"] is None

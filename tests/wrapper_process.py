@@ -8,7 +8,7 @@ import signal
 import subprocess
 import sys
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -66,6 +66,7 @@ def look_at_worker() -> dict[str, Any]:
         "threads": worker.state.nthreads,
         "resources": worker.state.total_resources,
         "directory": worker.local_directory,
+        "python": sys.executable,
         "memory_limit": worker.memory_manager.memory_limit,
         "daemon": multiprocessing.current_process().daemon,
         "unknown": dask.config.get("distributed.scheduler.unknown-task-duration"),
@@ -77,7 +78,8 @@ class WrapperProcess:
     """A wrapper with a status file in `directory`.
 
     `content` is written to the status file as it is; without it, `parameters` are
-    wrapped as a launcher does. `modules` is a directory to import from.
+    wrapped as a launcher does. `modules` is a directory to import from, `python` how to
+    start Python.
     """
 
     def __init__(
@@ -91,6 +93,8 @@ class WrapperProcess:
         options: tuple[str, ...] = (),
         modules: Path | None = None,
         environment: Mapping[str, str] | None = None,
+        host: str = "127.0.0.1",
+        python: Sequence[str] = (sys.executable,),
     ):
         self.status_file = directory / "status.json"
         self.log = directory / "wrapper.log"
@@ -99,7 +103,7 @@ class WrapperProcess:
             "command": "seamless-dask-wrapper",
             "uid": os.getuid(),
             "status": "starting",
-            "network_interface": "127.0.0.1",
+            "network_interface": host,
             "parameters": parameters,
             "meta": {"who": ["knows", {"deep": None}]},
         }
@@ -107,9 +111,9 @@ class WrapperProcess:
             self.status_file.write_text(content)
         elif parameters is not None:
             self.status_file.write_text(json.dumps(self.fields))
-        command = [sys.executable, "-m", "seamless_dask.wrapper", cluster]
+        command = [*python, "-m", "seamless_dask.wrapper", cluster]
         command += ["--port-range", str(ports[0]), str(ports[1])]
-        command += ["--status-file", str(self.status_file), "--host", "127.0.0.1"]
+        command += ["--status-file", str(self.status_file), "--host", host]
         path = os.pathsep.join(map(str, filter(None, [Path(__file__).parent, modules])))
         with self.log.open("wb") as log:
             self.process = subprocess.Popen(
@@ -149,7 +153,9 @@ class WrapperProcess:
 
     def address(self) -> str:
         """Address of the scheduler."""
-        return f"tcp://127.0.0.1:{self.status()['port']}"
+        host = self.fields["network_interface"]
+        host = f"[{host}]" if ":" in host else host
+        return f"tcp://{host}:{self.status()['port']}"
 
     def below(self) -> set[psutil.Process]:
         """All processes below the wrapper."""

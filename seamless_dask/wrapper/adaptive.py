@@ -9,6 +9,8 @@ from __future__ import annotations
 import asyncio
 import logging
 import math
+import os
+import signal
 import time
 from collections.abc import Collection, Mapping, Sequence
 from typing import Any, TypeVar
@@ -26,6 +28,9 @@ _Job = TypeVar("_Job")
 
 #: Bounds of the pause after workers that could not start, in seconds.
 PAUSE = (5.0, 300.0)
+#: How long a process of a worker may take to start, in seconds. File systems can be
+#: slow; but Dask starts no other worker meanwhile.
+START_SECONDS = 300.0
 #: What the keeper of a worker says when a worker that is gone will not come back.
 ENDED = {Status.closing_gracefully, Status.closing, Status.closed, Status.failed}
 
@@ -87,6 +92,10 @@ class LocalAdaptive(Adaptive):
         self._plugin = plugin
         self._policy = policy
         self._wanted = 0
+        #: Names of workers that have had a keeper.
+        self._kept: set[Any] = set()
+        #: When processes of workers were seen first that start; by their ids.
+        self._seen: dict[int, float] = {}
         #: Names of workers that have connected.
         self._connected: set[Any] = set()
         #: Starts of workers that failed.
@@ -110,6 +119,7 @@ class LocalAdaptive(Adaptive):
 
     async def _step(self) -> None:
         now = monotonic()
+        self._end_stuck(now)
         await self._clear_away(now)
         staying = self._staying()
         have = len(staying)
@@ -135,6 +145,30 @@ class LocalAdaptive(Adaptive):
         except Exception as error:  # noqa: BLE001 - whatever workers raise; shown later
             self._start_error = f"{type(error).__name__}: {error}"
 
+    def _end_stuck(self, now: float) -> None:
+        """Kill processes that do not get to the end of their start.
+
+        Their keepers, which wait for that for ever, start others.
+        """
+        processes = [
+            getattr(keeper, "process", None) for keeper in tuple(self.cluster._created)
+        ]
+        starting = {
+            process.pid
+            for process in processes
+            if process is not None and process.status == Status.starting
+        } - {None}
+        self._seen = {pid: self._seen.get(pid, now) for pid in starting}
+        for pid, since in self._seen.items():
+            if now - since > START_SECONDS:
+                logger.warning(
+                    "The process %d of a worker has not started within %.0f s: killing "
+                    "it.",
+                    pid,
+                    now - since,
+                )
+                os.kill(pid, signal.SIGKILL)
+
     async def _clear_away(self, now: float) -> None:
         """Forget workers that have ended, and notice those that could not start."""
         cluster = self.cluster
@@ -149,9 +183,20 @@ class LocalAdaptive(Adaptive):
             for name, each in cluster.workers.items()
             if each.status in ENDED and name not in aliases
         ]
+        # Those that did not come back in time, see LOST_WORKER in `dask_config`.
+        ended += [
+            name
+            for name in cluster.worker_spec
+            if name in self._kept
+            and name not in cluster.workers
+            and name not in aliases
+        ]
+        self._kept = set(cluster.workers)
         if self._start_error:  # perhaps there is not even an object for them
             ended += [
-                name for name in cluster.worker_spec if name not in cluster.workers
+                name
+                for name in cluster.worker_spec
+                if name not in cluster.workers and name not in ended
             ]
         if not ended:
             return

@@ -5,11 +5,15 @@ from __future__ import annotations
 import logging
 import math
 import os
+import re
+import shlex
+import sys
 from pathlib import Path
 from typing import Any
 
 import dask.config
 
+from .config_checks import effective
 from .dask_config import (
     dask_settings,
     exports,
@@ -18,16 +22,26 @@ from .dask_config import (
     seamless_environment,
     stagger_seconds,
 )
-from .directives import extra_directives, htcondor_directives
+from .directive_checks import (
+    directive_problems,
+    option_problem,
+    prologue_problems,
+    unmarked,
+)
+from .directives import extra_directives, htcondor_directives, with_cluster
 from .durations import (
     format_clock,
+    is_bare,
+    is_clock_of_yaml,
     parse_clock,
     parse_duration,
     parse_memory,
     slurm_memory,
 )
 from .job_environment import cpu_count, inherited
-from .parameters import DEFAULT_TMPDIR, GRACE_PERIOD, Parameters
+from .job_names import DEFAULT_NAME, job_name, split_name
+from .parameters import DEFAULT_TMPDIR, GRACE_PERIOD, WALLTIME, Parameters
+from .signs_of_life import around
 
 logger = logging.getLogger(__name__)
 
@@ -73,13 +87,49 @@ def batch_problems(parameters: Parameters, system: str) -> list[str]:
             f"processes = {parameters.processes}: must not exceed the cores of a job "
             f"({parameters.cores_per_job})"
         )
-    return problems + _lifetime_problems(parameters)
+    problems += _lifetime_problems(parameters) or _walltime_problems(parameters)
+    return problems + _written_problems(parameters, system)
 
 
 def _condor_disk(parameters: Parameters) -> Any:
-    key = "jobqueue.htcondor.disk"
-    extra = merged_config({}, parameters.extra_dask_config)
-    return dask.config.get(key, None) or dask.config.get(key, None, config=extra)
+    return effective(parameters, "jobqueue.htcondor.disk")
+
+
+def _walltime_problems(parameters: Parameters) -> list[str]:
+    walltime = parameters.walltime
+    if walltime is None or not is_bare(walltime) or is_clock_of_yaml(walltime):
+        return []
+    return [
+        f"walltime = {walltime!r}: allowed is {WALLTIME} (needs a unit: batch systems "
+        "read a number as seconds, minutes or hours)"
+    ]
+
+
+def _written_problems(parameters: Parameters, system: str) -> list[str]:
+    """What is wrong with texts that go into the job script as they are."""
+    problems = directive_problems(
+        parameters.job_extra_directives, system, "job_extra_directives"
+    )
+    problems += prologue_problems(
+        parameters.job_script_prologue, system, "job_script_prologue"
+    )
+    for name in ("partition", "project", "resource_spec"):
+        problems += option_problem(getattr(parameters, name), name, system)
+    key = f"jobqueue.{system}.job-extra-directives"
+    configured = effective(parameters, key)
+    problems += directive_problems(
+        _texts(configured), system, f"Dask's configuration {key}"
+    )
+    key = f"jobqueue.{system}.job-script-prologue"
+    lines = _texts(effective(parameters, key))
+    return problems + prologue_problems(lines, system, f"Dask's configuration {key}")
+
+
+def _texts(value: Any) -> list[str]:
+    """The items of a value that may be a single one; `config_problems` judges others."""
+    if isinstance(value, (list, tuple)):
+        return list(map(str, value))
+    return [value] if isinstance(value, str) else []
 
 
 def _lifetime_problems(parameters: Parameters) -> list[str]:
@@ -107,7 +157,10 @@ def _lifetime_problems(parameters: Parameters) -> list[str]:
 
 
 def job_arguments(
-    parameters: Parameters, system: str, log_directory: Path | None = None
+    parameters: Parameters,
+    system: str,
+    log_directory: Path | None = None,
+    tag: str = "",
 ) -> dict[str, Any]:
     """Keyword arguments of the dask_jobqueue cluster class, but for the scheduler.
 
@@ -119,21 +172,36 @@ def job_arguments(
         The batch system, by the name of its section in Dask's configuration.
     log_directory
         For the output of jobs, see `job_logs`. None: wherever the batch system puts it.
+    tag
+        What the name of the jobs ends with, so that no other cluster has such jobs.
+        Without it the name is as the user chose it.
     """
-    directives = _configured(system, "job-extra-directives")
-    directives += extra_directives(parameters, system, log_directory)
+    configured = _configured(system, "job-extra-directives")
+    directives = extra_directives(
+        parameters,
+        system,
+        log_directory,
+        [unmarked(item, system) for item in configured],
+    )
+    base, directives = split_name(directives, system)
+    name = job_name(base or _configured_name(system), system, tag)
+    directives = with_cluster(directives, system, os.environ)
     arguments: dict[str, Any] = {
+        "job_name": name,
         "cores": parameters.cores_per_job,
         "processes": parameters.processes,
         "memory": _memory(parameters),
         "job_extra_directives": directives,
-        "job_script_prologue": _prologue(parameters, system),
-        "worker_extra_args": _worker_arguments(parameters, system),
+        "job_script_prologue": _prologue(parameters, system, log_directory),
+        "worker_extra_args": _worker_arguments(parameters, system, directives),
     }
+    if dask.config.get(f"jobqueue.{system}.python", None) is None:
+        arguments["python"] = shlex.quote(sys.executable)
     if parameters.tmpdir is not None or not parameters.pure_dask:
-        arguments["local_directory"] = parameters.tmpdir or DEFAULT_TMPDIR
+        arguments["local_directory"] = _shell_path(parameters.tmpdir or DEFAULT_TMPDIR)
     if system == "htcondor":
-        arguments["job_extra_directives"] = htcondor_directives(directives)
+        named = {"batch_name": name} if tag else {}
+        arguments["job_extra_directives"] = htcondor_directives(directives) | named
         _ignored(parameters, system, "walltime", "partition", "project")
     else:
         arguments["walltime"] = _walltime(parameters, system)
@@ -158,12 +226,20 @@ def job_arguments(
     return arguments
 
 
+def _shell_path(path: str) -> str:
+    """A path as one word for a shell, in which variables and ``~`` keep their meaning."""
+    if not re.search(r"[^\w%+,./:=@~-]", path, re.ASCII):
+        return path
+    home, slash, rest = path.partition("/") if path.startswith("~") else ("", "", path)
+    return home + slash + '"' + re.sub(r'(["\\`])', r"\\\1", rest) + '"'
+
+
 def _configured(system: str, name: str) -> list[str]:
     """What dask_jobqueue's own configuration adds; arguments would replace it."""
     found = dask.config.get(f"jobqueue.{system}.{name}", None) or []
     if isinstance(found, dict):  # HTCondor
         return [f"{key} = {value}" for key, value in found.items()]
-    return [found] if isinstance(found, str) else list(map(str, found))
+    return _texts(found)
 
 
 def _memory(parameters: Parameters) -> str:
@@ -182,7 +258,9 @@ def _walltime(parameters: Parameters, system: str) -> str:
     return format_clock(parse_duration(walltime))
 
 
-def _prologue(parameters: Parameters, system: str) -> list[str]:
+def _prologue(
+    parameters: Parameters, system: str, log_directory: Path | None
+) -> list[str]:
     """Shell lines before the worker; the user's come last and so may overrule ours."""
     settings = dask_settings(parameters, walltime=True)
     extra = parameters.extra_dask_config
@@ -193,15 +271,26 @@ def _prologue(parameters: Parameters, system: str) -> list[str]:
     ]
     lines += exports(settings, extra, merged_config(settings, extra))
     lines += cpu_count(system)
-    lines += _configured(system, "job-script-prologue")
-    return lines + list(parameters.job_script_prologue)
+    users = _configured(system, "job-script-prologue")
+    users += parameters.job_script_prologue
+    return lines + around(users, system, log_directory)
 
 
-def _worker_arguments(parameters: Parameters, system: str) -> list[str]:
+def _configured_name(system: str) -> str:
+    return str(dask.config.get(f"jobqueue.{system}.name", None) or DEFAULT_NAME)
+
+
+def _worker_arguments(
+    parameters: Parameters, system: str, directives: list[str]
+) -> list[str]:
     """Options behind those of dask_jobqueue; the last one of a name counts."""
     arguments = ["--nthreads", str(parameters.threads)]
     if system == "slurm":
-        arguments += ["--name", "worker-$SLURM_JOB_ID"]
+        name = "worker-$SLURM_JOB_ID"
+        if any(re.match(r"(?:--array\b|-a)", item) for item in directives):
+            # the queue and we know an array by the id of its first job
+            name = "worker-$SLURM_ARRAY_JOB_ID-$SLURM_ARRAY_TASK_ID"
+        arguments += ["--name", name]
     if parameters.internal_port_range is not None:
         arguments += ["--worker-port", parameters.internal_port_range]
         arguments += ["--nanny-port", parameters.internal_port_range]

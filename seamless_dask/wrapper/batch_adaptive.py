@@ -10,7 +10,6 @@ from __future__ import annotations
 import asyncio
 import logging
 import math
-import re
 import time
 from collections.abc import Callable, Coroutine
 from typing import Any
@@ -24,13 +23,14 @@ from distributed.metrics import monotonic
 from . import commands
 from .adaptive import choose_now
 from .dask_config import lifetime_seconds, stagger_seconds
-from .ending import ask, make_sure
+from .ending import ask, cancel, make_sure, search
 from .events import News
 from .fleet import Actions, Fleet, Gone, Rules
 from .parameters import Parameters
 from .queues import Queue, UnreadableAnswer
 from .scaling import ScalingPolicy
-from .submission import Submitter
+from .signs_of_life import Signs
+from .submission import Refused, Submitter
 
 logger = logging.getLogger(__name__)
 
@@ -48,10 +48,13 @@ def rules(parameters: Parameters, system: str) -> Rules:
     lifetime = lifetime_seconds(parameters, walltime=True)
     if lifetime is not None:  # of the worker that draws the shortest one
         lifetime -= stagger_seconds(parameters)
-    death_timeout = dask.config.get(f"jobqueue.{system}.death-timeout", None)
+    key = f"jobqueue.{system}.death-timeout"
+    death_timeout = dask.config.get(key, None)
     interval = dask.config.get("seamless-dask.queue-interval", defaults.query)
     return Rules(
+        maximum=parameters.maximum_jobs,
         death_timeout=parse_timedelta(death_timeout or defaults.death_timeout),
+        death_timeout_key=key,
         query=parse_timedelta(interval),
         lifetime=lifetime,
         lead=min(defaults.lead, (lifetime or 0.0) * LEAD_SHARE),
@@ -81,7 +84,8 @@ class BatchAdaptive(Adaptive):
     """Adds and removes jobs of a batch system, so that the workers follow the work.
 
     `plugin` is the Seamless plugin of the scheduler, `processes` the number of workers
-    per job, `on_news` is called on the event loop.
+    per job, `on_news` is called on the event loop, `signs` are what jobs write before
+    their workers connect.
     """
 
     def __init__(
@@ -92,6 +96,7 @@ class BatchAdaptive(Adaptive):
         policy: ScalingPolicy,
         queue: Queue,
         rules: Rules,
+        signs: Signs,
         processes: int,
         on_news: Callable[[News], None],
         interval: str,
@@ -99,12 +104,14 @@ class BatchAdaptive(Adaptive):
         self.fleet = Fleet(rules, logger.info)
         self._plugin = plugin
         self._policy = policy
-        self._queue = queue
+        self._signs = signs
         self._processes = processes
         self._on_news = on_news
         self._submitter = Submitter(cluster, queue)
         self._tasks: set[asyncio.Task[None]] = set()
         self._asking = False
+        self._searching = False
+        self._looking = False
         self._silent = ""
         self._news = News((), "")
         self._shown: tuple[Any, ...] = ()
@@ -159,8 +166,9 @@ class BatchAdaptive(Adaptive):
                 time.time(),
             )
             fleet.wanted = wanted
-        self._carry_out(fleet.step(now, self._free(now)))
-        self._tell(now)
+        actions = fleet.step(now, self._free(now))
+        self._tell(now)  # the guard must know of a submission before it is made
+        self._carry_out(actions)
 
     def _free(self, now: float) -> list[str]:
         """Jobs that are more than wanted, and whose workers all may end."""
@@ -187,6 +195,10 @@ class BatchAdaptive(Adaptive):
             self._run(self._retire(job_id))
         if actions.query and not self._asking:
             self._run(self._ask())
+        if actions.search and not self._searching:
+            self._run(self._search())
+        if not self._looking:
+            self._run(self._look_for_life())
 
     def _run(self, coroutine: Coroutine[Any, Any, None]) -> None:
         task = asyncio.ensure_future(coroutine)
@@ -204,24 +216,28 @@ class BatchAdaptive(Adaptive):
         """Submit jobs one after the other; a failure ends the row."""
         for done in range(count):
             try:
-                job_id = await self._submitter.submit(self.fleet.nodes.excluded)
-            except (commands.CommandFailed, ValueError) as error:
+                job = await self._submitter.submit(self.fleet.nodes.excluded)
+            except Refused as error:
                 self.fleet.withdrawn(count - done - 1)
-                self.fleet.refused(str(error), monotonic())
+                self.fleet.refused(str(error), monotonic(), doubtful=error.doubtful)
+                self._tell(monotonic())
                 return
-            logger.info("Submitted job %s.", job_id)
-            self.fleet.submitted(job_id, monotonic())
+            logger.info("Submitted job %s.", job.id)
+            if job.impossible:
+                why = (
+                    f"the batch system takes no job that avoids them: {job.impossible}"
+                )
+                self.fleet.nodes.give_up(why, monotonic())
+            self.fleet.submitted(job.id, monotonic(), job.avoids)
             self._tell(monotonic())
 
     async def _cancel(self, job_ids: list[str]) -> None:
         """Cancel jobs; what is still in the queue at the next look is cancelled again."""
         try:
-            result = await commands.run(self._queue.cancel_command(job_ids))
+            said = await cancel(self._submitter.queue, job_ids)
         except commands.CommandFailed as error:
-            logger.warning("Cancelling jobs %s: %s", ", ".join(job_ids), error)
-            return
-        said = (result.errors.strip() or result.output.strip())[:500]
-        if result.code and not re.search(self._queue.too_late, said):
+            said = str(error)
+        if said:
             logger.warning("Cancelling jobs %s: %s", ", ".join(job_ids), said)
 
     async def _retire(self, job_id: str) -> None:
@@ -239,7 +255,7 @@ class BatchAdaptive(Adaptive):
         self._asking = True
         asked_at = monotonic()
         try:
-            rows = await ask(self._queue, self.fleet.jobs)
+            rows = await ask(self._submitter.queue, self.fleet.jobs)
         except (commands.CommandFailed, UnreadableAnswer) as error:
             if str(error) != self._silent:  # not every half minute
                 self._silent = str(error)
@@ -252,6 +268,34 @@ class BatchAdaptive(Adaptive):
             logger.info("The queue answers again.")
         for gone in self.fleet.answered(rows, asked_at, monotonic()):
             self._bury(gone)
+
+    async def _search(self) -> None:
+        """Ask the queue for jobs by their name: there may be some that nobody knows."""
+        self._searching = True
+        asked_at = monotonic()
+        try:
+            rows = await search(self._submitter.queue)
+        except (commands.CommandFailed, UnreadableAnswer) as error:
+            if self.fleet.suspicion:
+                logger.warning("The queue cannot be searched: %s", error)
+            return
+        finally:
+            self._searching = False
+        self._submitter.found(self.fleet.searched(rows, asked_at, monotonic()))
+
+    async def _look_for_life(self) -> None:
+        """See whether the scripts of jobs without a worker go on."""
+        self._looking = True
+        try:
+            waiting = [
+                job.id
+                for job in self.fleet.jobs.values()
+                if job.alone_since is not None
+            ]
+            for job_id in await self._signs.look(waiting, monotonic()):
+                self.fleet.alive(job_id, monotonic())
+        finally:
+            self._looking = False
 
     def _bury(self, gone: Gone) -> None:
         self._submitter.forget(gone.job.id)
@@ -292,14 +336,21 @@ class BatchAdaptive(Adaptive):
                     for node, exclusion in fleet.nodes.excluded.items()
                 },
             )
-        news = News(tuple(fleet.jobs), backoff.reason)
+        news = News(
+            tuple({**fleet.unproved, **dict.fromkeys(fleet.jobs)}),
+            backoff.reason,
+            unseen=tuple(fleet.unseen()),
+            doubtful=bool(fleet.submitting) or fleet.suspicion.until is not None,
+            job_name=self._submitter.queue.job_name,
+            options=self._submitter.queue.options,
+        )
         if news != self._news:
             self._news = news
             self._on_news(news)
 
     # --- the end
 
-    async def end(self, seconds: float) -> list[str]:
+    async def end(self, seconds: float) -> News:
         """Cancel all jobs and look whether they have gone.
 
         Takes no longer than about `seconds`. Returns the jobs that may be left, because
@@ -311,8 +362,20 @@ class BatchAdaptive(Adaptive):
             await asyncio.wait(set(self._tasks), timeout=seconds / 4)
         for task in self._tasks:
             task.cancel()
-        left = self.fleet.cancel_all()
-        if not left:
-            return []
-        logger.info("Cancelling all jobs: %s.", ", ".join(left))
-        return await make_sure(self._queue, left, deadline)
+        await asyncio.gather(*self._tasks, return_exceptions=True)
+        queue = self._submitter.queue
+        farewell = self.fleet.farewell(monotonic())
+        if not self.fleet.used and not farewell.doubtful:
+            return News((), "")
+        logger.info(
+            "Cancelling all jobs: %s.", ", ".join(farewell.left) or "none is known"
+        )
+        left = await make_sure(queue, farewell.left, deadline, farewell)
+        return News(
+            tuple(left),
+            "",
+            unseen=tuple(farewell.unseen),
+            doubtful=farewell.doubtful,
+            job_name=queue.job_name,
+            options=queue.options,
+        )

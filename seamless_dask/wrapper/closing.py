@@ -40,7 +40,7 @@ class Closing:
     """Ends everything that the wrapper has started. `run` is called once.
 
     `events` is the queue of the main thread, `launched` the cluster if it has started,
-    `starting` the thread that starts it, `jobs` what may be in the queue of a batch
+    `starting` the thread that starts it, `news` what may be in the queue of a batch
     system; `hurried` says that somebody waits for the end.
     """
 
@@ -51,11 +51,11 @@ class Closing:
         guard: Guard | None,
         starting: threading.Thread | None,
         launched: Launched | None,
-        jobs: tuple[str, ...],
+        news: News,
         hurried: bool,
     ):
         #: Jobs that may be left.
-        self.jobs = jobs
+        self.news = news
         self._events = events
         self._guard = guard
         self._starting = starting
@@ -95,7 +95,7 @@ class Closing:
         return not left and not self._impatient
 
     def _seconds(self) -> float:
-        if not self.jobs:
+        if not self.news.jobs and not self.news.doubtful:
             return CLOSE_SECONDS
         return HURRIED_JOBS_SECONDS if self._hurried else JOBS_SECONDS
 
@@ -144,7 +144,7 @@ class Closing:
         if isinstance(event, Started):
             self._launched = event.launched
         elif isinstance(event, News):
-            self.jobs = event.jobs
+            self.news = event
         elif isinstance(event, SignalArrived):
             self._impatient = True
             logger.warning(
@@ -157,7 +157,7 @@ class Closing:
             if launched.jobs is not None:
                 seconds = deadline - time.monotonic() - CLUSTER_SECONDS
                 left = launched.cluster.sync(launched.jobs.end, max(seconds, 0.5))
-                self._events.put(News(tuple(left), ""))
+                self._events.put(left)
             launched.cluster.close()
         except Exception:  # the processes are killed if need be
             logger.exception("The cluster could not be closed in an orderly way")

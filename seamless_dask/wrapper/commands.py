@@ -9,7 +9,7 @@ import asyncio
 import contextlib
 import os
 import signal
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -20,8 +20,13 @@ PATIENCE = 30.0
 class CommandFailed(RuntimeError):
     """A command could not be started, failed, or took too long.
 
-    A RuntimeError, since that is what dask_jobqueue expects.
+    A RuntimeError, since that is what dask_jobqueue expects. `unfinished` says that it
+    was ended by us: nobody knows what it had done by then.
     """
+
+    def __init__(self, message: str, *, unfinished: bool = False):
+        super().__init__(message)
+        self.unfinished = unfinished
 
 
 @dataclass(frozen=True)
@@ -34,7 +39,11 @@ class Result:
 
 
 async def run(
-    command: Sequence[str], seconds: float = PATIENCE, *, shell: bool = False
+    command: Sequence[str],
+    seconds: float = PATIENCE,
+    *,
+    shell: bool = False,
+    environment: Mapping[str, str] | None = None,
 ) -> Result:
     """Run a command to its end, which may be a failure.
 
@@ -53,13 +62,16 @@ async def run(
             stderr=asyncio.subprocess.PIPE,
             # a group of its own: out of reach of Ctrl-C, and killed as a whole
             start_new_session=True,
+            env=environment,
         )
     except OSError as error:
         raise CommandFailed(f"{command[0]} cannot be started: {error}") from None
     try:
         output, errors = await asyncio.wait_for(process.communicate(), seconds)
     except asyncio.TimeoutError:
-        raise CommandFailed(f"{command[0]} took longer than {seconds:g} s") from None
+        raise CommandFailed(
+            f"{command[0]} took longer than {seconds:g} s", unfinished=True
+        ) from None
     finally:
         if process.returncode is None:
             with contextlib.suppress(ProcessLookupError, PermissionError):
@@ -73,11 +85,15 @@ async def run(
 
 
 async def call(
-    command: Sequence[str], *, shell: bool = False, seconds: float = PATIENCE
-) -> str:
-    """Run a command that must succeed; return its output. Raises `CommandFailed`."""
-    result = await run(command, seconds, shell=shell)
+    command: Sequence[str],
+    *,
+    shell: bool = False,
+    seconds: float = PATIENCE,
+    environment: Mapping[str, str] | None = None,
+) -> Result:
+    """Run a command that must succeed. Raises `CommandFailed`."""
+    result = await run(command, seconds, shell=shell, environment=environment)
     if result.code:
         said = (result.errors.strip() or result.output.strip())[:1000]
         raise CommandFailed(f"{command[0]} ended with code {result.code}: {said}")
-    return result.output
+    return result

@@ -27,6 +27,11 @@ ALLOWED_FAILURES = 10
 
 _ALLOWED_FAILURES = "distributed.scheduler.allowed-failures"
 _TICK = "distributed.admin.tick.interval"
+#: How long a worker on this machine that was lost may take to come back: Dask ends one
+#: that takes longer, and its default of 15 s is less than the imports take on the file
+#: system of many a cluster.
+LOST_WORKER = "10m"
+_LOST_WORKER = "distributed.deploy.lost-worker-timeout"
 #: What no job is told. Workers get their directory as an argument.
 _HERE_ONLY = (
     "local-directory",
@@ -34,6 +39,7 @@ _HERE_ONLY = (
     "temporary-directory",
     _ALLOWED_FAILURES,
     _TICK,
+    _LOST_WORKER,
 )
 
 
@@ -106,6 +112,7 @@ def dask_settings(parameters: Parameters, *, walltime: bool) -> dict[str, Any]:
     # Dask looks 50 times per second whether its event loop is alive, which is most of
     # what an idle scheduler costs; it warns after 3 s in any case
     settings[_TICK] = "200ms"
+    settings[_LOST_WORKER] = LOST_WORKER
     return settings
 
 

@@ -5,11 +5,16 @@ from __future__ import annotations
 import logging
 import math
 import shlex
+from collections.abc import Mapping
 from pathlib import Path
 
+from .directive_checks import unmarked
 from .durations import parse_memory
-from .job_logs import configured, output_directives
+from .job_logs import configured as log_directory_of
+from .job_logs import output_directives
 from .parameters import Parameters
+from .queues import QUEUES
+from .surroundings import clusters
 
 logger = logging.getLogger(__name__)
 
@@ -19,22 +24,43 @@ _OAR_DIRECTORY = ("-d", "--directory")
 
 
 def extra_directives(
-    parameters: Parameters, system: str, log_directory: Path | None
+    parameters: Parameters,
+    system: str,
+    log_directory: Path | None,
+    configured: list[str],
 ) -> list[str]:
-    """All directives beyond those that dask_jobqueue makes of its arguments."""
-    directives = list(parameters.job_extra_directives)
+    """All directives beyond those that dask_jobqueue makes of its arguments.
+
+    `configured` are those of Dask's configuration; the parameters have passed
+    `batch.batch_problems`.
+    """
+    directives = list(configured)
+    directives += [unmarked(item, system) for item in parameters.job_extra_directives]
     if system == "oar":
-        directives = oar_directives(parameters)
+        directives = oar_directives(parameters, directives)
     elif system == "sge":
-        directives = sge_directives(parameters)
+        directives = sge_directives(parameters, directives)
     # the user's words come last, and so win where options are given twice
     return _output(directives, system, log_directory) + directives
+
+
+def with_cluster(
+    directives: list[str], system: str, environment: Mapping[str, str]
+) -> list[str]:
+    """The directives, and the cluster that the user's environment chooses on SLURM.
+
+    Said openly, since otherwise jobs would be submitted there and asked for elsewhere.
+    """
+    chosen = clusters(system, environment)
+    if not chosen or QUEUES[system].options_of(directives):
+        return directives
+    return [*directives, f"--clusters={chosen}"]
 
 
 def _output(
     directives: list[str], system: str, log_directory: Path | None
 ) -> list[str]:
-    chosen = configured(system)
+    chosen = log_directory_of(system)
     if chosen is not None:
         # dask_jobqueue knows what to do, but for OAR
         return output_directives(system, Path(chosen)) if system == "oar" else []
@@ -45,8 +71,8 @@ def _output(
     return output_directives(system, log_directory)
 
 
-def oar_directives(parameters: Parameters) -> list[str]:
-    """The user's directives, with all ``-p`` conditions in one, the memory included.
+def oar_directives(parameters: Parameters, given: list[str]) -> list[str]:
+    """The given directives, with all ``-p`` conditions in one, the memory included.
 
     OAR heeds only the last ``-p``. Conditions are SQL with quotes of its own, which
     must survive the shell rules by which directives become arguments of ``oarsub``.
@@ -54,12 +80,10 @@ def oar_directives(parameters: Parameters) -> list[str]:
     """
     directives: list[str] = []
     conditions: list[str] = []
-    items = iter(parameters.job_extra_directives)
+    items = iter(given)
     for item in items:
         if item == "-p":
-            condition = next(items, "")
-            if condition:
-                conditions.append(condition)
+            conditions.append(next(items))
         elif item.startswith(("-p ", "-p'", '-p"')):
             conditions.append(_unquoted(item[2:].strip()))
         else:
@@ -89,8 +113,8 @@ def _quoted(text: str) -> str:
     return shlex.quote(text)
 
 
-def sge_directives(parameters: Parameters) -> list[str]:
-    """The user's directives, with the number of slots behind a bare ``-pe NAME``.
+def sge_directives(parameters: Parameters, given: list[str]) -> list[str]:
+    """The given directives, with the number of slots behind a bare ``-pe NAME``.
 
     Grid Engine has no request for cores. A job asks for slots in a parallel environment
     whose name every site chooses for itself.
@@ -98,7 +122,7 @@ def sge_directives(parameters: Parameters) -> list[str]:
     slots = parameters.cores_per_job
     directives = []
     asks = parameters.resource_spec is not None
-    for item in parameters.job_extra_directives:
+    for item in given:
         words = item.split()
         if words[:1] == ["-pe"]:
             asks = True

@@ -76,11 +76,11 @@ def _read(file: Path) -> dict[str, Any]:
 def _job(
     parameters: Parameters,
     cluster_class: ClusterClass,
-    log_directory: Path,
+    log_directory: Path | None,
     scheduler: str,
 ) -> str:
     arguments = job_arguments(parameters, cluster_class.batch_system, log_directory)
-    tls = tls_arguments()
+    tls = tls_arguments(batch=True)
     if tls:
         arguments |= tls
         scheduler = scheduler.replace("tcp://", "tls://", 1)

@@ -1,8 +1,8 @@
 """Durations and amounts of memory as people write them in parameters.
 
 Two notations for time: Dask's (``"10m"``, ``"90 s"``) and that of batch systems
-(``"01:00:00"``, ``"2-12:00:00"``). Numbers are seconds. YAML reads an unquoted
-``10:00:00`` as the number 36000, so numbers are accepted for a walltime too.
+(``"01:00:00"``, ``"2-12:00:00"``). Numbers are seconds, but not for a walltime and not
+for memory: there every batch system has a unit of its own for numbers without one.
 """
 
 from __future__ import annotations
@@ -16,7 +16,27 @@ _CLOCK = re.compile(
     r"(?:(?P<days>\d+)-)?(?P<hours>\d+):(?P<minutes>\d{2}):(?P<seconds>\d{2})"
 )
 _DAYS_ONLY = re.compile(r"(?P<days>\d+)-(?P<hours>\d+)(?::(?P<minutes>\d{2}))?")
+_BARE = re.compile(r"[-+]?[\d_.,]+(?:[eE][-+]?\d+)?")
+_AMOUNT = re.compile(r"[-+]?[0-9.]+(?:[eE][-+]?[0-9]+)?\s*[A-Za-z]*")
+#: The longest duration that anything here can mean, in seconds: about 30 years.
+LONGEST = 10**9
+#: More memory than any machine has, in bytes.
+MOST_MEMORY = 2**60
 _SLURM_MEMORY = re.compile(r"(?P<number>\d+)\s*(?P<unit>[KMGT])(?:i?B)?", re.IGNORECASE)
+
+
+def is_bare(value: str | int | float) -> bool:
+    """Whether it is a number, or a text that holds a number and no unit."""
+    return not isinstance(value, str) or bool(_BARE.fullmatch(value.strip()))
+
+
+def is_clock_of_yaml(value: str | int | float) -> bool:
+    """Whether YAML may have made this number of seconds of an unquoted ``HH:MM:SS``.
+
+    It reads ``10:00:00`` as the number 36000. Nobody writes the seconds of a walltime,
+    so whole minutes from one hour on must be such a clock.
+    """
+    return not isinstance(value, str) and value >= 3600 and value % 60 == 0
 
 
 def parse_clock(text: str) -> int | None:
@@ -43,12 +63,19 @@ def parse_duration(value: str | int | float, *, zero: bool = False) -> float:
         else:
             try:
                 seconds = float(parse_timedelta(text))
-            except (KeyError, ValueError, IndexError):
+            except (KeyError, ValueError, IndexError, OverflowError):
                 raise ValueError("is not a duration") from None
     else:
-        seconds = float(value)
-    if not math.isfinite(seconds) or seconds < 0 or (seconds == 0 and not zero):
-        raise ValueError("is too short" if seconds <= 0 else "is not finite")
+        try:
+            seconds = float(value)
+        except OverflowError:
+            seconds = math.inf
+    if not math.isfinite(seconds):
+        raise ValueError("is not finite")
+    if seconds < 0 or (seconds == 0 and not zero):
+        raise ValueError("is too short")
+    if seconds > LONGEST:
+        raise ValueError(f"is too long, {LONGEST} s is the most")
     return seconds
 
 
@@ -69,13 +96,19 @@ def format_clock(seconds: float) -> str:
 
 def parse_memory(value: str | int) -> int:
     """Bytes in an amount of memory; it must be positive."""
+    if isinstance(value, str) and not _AMOUNT.fullmatch(value.strip()):
+        raise ValueError("is not an amount of memory")  # Dask would join "4 4GB"
     try:
-        amount = parse_bytes(value)
+        amount = int(parse_bytes(value))
+    except OverflowError:
+        raise ValueError("is not finite") from None
     except (ValueError, TypeError, KeyError):
         raise ValueError("is not an amount of memory") from None
     if amount <= 0:
         raise ValueError("must be more than zero")
-    return int(amount)
+    if amount > MOST_MEMORY:
+        raise ValueError("is more than any machine has")
+    return amount
 
 
 def slurm_memory(value: str | int) -> str:

@@ -4,11 +4,15 @@ from __future__ import annotations
 
 import asyncio
 import logging
+import os
+import re
 import time
 from collections.abc import Iterable
 
 from . import commands
+from .farewell import Farewell
 from .queues import Queue, Rows, UnreadableAnswer
+from .surroundings import for_commands
 
 logger = logging.getLogger(__name__)
 
@@ -22,42 +26,125 @@ async def ask(
     queue: Queue, job_ids: Iterable[str], seconds: float = commands.PATIENCE
 ) -> Rows:
     """Ask the queue about jobs. Raises `CommandFailed`, `UnreadableAnswer`."""
-    result = await commands.run(queue.query_command(job_ids), seconds)
+    command = queue.query_command(job_ids)
+    environment = for_commands(queue.system, os.environ)
+    result = await commands.run(command, seconds, environment=environment)
     return queue.answer(result.code, result.output, result.errors)
 
 
-async def make_sure(queue: Queue, job_ids: list[str], deadline: float) -> list[str]:
+async def search(queue: Queue, seconds: float = commands.PATIENCE) -> Rows:
+    """Ask the queue for all jobs of the name that this cluster has given them.
+
+    Raises `CommandFailed`, `UnreadableAnswer`.
+    """
+    command = queue.search_command()
+    if command is None:
+        return {}
+    environment = for_commands(queue.system, os.environ)
+    result = await commands.run(command, seconds, environment=environment)
+    return queue.search_answer(result.code, result.output, result.errors)
+
+
+async def cancel(
+    queue: Queue, job_ids: Iterable[str], seconds: float = commands.PATIENCE
+) -> str:
+    """Tell jobs to end; return what the command complains about, "" if nothing.
+
+    Raises `CommandFailed`.
+    """
+    command = queue.cancel_command(job_ids)
+    environment = for_commands(queue.system, os.environ)
+    result = await commands.run(command, seconds, environment=environment)
+    said = (result.errors.strip() or result.output.strip())[:500]
+    if not result.code or re.search(queue.too_late, said):
+        return ""
+    return said or f"{command[0]} ended with code {result.code}"
+
+
+async def make_sure(
+    queue: Queue,
+    job_ids: Iterable[str],
+    deadline: float,
+    farewell: Farewell | None = None,
+) -> list[str]:
     """Cancel jobs until the queue says that they are gone, or have been told to end.
 
-    `deadline` is in monotonic seconds. Returns the jobs of which the queue has not said
-    so until then.
+    Parameters
+    ----------
+    queue
+        Of the cluster.
+    job_ids
+        All jobs that may be in the queue.
+    deadline
+        In monotonic seconds.
+    farewell
+        What is known of these jobs, if that is more than their ids.
+
+    Returns
+    -------
+    The jobs of which the queue has not said so until then.
     """
-    left = list(job_ids)
+    farewell = farewell or Farewell(dict.fromkeys(job_ids, True))
     pause, longest = PAUSES
-    complaint = ""
-    while left:
-        try:
-            await commands.run(queue.cancel_command(left), _patience(deadline))
-            rows = await ask(queue, left, _patience(deadline))
-        except (commands.CommandFailed, UnreadableAnswer) as error:
-            if str(error) != complaint:
-                complaint = str(error)
-                logger.warning(
-                    "Jobs that should end, %s: %s", ", ".join(left), complaint
-                )
-        else:
-            left = [
-                job_id
-                for job_id in left
-                if job_id in rows and rows[job_id].place not in ("gone", "ending")
-            ]
+    complaints: set[str] = set()
+    while True:
+        for complaint in await _round(queue, farewell, deadline):
+            if complaint not in complaints:
+                complaints.add(complaint)
+                names = ", ".join(farewell.left) or f"those named {queue.job_name}"
+                logger.warning("Jobs that should end, %s: %s", names, complaint)
         remaining = deadline - time.monotonic()
-        if remaining <= 0:
-            break
-        if left:
-            await asyncio.sleep(min(pause, remaining))
-            pause = min(2 * pause, longest)
-    return left
+        if farewell.done or remaining <= 0:
+            return farewell.left
+        await asyncio.sleep(min(pause, remaining))
+        pause = min(2 * pause, longest)
+
+
+async def _round(queue: Queue, farewell: Farewell, deadline: float) -> list[str]:
+    """Cancel what is left, and look; return what went wrong."""
+    complaints = []
+    for job_ids in farewell.to_cancel():
+        try:
+            said = await cancel(queue, job_ids, _patience(deadline))
+        except commands.CommandFailed as error:
+            complaints.append(str(error))
+        else:
+            farewell.cancelled(job_ids, accepted=not said)
+    asked_at = time.monotonic()
+    asked = farewell.left
+    looks = [_look(queue, farewell, asked, deadline)] if asked else []
+    if farewell.search_due:
+        looks.append(_search(queue, farewell, asked_at, deadline))
+    complaints += [said for said in await asyncio.gather(*looks) if said]
+    return complaints
+
+
+async def _look(
+    queue: Queue, farewell: Farewell, job_ids: list[str], deadline: float
+) -> str:
+    try:
+        rows = await ask(queue, job_ids, _patience(deadline))
+    except (commands.CommandFailed, UnreadableAnswer) as error:
+        return str(error)
+    farewell.answered(rows, job_ids)
+    return ""
+
+
+async def _search(
+    queue: Queue, farewell: Farewell, asked_at: float, deadline: float
+) -> str:
+    try:
+        rows = await search(queue, _patience(deadline))
+    except (commands.CommandFailed, UnreadableAnswer) as error:
+        farewell.search_failed()
+        return str(error) if farewell.doubtful else ""
+    unknown = farewell.searched(rows, asked_at)
+    if unknown:
+        logger.warning(
+            "Jobs in the queue that bear our name and were not known: %s.",
+            ", ".join(unknown),
+        )
+    return ""
 
 
 def _patience(deadline: float) -> float:

@@ -55,6 +55,14 @@ class News:
     jobs: tuple[str, ...]
     #: Why no more jobs are submitted at the moment; empty if nothing is wrong.
     submission_error: str
+    #: Those of the jobs that the queue has never shown.
+    unseen: tuple[str, ...] = ()
+    #: Jobs that nobody knows may be in the queue.
+    doubtful: bool = False
+    #: The name of all jobs.
+    job_name: str = ""
+    #: Options for the commands about jobs.
+    options: tuple[str, ...] = ()
 
 
 Event = SignalArrived | FileLost | Started | Failure | Activity | News

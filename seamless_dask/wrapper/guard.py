@@ -9,8 +9,8 @@ It waits for the pipe from the wrapper to break, and then
   marks its environment, which every process below inherits. The wrapper itself finds by
   the same mark what it has to end;
 - on a batch system: cancels the jobs that the wrapper had, until the queue says that they
-  are gone. A job that is still pending would otherwise start, find no scheduler, and hold
-  its node for a minute.
+  are gone, and those that bear the name of its jobs. A job that is still pending would
+  otherwise start, find no scheduler, and hold its node for a minute.
 
 The same happens when the wrapper ends and could not make sure that all jobs are gone.
 """
@@ -28,15 +28,19 @@ import subprocess
 import sys
 import time
 import uuid
-from collections.abc import Iterable
+from collections.abc import Sequence
+from dataclasses import dataclass
 from pathlib import Path
 
 import psutil
 
 from .ending import make_sure
+from .events import News
 from .exit_codes import WrapperError
+from .farewell import Farewell
+from .fleet import Rules
 from .queues import QUEUES
-from .status_file import declare_dead
+from .status_file import declare_dead, start_time
 
 #: Environment variable that all processes below one wrapper share. The name does not
 #: start with DASK_, which Dask would read as configuration.
@@ -46,16 +50,37 @@ NOTICE_SECONDS = 5.0
 KILL_SECONDS = 10.0
 #: How long a batch system may be away until its jobs are given up, in seconds.
 JOBS_SECONDS = 600.0
+#: How long jobs may stay invisible that were accepted without our knowledge, in seconds.
+HIDDEN_SECONDS = Rules.hidden
 DISMISSED = "dismissed"
 
 logger = logging.getLogger(__name__)
 
 
+@dataclass(frozen=True)
+class Charge:
+    """What the guard of a batch system knows of the wrapper."""
+
+    #: Of all its jobs; "" if it has none yet.
+    job_name: str = ""
+    jobs: Sequence[str] = ()
+    #: Those that the queue has never shown.
+    unseen: Sequence[str] = ()
+    #: Jobs that nobody knows may be in the queue.
+    doubtful: bool = False
+    #: Options for the commands about jobs.
+    options: Sequence[str] = ()
+
+
 class Guard:
     """The guard as the wrapper sees it: started, and dismissed when all is over.
 
-    `batch_system` is the name of one in `queues.QUEUES`, or "" for processes on this
-    machine.
+    Parameters
+    ----------
+    status_file
+        Of the wrapper.
+    batch_system
+        The name of one in `queues.QUEUES`, or "" for processes on this machine.
     """
 
     def __init__(self, status_file: Path, batch_system: str = "") -> None:
@@ -63,12 +88,11 @@ class Guard:
         self.mark = "" if batch_system else uuid.uuid4().hex
         if self.mark:
             os.environ[MARK] = self.mark
-        started = psutil.Process().create_time()
         self._process = subprocess.Popen(
             [
                 *(sys.executable, "-m", __name__),
                 *("--status-file", str(status_file)),
-                *("--wrapper", str(os.getpid()), repr(started)),
+                *("--wrapper", str(os.getpid()), repr(start_time())),
                 *("--mark", self.mark),
                 *("--batch-system", batch_system),
             ],
@@ -85,11 +109,18 @@ class Guard:
         """Process id of the guard."""
         return self._process.pid
 
-    def watch(self, job_ids: Iterable[str]) -> None:
+    def watch(self, news: News) -> None:
         """These are all jobs that there are."""
         assert self._process.stdin is not None
+        charge = Charge(
+            job_name=news.job_name,
+            jobs=news.jobs,
+            unseen=news.unseen,
+            doubtful=news.doubtful,
+            options=news.options,
+        )
         with contextlib.suppress(BrokenPipeError):  # somebody ended the guard
-            self._process.stdin.write(json.dumps(list(job_ids)) + "\n")
+            self._process.stdin.write(json.dumps(vars(charge)) + "\n")
             self._process.stdin.flush()
 
     def dismiss(self, seconds: float = 1.0) -> None:
@@ -114,14 +145,14 @@ def marked(mark: str) -> set[psutil.Process]:
     return found
 
 
-def _wait() -> list[str] | None:
-    """Wait for the end of the wrapper; return its jobs, None if there is nothing to do."""
-    jobs: list[str] = []
+def _wait() -> Charge | None:
+    """Wait for the end of the wrapper; return what it had, None if nothing is to do."""
+    charge = Charge()
     for line in sys.stdin:
         if line.strip() == DISMISSED:
             return None
-        jobs = json.loads(line)
-    return jobs
+        charge = Charge(**json.loads(line))
+    return charge
 
 
 def _end_processes(mark: str) -> None:
@@ -144,17 +175,23 @@ def _end_processes(mark: str) -> None:
         left = marked(mark)
 
 
-def _end_jobs(batch_system: str, jobs: list[str]) -> None:
+def _end_jobs(batch_system: str, charge: Charge) -> None:
     logger.warning(
-        "The wrapper has ended, its guard cancels the jobs %s.", ", ".join(jobs)
+        "The wrapper has ended, its guard cancels the jobs %s.",
+        ", ".join(charge.jobs) or f"named {charge.job_name}, if there are any",
     )
-    deadline = time.monotonic() + JOBS_SECONDS
-    left = asyncio.run(make_sure(QUEUES[batch_system], jobs, deadline))
-    if left:
+    now = time.monotonic()
+    queue = QUEUES[batch_system].of(charge.job_name, charge.options)
+    farewell = Farewell(
+        {job_id: job_id not in charge.unseen for job_id in charge.jobs},
+        now + HIDDEN_SECONDS if charge.doubtful else None,
+    )
+    asyncio.run(make_sure(queue, charge.jobs, now + JOBS_SECONDS, farewell))
+    if farewell.left or farewell.doubtful:
         logger.error(
             "Gave up after %g s: the jobs %s may be left in the queue.",
             JOBS_SECONDS,
-            ", ".join(left),
+            ", ".join(farewell.left) or f"named {charge.job_name}",
         )
     else:
         logger.warning("All jobs of the wrapper have gone.")
@@ -173,8 +210,8 @@ def main() -> None:
         format="%(asctime)s %(levelname)-7s %(name)s: %(message)s",
     )
     os.chdir("/")  # no folder should be kept in use
-    jobs = _wait()
-    if jobs is None:
+    charge = _wait()
+    if charge is None:
         return
     pid, started = int(options.wrapper[0]), float(options.wrapper[1])
     try:
@@ -183,8 +220,8 @@ def main() -> None:
         logger.error("The status file of the dead wrapper: %s", error)
     if options.mark:
         _end_processes(options.mark)
-    if jobs:
-        _end_jobs(options.batch_system, jobs)
+    if charge.job_name:
+        _end_jobs(options.batch_system, charge)
 
 
 if __name__ == "__main__":

@@ -15,6 +15,7 @@ import logging
 import os
 import shlex
 import shutil
+import tempfile
 import time
 from pathlib import Path
 from typing import Any
@@ -33,27 +34,46 @@ def configured(system: str) -> str | None:
     return None if directory is None else os.path.expanduser(str(directory))
 
 
-def run_directory(status_file: Path) -> Path:
-    """The directory for this run; it is not made."""
+def run_directory(status_file: Path) -> Path | None:
+    """The directory for this run, which is not made; None without a home directory."""
     run = f"{time.strftime('%Y%m%d-%H%M%S')}-{os.getpid()}"
-    return Path.home() / ".seamless-dask" / "logs" / status_file.stem / run
+    try:
+        home = Path.home()
+    except RuntimeError as error:  # a user id without a name, and no HOME
+        logger.warning("No directory for the output of jobs: %s", error)
+        return None
+    return home / ".seamless-dask" / "logs" / status_file.stem / run
 
 
 def make(directory: Path) -> bool:
-    """Make the directory, for our eyes only; say whether it can be used."""
+    """Make the directory, for our eyes only; say whether jobs can write into it."""
     try:
         directory.mkdir(mode=0o700, parents=True, exist_ok=True)
+        with tempfile.TemporaryFile(dir=directory) as file:
+            file.write(b"is there room?")
     except OSError as error:
-        logger.warning("No directory for the output of jobs: %s", error)
+        logger.warning(
+            "No directory for the output of jobs: %s cannot be used: %s",
+            directory,
+            error,
+        )
         return False
     return True
 
 
-def keep_script(directory: Path, cluster: Any) -> Path:
-    """Write the script of a cluster's jobs beside their output; return its path."""
+def keep_script(directory: Path, cluster: Any) -> Path | None:
+    """Write the script of a cluster's jobs beside their output.
+
+    Returns its path, None if it cannot be written: it is for those who are curious.
+    """
     path = directory / "job-script.sh"
-    path.write_text(cluster.job_script())
-    path.chmod(0o600)
+    script = cluster.job_script()
+    try:
+        path.touch(mode=0o600)
+        path.write_text(script, encoding="utf-8", errors="surrogateescape")
+    except OSError as error:
+        logger.warning("The script of the jobs cannot be kept as %s: %s", path, error)
+        return None
     return path
 
 

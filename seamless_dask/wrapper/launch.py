@@ -5,7 +5,7 @@ from __future__ import annotations
 import errno
 import logging
 import os
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Any
 from ..record_mode import publish
 from .batch import batch_problems, job_arguments
 from .cluster_string import ClusterClass
+from .config_checks import config_problems
 from .dask_config import (
     apply_config,
     dask_settings,
@@ -24,10 +25,11 @@ from .dask_config import (
 from .durations import parse_duration, parse_memory
 from .events import News
 from .exit_codes import ParametersError, StartFailed
+from .job_names import new_tag
 from .logs import configure_dask
 from .parameters import Parameters
 from .ports import free_ports
-from .queues import QUEUES
+from .queues import QUEUES, Queue
 from .scaling import ScalingPolicy
 from .security import (
     directory_for_workers,
@@ -36,6 +38,7 @@ from .security import (
     tls_problems,
     warn_of_others,
 )
+from .signs_of_life import Signs
 
 if TYPE_CHECKING:
     from .batch_adaptive import BatchAdaptive
@@ -44,6 +47,8 @@ logger = logging.getLogger(__name__)
 
 #: Somebody else may take a port between our look and our use of it.
 ATTEMPTS = 5
+#: What a Dask worker needs before it does anything, in bytes.
+LEAST_MEMORY = 100 * 10**6
 SCALING_INTERVAL = 1.0
 #: Share of the target duration that a worker stays idle before it is ended.
 IDLE_SHARE = 0.1
@@ -84,6 +89,8 @@ def check(
     """
     batch = cluster_class.kind == "jobqueue"
     problems = _port_problems(parameters, batch=batch) + tls_problems(parameters)
+    problems += _memory_problems(parameters)
+    problems += config_problems(parameters, cluster_class.batch_system)
     if batch:
         problems += batch_problems(parameters, cluster_class.batch_system)
     else:
@@ -106,6 +113,22 @@ def _port_problems(parameters: Parameters, *, batch: bool) -> list[str]:
         f"internal-port-range = {parameters.internal_port_range!r}: has "
         f"{end - start + 1} ports, but {workers} workers and their nannies need "
         f"{2 * workers}"
+    ]
+
+
+def _memory_problems(parameters: Parameters) -> list[str]:
+    """A Dask worker with less memory is killed as soon as it has started."""
+    if parameters.memory is None:
+        return []
+    available = parse_memory(parameters.memory) // parameters.processes
+    if available >= LEAST_MEMORY:
+        return []
+    among = (
+        f" among {parameters.processes} processes" if parameters.processes > 1 else ""
+    )
+    return [
+        f"memory = {parameters.memory!r}: is {available} bytes per Dask worker{among}, "
+        f"which needs {LEAST_MEMORY // 10**6} MB to start; is the unit right?"
     ]
 
 
@@ -157,19 +180,22 @@ def launch(
     keep_files_private()
     if batch:
         system = cluster_class.batch_system
-        arguments = job_arguments(parameters, system, log_directory)
+        arguments = job_arguments(parameters, system, log_directory, new_tag())
+        queue = queue_of(arguments, system)
     else:
         arguments = local_arguments(parameters)
         directory = directory_for_workers(local_tmpdir(parameters))
         arguments["local_directory"] = directory
-    arguments |= tls_arguments()
+    arguments |= tls_arguments(batch=batch)
     cluster, port, dashboard_port = _start(cluster_class, endpoint, arguments)
     warn_of_others(cluster.scheduler, parameters)
     try:
         plugin = cluster.sync(_attach, cluster.scheduler, parameters)
         jobs = None
         if batch:
-            jobs = scale_jobs(cluster, plugin, parameters, system, on_news)
+            jobs = scale_jobs(
+                cluster, plugin, parameters, queue, on_news, log_directory
+            )
         else:
             scale(cluster, plugin, parameters)
     except BaseException:
@@ -249,8 +275,10 @@ def _make(
     dashboard_port: int,
     arguments: dict[str, Any],
 ) -> Any:
-    dashboard_host = f"[{host}]" if ":" in host else host
-    dashboard_address = f"{dashboard_host}:{dashboard_port}"
+    # not as text, which Dask would split at the colons of IPv6
+    dashboard_address = [(host, dashboard_port)]
+    if ":" in host:
+        host = f"[{host}]"
     if cluster_class.kind == "local":
         return cluster_class.cls(
             host=host,
@@ -327,6 +355,14 @@ def policy(parameters: Parameters, unit: str = "worker") -> ScalingPolicy:
     )
 
 
+def queue_of(arguments: Mapping[str, Any], system: str) -> Queue:
+    """How the jobs that `batch.job_arguments` describes are asked about."""
+    queue = QUEUES[system]
+    directives = arguments["job_extra_directives"]
+    options = [] if isinstance(directives, dict) else queue.options_of(directives)
+    return queue.of(arguments["job_name"], options)
+
+
 def scale(cluster: Any, plugin: Any, parameters: Parameters) -> None:
     """Let the number of workers on this machine follow the work."""
     from .adaptive import LocalAdaptive
@@ -345,8 +381,9 @@ def scale_jobs(
     cluster: Any,
     plugin: Any,
     parameters: Parameters,
-    system: str,
+    queue: Queue,
     on_news: Callable[[News], None],
+    log_directory: Path | None,
 ) -> BatchAdaptive:
     """Let the number of jobs of a batch system follow the work."""
     from .batch_adaptive import BatchAdaptive, rules
@@ -356,8 +393,9 @@ def scale_jobs(
             cluster,
             plugin=plugin,
             policy=policy(parameters, "job"),
-            queue=QUEUES[system],
-            rules=rules(parameters, system),
+            queue=queue,
+            rules=rules(parameters, queue.system),
+            signs=Signs(log_directory),
             processes=parameters.processes,
             on_news=on_news,
             interval=f"{SCALING_INTERVAL} s",

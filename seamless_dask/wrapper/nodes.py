@@ -27,6 +27,8 @@ class Nodes:
     def __init__(self, note: Callable[[str], None]):
         self.excluded: dict[str, Exclusion] = {}
         self._failures: dict[str, int] = {}
+        #: No node is excluded before this time.
+        self._given_up_until = float("-inf")
         self._note = note
 
     def failed(self, node: str, why: str, now: float) -> None:
@@ -37,6 +39,8 @@ class Nodes:
         self._failures[node] = failures
         if len(self._failures) > MOST:
             del self._failures[next(iter(self._failures))]
+        if now < self._given_up_until:
+            return
         if failures >= FAILURES and node not in self.excluded:
             self.excluded[node] = Exclusion(now + EXCLUSION_SECONDS, why)
             self._note(
@@ -47,6 +51,20 @@ class Nodes:
     def worked(self, node: str) -> None:
         """A job lived on a node for as long as it should."""
         self._failures.pop(node, None)
+
+    def give_up(self, why: str, now: float) -> None:
+        """No job can start without the excluded nodes: let it try there again."""
+        if not self.excluded:
+            return
+        names = ", ".join(self.excluded)
+        for node in self.excluded:
+            self._failures[node] = FAILURES - 1
+        self.excluded.clear()
+        self._given_up_until = now + EXCLUSION_SECONDS
+        self._note(
+            f"excluded nodes ({names}) may get jobs again, and for "
+            f"{EXCLUSION_SECONDS / 60:.0f} min no node is excluded: {why}"
+        )
 
     def forgive(self, now: float) -> None:
         """Let nodes have jobs again, when their time is over."""

@@ -7,7 +7,10 @@ from typing import Annotated, Any
 
 from pydantic import AfterValidator, BeforeValidator, Field, WithJsonSchema
 
-from .durations import parse_duration, parse_memory
+from .durations import is_bare, parse_duration, parse_memory
+
+#: Larger whole numbers are a slip, and a trap for what computes with them.
+LARGEST = 1_000_000
 
 
 def ensure_list(value: Any) -> Any:
@@ -21,13 +24,44 @@ def _not_bool(value: Any) -> Any:
     return value
 
 
+def _whole(value: Any) -> Any:
+    """Refuse what would become a whole number only by force."""
+    if isinstance(value, bool):
+        raise ValueError("true and false are not numbers")
+    if isinstance(value, str) and not re.fullmatch(r"\s*[-+]?[0-9]+\s*", value):
+        raise ValueError("is not a whole number")
+    if isinstance(value, float) and not value.is_integer():
+        raise ValueError("is not a whole number")
+    if isinstance(value, (int, float)) and value > LARGEST:
+        raise ValueError(f"is more than {LARGEST}")
+    return value
+
+
 def _duration(value: str | float) -> str | float:
     parse_duration(value)
     return value
 
 
-def _memory(value: str | int) -> str | int:
+def _walltime(value: str | float) -> str | float:
+    if isinstance(value, str) and is_bare(value):
+        raise ValueError(
+            "needs a unit: batch systems read a number as seconds, minutes or hours"
+        )
+    return _duration(value)
+
+
+def _memory(value: str) -> str:
     parse_memory(value)
+    return value
+
+
+def _with_unit(value: Any) -> Any:
+    number = isinstance(value, (int, float)) and not isinstance(value, bool)
+    if number or (isinstance(value, str) and is_bare(value)):
+        raise ValueError(
+            "needs a unit: batch systems read a number as kilobytes or megabytes, "
+            "others as bytes"
+        )
     return value
 
 
@@ -38,16 +72,43 @@ def _duration_or_zero(value: str | float) -> str | float:
 
 def absolute_path(value: str) -> str:
     """Return the path; ValueError if it is relative, or no shell would keep it."""
-    # it is written into job scripts as it is, so that $VARIABLES work
-    if not re.fullmatch(r"[/~$][\w./~${}@%+:,-]*", value):
+    # $VARIABLES work in job scripts
+    if not re.fullmatch(r"[/~$][\w./~${}@%+:, -]*", value):
         raise ValueError("is not absolute, or has characters that shells interpret")
     return value
 
 
 def _one_line(value: str) -> str:
-    if "\n" in value or "\r" in value:
+    if len(value.splitlines()) > 1:
         raise ValueError("has more than one line")
+    if not value.replace("\t", " ").isprintable():
+        raise ValueError(f"has characters that cannot be printed: {ascii(value)}")
+    if not value.strip():
+        raise ValueError("is blank")
     return value
+
+
+def _configuration(value: dict[str, Any]) -> dict[str, Any]:
+    """Refuse what Dask would merge by dropping a part of it without a word."""
+    found: set[tuple[str, ...]] = set()
+    for key, content in value.items():
+        if not all(part.strip() for part in key.split(".")):
+            raise ValueError(f"the key {key!r} has an empty part")
+        _leaves(tuple(key.split(".")), content, found)
+    for path in found:
+        for length in range(1, len(path)):
+            if path[:length] in found:
+                short, long = ".".join(path[:length]), ".".join(path)
+                raise ValueError(f"{short} has a value, but there is also {long}")
+    return value
+
+
+def _leaves(path: tuple[str, ...], content: Any, found: set[tuple[str, ...]]) -> None:
+    if isinstance(content, dict):
+        for key, below in content.items():
+            _leaves((*path, str(key)), below, found)
+    elif content is not None:
+        found.add(path)
 
 
 def _port_range(value: Any) -> Any:
@@ -58,18 +119,17 @@ def _port_range(value: Any) -> Any:
         parts = list(value)
     else:
         raise ValueError("is not a range of ports")
-    if len(parts) != 2 or any(isinstance(part, bool) for part in parts):
+    if len(parts) != 2:
         raise ValueError("needs two ports")
-    try:
-        start, end = (int(part) for part in parts)
-    except (TypeError, ValueError):
-        raise ValueError("ports are whole numbers") from None
+    if not all(isinstance(part, (int, float, str)) for part in parts):
+        raise ValueError("ports are whole numbers")
+    start, end = (int(_whole(part)) for part in parts)
     if not 1024 <= start < end <= 65535:
         raise ValueError("START must be below END, both between 1024 and 65535")
     return f"{start}:{end}"
 
 
-PositiveInt = Annotated[int, BeforeValidator(_not_bool), Field(ge=1)]
+PositiveInt = Annotated[int, BeforeValidator(_whole), Field(ge=1, le=LARGEST)]
 PositiveFloat = Annotated[
     float, BeforeValidator(_not_bool), Field(gt=0, allow_inf_nan=False)
 ]
@@ -92,7 +152,11 @@ Duration = Annotated[
 DurationOrZero = Annotated[
     Line | int | float, BeforeValidator(_not_bool), AfterValidator(_duration_or_zero)
 ]
-Memory = Annotated[Line | int, BeforeValidator(_not_bool), AfterValidator(_memory)]
+Walltime = Annotated[
+    Line | int | float, BeforeValidator(_not_bool), AfterValidator(_walltime)
+]
+Memory = Annotated[Line, BeforeValidator(_with_unit), AfterValidator(_memory)]
+Configuration = Annotated[dict[str, Any], AfterValidator(_configuration)]
 PortRange = Annotated[
     str,
     BeforeValidator(_port_range),

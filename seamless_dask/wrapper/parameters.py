@@ -11,7 +11,9 @@ from typing import Any
 from pydantic import BaseModel, ConfigDict, Field, StrictBool, ValidationError
 
 from .exit_codes import ParametersError
+from .hidden_parameters import extract
 from .parameter_types import (
+    Configuration,
     Duration,
     DurationOrZero,
     Line,
@@ -22,6 +24,7 @@ from .parameter_types import (
     PositiveFloat,
     PositiveInt,
     Units,
+    Walltime,
 )
 
 #: Time between the end of the longest worker lifetime and the walltime, in seconds.
@@ -37,6 +40,7 @@ TEXT = "a text of one line"
 TEXTS = "a text, or a list of texts, each of one line"
 SWITCH = "true or false"
 DURATION = 'a duration such as "10m", "90s" or "01:00:00", or a number of seconds'
+WALLTIME = 'a duration with a unit such as "90m" or "4h", or "HH:MM:SS", in quotes'
 
 
 def _field(
@@ -55,9 +59,9 @@ class Parameters(BaseModel):
     model_config = ConfigDict(frozen=True, extra="forbid")
 
     # --- the job that each Dask worker runs in
-    walltime: Duration | None = _field(
+    walltime: Walltime | None = _field(
         "longest run time of a batch job; required on batch systems",
-        DURATION,
+        WALLTIME,
         unit="seconds",
     )
     cores: PositiveInt | None = _field(
@@ -73,14 +77,14 @@ class Parameters(BaseModel):
         unit="CPU cores",
     )
     memory: Memory | None = _field(
-        "memory per job in bytes; on a local cluster the limit of the Dask worker "
+        "memory per job; on a local cluster the limit of the Dask worker "
         "process. Default: no limit; required on batch systems",
-        'an amount of memory such as "54000MB" or "16GiB", or a number of bytes',
+        'an amount of memory with its unit such as "54000MB" or "16GiB"',
         unit="bytes",
     )
     tmpdir: Path | None = _field(
         f"directory for temporary files of workers. Default {DEFAULT_TMPDIR}",
-        "an absolute path without spaces; it may begin with ~ or a $VARIABLE",
+        "an absolute path; it may begin with ~ or a $VARIABLE",
     )
     partition: Line | None = _field("partition or queue of the batch system", TEXT)
     project: Line | None = _field("account or project to charge for jobs", TEXT)
@@ -183,8 +187,9 @@ class Parameters(BaseModel):
         default=1,
         unit="jobs",
     )
-    extra_dask_config: dict[str, Any] = _field(
-        "any Dask configuration, merged last",
+    extra_dask_config: Configuration = _field(
+        "any Dask configuration, merged last. The keys seamless.transformation-throttle "
+        "and seamless.timeout in it are read as the parameters of these names",
         "a mapping; nested, or with dotted keys at the top",
         default={},
     )
@@ -267,6 +272,12 @@ def read_parameters(raw: dict[str, Any]) -> tuple[Parameters, list[str]]:
     """Return the parameters and the names of fields that are not known.
 
     Names may be written with hyphens or underscores. Raises `ParametersError`.
+
+    Parameters
+    ----------
+    raw
+        As in the status file: {name: value}. What `extra_dask_config` says about
+        parameters, see `hidden_parameters`, is taken out of it.
     """
     spelling: dict[str, str] = {}
     values: dict[str, Any] = {}
@@ -283,6 +294,18 @@ def read_parameters(raw: dict[str, Any]) -> tuple[Parameters, list[str]]:
         else:
             spelling[name] = written
             values[name] = value
+    hidden = extract(values.get("extra_dask_config"))
+    if "extra_dask_config" in values:
+        values["extra_dask_config"] = hidden.rest
+    unknown += hidden.unknown
+    problems += hidden.problems
+    for name, (written, value) in hidden.found.items():
+        if values.setdefault(name, value) != value:
+            problems.append(
+                f"{written} = {_short(value)}: contradicts "
+                f"{spelling[name]} = {_short(values[name])}"
+            )
+        spelling.setdefault(name, written)
     try:
         parameters = Parameters(**values)
     except ValidationError as error:

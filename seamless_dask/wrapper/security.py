@@ -10,8 +10,10 @@ import getpass
 import ipaddress
 import logging
 import os
+import shlex
 import stat
 import tempfile
+from pathlib import Path
 from typing import Any
 
 import dask.config
@@ -81,13 +83,27 @@ def _file_problem(value: Any) -> str:
     return ""
 
 
-def tls_arguments() -> dict[str, Any]:
-    """Arguments of a cluster class, from Dask's configuration; none without TLS."""
+def tls_arguments(*, batch: bool = False) -> dict[str, Any]:
+    """Arguments of a cluster class, from Dask's configuration; none without TLS.
+
+    `batch` says that the cluster is one of dask_jobqueue.
+    """
     from distributed.security import Security
+
+    class ForScripts(Security):
+        """dask_jobqueue writes paths into the script as they are."""
+
+        def get_tls_config_for_role(self, role: str) -> dict[str, Any]:
+            found: dict[str, Any] = super().get_tls_config_for_role(role)
+            if role == "worker":
+                return {
+                    key: value and shlex.quote(value) for key, value in found.items()
+                }
+            return found
 
     if not dask.config.get(REQUIRED, False):
         return {}
-    return {"security": Security(), "protocol": "tls://"}
+    return {"security": ForScripts() if batch else Security(), "protocol": "tls://"}
 
 
 def warn_of_others(scheduler: Any, parameters: Parameters) -> None:
@@ -103,7 +119,7 @@ def warn_of_others(scheduler: Any, parameters: Parameters) -> None:
         )
         return
     hosts = [get_address_host(each.listen_address) for each in scheduler.listeners]
-    user = getpass.getuser()
+    user = _user()
     if all(ipaddress.ip_address(host).is_loopback for host in hosts):
         logger.info(
             "Other users of this machine, if there are any, can connect to the scheduler "
@@ -120,13 +136,26 @@ def warn_of_others(scheduler: Any, parameters: Parameters) -> None:
         )
 
 
+def _user() -> str:
+    """The name of the user, or the number of one without a name."""
+    try:
+        return getpass.getuser()
+    except (KeyError, OSError):  # which one depends on the version of Python
+        return f"the user with the id {os.getuid()}"
+
+
 def keep_files_private() -> None:
     """Give the scheduler its directory, where it also looks for modules."""
     key = "temporary-directory"
     parent = dask.config.get(key, None)
     if not parent or not os.access(parent, os.W_OK | os.X_OK):
         parent = tempfile.gettempdir()  # tmpdir may exist on compute nodes only
-    dask.config.set({key: private_directories.make(parent)})
+    directory = private_directories.make(parent)
+    dask.config.set({key: directory})
+    try:
+        Path.home()
+    except RuntimeError:  # a user id without a name; libraries of Dask ask for it
+        os.environ["HOME"] = directory
 
 
 def directory_for_workers(parent: str) -> str:

@@ -18,6 +18,8 @@ same pid. All other fields are kept.
 from __future__ import annotations
 
 import contextlib
+import errno
+import functools
 import json
 import logging
 import os
@@ -41,6 +43,8 @@ UNREADABLE_SECONDS = 2.0
 TOUCH_SECONDS = 2.0
 #: While running; also how long a removed file may go unnoticed.
 RELAXED_TOUCH_SECONDS = 5.0
+#: What systems say when there is no room for another file, or for more in one.
+_FULL = (errno.ENOSPC, errno.EDQUOT)
 
 
 class StatusFile:
@@ -154,7 +158,7 @@ class StatusFile:
         fields = {"pid": os.getpid(), **self.fields}
         if fields["pid"] != os.getpid():
             fields["wrapper_pid"] = os.getpid()
-        fields["start_time"] = psutil.Process().create_time()
+        fields["start_time"] = start_time()
         fields.update(changes)
         for name, value in changes.items():
             if value is None:
@@ -162,6 +166,15 @@ class StatusFile:
         _replace(self.path, fields)
         self.fields = fields
         self._owner = fields["pid"]
+
+
+@functools.cache
+def start_time() -> float:
+    """When this process started, in seconds since the epoch.
+
+    Always the same number: the system computes it from the clock, which may be set.
+    """
+    return psutil.Process().create_time()
 
 
 def declare_dead(path: Path, pid: int, start_time: float, message: str) -> None:
@@ -234,6 +247,40 @@ class Heartbeat:
 
 def _replace(path: Path, fields: dict[str, Any]) -> None:
     """Write a file that is there, in one go; raise `StatusFileLost` if it is not."""
+    try:
+        _replace_by_another(path, fields)
+    except OSError as error:
+        if error.errno not in _FULL:
+            raise
+        _overwrite(path, fields)
+
+
+def _overwrite(path: Path, fields: dict[str, Any]) -> None:
+    """Write a file in place, where there is no room for another one.
+
+    What it takes up already is mostly enough. All or nothing is written.
+    """
+    content = json.dumps(fields).encode()
+    try:
+        descriptor = os.open(path, os.O_WRONLY | os.O_NOFOLLOW)
+    except FileNotFoundError:
+        raise StatusFileLost(
+            f"The status file {path} was removed by somebody else."
+        ) from None
+    try:
+        size = os.fstat(descriptor).st_size
+        try:
+            os.posix_fallocate(descriptor, 0, len(content))
+        except OSError:
+            os.ftruncate(descriptor, size)
+            raise
+        # one step, for those who read it: blanks at the end do no harm
+        os.pwrite(descriptor, content.ljust(size), 0)
+    finally:
+        os.close(descriptor)
+
+
+def _replace_by_another(path: Path, fields: dict[str, Any]) -> None:
     temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
     descriptor = os.open(
         temporary, os.O_WRONLY | os.O_CREAT | os.O_TRUNC | os.O_NOFOLLOW, 0o600

@@ -2,17 +2,44 @@
 
 from __future__ import annotations
 
+import contextlib
 import copy
+import logging
 import os
 import re
+import shlex
 import tempfile
 import uuid
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
+from dataclasses import dataclass
 from typing import Any
 
 from . import commands
 from .queues import Queue
+from .submission_answers import DOUBTFUL, Accepted, read_answer
+from .surroundings import for_submission, withheld
+
+logger = logging.getLogger(__name__)
+
+
+class Refused(Exception):
+    """A submission failed. `doubtful` says that a job may be in the queue all the same."""
+
+    def __init__(self, reason: str, *, doubtful: bool):
+        super().__init__(reason)
+        self.doubtful = doubtful
+
+
+@dataclass(frozen=True)
+class Submitted:
+    """A job that the batch system has taken."""
+
+    id: str
+    #: Nodes on which it must not start.
+    avoids: tuple[str, ...] = ()
+    #: Why it was not taken with the nodes to avoid; empty if there were none, or it was.
+    impossible: str = ""
 
 
 class Submitter:
@@ -23,50 +50,98 @@ class Submitter:
     """
 
     def __init__(self, cluster: Any, queue: Queue):
+        #: How the jobs are asked about; the answer to a submission may add to it.
+        self.queue = queue
         self._cluster = cluster
-        self._queue = queue
-        os.environ.update(queue.environment)
         self._names: dict[str, str] = {}
+        #: Names of the workers of jobs that may have been accepted; nobody knows their ids.
+        self._lost: list[str] = []
         self._count = 0
+        self._told = False
         # workers of an earlier cluster must not be taken for ours
         self._prefix = f"worker-x{uuid.uuid4().hex[:6]}"
-        self._job_class = type(
-            cluster.new_spec["cls"].__name__,
-            (cluster.new_spec["cls"],),
-            {"_call": staticmethod(commands.call), "job_file": _job_file},
-        )
+        self._job_class = cluster.new_spec["cls"]
 
-    async def submit(self, excluded_nodes: Iterable[str]) -> str:
-        """Submit one job; return its id.
+    async def submit(self, excluded_nodes: Iterable[str]) -> Submitted:
+        """Submit one job. Raises `Refused` if the batch system does not take it.
 
-        Raises `commands.CommandFailed` if the batch system does not take it, ValueError
-        if its answer holds no job id.
+        If it takes none that avoids the excluded nodes, the job is submitted without.
         """
+        nodes = sorted(excluded_nodes) if self.queue.exclude is not None else []
+        try:
+            return Submitted(await self._submit(nodes), tuple(nodes))
+        except Refused as error:
+            if not nodes or error.doubtful:
+                raise
+            impossible = str(error)
+        return Submitted(await self._submit([]), impossible=impossible)
+
+    async def _submit(self, nodes: list[str]) -> str:
         options = copy.copy(self._cluster.new_spec["options"])
-        nodes = sorted(excluded_nodes)
-        if nodes and self._queue.exclude is not None:
+        if nodes and self.queue.exclude is not None:
             directives = list(options.get("job_extra_directives") or [])
-            options["job_extra_directives"] = self._queue.exclude(directives, nodes)
+            options["job_extra_directives"] = self.queue.exclude(directives, nodes)
         name = f"{self._prefix}-{self._count}"
         self._count += 1
         scheduler = self._cluster.scheduler
         address = getattr(scheduler, "contact_address", None) or scheduler.address
-        job = self._job_class(address, name=name, **options)
-        await job.start()
-        self._names[name] = job.job_id
-        return str(job.job_id)
+        attempt = _attempt(self._job_class, self.queue.system)
+        job = attempt(address, name=name, **options)
+        self._tell_what_is_withheld(job.environment)
+        # until an answer is understood, also if this coroutine is cancelled
+        self._lost.append(name)
+        try:
+            await job.start()
+        except commands.CommandFailed as error:
+            doubtful = error.unfinished or bool(re.search(DOUBTFUL, str(error)))
+            if not doubtful:
+                self._lost.remove(name)
+            raise Refused(str(error), doubtful=doubtful) from None
+        except ValueError as error:
+            raise Refused(str(error), doubtful=True) from None
+        self._lost.remove(name)
+        accepted: Accepted = job.accepted
+        self._names[name] = accepted.id
+        self._remember_cluster(accepted.cluster)
+        return accepted.id
+
+    def _tell_what_is_withheld(self, environment: dict[str, str]) -> None:
+        names = withheld(self.queue.system, os.environ, environment)
+        if names and not self._told:
+            self._told = True
+            logger.info(
+                "Variables for the commands of the batch system that are not handed to "
+                "them, since they would win over the parameters: %s.",
+                ", ".join(names),
+            )
+
+    def _remember_cluster(self, cluster: str) -> None:
+        """Of several clusters, the one that took the job must be asked about it."""
+        known = {
+            name
+            for option in self.queue.options
+            for name in option.removeprefix("--clusters=").split(",")
+        }
+        if cluster and cluster not in known:
+            names = ",".join(sorted({*known, cluster}))
+            self.queue = self.queue.of(self.queue.job_name, [f"--clusters={names}"])
 
     def job_of(self, worker_name: str) -> str | None:
         """The job of a worker, by the name of the worker; None if it is not ours.
 
         Several workers of one job have names that end with ``-0``, ``-1``...
         """
-        match = re.fullmatch(r"worker-(\d+)(?:-\d+)?", worker_name)
+        match = re.fullmatch(r"worker-(\d+)(?:-\d+)*", worker_name)
         if match:  # the script names it after the job
             return match[1]
         return self._names.get(worker_name) or self._names.get(
             worker_name.rpartition("-")[0]
         )
+
+    def found(self, job_ids: list[str]) -> None:
+        """Jobs were found in the queue by their name: which workers are theirs?"""
+        if len(job_ids) == 1 and len(self._lost) == 1:
+            self._names[self._lost.pop()] = job_ids[0]
 
     def forget(self, job_id: str) -> None:
         """A job has ended; none of its workers will connect."""
@@ -74,10 +149,58 @@ class Submitter:
             del self._names[name]
 
 
+def _attempt(job_class: Any, system: str) -> Any:
+    """The job class of dask_jobqueue, with our way to run commands and to read them."""
+
+    class Attempt(job_class):
+        accepted: Accepted | None = None
+        job_file = _job_file
+
+        def __init__(self, *args: Any, **options: Any):
+            super().__init__(*args, **options)
+            self.environment = for_submission(system, os.environ, self.job_script())
+
+        async def _call(self, command: list[str], *, shell: bool = False) -> Any:
+            return await commands.call(
+                command, shell=shell, environment=self.environment
+            )
+
+        def _job_id_from_submit_output(self, result: commands.Result) -> str:
+            self.accepted = read_answer(system, result.output, result.errors)
+            if self.accepted is None and not job_class.__module__.startswith(
+                "dask_jobqueue."
+            ):  # of a site, which may have an answer of its own
+                job_id = super()._job_id_from_submit_output(result.output)
+                self.accepted = Accepted(str(job_id))
+            if self.accepted is None:
+                said = (result.output.strip() or result.errors.strip())[:500]
+                raise ValueError(
+                    f"the answer of {self.submit_command} holds no id of a job that is "
+                    f"certain: {said!r}"
+                )
+            return self.accepted.id
+
+    Attempt.__name__ = job_class.__name__
+    return Attempt
+
+
 @contextmanager
 def _job_file(job: Any) -> Iterator[str]:
-    """Write the script for our eyes only, to a file that nobody can put there first."""
-    with tempfile.NamedTemporaryFile("w", suffix=".sh") as file:
-        file.write(job.job_script())
-        file.flush()
-        yield file.name
+    """Write the script for our eyes only, to a file that nobody can put there first.
+
+    Raises `commands.CommandFailed` if there is no room for it.
+    """
+    script = job.job_script().encode(errors="surrogateescape")
+    with contextlib.ExitStack() as stack:
+        try:
+            file = stack.enter_context(tempfile.NamedTemporaryFile(suffix=".sh"))
+            file.write(script)
+            file.flush()
+        except OSError as error:
+            raise commands.CommandFailed(
+                f"The job script cannot be written to the directory for temporary "
+                f"files: {error}"
+            ) from None
+        # dask_jobqueue gives it to a shell where the script goes to standard input
+        shell = getattr(job, "use_stdin", False)
+        yield shlex.quote(file.name) if shell else file.name

@@ -76,6 +76,8 @@ class Supervisor:
     _job_output: Path | None = None
     #: A signal arrived, so somebody waits for the end.
     _hurried: bool = False
+    #: Whether the status file says that the cluster runs.
+    _announced: bool = False
     #: Jobs that may be in the queue, and why there are not more of them.
     _news: News = News((), "")
 
@@ -164,7 +166,8 @@ class Supervisor:
         begin = time.monotonic()
         if cluster_class.kind == "jobqueue":
             directory = job_logs.run_directory(status_file.path)
-            self._job_output = directory if job_logs.make(directory) else None
+            if directory is not None and job_logs.make(directory):
+                self._job_output = directory
         self._guard = Guard(status_file.path, cluster_class.batch_system)
         self._starting.start()
         while self._launched is None:
@@ -174,17 +177,11 @@ class Supervisor:
             elif event is not None:
                 self._handle(event)
         launched = self._launched
-        assert self._heartbeat is not None
-        with self._heartbeat.lock:
-            status_file.running(
-                port=launched.port, dashboard_port=launched.dashboard_port
-            )
-        self._heartbeat.relax()
-        if self._news.jobs:
-            self._write_news()
+        self._announce()
         if self._job_output is not None:
             script = job_logs.keep_script(self._job_output, launched.cluster)
-            logger.info("Jobs run %s; what they print is kept beside it.", script)
+            if script is not None:
+                logger.info("Jobs run %s; what they print is kept beside it.", script)
         logger.info(
             "Running after %.1f s: scheduler at %s, dashboard at port %d, %s.",
             time.monotonic() - begin,
@@ -194,6 +191,29 @@ class Supervisor:
             if self.options.timeout is not None
             else "no inactivity timeout",
         )
+
+    def _announce(self) -> None:
+        """Tell the caller that the cluster runs; `_watch` tries again if need be."""
+        assert self._launched is not None
+        assert self._status_file is not None and self._heartbeat is not None
+        try:
+            with self._heartbeat.lock:
+                self._status_file.running(
+                    port=self._launched.port,
+                    dashboard_port=self._launched.dashboard_port,
+                )
+        except OSError as error:
+            logger.error(
+                "The cluster runs, but the status file %s cannot say so: %s. Trying "
+                "again.",
+                self._status_file.path,
+                error,
+            )
+            return
+        self._announced = True
+        self._heartbeat.relax()
+        if self._news.jobs:
+            self._write_news()
 
     def _resolve(self) -> Any:
         # Importing dask_jobqueue replaces the handler of SIGINT by one that exits at
@@ -231,6 +251,8 @@ class Supervisor:
         pending = False
         while True:
             event = self._next(look)
+            if not self._announced:
+                self._announce()
             if isinstance(event, Activity):
                 answered, pending, mentioned = time.monotonic(), False, False
                 self._judge(event)
@@ -294,8 +316,8 @@ class Supervisor:
         """The guard must know the jobs, and people why there are not more of them."""
         self._news = news
         assert self._guard is not None
-        self._guard.watch(news.jobs)
-        if self._launched is not None:  # otherwise the file does not say that it runs
+        self._guard.watch(news)
+        if self._announced:
             self._write_news()
 
     def _write_news(self) -> None:
@@ -318,16 +340,18 @@ class Supervisor:
             guard=self._guard,
             starting=self._starting,
             launched=self._launched,
-            jobs=self._news.jobs,
+            news=self._news,
             hurried=self._hurried,
         )
         if not closing.run() and code is ExitCode.CLEAN:
             code = ExitCode.FORCED
-        if closing.jobs:
+        left = closing.news
+        if left.jobs or left.doubtful:
+            unknown = [f"any named {left.job_name}, since a submission had no answer"]
             logger.error(
                 "Jobs that may be left in the queue: %s. A process stays behind that "
                 "tries to cancel them.",
-                ", ".join(closing.jobs),
+                ", ".join([*left.jobs, *(unknown if left.doubtful else [])]),
             )
             if code in (ExitCode.CLEAN, ExitCode.FORCED):
                 code = ExitCode.JOBS_LEFT

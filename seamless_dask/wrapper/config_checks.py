@@ -1,0 +1,82 @@
+"""Keys of Dask's configuration that the wrapper reads, checked like parameters."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable
+from typing import Any
+
+import dask.config
+
+from .dask_config import merged_config
+from .durations import parse_duration
+from .parameters import DURATION, TEXT, TEXTS, WHOLE, Parameters
+
+
+def effective(parameters: Parameters, key: str) -> Any:
+    """What a key will mean: `extra_dask_config`, else Dask's configuration, else None."""
+    extra = merged_config({}, parameters.extra_dask_config)
+    value = dask.config.get(key, None, config=extra)
+    return dask.config.get(key, None) if value is None else value
+
+
+def config_problems(parameters: Parameters, system: str = "") -> list[str]:
+    """What is wrong with the values of these keys; `system` is "" without batch system."""
+    checks: dict[str, tuple[str, Callable[[Any], bool]]] = {
+        "seamless-dask.idle-time": (DURATION, _is_duration_or_zero),
+        "seamless-dask.stall-warning": (DURATION, _is_duration_or_zero),
+        "distributed.scheduler.allowed-failures": (WHOLE, _is_count),
+    }
+    if system:
+        section = f"jobqueue.{system}."
+        checks |= {
+            "seamless-dask.queue-interval": (DURATION, _is_duration),
+            section + "death-timeout": (DURATION, _is_duration),
+            section + "log-directory": (TEXT, _is_path),
+            section + "name": (TEXT, _is_text),
+            section + "job-script-prologue": (TEXTS, _is_texts),
+            section + "worker-extra-args": (TEXTS, _is_texts),
+        }
+        if system != "htcondor":
+            checks[section + "job-extra-directives"] = (TEXTS, _is_texts)
+    problems = []
+    for key, (allowed, is_allowed) in checks.items():
+        value = effective(parameters, key)
+        if value is not None and not is_allowed(value):
+            problems.append(
+                f"Dask's configuration {key} = {value!r}: allowed is {allowed}"
+            )
+    return problems
+
+
+def _is_duration(value: Any, zero: bool = False) -> bool:
+    if isinstance(value, bool) or not isinstance(value, (str, int, float)):
+        return False
+    try:
+        parse_duration(value, zero=zero)
+    except ValueError:
+        return False
+    return True
+
+
+def _is_duration_or_zero(value: Any) -> bool:
+    return _is_duration(value, zero=True)
+
+
+def _is_count(value: Any) -> bool:
+    return isinstance(value, int) and not isinstance(value, bool) and value >= 0
+
+
+def _is_text(value: Any) -> bool:
+    return isinstance(value, str) and bool(value.strip()) and value.isprintable()
+
+
+def _is_path(value: Any) -> bool:
+    return isinstance(value, os.PathLike) or _is_text(value)
+
+
+def _is_texts(value: Any) -> bool:
+    return isinstance(value, str) or (
+        isinstance(value, (list, tuple))
+        and all(isinstance(item, (str, int, float)) for item in value)
+    )

@@ -1,0 +1,93 @@
+"""Whether the script of a job goes on, before its worker connects.
+
+A prologue may take long: it unpacks, installs, loads modules. While it does, it writes
+into the output of its job, or executes one command after the other, and then it touches a
+file. Both are in the directory for the output of jobs, which all nodes see.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import re
+import shlex
+from collections.abc import Iterable
+from pathlib import Path
+
+logger = logging.getLogger(__name__)
+
+#: Least time between two looks, in seconds.
+PAUSE = 5.0
+SUFFIX = ".alive"
+#: Where a job learns its id.
+_IDS = {
+    "slurm": "${SLURM_ARRAY_JOB_ID:-$SLURM_JOB_ID}",
+    "sge": "$JOB_ID",
+    "oar": "$OAR_JOB_ID",
+    "pbs": "${PBS_JOBID%%.*}",
+    "moab": "${PBS_JOBID%%.*}",
+    "lsf": "$LSB_JOBID",
+}
+
+
+def around(prologue: list[str], system: str, directory: Path | None) -> list[str]:
+    """The prologue, with the lines that touch a file at each command of it.
+
+    Without an effect where the script is not run by bash.
+    """
+    if not prologue or directory is None or system not in _IDS:
+        return prologue
+    file = f"{shlex.quote(str(directory))}/job-{_IDS[system]}{SUFFIX}"
+    touch = shlex.quote(f": 2>/dev/null >{file}")
+    return [
+        f"trap {touch} DEBUG 2>/dev/null || :",
+        *prologue,
+        "trap - DEBUG 2>/dev/null || :",
+    ]
+
+
+class Signs:
+    """What jobs have written so far; `directory` is that of their output."""
+
+    def __init__(self, directory: Path | None):
+        self._directory = directory
+        self._seen: dict[str, tuple[float, int]] = {}
+        self._looked_at = float("-inf")
+        self._complained = False
+
+    async def look(self, job_ids: list[str], now: float) -> list[str]:
+        """Those of these jobs that have written something since the last look.
+
+        The first look at a job only remembers what there is. Does nothing if the last
+        look was a moment ago.
+        """
+        if self._directory is None or not job_ids or now - self._looked_at < PAUSE:
+            return []
+        self._looked_at = now
+        try:
+            # the home directory may be slow, or hang
+            found = await asyncio.to_thread(_latest, self._directory, job_ids)
+        except OSError as error:
+            if not self._complained:
+                self._complained = True
+                logger.warning("The output of jobs cannot be looked at: %s", error)
+            return []
+        before, self._seen = self._seen, found
+        return [
+            job_id
+            for job_id, trace in found.items()
+            if job_id in before and trace != before[job_id]
+        ]
+
+
+def _latest(directory: Path, job_ids: Iterable[str]) -> dict[str, tuple[float, int]]:
+    """{job id: latest change and total size of its files}."""
+    found = dict.fromkeys(job_ids, (0.0, 0))
+    numbers = {job_id.partition(".")[0]: job_id for job_id in found}
+    for path in directory.iterdir():
+        for number in numbers.keys() & set(re.findall(r"\d+", path.name)):
+            status = path.stat()
+            latest, size = found[numbers[number]]
+            latest = max(latest, status.st_mtime)
+            found[numbers[number]] = (latest, size + status.st_size)
+    return found

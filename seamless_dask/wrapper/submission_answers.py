@@ -1,0 +1,95 @@
+"""What the commands that submit jobs answer: the id of the job, among other words.
+
+Sites greet their users, warn, advertise, and count, before and behind the answer. A wrong
+id would leave a job in the queue, and might cancel another one of the user. So an answer
+that is not certain is none: the job is then looked for by its name. Pure.
+"""
+
+from __future__ import annotations
+
+import re
+from dataclasses import dataclass
+
+from .queue_answers import lines_of
+
+#: {batch system: patterns of a line, the most certain first}; a pattern may say the cluster
+_PATTERNS: dict[str, tuple[str, ...]] = {
+    "slurm": (
+        r"^\s*Submitted batch job (?P<id>\d+)(?: on cluster (?P<cluster>[\w.-]+))?\s*$",
+        r"\bSubmitted batch job (?P<id>\d+)\b(?: on cluster (?P<cluster>[\w.-]+))?",
+        # --parsable
+        r"^\s*(?P<id>\d+)(?:;(?P<cluster>[\w.-]+))?\s*$",
+    ),
+    "sge": (
+        r'\bYour job(?:-array)? (?P<id>\d+)(?:\.\S*)? \(".*"\) has been submitted',
+        # -terse
+        r"^\s*(?P<id>\d+)(?:\.\d+-\d+:\d+)?\s*$",
+    ),
+    "oar": (
+        r"^\s*OAR_JOB_ID\s*=\s*(?P<id>\d+)\s*$",
+        r"\bOAR_JOB_ID\s*=\s*(?P<id>\d+)\b",
+    ),
+    "pbs": (
+        r"^\s*(?P<id>\d+)(?:\[\])?\.[\w.-]*[A-Za-z][\w.-]*\s*$",
+        r"^\s*(?P<id>\d+)(?:\[\])?\s*$",
+    ),
+    "moab": (
+        r"^\s*(?P<id>\d+)(?:\[\])?\.[\w.-]*[A-Za-z][\w.-]*\s*$",
+        r"^\s*(?:[A-Za-z][\w-]*\.)?(?P<id>\d+)\s*$",
+    ),
+    "lsf": (
+        r"^\s*Job <(?P<id>\d+)> is submitted to .*queue",
+        r"\bJob <(?P<id>\d+)> is submitted\b",
+    ),
+    "htcondor": (
+        r"^\s*\d+ job\(s\) submitted to cluster (?P<id>\d+)\.?\s*$",
+        r"\bsubmitted to cluster (?P<id>\d+)\b",
+        # -terse
+        r"^\s*(?P<id>\d+)\.0 - \d+\.\d+\s*$",
+    ),
+}
+#: What HTCondor adds to the number of a cluster of jobs
+_SUFFIX = {"htcondor": ".0"}
+
+#: Says, in the output of a submission that failed, that it may have been accepted: the
+#: batch system was reached and did not answer, or not in time.
+DOUBTFUL = (
+    r"(?i)time.?out|timed.out|too long|zero bytes|connect|communicat|transmi|socket|"
+    r"unexpected|broken pipe|reset by peer|unable to contact|no (?:response|answer|reply)|"
+    r"not respond|got read error|commlib|end of file|premature|lost|interrupted|"
+    r"try(?:ing)? again|internal error|unknown error|database|i/o error"
+)
+
+
+@dataclass(frozen=True)
+class Accepted:
+    """The batch system has taken a job."""
+
+    id: str
+    #: On which of several clusters; empty if that is not said.
+    cluster: str = ""
+
+
+def read_answer(system: str, output: str, errors: str = "") -> Accepted | None:
+    """Which job was taken, or None if that cannot be told for certain.
+
+    Parameters
+    ----------
+    system
+        The batch system.
+    output, errors
+        What the command that submits has written; the former counts more.
+    """
+    for text in (output, errors):
+        for pattern in _PATTERNS[system]:
+            found = {
+                match["id"]: match.groupdict().get("cluster") or ""
+                for line in lines_of(text)
+                for match in re.finditer(pattern, line)
+            }
+            if len(found) == 1:
+                ((job_id, cluster),) = found.items()
+                return Accepted(job_id + _SUFFIX.get(system, ""), cluster)
+            if found:
+                return None
+    return None

@@ -1,0 +1,66 @@
+"""Whether jobs may be in the queue that nobody knows. Pure; times are monotonic seconds.
+
+A submission that failed may have been accepted: the batch system was too slow to say so,
+or its answer got lost. Then the queue is asked for jobs by the name that only this cluster
+gives them. Until an answer can be trusted, nothing else is submitted.
+"""
+
+from __future__ import annotations
+
+#: How long a suspicion lasts if the queue does not answer.
+LONGEST = 600.0
+
+
+class Suspicion:
+    """One suspicion at a time.
+
+    Parameters
+    ----------
+    hidden
+        A job that was accepted may be invisible for so long.
+    brief
+        A refusal that leaves no doubt is suspected for so long, in case it lies.
+    """
+
+    def __init__(self, hidden: float, brief: float):
+        self._hidden = hidden
+        self._brief = brief
+        #: From when on an answer that shows no job ends the suspicion; None: there is none.
+        self.until: float | None = None
+        self._ends_by_itself = 0.0
+        self._searched_at = float("-inf")
+        self._urgent = False
+
+    def __bool__(self) -> bool:
+        return self.until is not None
+
+    def arise(self, now: float, *, doubtful: bool) -> None:
+        """A submission has failed."""
+        self.until = now + (self._hidden if doubtful else 0.0)
+        self._ends_by_itself = now + (LONGEST if doubtful else self._brief)
+        self._urgent = True
+
+    def answered(self, asked_at: float) -> None:
+        """The queue shows nothing that was not known."""
+        if self.until is not None and asked_at >= self.until:
+            self.until = None
+
+    def confirmed(self) -> None:
+        """The job was found."""
+        self.until = None
+
+    def search_due(self, now: float, pause: float, rarely: float) -> bool:
+        """Whether to search now; then it is taken to be done.
+
+        With a suspicion at once, then after each `pause`, and as soon as an answer can end
+        it; otherwise after `rarely`.
+        """
+        if self.until is not None and now >= self._ends_by_itself:
+            self.until = None
+        since = now - self._searched_at
+        due = since >= (pause if self else rarely) or self._urgent
+        decisive = self.until is not None and self._searched_at < self.until <= now
+        if due or decisive:
+            self._searched_at, self._urgent = now, False
+            return True
+        return False
