@@ -112,19 +112,14 @@ class TransformationDaskMixin:
             exception.
         """
         try:
-            running = self._start_evaluation()
-        except (ClientClosed, ForkedDriverError) as error:
-            self._failed(error)
-            return None
-        try:
-            running.result()
+            self._start_evaluation().result()
         except concurrent.futures.CancelledError:
             return self._abandoned()
         except (ClientClosed, ForkedDriverError) as error:
             self._failed(error)
             return None
-        except BaseException:
-            running.cancel()
+        except BaseException:  # an interrupt, whenever it comes
+            self._end_evaluation(None)
             raise
         if require_value:
             self._require_value_sync()
