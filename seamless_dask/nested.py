@@ -137,7 +137,9 @@ class NestedWork:
                 ended = runs and not base.cancelled()
                 return answer
             finally:
-                if not ended:
+                if ended:
+                    self._runtime.leases.ended(lease)
+                else:
                     self._runtime.leases.release(lease)
 
     def _submit(self, submission: Submission, depth: int) -> TransformationFutures:
