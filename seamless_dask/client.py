@@ -19,6 +19,7 @@ from scheduler_ext.messages import PUSH_RESULT
 
 from . import (
     bounds,
+    connections,
     forks,
     own_random,
     record_mode,
@@ -146,6 +147,7 @@ class SeamlessDaskClient:
         own_random.install()
         dask_client._stream_handlers[PUSH_RESULT] = self._on_result
         thrift.install()
+        connections.install()
         #: the cluster's record mode, which a driver must have as well
         self.record: bool | None = None
         if role == "driver":

@@ -19,7 +19,7 @@ from seamless_transformer.transformation_cache import (
     get_transformation_cache,
 )
 
-from . import definition, handles, outcomes, record_mode, scheduler_side
+from . import connections, definition, handles, outcomes, record_mode, scheduler_side
 from .buffers import UploadError, await_pending_uploads, contents_at_hand
 from .envelopes import EnvelopeMismatch
 from .guests import Guest
@@ -168,9 +168,6 @@ class _Evaluation:
             submission = await self._submission(transformation)
             if submission is None:
                 return None
-            checksums = checksums_of(submission)
-            submission.contents = contents_at_hand(checksums)
-            await await_pending_uploads(checksums)
             client = self._client
             if _is_remote_optional(transformation) and not isinstance(client, Guest):
                 lease = await self._permission(client, submission)
@@ -236,9 +233,20 @@ class _Evaluation:
         ):
             await self._await_results(transformation)
             pending = {}
-        if pending:
-            return self._deferred_submission(transformation, pending)
-        return await self._concrete_submission(transformation)
+        if not pending and definition.has_post_prepare_hook(transformation):
+            await asyncio.to_thread(self._construct, transformation)
+        async with connections.place():
+            if pending:
+                submission = self._deferred_submission(transformation, pending)
+            else:
+                known = await self._concrete_submission(transformation)
+                if known is None:
+                    return None
+                submission = known
+            checksums = checksums_of(submission)
+            submission.contents = contents_at_hand(checksums)
+            await await_pending_uploads(checksums)
+        return submission
 
     async def _pending(self, transformation: Any) -> dict[str, TransformationFutures]:
         """Return the futures of inputs that are still to be computed."""
@@ -368,10 +376,7 @@ class _Evaluation:
         )
 
     async def _concrete_submission(self, transformation: Any) -> Submission | None:
-        if definition.has_post_prepare_hook(transformation):
-            await asyncio.to_thread(self._construct, transformation)
-        else:
-            self._construct(transformation)
+        self._construct(transformation)
         tf_checksum = transformation._transformation_checksum
         if tf_checksum is None:
             raise Unavailable(transformation._exception or "Construction failed")

@@ -82,7 +82,7 @@ class Service:
         pause = FIRST_PAUSE
         while True:
             try:
-                result = await request()
+                result = await _asked_for(request)
             except Exception as exc:  # every kind is judged, and most are raised
                 if not is_outage(exc):
                     raise
@@ -162,6 +162,28 @@ class Service:
             logger.info(
                 "The %s answers again after %.1f s", self, time.monotonic() - since
             )
+
+
+async def _asked_for(request: Callable[[], Awaitable[T]]) -> T:
+    """Return what a request returns; it is cancelled only if the caller is.
+
+    Requests that wait for a connection are cancelled when somebody closes it.
+
+    Raises
+    ------
+    ConnectionAbortedError
+        If the request was cancelled, but not the caller.
+    """
+    task = asyncio.current_task()
+    if task is None or not hasattr(task, "cancelling"):  # Python 3.10 does not tell
+        return await request()
+    before = task.cancelling()
+    try:
+        return await request()
+    except asyncio.CancelledError:
+        if task.cancelling() > before:
+            raise
+        raise ConnectionAbortedError("the connection was closed here") from None
 
 
 def is_outage(exc: BaseException) -> bool:

@@ -136,6 +136,8 @@ def test_clusters_on_a_full_home(tmp_path, options, exhaust) -> None:
                     assert wrapper.status()["status"] == "running"
                 if cluster == SLURM:
                     assert "No directory for the output of jobs" in wrapper.output()
+                    unreachable = "jobs on other machines cannot reach"
+                    assert unreachable in wrapper.output()
             assert wrapper.process.returncode == 0
 
 

@@ -6,6 +6,7 @@ import json
 import os
 import signal
 import stat
+import sys
 import time
 import urllib.request
 from pathlib import Path
@@ -81,6 +82,7 @@ def test_parameters_reach_the_worker(tmp_path: Path) -> None:
             found = client.submit(look_at_worker).result(timeout=60)
             environment = client.submit(environment_of_worker).result(timeout=60)
     assert found.pop("directory").startswith(str(directory))
+    assert found.pop("python") == sys.executable
     assert found == {
         "threads": 2,
         "resources": {"S": 1.0, "GPU": 2.0},

@@ -378,7 +378,7 @@ def test_tmpdir(tmp_path: Path) -> None:
     (tmp_path / "file").touch()
     with pytest.raises(ParametersError, match="tmpdir = .*file"):
         check(read(tmpdir=str(tmp_path / "file")), local)
-    for wrong in ("relative", "/x;reboot"):
+    for wrong in ("relative", "/with'quote", "/x;reboot"):
         (problem,) = problems_of({"tmpdir": wrong})
         assert "absolute path" in problem
     assert read(tmpdir="$SCRATCH/${USER}").tmpdir == "$SCRATCH/${USER}"

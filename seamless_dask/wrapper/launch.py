@@ -188,7 +188,7 @@ def launch(
         arguments["local_directory"] = directory
     arguments |= tls_arguments(batch=batch)
     cluster, port, dashboard_port = _start(cluster_class, endpoint, arguments)
-    warn_of_others(cluster.scheduler, parameters)
+    warn_of_others(cluster.scheduler, parameters, batch=batch)
     try:
         plugin = cluster.sync(_attach, cluster.scheduler, parameters)
         jobs = None

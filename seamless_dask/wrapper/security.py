@@ -106,8 +106,13 @@ def tls_arguments(*, batch: bool = False) -> dict[str, Any]:
     return {"security": ForScripts() if batch else Security(), "protocol": "tls://"}
 
 
-def warn_of_others(scheduler: Any, parameters: Parameters) -> None:
-    """Say in the log who could take over the cluster, or whom TLS keeps out."""
+def warn_of_others(
+    scheduler: Any, parameters: Parameters, *, batch: bool = False
+) -> None:
+    """Say in the log who can reach the cluster, or whom TLS keeps out.
+
+    `batch` says that its workers are jobs of a batch system.
+    """
     from distributed.comm import get_address_host
 
     if dask.config.get(REQUIRED, False):
@@ -120,7 +125,14 @@ def warn_of_others(scheduler: Any, parameters: Parameters) -> None:
         return
     hosts = [get_address_host(each.listen_address) for each in scheduler.listeners]
     user = _user()
-    if all(ipaddress.ip_address(host).is_loopback for host in hosts):
+    local = all(ipaddress.ip_address(host).is_loopback for host in hosts)
+    if local and batch:
+        logger.warning(
+            "The scheduler listens on %s, which jobs on other machines cannot reach: "
+            "start the wrapper with --host and an address of this machine.",
+            ", ".join(hosts),
+        )
+    if local:
         logger.info(
             "Other users of this machine, if there are any, can connect to the scheduler "
             "and have it run programs as %s; see docs/security.md.",

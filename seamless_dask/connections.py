@@ -1,0 +1,205 @@
+"""Keeps connections to services open while somebody uses them.
+
+seamless-remote gives each thread a session with at most 100 connections. What it does
+beyond that is made for few requests at a time. With thousands,
+
+- a request that waited for one of the connections for 10 s failed, as if the service
+  did not answer;
+- after every failure, and whenever any thread was done, all sessions of all threads were
+  closed, together with the requests of others: they failed ("Connector is closed"), or
+  were cancelled although nobody had asked for that;
+- each request that came after that asked whether the service is well, by way of the same
+  connections.
+
+Here a request waits its turn as long as it takes, sessions are closed when nobody uses
+them any more, and a single question, by a connection of its own, does for all who want
+to know whether a service is well.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import threading
+import weakref
+from collections.abc import Awaitable, Callable
+from typing import Any
+
+import aiohttp
+from seamless.caching import buffer_writer
+
+#: seconds between two looks whether a session is still in use
+LOOK = 0.5
+
+#: transformations of an event loop that are prepared and looked up at a time; others
+#: wait for that before they need time of the loop or a connection
+AT_A_TIME = 64
+
+_Writing = Callable[[Any], Awaitable[None]]
+
+#: questions under way: {event loop: {client: question}}
+_questions: weakref.WeakKeyDictionary[
+    asyncio.AbstractEventLoop, dict[Any, asyncio.Task[None]]
+] = weakref.WeakKeyDictionary()
+
+
+_places: weakref.WeakKeyDictionary[asyncio.AbstractEventLoop, asyncio.Semaphore] = (
+    weakref.WeakKeyDictionary()
+)
+
+
+def place() -> asyncio.Semaphore:
+    """Return what to hold (``async with``) in order to prepare a transformation.
+
+    Nothing that may take long must happen meanwhile, and nothing that needs another
+    place. First come, first served.
+    """
+    loop = asyncio.get_running_loop()
+    found = _places.get(loop)
+    if found is None:
+        found = _places[loop] = asyncio.Semaphore(AT_A_TIME)
+    return found
+
+
+def install() -> None:
+    """Change how this process connects to services; idempotent."""
+    from seamless_remote import client
+
+    if client.Client.healthcheck is _healthcheck:
+        return
+    client._build_request_timeout = _patient(client._build_request_timeout)
+    client._close_session = _unless_used(client._close_session)
+    client.Client.healthcheck = _healthcheck
+    client.Client.restart = _restart
+    client.Client._get_session = _without_dead_threads(client.Client._get_session)
+    buffer_writer._process_entry = _to_the_end(buffer_writer._process_entry)
+
+
+def _patient(
+    original: Callable[..., aiohttp.ClientTimeout],
+) -> Callable[..., aiohttp.ClientTimeout]:
+    """To wait for a connection to be free takes as long as it takes."""
+
+    def build_request_timeout(*, healthcheck: bool = False) -> aiohttp.ClientTimeout:
+        timeout = original(healthcheck=healthcheck)
+        if healthcheck:
+            return timeout
+        return aiohttp.ClientTimeout(
+            total=timeout.total,
+            sock_connect=timeout.sock_connect,
+            sock_read=timeout.sock_read,
+        )
+
+    return build_request_timeout
+
+
+def _restart(self: Any) -> None:
+    """Have the next request ask whether the service is well; others go on.
+
+    A connection that has failed is not used again in any case.
+    """
+    self._initialized = False
+
+
+async def _healthcheck(self: Any) -> None:
+    """Verify that the server answers; together with all who want to know that now."""
+    if self.url is None:
+        return
+    loop = asyncio.get_running_loop()
+    questions = _questions.setdefault(loop, {})
+    question = questions.get(self)
+    if question is None:
+        question = loop.create_task(_ask(self))
+        questions[self] = question
+        question.add_done_callback(lambda _: questions.pop(self, None))
+        question.add_done_callback(_retrieve)
+    await asyncio.shield(question)
+
+
+def _retrieve(question: asyncio.Task[None]) -> None:
+    """Keep asyncio from reporting what nobody waits for any more."""
+    if not question.cancelled():
+        question.exception()
+
+
+async def _ask(client: Any) -> None:
+    from seamless_remote.client import (
+        ClientRestartRequiredError,
+        _is_resource_busy_error,
+    )
+
+    path = client._require_url() + "/healthcheck"
+    what = f"Healthcheck failed for {client.url}"
+    try:
+        async with (
+            aiohttp.ClientSession(timeout=client._healthcheck_timeout()) as session,
+            session.get(path) as response,
+        ):
+            status, text = response.status, await response.text()
+    except Exception as error:
+        reason = str(error) or type(error).__name__
+        if _is_resource_busy_error(error):
+            raise ClientRestartRequiredError(f"{what}: {reason}") from error
+        raise RuntimeError(f"{what}: {reason}") from error
+    if not 200 <= status < 300:
+        raise RuntimeError(f"{what}: HTTP {status} {text}")
+
+
+def _in_use(session: aiohttp.ClientSession) -> bool:
+    """Whether requests of a session are under way, or wait for a connection."""
+    connector: Any = session.connector
+    if connector is None or session.closed:
+        return False
+    return bool(connector._acquired) or any(connector._waiters.values())
+
+
+def _unless_used(
+    original: Callable[[aiohttp.ClientSession], None],
+) -> Callable[[aiohttp.ClientSession], None]:
+    """A session that is in use is closed later: it gets no new requests."""
+
+    def close_session(session: aiohttp.ClientSession) -> None:
+        loop = session._loop
+        if _in_use(session) and loop.is_running():
+            loop.call_soon_threadsafe(close_when_unused, session, loop)
+        else:
+            original(session)
+
+    def close_when_unused(
+        session: aiohttp.ClientSession, loop: asyncio.AbstractEventLoop
+    ) -> None:
+        if _in_use(session):
+            loop.call_later(LOOK, close_when_unused, session, loop)
+        else:
+            original(session)
+
+    return close_session
+
+
+def _without_dead_threads(
+    original: Callable[[Any], aiohttp.ClientSession],
+) -> Callable[[Any], aiohttp.ClientSession]:
+    """A new thread's session takes the place of those of threads that have ended."""
+
+    def get_session(self: Any) -> aiohttp.ClientSession:
+        if threading.current_thread() not in self._sessions:
+            for thread in tuple(self._sessions):
+                if not thread.is_alive():
+                    self._close_sessions_for_thread(thread)
+        return original(self)
+
+    return get_session
+
+
+def _to_the_end(original: _Writing) -> _Writing:
+    """Whoever waits for Seamless' background writer learns if it gave up."""
+
+    async def process_entry(entry: Any) -> None:
+        try:
+            await original(entry)
+        finally:
+            if not entry.future.done():
+                entry.future.set_exception(
+                    ConnectionAbortedError("writing was cancelled")
+                )
+
+    return process_entry
