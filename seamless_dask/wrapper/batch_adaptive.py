@@ -239,6 +239,7 @@ class BatchAdaptive(Adaptive):
             said = str(error)
         if said:
             logger.warning("Cancelling jobs %s: %s", ", ".join(job_ids), said)
+            self.fleet.not_cancelled(job_ids)
 
     async def _retire(self, job_id: str) -> None:
         """Let the workers of a job finish what they run, then end it."""
@@ -365,7 +366,7 @@ class BatchAdaptive(Adaptive):
         await asyncio.gather(*self._tasks, return_exceptions=True)
         queue = self._submitter.queue
         farewell = self.fleet.farewell(monotonic())
-        if not self.fleet.used and not farewell.doubtful:
+        if self.fleet.adopted_at == -math.inf and not farewell.doubtful:
             return News((), "")
         logger.info(
             "Cancelling all jobs: %s.", ", ".join(farewell.left) or "none is known"
