@@ -19,6 +19,7 @@ import fcntl
 import json
 import os
 import re
+import shlex
 import signal
 import subprocess
 import sys
@@ -44,10 +45,16 @@ class LyingBatch:
         (directory / "bin").mkdir(parents=True)
         for name in COMMANDS[system]:
             path = directory / "bin" / name
-            path.write_text(
-                f"#!/bin/sh\nexec {sys.executable} -S -E {__file__} {directory} {system} "
-                f'{name} "$@"\n'
-            )
+            command = [
+                sys.executable,
+                "-S",
+                "-E",
+                __file__,
+                str(directory),
+                system,
+                name,
+            ]
+            path.write_text(f'#!/bin/sh\nexec {shlex.join(command)} "$@"\n')
             path.chmod(0o755)
         (directory / "state.json").write_text("{}")
         (directory / "log").touch()
@@ -141,7 +148,8 @@ def submit(directory: Path, system: str, arguments: list[str]) -> int:
         state[job_id] = job
         if lies.get("run"):
             script = directory / f"{job_id}.sh"
-            script.write_text(f"{text}\necho $? > {directory}/{job_id}.code\n")
+            code = shlex.quote(str(directory / f"{job_id}.code"))
+            script.write_text(f"trap 'echo $? >'{shlex.quote(code)} EXIT\n{text}\n")
             variables = {"SLURM_JOB_ID": job_id, "JOB_ID": job_id, "OAR_JOB_ID": job_id}
             with (directory / f"{job_id}.out").open("wb") as output:
                 job["pid"] = subprocess.Popen(

@@ -28,7 +28,10 @@ PARAMETERS: dict[str, Any] = {
     "walltime": "01:00:00",
     "memory_per_core_property_name": "not_applicable",
 }
-CONFIG: dict[str, Any] = {"seamless-dask.queue-interval": "1s"}
+CONFIG: dict[str, Any] = {
+    "seamless-dask.queue-interval": "1s",
+    "seamless-dask.queue-delay": "20s",
+}
 TIMED_OUT = {
     "slurm": "sbatch: error: Batch job submission failed: Socket timed out on "
     "send/recv operation",
@@ -50,11 +53,11 @@ class Wrapper(WrapperProcess):
     ):
         self.batch = batch
         self.clients: list[Client] = []
+        self.futures: list[Future] = []
         super().__init__(
             batch.directory,
             {
                 **PARAMETERS,
-                "tmpdir": str(batch.directory),
                 "extra_dask_config": {**CONFIG, **(config or {})},
                 **parameters,
             },
@@ -68,11 +71,12 @@ class Wrapper(WrapperProcess):
         super().__exit__(*exception)
 
     def work(self, count: int = 1) -> list[Future]:
-        """Tasks for workers."""
+        """Tasks for workers; they are wanted until the end."""
         self.until_running()
         client = Client(self.address())
         self.clients.append(client)
-        return client.map(pow, range(count), [2] * count, pure=False)
+        self.futures = client.map(pow, range(count), [2] * count, pure=False)
+        return self.futures
 
     def until(self, look: Any, what: str, seconds: float = 60) -> Any:
         def or_end() -> Any:

@@ -15,7 +15,6 @@ from collections.abc import Callable, Coroutine
 from typing import Any
 
 import dask.config
-from dask.utils import parse_timedelta
 from distributed.deploy import Adaptive
 from distributed.diagnostics.plugin import SchedulerPlugin
 from distributed.metrics import monotonic
@@ -23,6 +22,7 @@ from distributed.metrics import monotonic
 from . import commands
 from .adaptive import choose_now
 from .dask_config import lifetime_seconds, stagger_seconds
+from .durations import parse_duration
 from .ending import ask, cancel, make_sure, search
 from .events import News
 from .fleet import Actions, Fleet, Gone, Rules
@@ -42,7 +42,7 @@ def rules(parameters: Parameters, system: str) -> Rules:
     """When patience with jobs ends, by the parameters and Dask's configuration.
 
     The configuration key ``seamless-dask.queue-interval`` is the least time between two
-    questions to the queue.
+    questions to the queue, ``seamless-dask.queue-delay`` how long it may not show a job.
     """
     defaults = Rules()
     lifetime = lifetime_seconds(parameters, walltime=True)
@@ -51,11 +51,16 @@ def rules(parameters: Parameters, system: str) -> Rules:
     key = f"jobqueue.{system}.death-timeout"
     death_timeout = dask.config.get(key, None)
     interval = dask.config.get("seamless-dask.queue-interval", defaults.query)
+    hidden = parse_duration(
+        dask.config.get("seamless-dask.queue-delay", defaults.hidden)
+    )
     return Rules(
         maximum=parameters.maximum_jobs,
-        death_timeout=parse_timedelta(death_timeout or defaults.death_timeout),
+        death_timeout=parse_duration(death_timeout or defaults.death_timeout),
         death_timeout_key=key,
-        query=parse_timedelta(interval),
+        query=parse_duration(interval),
+        hidden=hidden,
+        unseen=2 * hidden,
         lifetime=lifetime,
         lead=min(defaults.lead, (lifetime or 0.0) * LEAD_SHARE),
     )
@@ -341,7 +346,7 @@ class BatchAdaptive(Adaptive):
             tuple({**fleet.unproved, **dict.fromkeys(fleet.jobs)}),
             backoff.reason,
             unseen=tuple(fleet.unseen()),
-            doubtful=bool(fleet.submitting) or fleet.suspicion.until is not None,
+            doubtful=fleet.rules.hidden if fleet.submitting or fleet.suspicion else 0.0,
             job_name=self._submitter.queue.job_name,
             options=self._submitter.queue.options,
         )
@@ -376,7 +381,7 @@ class BatchAdaptive(Adaptive):
             tuple(left),
             "",
             unseen=tuple(farewell.unseen),
-            doubtful=farewell.doubtful,
+            doubtful=self.fleet.rules.hidden if farewell.doubtful else 0.0,
             job_name=queue.job_name,
             options=queue.options,
         )
