@@ -214,6 +214,7 @@ class Fleet(Books):
     def _cancel(self, job: Job, why: str, actions: Actions, now: float) -> None:
         job.cancelled, job.cancelled_at = True, now
         job.surviving = job.refuses_to_end = False
+        job.absences = 0
         actions.cancel[job.id] = why
 
     def _curious(self) -> bool:

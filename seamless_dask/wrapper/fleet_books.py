@@ -103,7 +103,10 @@ class Books:
         """A submission failed; `doubtful` says that it may have been accepted."""
         self.submitting = max(0, self.submitting - 1)
         self.suspicion.arise(now, doubtful=doubtful)
-        self._failed(self.refusals, f"the batch system took no job: {reason}", now)
+        what = f"the batch system took no job: {reason}"
+        if doubtful:
+            what += " (it may have taken it all the same: its queue is searched first)"
+        self._failed(self.refusals, what, now)
 
     def alive(self, job_id: str, now: float) -> None:
         """The script of a job has shown that it goes on."""

@@ -89,8 +89,8 @@ class Parameters(BaseModel):
     partition: Line | None = _field("partition or queue of the batch system", TEXT)
     project: Line | None = _field("account or project to charge for jobs", TEXT)
     job_extra_directives: Lines = _field(
-        "more directives for the head of the job script, without the mark such as #SBATCH."
-        ' On Grid Engine, "-pe NAME" names the parallel environment for more than one core; '
+        "more directives for the head of the job script; the mark such as #SBATCH may be left"
+        ' out. On Grid Engine, "-pe NAME" names the parallel environment for more than one core; '
         "the number of slots is added",
         TEXTS,
         default=[],

@@ -15,10 +15,13 @@ from typing import Any
 
 from . import commands
 from .queues import Queue
-from .submission_answers import DOUBTFUL, Accepted, read_answer
+from .submission_answers import Accepted, is_doubtful, read_answer
 from .surroundings import for_submission, withheld
 
 logger = logging.getLogger(__name__)
+
+#: Submissions without an answer that are remembered.
+MOST_LOST = 100
 
 
 class Refused(Exception):
@@ -87,11 +90,11 @@ class Submitter:
         job = attempt(address, name=name, **options)
         self._tell_what_is_withheld(job.environment)
         # until an answer is understood, also if this coroutine is cancelled
-        self._lost.append(name)
+        self._lost = [*self._lost[-MOST_LOST:], name]
         try:
             await job.start()
         except commands.CommandFailed as error:
-            doubtful = error.unfinished or bool(re.search(DOUBTFUL, str(error)))
+            doubtful = error.unfinished or is_doubtful(str(error))
             if not doubtful:
                 self._lost.remove(name)
             raise Refused(str(error), doubtful=doubtful) from None
