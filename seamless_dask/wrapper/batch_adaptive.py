@@ -221,12 +221,13 @@ class BatchAdaptive(Adaptive):
         """Submit jobs one after the other; a failure ends the row."""
         for done in range(count):
             try:
-                job = await self._submitter.submit(self.fleet.nodes.excluded)
+                await self._submitter.submit(self.fleet.nodes.excluded)
             except Refused as error:
                 self.fleet.withdrawn(count - done - 1)
                 self.fleet.refused(str(error), monotonic(), doubtful=error.doubtful)
                 self._tell(monotonic())
                 return
+            job = self._submitter.last
             logger.info("Submitted job %s.", job.id)
             if job.impossible:
                 why = (

@@ -88,7 +88,7 @@ def read_answer(system: str, output: str, errors: str = "") -> Accepted | None:
         What the command that submits has written; the former counts more.
     """
     for text in (output, errors):
-        for pattern in _PATTERNS[system]:
+        for pattern in _PATTERNS.get(system, ()):
             found = {
                 match["id"]: match.groupdict().get("cluster") or ""
                 for line in lines_of(text)
