@@ -224,6 +224,7 @@ def test_variables_of_the_user_do_not_reach_the_commands(slurm: LyingBatch) -> N
         assert left == (sbatch if command == "sbatch" else set())
 
 
+@pytest.mark.parametrize("batch", ["slurm", "oar"], indirect=True)
 def test_jobs_that_end_well_without_a_worker_have_failed(batch: LyingBatch) -> None:
     """And their node is avoided, unless that leaves none: then the reason stays visible."""
     batch.lie(run=True, exclusions="Requested node configuration is not available")

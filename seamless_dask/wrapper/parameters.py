@@ -306,16 +306,21 @@ def read_parameters(raw: dict[str, Any]) -> tuple[Parameters, list[str]]:
                 f"{spelling[name]} = {_short(values[name])}"
             )
         spelling.setdefault(name, written)
+    wrong: set[str] = set()
     try:
         parameters = Parameters(**values)
     except ValidationError as error:
+        wrong = set(_first_reasons(error))
+        parameters = Parameters(
+            **{name: value for name, value in values.items() if name not in wrong}
+        )
         for name, reason in _first_reasons(error).items():
             problems.append(
                 f"{spelling[name]} = {_short(values[name])}: allowed is "
                 f"{_ALLOWED[name]}{reason}"
             )
     if problems:
-        raise ParametersError(problems)
+        raise ParametersError(problems, wrong, parameters)
     return parameters, unknown
 
 
