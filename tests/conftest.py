@@ -32,6 +32,8 @@ def dask_configuration() -> Iterator[None]:
     yield
     dask.config.config.clear()
     dask.config.config.update(before)
+    for defaults in dask.config.defaults:  # of packages that were imported meanwhile
+        dask.config.update(dask.config.config, defaults, priority="old")
 
 
 @pytest.fixture(scope="module")
