@@ -36,16 +36,27 @@ def error_text(error: BaseException) -> str:
     """
     try:
         last = _last_lines(error)
+    except BaseException:  # noqa: BLE001 - code of the user runs here, too
+        last = _last_line(error)
+    try:
         frames = _frames_of_user(error)
-    except BaseException as failure:  # noqa: BLE001 - code of the user runs here, too
-        last = f"{type(error).__name__} (its text fails: {type(failure).__name__})\n"
-        frames = []
+    except BaseException as failure:  # noqa: BLE001 - as above
+        frames = [f"  (not to be had: {type(failure).__name__})\n"]
     header = ["Traceback (most recent call last):\n"] if frames else []
     return wire_text("".join([*header, *frames, last]))
 
 
 def _last_lines(error: BaseException) -> str:
     return "".join(str(s) for s in traceback.format_exception_only(type(error), error))
+
+
+def _last_line(error: BaseException) -> str:
+    """Return it for classes that Python cannot write, such as those of no module."""
+    name = type(error).__name__
+    try:
+        return f"{name}: {error}\n"
+    except BaseException as failure:  # noqa: BLE001 - as above
+        return f"{name} (its text fails: {type(failure).__name__})\n"
 
 
 def _frames_of_user(error: BaseException) -> list[str]:

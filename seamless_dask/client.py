@@ -42,6 +42,7 @@ from .handles import (
 )
 from .inner import InnerLeases
 from .keys import NESTED_RESOURCE, TOP_LEVEL_RESOURCE
+from .ongoing import ClientClosed
 from .pace import Pace
 from .recent import recent_buffers
 from .results import Results
@@ -179,10 +180,16 @@ class SeamlessDaskClient:
         ------
         ForkedDriverError
             In a process that was forked from the one that has made the client.
+        ClientClosed
+            If the Dask client is closed.
         """
-        if os.getpid() != self._process:
+        try:
+            forks.check(self._process)
+            if not self._loop.is_running():
+                raise ClientClosed
+        except (forks.ForkedDriverError, ClientClosed):
             coroutine.close()
-            raise forks.ForkedDriverError(self._process)
+            raise
         return asyncio.run_coroutine_threadsafe(coroutine, self._loop)
 
     def _on_loop(self) -> bool:
@@ -353,7 +360,10 @@ class SeamlessDaskClient:
         except (asyncio.CancelledError, concurrent.futures.CancelledError):
             outcome.cancel()
         except Exception as exc:  # noqa: BLE001 - every way a task can fail ends here
-            logger.warning("Task %s failed: %r", entry.key, exc)
+            # What fails with the connection is told to those who wait for it.
+            ended = isinstance(exc, ConnectionError)
+            level = logging.INFO if ended else logging.WARNING
+            logger.log(level, "Task %s failed: %r", entry.key, exc)
             if not outcome.cancelled():
                 outcome.set_result(
                     TransformationResult(

@@ -14,7 +14,10 @@ from typing import TYPE_CHECKING, Any
 
 from seamless import Checksum
 from seamless_transformer.run import _driver_context
-from seamless_transformer.transformation_cache import get_transformation_cache
+from seamless_transformer.transformation_cache import (
+    TransformationCancelledError,
+    get_transformation_cache,
+)
 
 from . import connections, definition, handles, outcomes, record_mode, scheduler_side
 from .buffers import UploadError, await_pending_uploads, contents_at_hand
@@ -315,6 +318,9 @@ class _Evaluation:
                 require_value=False,
                 force_local=True,
             )
+        except TransformationCancelledError:
+            transformation._mark_cancelled()
+            return
         except Exception as exc:  # noqa: BLE001 - the code of a transformation failed
             error = "".join(traceback.format_exception_only(exc))
             outcomes.apply(

@@ -95,7 +95,7 @@ _OF_PARENT = ("distributed", "seamless_dask")
 def install() -> None:
     """Have processes that are forked from this one know it; idempotent."""
     global _installed
-    if not _installed:
+    if not _installed and hasattr(os, "register_at_fork"):
         _installed = True
         os.register_at_fork(after_in_child=_forked)
 

@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING, Any, TypeVar
 
 from .client import SeamlessDaskClient
 from .handles import until_done
+from .thread_loops import ThreadLoop
 from .types import TransformationResult
 
 if TYPE_CHECKING:
@@ -41,9 +42,14 @@ class Guest:
     def __init__(self, client: Any) -> None:
         self._client = client
 
+    @property
+    def loop(self) -> asyncio.AbstractEventLoop:
+        """The event loop on which evaluations run, the same for all guests."""
+        return _loop()
+
     def start(self, coroutine: Coroutine[Any, Any, T]) -> concurrent.futures.Future[T]:
-        """Run a coroutine on an event loop of its own, the same for all guests."""
-        return asyncio.run_coroutine_threadsafe(coroutine, _loop())
+        """Run a coroutine on `loop`."""
+        return asyncio.run_coroutine_threadsafe(coroutine, self.loop)
 
     def submit_transformation(
         self, submission: TransformationSubmission
@@ -103,13 +109,11 @@ def _wait(future: Any) -> None:
 
 
 _lock = threading.Lock()
-_own_loop: asyncio.AbstractEventLoop | None = None
+_own_loop: ThreadLoop | None = None
 
 
-def _loop() -> asyncio.AbstractEventLoop:
+def _loop() -> ThreadLoop:
     global _own_loop
-    from .thread_loops import ThreadLoop
-
     with _lock:
         if _own_loop is None:
             _own_loop = ThreadLoop()

@@ -24,6 +24,20 @@ class LeaseRefused(RuntimeError):
     """The permission manager refused a nested transformation; the text says why."""
 
 
+class Lease(str):
+    """The id of a lease that is held; if it is thrown away, the lease is given back.
+
+    A caller that was cancelled in the moment of the grant may never have looked at it.
+    """
+
+    #: by which it was acquired; None once it is over
+    leases: Leases | None = None
+
+    def __del__(self) -> None:
+        if self.leases is not None:
+            self.leases.thrown_away(str(self))
+
+
 class Leases:
     """Asks the scheduler for leases, many in one message.
 
@@ -34,6 +48,7 @@ class Leases:
 
     def __init__(self, worker: Worker) -> None:
         self._worker = worker
+        self._loop: asyncio.AbstractEventLoop | None = None
         self._ids = itertools.count(1)
         #: {lease id: set when there is a decision}
         self._undecided: dict[str, asyncio.Future[None]] = {}
@@ -56,7 +71,7 @@ class Leases:
         self._refuse(list(self._undecided), "the worker is closing")
         self._undecided.clear()
 
-    async def acquire(self, key: str, owner: str | None, depth: int) -> str:
+    async def acquire(self, key: str, owner: str | None, depth: int) -> Lease:
         """Wait for the permission to run a nested transformation.
 
         Parameters
@@ -70,15 +85,16 @@ class Leases:
 
         Returns
         -------
-        str
-            The id of the lease, to be given back with `release`.
+        Lease
+            To be given back with `release`, unless it has ended with its task: `ended`.
 
         Raises
         ------
         LeaseRefused
         """
         lease_id = f"{self._worker.id}-{next(self._ids)}"
-        future: asyncio.Future[None] = asyncio.get_running_loop().create_future()
+        self._loop = asyncio.get_running_loop()
+        future: asyncio.Future[None] = self._loop.create_future()
         self._undecided[lease_id] = future
         self._unsent[lease_id] = {
             "id": lease_id,
@@ -98,7 +114,9 @@ class Leases:
             raise
         finally:
             self._undecided.pop(lease_id, None)
-        return lease_id
+        lease = Lease(lease_id)
+        lease.leases = self
+        return lease
 
     def _give_up(self, lease_id: str) -> None:
         """Nobody waits for a lease any more."""
@@ -111,15 +129,28 @@ class Leases:
 
     def release(self, *lease_ids: str) -> None:
         """Give leases back; unknown or ended ones change nothing."""
+        for lease in lease_ids:
+            self.ended(lease)
         comm = self._worker.batched_stream
         if lease_ids and comm is not None and not comm.closed():
             comm.send(
                 {
                     "op": RELEASE,
                     "holder": self._worker.contact_address,
-                    "ids": list(lease_ids),
+                    "ids": [str(lease_id) for lease_id in lease_ids],
                 }
             )
+
+    def ended(self, lease: str) -> None:
+        """Note that a lease has ended with its task: nothing is left to give back."""
+        if isinstance(lease, Lease):
+            lease.leases = None
+
+    def thrown_away(self, lease_id: str) -> None:
+        """Give a lease back that nobody has any more; called in any thread."""
+        loop = self._loop
+        if loop is not None and loop.is_running():
+            loop.call_soon_threadsafe(self.release, lease_id)
 
     async def _send(self) -> None:
         try:

@@ -63,7 +63,10 @@ class NestedWork:
         dict
             The answer as seamless-transformer expects it.
         """
-        callers = self._running.callers(process, request.get("owner_dask_key"))
+        owner = request.get("owner_dask_key")
+        callers = self._running.callers(process, owner)
+        if owner is not None and not callers:
+            return _failure("The transformation that calls has ended, or was cancelled")
         work = asyncio.create_task(self._answer(callers, request))
         for caller in callers:
             caller.requests.add(work)
@@ -134,7 +137,9 @@ class NestedWork:
                 ended = runs and not base.cancelled()
                 return answer
             finally:
-                if not ended:
+                if ended:
+                    self._runtime.leases.ended(lease)
+                else:
                     self._runtime.leases.release(lease)
 
     def _submit(self, submission: Submission, depth: int) -> TransformationFutures:

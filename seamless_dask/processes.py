@@ -285,9 +285,15 @@ class SeamlessProcess:
         """Remove what the process leaves behind."""
         await self._handle.endpoint.wait_closed()
         await self.release_segments()
-        await self._loop.run_in_executor(None, self._kill_what_is_left)
-        remove = functools.partial(shutil.rmtree, self.scratch, ignore_errors=True)
-        await self._loop.run_in_executor(None, remove)
+        try:
+            await self._loop.run_in_executor(None, self._remove_what_is_left)
+        except RuntimeError:
+            # The interpreter exits, and no thread can be had.
+            self._remove_what_is_left()
+
+    def _remove_what_is_left(self) -> None:
+        self._kill_what_is_left()
+        shutil.rmtree(self.scratch, ignore_errors=True)
 
     def _kill_what_is_left(self) -> None:
         watchdog.kill(

@@ -64,13 +64,16 @@ class Results:
             try:
                 return await self._of_attempt(entry, anchor)
             except (asyncio.CancelledError, concurrent.futures.CancelledError):
+                if entry.outcome.done():
+                    raise
                 lost = entry.renewed or was_disconnected(anchor)
-                if lost and self._client.status in ("closing", "closed"):
+                if self._client.status in ("closing", "closed"):
                     address = scheduler_side.rpc(self._client).address
+                    what = "lost" if lost else "closed"
                     raise ConnectionError(
-                        f"the connection to the scheduler at {address} was lost"
+                        f"the connection to the scheduler at {address} was {what}"
                     ) from None
-                if entry.outcome.done() or not was_disconnected(anchor):
+                if not was_disconnected(anchor):
                     raise
             await self._pace.keep()
             self._renew(entry)

@@ -70,13 +70,14 @@ class RunningJobs:
     def callers(self, process: str, owner_key: str | None) -> list[RunningJob]:
         """Return the transformation that asks, or all that it may be.
 
-        It is not known for calls from threads that live longer than the job that has
-        started them. Then the likeliest comes first: one that does not wait already,
-        and has begun last.
+        If the key is known, it is none other: one that has ended, or was cancelled, must
+        not be taken for another one in the same process. It is not known for calls
+        from threads that no job has started. Then the likeliest comes first: one that
+        does not wait already, and has begun last.
         """
-        asking = None if owner_key is None else self._jobs.get(owner_key)
-        if asking is not None:
-            return [asking]
+        if owner_key is not None:
+            asking = self._jobs.get(owner_key)
+            return [] if asking is None else [asking]
         keys = self._jobs_of(process)
         candidates = [job for job in self._jobs.values() if job.key in keys]
         return sorted(candidates, key=lambda job: (job.pending > 0, -job.started))

@@ -8,11 +8,11 @@ from __future__ import annotations
 
 import asyncio
 import concurrent.futures
-import os
 from collections.abc import Coroutine
 from typing import TYPE_CHECKING, Any
 
 from .forks import ForkedClient, ForkedDriverError
+from .ongoing import ClientClosed, Ongoing
 
 if TYPE_CHECKING:
     from seamless import Checksum
@@ -28,7 +28,7 @@ class TransformationDaskMixin:
     #: of them: the key of the task, ``_dask_futures.base.key``
     _dask_futures: TransformationFutures | None = None
     #: the evaluation that was started last
-    _dask_evaluation: concurrent.futures.Future[None] | None = None
+    _dask_evaluation: Ongoing | None = None
 
     def _dask_client(self) -> SeamlessDaskClient:
         """Return the client of this process.
@@ -48,12 +48,19 @@ class TransformationDaskMixin:
             )
         return client
 
-    def _start_evaluation(self) -> concurrent.futures.Future[None]:
+    def _start_evaluation(self) -> Ongoing:
+        """Have the client's loop evaluate the transformation.
+
+        Raises
+        ------
+        ClientClosed, ForkedDriverError
+            If nobody would.
+        """
         from seamless_transformer.run import is_driver_context
 
         chosen = self._dask_client()
         if isinstance(chosen, ForkedClient):
-            return self._failed(chosen.error)
+            raise chosen.error
         from .evaluation import evaluate
         from .guests import adapt
 
@@ -61,18 +68,15 @@ class TransformationDaskMixin:
         running = client.start(
             evaluate(client, self, driver_context=is_driver_context())
         )
-        self._dask_evaluation = running
-        return running
+        self._dask_evaluation = ongoing = Ongoing(running, client.loop)
+        return ongoing
 
-    def _failed(self, error: Exception) -> concurrent.futures.Future[None]:
-        """Let the transformation have failed before it could be evaluated."""
+    def _failed(self, error: Exception) -> None:
+        """Let the transformation have failed because nobody evaluates it."""
         from . import outcomes
 
         if not outcomes.is_settled(self):
             outcomes.fail(self, f"{error}\n")
-        running: concurrent.futures.Future[None] = concurrent.futures.Future()
-        running.set_result(None)
-        return running
 
     def _end_evaluation(self, futures: TransformationFutures | None) -> None:
         """Stop an evaluation of a transformation that was cancelled.
@@ -107,13 +111,15 @@ class TransformationDaskMixin:
             None on failure or cancellation; the transformation then holds the
             exception.
         """
-        running = self._start_evaluation()
         try:
-            running.result()
+            self._start_evaluation().result()
         except concurrent.futures.CancelledError:
             return self._abandoned()
-        except BaseException:
-            running.cancel()
+        except (ClientClosed, ForkedDriverError) as error:
+            self._failed(error)
+            return None
+        except BaseException:  # an interrupt, whenever it comes
+            self._end_evaluation(None)
             raise
         if require_value:
             self._require_value_sync()
@@ -129,30 +135,27 @@ class TransformationDaskMixin:
         """
         from .promises import Begun
 
-        running = self._start_evaluation()
-        process = os.getpid()
+        try:
+            running = self._start_evaluation()
+        except (ClientClosed, ForkedDriverError) as error:
+            self._failed(error)
+            return _nothing()
 
         def interrupted(error: asyncio.CancelledError) -> None:
             self._interrupted(running, error)
 
         return Begun(
-            lambda: self._await_evaluation(running, require_value, process),
-            interrupted,
+            lambda: self._await_evaluation(running, require_value), interrupted
         )
 
     async def _await_evaluation(
-        self,
-        running: concurrent.futures.Future[None],
-        require_value: bool,
-        process: int,
+        self, running: Ongoing, require_value: bool
     ) -> Checksum | None:
-        from .handles import until_done
-
-        if process != os.getpid() and not running.done():
-            # The parent goes on with what it has started; here nobody does.
-            running = self._failed(ForkedDriverError(process))
         try:
-            await until_done(running)
+            await running.wait()
+        except (ClientClosed, ForkedDriverError) as error:
+            self._failed(error)
+            return None
         except asyncio.CancelledError as error:
             self._interrupted(running, error)
             return None
@@ -163,11 +166,7 @@ class TransformationDaskMixin:
             await self._ensure_result_value()  # type: ignore[attr-defined]
         return self._outcome()
 
-    def _interrupted(
-        self,
-        running: concurrent.futures.Future[None],
-        error: asyncio.CancelledError,
-    ) -> None:
+    def _interrupted(self, running: Ongoing, error: asyncio.CancelledError) -> None:
         """Stop an evaluation because the asyncio task that awaits it is cancelled.
 
         Raises
@@ -210,3 +209,7 @@ class TransformationDaskMixin:
 
     def _outcome(self) -> Checksum | None:
         return getattr(self, "_result_checksum", None)
+
+
+async def _nothing() -> None:
+    """Be what is awaited in place of an evaluation that could not begin."""

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import copy
 import os
 import sys
 from collections.abc import Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+import dask
 import pytest
 
 sys.path.insert(0, str(Path(__file__).resolve().parent))
@@ -21,6 +23,17 @@ if TYPE_CHECKING:
     from stack import RealStack
 
     from seamless_dask import SeamlessDaskClient
+
+
+@pytest.fixture(autouse=True)
+def dask_configuration() -> Iterator[None]:
+    """What a test sets in Dask's configuration, by a dry run say, ends with it."""
+    before = copy.deepcopy(dask.config.config)
+    yield
+    dask.config.config.clear()
+    dask.config.config.update(before)
+    for defaults in dask.config.defaults:  # of packages that were imported meanwhile
+        dask.config.update(dask.config.config, defaults, priority="old")
 
 
 @pytest.fixture(scope="module")

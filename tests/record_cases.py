@@ -102,6 +102,70 @@ def minimal() -> Seen:
     return outcome(delayed(add)(7, 7))
 
 
+def costs() -> Seen:
+    """Transformations that need time, CPU time or memory, all at once."""
+
+    def burn(seconds):
+        import time
+
+        end = time.thread_time() + seconds
+        while time.thread_time() < end:
+            pass
+        return seconds
+
+    def burn_elsewhere(seconds):
+        import subprocess
+        import sys
+
+        code = f"import time\nwhile time.process_time() < {seconds}: pass"
+        subprocess.run([sys.executable, "-c", code], check=True)
+        return seconds
+
+    def fill(megabytes):
+        return len(bytearray(megabytes * 1_000_000)) // 1_000_000
+
+    def sleep(seconds):
+        import time
+
+        time.sleep(seconds)
+        return seconds
+
+    def call(seconds):
+        from seamless.transformer import direct
+
+        def burn(seconds):
+            import time
+
+            end = time.thread_time() + seconds
+            while time.thread_time() < end:
+                pass
+            return seconds
+
+        return direct(burn)(seconds)
+
+    def dies_once(path):
+        import os
+
+        if not os.path.exists(path):
+            open(path, "w").close()
+            os._exit(1)
+        return path
+
+    transformations = {
+        "burn": delayed(burn)(1.5),
+        "burn_elsewhere": delayed(burn_elsewhere)(1.0),
+        "fill": delayed(fill)(300),
+        "sleep": delayed(sleep)(2.0),
+        "call": delayed(call)(1.0),
+        "dies_once": delayed(dies_once)(sys.argv[2]),
+    }
+    for transformation in transformations.values():
+        transformation.start()
+    seen = {name: outcome(tf) for name, tf in transformations.items()}
+    assert all("record" in found for found in seen.values()), seen
+    return {name: found["record"] for name, found in seen.items()}
+
+
 def contest() -> Seen:
     """A result is contested: the database takes no record for the transformation."""
     transformation = delayed(add)(8, 8)
@@ -127,6 +191,7 @@ CASES: dict[str, Callable[[], Seen]] = {
         stale,
         changed,
         minimal,
+        costs,
         contest,
         contested,
     )

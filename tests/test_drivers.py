@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import json
+import os
+import shutil
 import signal
 import subprocess
 import sys
-import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
@@ -17,6 +19,7 @@ from stack import DriverResult, RealStack, call_scheduler
 
 pytestmark = pytest.mark.cluster
 
+COMPLAINTS = ("Task was destroyed", "never awaited", "Traceback", "Unclosed")
 PROGRAMS = Path(__file__).with_name("driver_programs.py")
 #: seconds after which a driver hangs
 LIMIT = 60.0
@@ -156,12 +159,24 @@ def test_drivers_of_two_versions(
     assert driver("threads").value is True
 
 
-@pytest.mark.parametrize("ending", ["os._exit(0)", "sys.exit(0)"])
-def test_forked_with_a_cluster_of_its_own(tmp_path: Path, ending: str) -> None:
-    """The cluster is in the process that forks; its processes and files stay."""
-    script = tmp_path / "driver.py"
-    script.write_text(
-        f"""
+def run_script(path: Path, text: str) -> subprocess.CompletedProcess[str]:
+    """Run a driver with a dummy cluster; Python complains of nothing."""
+    script = path / "driver.py"
+    script.write_text(text)
+    done = subprocess.run(
+        [sys.executable, str(script)],
+        capture_output=True,
+        text=True,
+        timeout=LIMIT,
+        env={**os.environ, "PYTHONPATH": str(PROGRAMS.parent.parent)},
+    )
+    assert done.returncode == 0, done.stderr
+    for complaint in (*COMPLAINTS, "does not stop"):
+        assert complaint not in done.stderr, done.stderr
+    return done
+
+
+FORKS = """
 import os, sys
 import seamless
 from seamless.transformer import direct
@@ -179,17 +194,95 @@ if __name__ == "__main__":
             direct(pid)(1)
         except RuntimeError as error:
             print("child", "forked" in str(error), flush=True)
-        {ending}
+        ENDING
     print("ended", os.wait()[1], flush=True)
     print("parent", direct(pid)(2) == before, flush=True)
     seamless.close()
 """
-    )
-    begin = time.monotonic()
-    done = subprocess.run(
-        [sys.executable, str(script)], capture_output=True, text=True, timeout=LIMIT
-    )
+
+
+@pytest.mark.parametrize("ending", ["os._exit(0)", "sys.exit(0)"])
+def test_forked_with_a_cluster_of_its_own(tmp_path: Path, ending: str) -> None:
+    """The cluster is in the process that forks; its processes and files stay."""
+    done = run_script(tmp_path, FORKS.replace("ENDING", ending))
     assert done.stdout.split("\n")[:3] == ["child True", "ended 0", "parent True"]
-    assert "Traceback" not in done.stderr
-    assert "does not stop" not in done.stderr
-    assert time.monotonic() - begin < LIMIT
+
+
+CLOSES = """
+import asyncio, json, sys, threading
+import seamless, seamless_config
+from driver_programs import patient, told, wait_for
+from distributed import Client
+from seamless.transformer import delayed, parallel
+from seamless_dask import SeamlessDaskClient, create_dummy_client, start_dummy_scheduler
+from seamless_dask import set_seamless_dask_client
+
+PATH = "FOLDER"
+
+async def task(tf):
+    return await tf.task()
+
+def compute(tf):
+    return f"{tf.compute()}: {tf.exception}"
+
+WAYS = (
+    lambda tf: tf.run(),
+    lambda tf: tf.start().run(),
+    lambda tf: asyncio.run(task(tf)),
+    compute,
+)
+
+if __name__ == "__main__":
+    seamless_config.set_nparallel(10)
+    owner = "OWNER" == "True"
+    if owner:
+        create_dummy_client(worker_threads=4, spawn_workers=4)
+    else:
+        handle = start_dummy_scheduler(workers=1, worker_threads=4)
+        dask_client = Client(handle.address, set_as_default=False)
+        client = SeamlessDaskClient(dask_client, worker_plugin_workers=4)
+        set_seamless_dask_client(client)
+    told_under_way = {}
+    def call(number):
+        tf = delayed(patient)(PATH, f"a{number}")
+        told_under_way[number] = told(lambda: WAYS[number](tf))
+    threads = [threading.Thread(target=call, args=(n,)) for n in range(4)]
+    for thread in threads:
+        thread.start()
+    wait_for(*(f"{PATH}/a{n}" for n in range(4)))
+    if owner:
+        END
+    else:
+        dask_client.close()
+    for thread in threads:
+        thread.join()
+    told_later = []
+    if not owner:
+        later = [delayed(patient)(PATH, f"b{n}") for n in range(4)]
+        told_later = [told(lambda: way(tf)) for way, tf in zip(WAYS, later)]
+        later = [delayed(patient)(PATH, f"c{n}") for n in range(2)]
+        told_later += [tf.exception for tf in parallel(later)]
+    print(json.dumps([list(told_under_way.values()), told_later]))
+"""
+
+
+@pytest.mark.parametrize(
+    ("end", "word"),
+    [
+        ("dask_client.close()", "connection to the scheduler"),
+        ("set_seamless_dask_client(None)", "connection to the scheduler"),
+        ("seamless.close()", "Seamless has been closed"),
+    ],
+)
+def test_clients_that_are_closed(tmp_path: Path, end: str, word: str) -> None:
+    """Calls that are under way, and later ones, give an error: none waits for ever."""
+    owner = not end.startswith("dask_client")
+    text = CLOSES.replace("FOLDER", str(tmp_path)).replace("OWNER", str(owner))
+    shutil.copy(PROGRAMS, tmp_path)
+    done = run_script(tmp_path, text.replace("END", end))
+    under_way, later = json.loads(done.stdout.split("\n")[-2])
+    assert len(under_way) == 4
+    for message in under_way:
+        assert word in message or "closed" in message
+    for message in later:
+        assert "Dask client of this process is closed" in message

@@ -101,12 +101,17 @@ class Network:
 class LeaseMessages(RuleBasedStateMachine):
     """A Dask worker asks, for transformations that its own ones call."""
 
+    #: whether a lease that is thrown away is given back
+    gives_back = True
+
     @initialize()
     def start(self) -> None:
         self.loop = asyncio.new_event_loop()
         self.in_loop(self.begin)
         self.asking: list[asyncio.Task[Any]] = []
         self.held: list[Any] = []
+        #: leases that have ended with their task, whoever has them
+        self.ended_ids: set[str] = set()
         self.keys = 0
 
     def begin(self) -> None:
@@ -179,6 +184,39 @@ class LeaseMessages(RuleBasedStateMachine):
         lease = self.held.pop(number % len(self.held))
         self.in_loop(self.leases.release, lease)
 
+    @precondition(lambda self: self.held and self.gives_back)
+    @rule(number=st.integers(0, 20))
+    def throw_away(self, number: int) -> None:
+        """Forget a lease, as somebody does who is cancelled in the wrong moment."""
+        self.in_loop(lambda: bool(self.held.pop(number % len(self.held))))
+
+    @precondition(lambda self: self.held)
+    @rule(number=st.integers(0, 20), finished=st.booleans(), released=st.booleans())
+    def task_ends(self, number: int, finished: bool, released: bool) -> None:
+        """Its leases end with it, those of others too; a release is one too many."""
+        lease = self.held.pop(number % len(self.held))
+        machine = self.network.machine
+        book = machine.ledger.leases.get(self.id_of(lease))
+        if book is not None:
+            key = book.request.key
+            ended = machine.ledger.bound_to(key)
+            machine.key_seen(key)
+            end = machine.key_finished if finished else machine.key_lost
+            decisions = end(key, 0.0)
+            self.in_loop(self.network.delivery.deliver, decisions)
+            self.settle()
+            if released:
+                self.in_loop(self.leases.release, lease)
+            else:
+                self.in_loop(self.over, lease)
+            self.ended_ids |= set(ended)
+
+    def over(self, lease: Any) -> None:
+        self.leases.ended(lease)
+
+    def id_of(self, lease: Any) -> str:
+        return str(lease)
+
     # -- what the network does ---------------------------------------------------
 
     @precondition(lambda self: self.network.calls)
@@ -244,6 +282,7 @@ class LeaseMessages(RuleBasedStateMachine):
         self.network.stream.clear()
         self.asking.clear()
         self.held.clear()
+        self.ended_ids.clear()
         self.reconnect()
 
     def reconnect(self) -> None:
@@ -263,7 +302,8 @@ class LeaseMessages(RuleBasedStateMachine):
             self.everything_arrives()
             machine = self.network.machine
             machine.validate()
-            assert machine.live == len(self.held) + len(self.asking)
+            held = [v for v in self.held if self.id_of(v) not in self.ended_ids]
+            assert machine.live == len(held) + len(self.asking)
             while self.held or self.asking:
                 assert self.held, "somebody waits although nobody has a slot"
                 while self.held:
@@ -303,6 +343,8 @@ class LeaseMessages(RuleBasedStateMachine):
 class InnerLeaseMessages(LeaseMessages):
     """A client asks, for a process that a transformation has started."""
 
+    gives_back = False
+
     def new_leases(self) -> Any:
         self.network.scheduler.clients[HOLDER] = None
         client: Any = SimpleNamespace(
@@ -316,6 +358,12 @@ class InnerLeaseMessages(LeaseMessages):
     def acquire(self, key: str) -> Any:
         return self.leases.acquire(key)
 
+    def id_of(self, lease: Any) -> str:
+        return lease.id
+
+    def over(self, lease: Any) -> None:
+        """Nothing to note."""
+
 
 @pytest.fixture(autouse=True)
 def at_once(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -326,7 +374,7 @@ def at_once(monkeypatch: pytest.MonkeyPatch) -> None:
 
 for machine in (LeaseMessages, InnerLeaseMessages):
     machine.TestCase.settings = settings(
-        max_examples=300,
+        max_examples=120,
         stateful_step_count=40,
         deadline=None,
         suppress_health_check=list(HealthCheck),

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Iterator
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -36,8 +37,8 @@ def recording() -> Iterator[RealStack]:
         yield stack
 
 
-def see(stack: RealStack, case: str) -> dict[str, Any]:
-    return stack.run(SCRIPT, case, timeout=90).value
+def see(stack: RealStack, *case: str) -> dict[str, Any]:
+    return stack.run(SCRIPT, *case, timeout=90).value
 
 
 def test_a_transformation_needs_probes(recording: RealStack) -> None:
@@ -140,6 +141,30 @@ def test_minimal_records(real_stack: RealStack) -> None:
     assert record["memory_peak_bytes"] > 0
     assert record["remote_target"] == "daskserver"
     assert "freshness" not in record
+
+
+def test_what_a_transformation_costs(real_stack: RealStack, tmp_path: Path) -> None:
+    """Times and memory are its own, whatever runs beside it."""
+    seen = see(real_stack, "costs", str(tmp_path / "died"))
+
+    def cpu(name: str) -> float:
+        record = seen[name]
+        return float(
+            record["cpu_time_user_seconds"] + record["cpu_time_system_seconds"]
+        )
+
+    # What takes CPU time; the others take next to none.
+    assert 1.5 <= cpu("burn") < 2.5
+    assert 1.0 <= cpu("burn_elsewhere") < 2.5
+    assert cpu("sleep") < 0.5
+    assert cpu("call") < 0.8, "that of its call is not its own"
+    assert 2.0 <= seen["sleep"]["wall_time_seconds"]
+    assert 1.0 <= seen["call"]["wall_time_seconds"]
+    peaks = {name: record["memory_peak_bytes"] for name, record in seen.items()}
+    assert 300e6 <= peaks.pop("fill") < 500e6
+    assert all(10e6 < peak < 200e6 for peak in peaks.values()), peaks
+    counts = {name: record.get("retry_count", 0) for name, record in seen.items()}
+    assert counts == {name: int(name == "dies_once") for name in seen}
 
 
 def test_a_record_that_cannot_be_written_is_only_logged(real_stack: RealStack) -> None:

@@ -54,7 +54,14 @@ def wait_for_file(path: str, log: str = "") -> str | None:
 class Wrapper(WrapperProcess):
     """A wrapper that submits to the SLURM of the test."""
 
-    def __init__(self, slurm: BatchSystem, directory: Path, **parameters: Any):
+    def __init__(
+        self,
+        slurm: BatchSystem,
+        directory: Path,
+        *,
+        environment: dict[str, str] | None = None,
+        **parameters: Any,
+    ):
         self.slurm = slurm
         self.directory = directory
         self.gate = directory / "gate"
@@ -64,7 +71,11 @@ class Wrapper(WrapperProcess):
             {**PARAMETERS, "tmpdir": str(directory), **parameters},
             cluster="dask_jobqueue::SLURMCluster",
             # where the output of jobs goes
-            environment={**slurm.environment, "HOME": str(directory)},
+            environment={
+                **slurm.environment,
+                "HOME": str(directory),
+                **(environment or {}),
+            },
         )
 
     def __exit__(self, *exception: object) -> None:
@@ -345,6 +356,70 @@ def _sleep_and_log(log: str) -> str | None:
         handle.write("start\n")
     time.sleep(2)
     return os.environ.get("SLURM_JOB_ID")
+
+
+def test_a_submission_that_only_seems_to_fail(
+    nodes: BatchSystem, tmp_path: Path
+) -> None:
+    """Pending or running, the job is found by its name; nobody else's is touched."""
+    lie = "sbatch: error: Batch job submission failed: Socket timed out on send/recv"
+    program = tmp_path / "bin" / "sbatch"
+    program.parent.mkdir()
+    program.write_text(
+        f"#!/bin/bash\n/usr/bin/sbatch \"$@\" >/dev/null\necho '{lie}' >&2\nexit 1\n"
+    )
+    program.chmod(0o755)
+    path = f"{program.parent}{os.pathsep}{os.environ['PATH']}"
+    script = tmp_path / "theirs.sh"
+    script.write_text("#!/bin/sh\nsleep 300\n")
+    nodes.run("sbatch", "--job-name=dask-worker", "--output=/dev/null", str(script))
+    with Wrapper(
+        nodes, tmp_path, maximum_jobs=2, environment={"PATH": path}
+    ) as wrapper:
+        foreign = set(wrapper.queue())
+        client = wrapper.client()
+        with drained(nodes):
+            futures = wrapper.work(client, 8)
+            wrapper.until(lambda: len(wrapper.queue()) == 3, "two jobs of ours")
+            wrapper.until(lambda: len(wrapper.status().get("jobs", [])) == 2, "known")
+        wrapper.gate.touch()
+        jobs = set(client.gather(futures))
+        assert jobs <= set(wrapper.status()["jobs"]) and not jobs & foreign
+        assert "was found in the queue by its name" in wrapper.output()
+    left = {job for job, state in wrapper.queue().items() if state != "CG"}
+    assert left == foreign
+
+
+def test_an_array_is_one_job_and_variables_hide_nothing(
+    nodes: BatchSystem, tmp_path: Path
+) -> None:
+    """Two workers of one job; what the user's login sets would hide it."""
+    login = {
+        "SQUEUE_STATES": "COMPLETED",
+        "SQUEUE_FORMAT": "%u",
+        "SQUEUE_PARTITION": "none",
+        "SBATCH_TIMELIMIT": "1",
+        "SBATCH_WAIT": "1",
+        "SCANCEL_STATE": "SUSPENDED",
+    }
+    with Wrapper(
+        nodes,
+        tmp_path,
+        maximum_jobs=1,
+        environment=login,
+        job_extra_directives=["#SBATCH --array=1-2"],
+    ) as wrapper:
+        client = wrapper.client()
+        futures = wrapper.work(client, 8)
+        client.wait_for_workers(2)
+        assert not any(future.done() for future in futures)
+        (job,) = wrapper.status()["jobs"]
+        assert set(wrapper.queue()) == {f"{job}_1", f"{job}_2"}
+        limits = nodes.run("squeue", "-h", "-o", "%l").split()
+        assert set(limits) == {"10:00"}
+        wrapper.gate.touch()
+        client.gather(futures)
+    assert set(wrapper.queue().values()) <= {"CG"}
 
 
 # --- the end

@@ -15,7 +15,7 @@ from seamless_dask.wrapper.batch import job_arguments
 from seamless_dask.wrapper.cluster_string import ClusterClass, resolve
 from seamless_dask.wrapper.durations import parse_memory
 from seamless_dask.wrapper.exit_codes import ParametersError
-from seamless_dask.wrapper.launch import check
+from seamless_dask.wrapper.launch import check, with_further_problems
 from seamless_dask.wrapper.parameters import Parameters, read_parameters
 
 BATCH: dict[str, Any] = {"cores": 1, "memory": "4GB", "walltime": "01:00:00"}
@@ -47,10 +47,13 @@ def own_sigint() -> Iterator[None]:
 
 def problems(system: str, raw: dict[str, Any]) -> list[str]:
     """What is wrong with parameters; [] if they are taken."""
-    kind = "jobqueue" if system else "local"
+    cluster_class = ClusterClass(object, "jobqueue" if system else "local", system)
     try:
         parameters, _ = read_parameters(raw)
-        check(parameters, ClusterClass(object, kind, system), make=False)  # type: ignore[arg-type]
+    except ParametersError as error:
+        return with_further_problems(error, cluster_class).problems
+    try:
+        check(parameters, cluster_class, make=False)
     except ParametersError as error:
         return error.problems
     return []
@@ -300,6 +303,23 @@ def test_memory_is_one_number_with_one_unit() -> None:
     for wrong in ("4 4GB", "4 G B", "1e400GB", "nanGB", "-1GB", "9e10GB"):
         with pytest.raises(ValueError):
             parse_memory(wrong)
+
+
+def test_all_problems_at_once() -> None:
+    """Those of single values, of values together, and of the batch system."""
+    raw = {
+        "memory": "4000",
+        "cores": 2,
+        "processes": 20,
+        "job_extra_directives": ["#PBS -l x"],
+        "extra_dask_config": {"seamless-dask.queue-interval": "soon"},
+    }
+    found = problems("slurm", raw)
+    starts = ("memory = '4000'", "Dask's configuration", "walltime: is required")
+    starts += ("processes = 20", "job_extra_directives = '#PBS -l x'")
+    assert len(found) == len(starts)
+    for start, problem in zip(starts, found, strict=True):
+        assert problem.startswith(start)
 
 
 # --- Dask's configuration

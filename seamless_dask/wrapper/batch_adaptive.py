@@ -15,7 +15,6 @@ from collections.abc import Callable, Coroutine
 from typing import Any
 
 import dask.config
-from dask.utils import parse_timedelta
 from distributed.deploy import Adaptive
 from distributed.diagnostics.plugin import SchedulerPlugin
 from distributed.metrics import monotonic
@@ -23,6 +22,7 @@ from distributed.metrics import monotonic
 from . import commands
 from .adaptive import choose_now
 from .dask_config import lifetime_seconds, stagger_seconds
+from .durations import parse_duration
 from .ending import ask, cancel, make_sure, search
 from .events import News
 from .fleet import Actions, Fleet, Gone, Rules
@@ -42,7 +42,7 @@ def rules(parameters: Parameters, system: str) -> Rules:
     """When patience with jobs ends, by the parameters and Dask's configuration.
 
     The configuration key ``seamless-dask.queue-interval`` is the least time between two
-    questions to the queue.
+    questions to the queue, ``seamless-dask.queue-delay`` how long it may not show a job.
     """
     defaults = Rules()
     lifetime = lifetime_seconds(parameters, walltime=True)
@@ -51,11 +51,16 @@ def rules(parameters: Parameters, system: str) -> Rules:
     key = f"jobqueue.{system}.death-timeout"
     death_timeout = dask.config.get(key, None)
     interval = dask.config.get("seamless-dask.queue-interval", defaults.query)
+    hidden = parse_duration(
+        dask.config.get("seamless-dask.queue-delay", defaults.hidden)
+    )
     return Rules(
         maximum=parameters.maximum_jobs,
-        death_timeout=parse_timedelta(death_timeout or defaults.death_timeout),
+        death_timeout=parse_duration(death_timeout or defaults.death_timeout),
         death_timeout_key=key,
-        query=parse_timedelta(interval),
+        query=parse_duration(interval),
+        hidden=hidden,
+        unseen=2 * hidden,
         lifetime=lifetime,
         lead=min(defaults.lead, (lifetime or 0.0) * LEAD_SHARE),
     )
@@ -216,12 +221,13 @@ class BatchAdaptive(Adaptive):
         """Submit jobs one after the other; a failure ends the row."""
         for done in range(count):
             try:
-                job = await self._submitter.submit(self.fleet.nodes.excluded)
+                await self._submitter.submit(self.fleet.nodes.excluded)
             except Refused as error:
                 self.fleet.withdrawn(count - done - 1)
                 self.fleet.refused(str(error), monotonic(), doubtful=error.doubtful)
                 self._tell(monotonic())
                 return
+            job = self._submitter.last
             logger.info("Submitted job %s.", job.id)
             if job.impossible:
                 why = (
@@ -239,6 +245,7 @@ class BatchAdaptive(Adaptive):
             said = str(error)
         if said:
             logger.warning("Cancelling jobs %s: %s", ", ".join(job_ids), said)
+            self.fleet.not_cancelled(job_ids)
 
     async def _retire(self, job_id: str) -> None:
         """Let the workers of a job finish what they run, then end it."""
@@ -340,7 +347,7 @@ class BatchAdaptive(Adaptive):
             tuple({**fleet.unproved, **dict.fromkeys(fleet.jobs)}),
             backoff.reason,
             unseen=tuple(fleet.unseen()),
-            doubtful=bool(fleet.submitting) or fleet.suspicion.until is not None,
+            doubtful=fleet.rules.hidden if fleet.submitting or fleet.suspicion else 0.0,
             job_name=self._submitter.queue.job_name,
             options=self._submitter.queue.options,
         )
@@ -365,7 +372,7 @@ class BatchAdaptive(Adaptive):
         await asyncio.gather(*self._tasks, return_exceptions=True)
         queue = self._submitter.queue
         farewell = self.fleet.farewell(monotonic())
-        if not self.fleet.used and not farewell.doubtful:
+        if self.fleet.adopted_at == -math.inf and not farewell.doubtful:
             return News((), "")
         logger.info(
             "Cancelling all jobs: %s.", ", ".join(farewell.left) or "none is known"
@@ -375,7 +382,7 @@ class BatchAdaptive(Adaptive):
             tuple(left),
             "",
             unseen=tuple(farewell.unseen),
-            doubtful=farewell.doubtful,
+            doubtful=self.fleet.rules.hidden if farewell.doubtful else 0.0,
             job_name=queue.job_name,
             options=queue.options,
         )

@@ -12,6 +12,9 @@ from .dask_config import merged_config
 from .durations import parse_duration
 from .parameters import DURATION, TEXT, TEXTS, WHOLE, Parameters
 
+#: What Dask reads, which does not know the notation of batch systems
+_OF_DASK = 'a duration such as "10m" or "90s", or a number of seconds'
+
 
 def effective(parameters: Parameters, key: str) -> Any:
     """What a key will mean: `extra_dask_config`, else Dask's configuration, else None."""
@@ -24,14 +27,15 @@ def config_problems(parameters: Parameters, system: str = "") -> list[str]:
     """What is wrong with the values of these keys; `system` is "" without batch system."""
     checks: dict[str, tuple[str, Callable[[Any], bool]]] = {
         "seamless-dask.idle-time": (DURATION, _is_duration_or_zero),
-        "seamless-dask.stall-warning": (DURATION, _is_duration_or_zero),
+        "seamless-dask.stall-warning": (_OF_DASK, _is_duration_of_dask),
         "distributed.scheduler.allowed-failures": (WHOLE, _is_count),
     }
     if system:
         section = f"jobqueue.{system}."
         checks |= {
             "seamless-dask.queue-interval": (DURATION, _is_duration),
-            section + "death-timeout": (DURATION, _is_duration),
+            "seamless-dask.queue-delay": (DURATION, _is_duration),
+            section + "death-timeout": (_OF_DASK, _is_duration_of_dask),
             section + "log-directory": (TEXT, _is_path),
             section + "name": (TEXT, _is_text),
             section + "job-script-prologue": (TEXTS, _is_texts),
@@ -61,6 +65,11 @@ def _is_duration(value: Any, zero: bool = False) -> bool:
 
 def _is_duration_or_zero(value: Any) -> bool:
     return _is_duration(value, zero=True)
+
+
+def _is_duration_of_dask(value: Any) -> bool:
+    clock = isinstance(value, str) and (":" in value or "-" in value)
+    return not clock and _is_duration(value, zero=True)
 
 
 def _is_count(value: Any) -> bool:

@@ -11,8 +11,8 @@ from . import job_logs
 from .batch import job_arguments
 from .cluster_string import ClusterClass, resolve
 from .dask_config import apply_config, dask_settings, merged_config
-from .exit_codes import StatusFileUnusable
-from .launch import check, local_arguments
+from .exit_codes import ParametersError, StatusFileUnusable
+from .launch import check, local_arguments, with_further_problems
 from .parameters import Parameters, read_parameters
 from .security import tls_arguments
 
@@ -36,7 +36,10 @@ def dry_run(cluster_string: str, file: Path, scheduler: str) -> str:
     """
     raw = _read(file)
     cluster_class = resolve(cluster_string)
-    parameters, unknown = read_parameters(raw)
+    try:
+        parameters, unknown = read_parameters(raw)
+    except ParametersError as error:
+        raise with_further_problems(error, cluster_class) from None
     for name in unknown:
         logger.warning("Parameter %s is not known: ignored.", name)
     check(parameters, cluster_class, make=False)

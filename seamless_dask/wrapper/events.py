@@ -57,8 +57,9 @@ class News:
     submission_error: str
     #: Those of the jobs that the queue has never shown.
     unseen: tuple[str, ...] = ()
-    #: Jobs that nobody knows may be in the queue.
-    doubtful: bool = False
+    #: Jobs that nobody knows may be in the queue, and show up in it for so many seconds;
+    #: 0 if there is no reason to think so.
+    doubtful: float = 0.0
     #: The name of all jobs.
     job_name: str = ""
     #: Options for the commands about jobs.

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from enum import IntEnum
+from typing import Any
 
 
 class ExitCode(IntEnum):
@@ -63,12 +65,26 @@ class StatusFileLost(WrapperError):
 
 
 class ParametersError(WrapperError):
-    """Some parameters are missing or wrong; says which, all at once."""
+    """Some parameters are missing or wrong; says which, all at once.
+
+    Parameters
+    ----------
+    problems
+        A sentence for each.
+    wrong
+        Names of the parameters whose values are no such values.
+    rest
+        The `Parameters` without these; None if there is no need to look at them.
+    """
 
     exit_code = ExitCode.BAD_STATUS_FILE
 
-    def __init__(self, problems: list[str]):
+    def __init__(
+        self, problems: list[str], wrong: Iterable[str] = (), rest: Any = None
+    ):
         self.problems = problems
+        self.wrong = frozenset(wrong)
+        self.rest = rest
         count = f"{len(problems)} problem" + ("s" if len(problems) > 1 else "")
         lines = "\n".join(f"- {problem}" for problem in problems)
         super().__init__(f"The parameters have {count}:\n{lines}")

@@ -78,9 +78,7 @@ class Farewell:
                 continue
             row = rows.get(job_id)
             if row is not None and row.place not in ("gone", "ending"):
-                self._shown[job_id] = True
-                self._absences.pop(job_id, None)
-                self._accepted.discard(job_id)  # it has to be told again
+                self._is_there(job_id)
                 continue
             absences = self._absences[job_id] = self._absences.get(job_id, 0) + 1
             proved = row is not None or job_id in self._accepted
@@ -89,17 +87,24 @@ class Farewell:
                 self._gone.add(job_id)
                 del self._left[job_id]
 
+    def _is_there(self, job_id: str) -> None:
+        """The queue shows a job that has to be told again to end."""
+        self._shown[job_id] = True
+        self._absences.pop(job_id, None)
+        self._accepted.discard(job_id)
+
     def searched(self, rows: Rows, asked_at: float) -> list[str]:
         """The queue was asked for jobs by name; return those that nobody knew."""
         self._searched = True
-        found = [
+        there = [
             job_id
             for job_id, row in rows.items()
-            if row.place not in ("gone", "ending") and job_id not in self._left
+            if row.place not in ("gone", "ending")
         ]
-        for job_id in found:
+        found = [job_id for job_id in there if job_id not in self._left]
+        for job_id in there:
             self._left[job_id] = None
-            self._shown[job_id] = True
+            self._is_there(job_id)
         if self._doubtful_until is not None and asked_at >= self._doubtful_until:
             self._doubtful_until = None
         return [job_id for job_id in found if job_id not in self._gone]

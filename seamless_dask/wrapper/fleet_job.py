@@ -1,8 +1,50 @@
-"""One job of a batch system, and what is to be done about all of them. Pure."""
+"""One job of a batch system, when patience with it ends, and what is to be done. Pure."""
 
 from __future__ import annotations
 
 from dataclasses import dataclass, field
+
+#: No queue is asked more often than this, in seconds.
+QUERY_SECONDS = 30.0
+
+
+@dataclass(frozen=True)
+class Rules:
+    """When patience ends; all values but the first are seconds."""
+
+    #: Most jobs that may be in the queue; None: any number.
+    maximum: int | None = None
+    #: A worker ends itself when it has not found the scheduler for so long.
+    death_timeout: float = 60.0
+    #: Which setting that is.
+    death_timeout_key: str = "death-timeout"
+    #: On top of it, for the batch system to start the job's script.
+    start_margin: float = 15.0
+    #: A job that somebody holds in the queue is replaced after so long.
+    held: float = 60.0
+    #: A job may go on for so long after it was cancelled.
+    dying: float = 20.0
+    #: Pause after the first failed submission; doubled with every further one...
+    retry: float = 5.0
+    #: ... up to this.
+    retry_most: float = 300.0
+    #: A job is queried that often at most.
+    query: float = QUERY_SECONDS
+    #: A job that the batch system has taken may stay invisible in its queue for so long.
+    hidden: float = 60.0
+    #: A job that the queue has never shown is given up after so long.
+    unseen: float = 120.0
+    #: The queue is asked for jobs that nobody knows that often, if there is no suspicion.
+    search: float = 300.0
+    #: Workers end so long after they connected, at the earliest; None: never.
+    lifetime: float | None = None
+    #: So long before that end, a successor is requested.
+    lead: float = 60.0
+
+    @property
+    def connect(self) -> float:
+        """How long a job may run without a worker that is connected."""
+        return self.death_timeout + self.start_margin
 
 
 @dataclass
@@ -15,8 +57,8 @@ class Job:
     place: str = "pending"
     #: Whether the queue has ever shown it.
     shown: bool = False
-    #: Since when the queue does not show it; None: it does, or was not asked.
-    missing_since: float | None = None
+    #: Answers of the queue in a row that do not show it.
+    absences: int = 0
     #: Nodes on which it must not start.
     avoids: tuple[str, ...] = ()
     node: str = ""
@@ -40,6 +82,8 @@ class Job:
     leaving: bool = False
     cancelled: bool = False
     cancelled_at: float = 0.0
+    #: The command that cancels has complained.
+    refuses_to_end: bool = False
     #: The queue has it long after it was cancelled.
     surviving: bool = False
 

@@ -38,7 +38,6 @@ from .ending import make_sure
 from .events import News
 from .exit_codes import WrapperError
 from .farewell import Farewell
-from .fleet import Rules
 from .queues import QUEUES
 from .status_file import declare_dead, start_time
 
@@ -50,8 +49,6 @@ NOTICE_SECONDS = 5.0
 KILL_SECONDS = 10.0
 #: How long a batch system may be away until its jobs are given up, in seconds.
 JOBS_SECONDS = 600.0
-#: How long jobs may stay invisible that were accepted without our knowledge, in seconds.
-HIDDEN_SECONDS = Rules.hidden
 DISMISSED = "dismissed"
 
 logger = logging.getLogger(__name__)
@@ -66,8 +63,8 @@ class Charge:
     jobs: Sequence[str] = ()
     #: Those that the queue has never shown.
     unseen: Sequence[str] = ()
-    #: Jobs that nobody knows may be in the queue.
-    doubtful: bool = False
+    #: Jobs that nobody knows may show up in the queue for so many seconds.
+    doubtful: float = 0.0
     #: Options for the commands about jobs.
     options: Sequence[str] = ()
 
@@ -184,7 +181,7 @@ def _end_jobs(batch_system: str, charge: Charge) -> None:
     queue = QUEUES[batch_system].of(charge.job_name, charge.options)
     farewell = Farewell(
         {job_id: job_id not in charge.unseen for job_id in charge.jobs},
-        now + HIDDEN_SECONDS if charge.doubtful else None,
+        now + charge.doubtful if charge.doubtful else None,
     )
     asyncio.run(make_sure(queue, charge.jobs, now + JOBS_SECONDS, farewell))
     if farewell.left or farewell.doubtful:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import errno
 import logging
 import os
+import re
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -87,18 +88,38 @@ def check(
     A local cluster needs its directory for temporary files: `make` says whether to make
     it, or only to see whether that would work.
     """
+    problems = _problems(parameters, cluster_class, make)
+    if problems:
+        raise ParametersError(problems)
+    batch = cluster_class.kind == "jobqueue"
+    for name in _without_effect(parameters, batch=batch):
+        logger.warning("Parameter %s has no effect here: ignored.", name)
+
+
+def with_further_problems(
+    error: ParametersError, cluster_class: ClusterClass
+) -> ParametersError:
+    """The same error, and what `check` would say about the parameters that are right."""
+    if error.rest is None:
+        return error
+    further = [
+        problem
+        for problem in _problems(error.rest, cluster_class, make=False)
+        if re.split(r"[ :]", problem)[0].replace("-", "_") not in error.wrong
+    ]
+    return ParametersError(error.problems + further)
+
+
+def _problems(
+    parameters: Parameters, cluster_class: ClusterClass, make: bool
+) -> list[str]:
     batch = cluster_class.kind == "jobqueue"
     problems = _port_problems(parameters, batch=batch) + tls_problems(parameters)
     problems += _memory_problems(parameters)
     problems += config_problems(parameters, cluster_class.batch_system)
     if batch:
-        problems += batch_problems(parameters, cluster_class.batch_system)
-    else:
-        problems += _directory_problems(parameters, make)
-    if problems:
-        raise ParametersError(problems)
-    for name in _without_effect(parameters, batch=batch):
-        logger.warning("Parameter %s has no effect here: ignored.", name)
+        return problems + batch_problems(parameters, cluster_class.batch_system)
+    return problems + _directory_problems(parameters, make)
 
 
 def _port_problems(parameters: Parameters, *, batch: bool) -> list[str]:

@@ -89,8 +89,8 @@ class Parameters(BaseModel):
     partition: Line | None = _field("partition or queue of the batch system", TEXT)
     project: Line | None = _field("account or project to charge for jobs", TEXT)
     job_extra_directives: Lines = _field(
-        "more directives for the head of the job script, without the mark such as #SBATCH."
-        ' On Grid Engine, "-pe NAME" names the parallel environment for more than one core; '
+        "more directives for the head of the job script; the mark such as #SBATCH may be left"
+        ' out. On Grid Engine, "-pe NAME" names the parallel environment for more than one core; '
         "the number of slots is added",
         TEXTS,
         default=[],
@@ -306,16 +306,21 @@ def read_parameters(raw: dict[str, Any]) -> tuple[Parameters, list[str]]:
                 f"{spelling[name]} = {_short(values[name])}"
             )
         spelling.setdefault(name, written)
+    wrong: set[str] = set()
     try:
         parameters = Parameters(**values)
     except ValidationError as error:
+        wrong = set(_first_reasons(error))
+        parameters = Parameters(
+            **{name: value for name, value in values.items() if name not in wrong}
+        )
         for name, reason in _first_reasons(error).items():
             problems.append(
                 f"{spelling[name]} = {_short(values[name])}: allowed is "
                 f"{_ALLOWED[name]}{reason}"
             )
     if problems:
-        raise ParametersError(problems)
+        raise ParametersError(problems, wrong, parameters)
     return parameters, unknown
 
 

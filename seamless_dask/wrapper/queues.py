@@ -165,6 +165,7 @@ _PBS_QUEUE = Queue(
     parse=parse_pbs,
     cancel=["qdel"],
     ended="(?i)unknown job|has finished",
+    too_late="(?i)unknown job|has finished|invalid state",
     search=lambda name: ["qselect", "-N", name],
     parse_search=parse_qselect,
 )
@@ -176,6 +177,7 @@ _QUEUES: Mapping[str, Queue] = {
         parse=parse_slurm,
         cancel=["scancel"],
         ended="Invalid job id",
+        too_late="already complet",
         exclude=_exclude_slurm,
         search=lambda name: [
             "squeue",
@@ -212,6 +214,7 @@ _QUEUES: Mapping[str, Queue] = {
         parse=parse_lsf,
         cancel=["bkill"],
         ended="is not found",
+        too_late="already finished|No matching job",
         exclude=_exclude_lsf,
         search=lambda name: ["bjobs", "-a", "-noheader", "-o", _LSF_FORMAT, "-J", name],
     ),
@@ -219,6 +222,7 @@ _QUEUES: Mapping[str, Queue] = {
         query=["condor_q", *_CONDOR_FORMAT],
         parse=parse_condor,
         cancel=["condor_rm"],
+        too_late="(?i)not found|couldn't find",
         search=lambda name: [
             "condor_q",
             "-constraint",

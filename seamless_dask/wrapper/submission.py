@@ -17,10 +17,13 @@ from typing import Any
 
 from . import commands
 from .queues import Queue
-from .submission_answers import DOUBTFUL, Accepted, read_answer
+from .submission_answers import Accepted, is_doubtful, read_answer
 from .surroundings import for_submission, withheld
 
 logger = logging.getLogger(__name__)
+
+#: Submissions without an answer that are remembered.
+MOST_LOST = 100
 
 
 class Refused(Exception):
@@ -52,6 +55,8 @@ class Submitter:
     def __init__(self, cluster: Any, queue: Queue):
         #: How the jobs are asked about; the answer to a submission may add to it.
         self.queue = queue
+        #: The job that was taken last.
+        self.last = Submitted("")
         self._cluster = cluster
         self._names: dict[str, str] = {}
         #: Names of the workers of jobs that may have been accepted; nobody knows their ids.
@@ -62,19 +67,22 @@ class Submitter:
         self._prefix = f"worker-x{uuid.uuid4().hex[:6]}"
         self._job_class = cluster.new_spec["cls"]
 
-    async def submit(self, excluded_nodes: Iterable[str]) -> Submitted:
-        """Submit one job. Raises `Refused` if the batch system does not take it.
+    async def submit(self, excluded_nodes: Iterable[str]) -> str:
+        """Submit one job; return its id. `last` says more about it.
 
-        If it takes none that avoids the excluded nodes, the job is submitted without.
+        If the batch system takes none that avoids the excluded nodes, the job is submitted
+        without. Raises `Refused` if it takes none at all.
         """
         nodes = sorted(excluded_nodes) if self.queue.exclude is not None else []
         try:
-            return Submitted(await self._submit(nodes), tuple(nodes))
+            job_id = await self._submit(nodes)
+            self.last = Submitted(job_id, tuple(nodes))
         except Refused as error:
             if not nodes or error.doubtful:
                 raise
             impossible = str(error)
-        return Submitted(await self._submit([]), impossible=impossible)
+            self.last = Submitted(await self._submit([]), impossible=impossible)
+        return self.last.id
 
     async def _submit(self, nodes: list[str]) -> str:
         options = copy.copy(self._cluster.new_spec["options"])
@@ -89,11 +97,11 @@ class Submitter:
         job = attempt(address, name=name, **options)
         self._tell_what_is_withheld(job.environment)
         # until an answer is understood, also if this coroutine is cancelled
-        self._lost.append(name)
+        self._lost = [*self._lost[-MOST_LOST:], name]
         try:
             await job.start()
         except commands.CommandFailed as error:
-            doubtful = error.unfinished or bool(re.search(DOUBTFUL, str(error)))
+            doubtful = error.unfinished or is_doubtful(str(error))
             if not doubtful:
                 self._lost.remove(name)
             raise Refused(str(error), doubtful=doubtful) from None
@@ -167,9 +175,9 @@ def _attempt(job_class: Any, system: str) -> Any:
 
         def _job_id_from_submit_output(self, result: commands.Result) -> str:
             self.accepted = read_answer(system, result.output, result.errors)
-            if self.accepted is None and not job_class.__module__.startswith(
-                "dask_jobqueue."
-            ):  # of a site, which may have an answer of its own
+            ours = job_class.__module__.startswith("dask_jobqueue.")
+            if self.accepted is None and not (ours and system):
+                # of a site, which may have an answer of its own
                 job_id = super()._job_id_from_submit_output(result.output)
                 self.accepted = Accepted(str(job_id))
             if self.accepted is None:

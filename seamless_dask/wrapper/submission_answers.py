@@ -53,12 +53,19 @@ _SUFFIX = {"htcondor": ".0"}
 
 #: Says, in the output of a submission that failed, that it may have been accepted: the
 #: batch system was reached and did not answer, or not in time.
-DOUBTFUL = (
+_DOUBTFUL = (
     r"(?i)time.?out|timed.out|too long|zero bytes|connect|communicat|transmi|socket|"
     r"unexpected|broken pipe|reset by peer|unable to contact|no (?:response|answer|reply)|"
     r"not respond|got read error|commlib|end of file|premature|lost|interrupted|"
     r"try(?:ing)? again|internal error|unknown error|database|i/o error"
 )
+#: ... but not if it was not even reached.
+_CERTAIN = r"(?i)connect failure|connection refused|cannot be started|not found in PATH"
+
+
+def is_doubtful(said: str) -> bool:
+    """Whether a submission that failed with these words may have been accepted."""
+    return bool(re.search(_DOUBTFUL, said)) and not re.search(_CERTAIN, said)
 
 
 @dataclass(frozen=True)
@@ -81,7 +88,7 @@ def read_answer(system: str, output: str, errors: str = "") -> Accepted | None:
         What the command that submits has written; the former counts more.
     """
     for text in (output, errors):
-        for pattern in _PATTERNS[system]:
+        for pattern in _PATTERNS.get(system, ()):
             found = {
                 match["id"]: match.groupdict().get("cluster") or ""
                 for line in lines_of(text)

@@ -30,11 +30,12 @@ from .cluster_string import resolve
 from .events import Activity, Event, Failure, FileLost, News, SignalArrived, Started
 from .exit_codes import (
     ExitCode,
+    ParametersError,
     StatusFileLost,
     WrapperError,
 )
 from .guard import Guard
-from .launch import Endpoint, Launched, check, launch
+from .launch import Endpoint, Launched, check, launch, with_further_problems
 from .parameters import Parameters, read_parameters
 from .status_file import Heartbeat, StatusFile
 
@@ -145,7 +146,10 @@ class Supervisor:
             self._handle(event)
 
     def _start(self, status_file: StatusFile) -> None:
-        parameters, unknown = read_parameters(status_file.parameters)
+        try:
+            parameters, unknown = read_parameters(status_file.parameters)
+        except ParametersError as error:
+            raise self._complete(error) from None
         if unknown:
             logger.warning(
                 "Unknown parameters are ignored: %s.", ", ".join(sorted(unknown))
@@ -214,6 +218,13 @@ class Supervisor:
         self._heartbeat.relax()
         if self._news.jobs:
             self._write_news()
+
+    def _complete(self, error: ParametersError) -> ParametersError:
+        """Say at once what else is wrong with the parameters, for this cluster class."""
+        try:
+            return with_further_problems(error, self._resolve())
+        except WrapperError:  # the cluster string is wrong as well: one after the other
+            return error
 
     def _resolve(self) -> Any:
         # Importing dask_jobqueue replaces the handler of SIGINT by one that exits at

@@ -28,7 +28,8 @@ class Suspicion:
         #: From when on an answer that shows no job ends the suspicion; None: there is none.
         self.until: float | None = None
         self._ends_by_itself = 0.0
-        self._searched_at = float("-inf")
+        #: When the queue was last asked.
+        self.searched_at = float("-inf")
         self._urgent = False
 
     def __bool__(self) -> bool:
@@ -57,10 +58,10 @@ class Suspicion:
         """
         if self.until is not None and now >= self._ends_by_itself:
             self.until = None
-        since = now - self._searched_at
+        since = now - self.searched_at
         due = since >= (pause if self else rarely) or self._urgent
-        decisive = self.until is not None and self._searched_at < self.until <= now
+        decisive = self.until is not None and self.searched_at < self.until <= now
         if due or decisive:
-            self._searched_at, self._urgent = now, False
+            self.searched_at, self._urgent = now, False
             return True
         return False
