@@ -241,17 +241,17 @@ def test_jobs_that_end_well_without_a_worker_have_failed(batch: LyingBatch) -> N
 
 
 def test_a_slow_prologue_that_goes_on_is_waited_for(slurm: LyingBatch) -> None:
-    """Longer than the limit of 5 s and 15 s."""
+    """Longer than the limit of 30 s and 15 s."""
     slurm.lie(run=True)
     with Wrapper(
         slurm,
-        job_script_prologue=["for i in $(seq 34); do sleep 1; done"],
-        config={"jobqueue.slurm.death-timeout": "5s"},
+        job_script_prologue=["for i in $(seq 55); do sleep 1; done"],
+        config={"jobqueue.slurm.death-timeout": "30s"},
         worker_threads=1,
     ) as wrapper:
         (future,) = wrapper.work()
         wrapper.until(lambda: slurm.jobs(), "a job")
-        wrapper.until(lambda: "connected from" in wrapper.output(), "the worker", 90)
+        wrapper.until(lambda: "connected from" in wrapper.output(), "the worker", 150)
         assert future.result(60) == 0
         assert len(slurm.calls("sbatch")) == 1, wrapper.output()
         assert wrapper.ask_to_end() == 0, wrapper.output()
