@@ -16,6 +16,7 @@ import warnings
 from typing import Any
 
 from .state_part import Attributes, Part, Remembered, Setting, same_items
+from .state_registrations import Registrations
 
 
 class Warnings(Remembered):
@@ -169,6 +170,7 @@ def _get_stack_size() -> int:
 def interpreter_parts() -> list[Part]:
     """Return these parts, in the order in which they are put back."""
     parts: list[Part] = [
+        Registrations(),
         Setting("Locale, each category", _get_locale, _set_locale),
         Warnings(),
         Loggers(),

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import operator
+import sys
 from collections.abc import Callable, MutableMapping
+from types import ModuleType
 from typing import Any
 
 
@@ -33,8 +35,9 @@ class Part:
 
         Raises
         ------
-        CannotPutBack, OSError, ValueError
-            If that is not possible.
+        CannotPutBack
+            If that is not possible. Like all methods, this one may also raise what
+            code of the job raises that is behind objects it has put somewhere.
         """
         raise NotImplementedError
 
@@ -140,6 +143,12 @@ class Attributes(Remembered):
         for (owner, name), value in zip(self._attributes, saved, strict=True):
             if getattr(owner, name) is not value:
                 setattr(owner, name, value)
+
+
+def loaded(name: str) -> ModuleType | None:
+    """Return a module if it is loaded; a job may put anything in its place."""
+    module = sys.modules.get(name)
+    return module if isinstance(module, ModuleType) else None
 
 
 def same_items(items: list[Any], wanted: list[Any]) -> bool:

@@ -15,7 +15,7 @@ from typing import Any
 import pytest
 
 from seamless_dask.process_state import ProcessState, leftover_threads
-from seamless_dask.state_modules import CLASSES, NAMESPACES
+from seamless_dask.state_namespaces import CLASSES, NAMESPACES
 
 SCRIPT = Path(__file__).with_name("process_changes.py")
 
