@@ -9,7 +9,7 @@ from types import ModuleType
 from typing import Any
 
 from . import native_code
-from .state_part import Part, same_entries, same_items
+from .state_part import Part, identities, same_entries, same_items
 
 
 class Modules(Part):
@@ -19,13 +19,14 @@ class Modules(Part):
 
     def __init__(self, temporary: Iterable[str]) -> None:
         self._known: dict[str, Any] = dict(sys.modules)
+        self._unchanged = self._present()
         self._first = frozenset(self._known)
         self._packages = {name.partition(".")[0] for name in self._known}
         self._prefixes = native_code.installation_folders()
         self._folders = set(native_code.import_folders(temporary))
 
     def save(self) -> tuple[dict[str, Any], set[str]]:
-        if same_entries(sys.modules, self._known):
+        if self._present() == self._unchanged:
             return self._known, set()
         modules = dict(sys.modules)
         return modules, self._known.keys() - modules.keys()
@@ -38,10 +39,16 @@ class Modules(Part):
                 sys.modules.pop(name, None)
 
     def reset(self) -> list[str]:
-        if not same_entries(sys.modules, self._known):
+        if self._present() != self._unchanged:
             self._put_back(self._known)
             self._known = dict(sys.modules)
+            self._unchanged = self._present()
         return []
+
+    @staticmethod
+    def _present() -> tuple[bytes, str | None]:
+        """Return what tells all modules, and the last name: a new one would be it."""
+        return identities(sys.modules.values()), next(reversed(sys.modules), None)
 
     def _put_back(self, wanted: dict[str, Any]) -> None:
         modules = sys.modules

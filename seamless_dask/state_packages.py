@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import copy
 import os
+from collections.abc import Mapping
+from types import MappingProxyType
 from typing import Any
 
 from .state_part import Part, loaded
@@ -27,12 +29,14 @@ class Matplotlib(Part):
         matplotlib = self._module()
         if matplotlib is None:
             return None
+        self._find_originals(matplotlib)
         pyplot = loaded("matplotlib.pyplot")
         backend = vars(pyplot).get("_backend_mod") if pyplot else None
         figures = dict(self._figures())
         # not items() of its own, which chooses a backend
         parameters = dict(dict.items(matplotlib.rcParams))
-        return parameters, self._mutable(parameters), backend, figures
+        mutable = self._mutable(parameters, self._originals[-1][1])
+        return parameters, mutable, backend, figures
 
     @staticmethod
     def _module() -> Any:
@@ -45,10 +49,12 @@ class Matplotlib(Part):
         return helpers.Gcf.figs if hasattr(helpers, "Gcf") else {}
 
     @staticmethod
-    def _mutable(parameters: dict[str, Any]) -> dict[str, Any]:
-        """Return a copy of all that may be changed in place."""
+    def _mutable(
+        parameters: dict[str, Any], known: Mapping[str, Any] = MappingProxyType({})
+    ) -> dict[str, Any]:
+        """Return copies of all that may be changed in place; equal ones of `known`."""
         return {
-            name: copy.deepcopy(value)
+            name: known[name] if known.get(name) == value else copy.deepcopy(value)
             for name, value in dict.items(parameters)
             if isinstance(value, list)
         }
@@ -79,19 +85,20 @@ class Matplotlib(Part):
     def reset(self) -> list[str]:
         matplotlib = self._module()
         if matplotlib is not None:
-            if not self._originals:
-                self._originals = self._read_again(matplotlib)
+            self._find_originals(matplotlib)
             for parameters, mutable in self._originals:
                 self._put_back_lists(parameters, mutable)
             # Figures are not destroyed: a job that waits may go on with its own.
             self.restore((dict(dict.items(parameters)), mutable, None, {}))
         return []
 
-    def _read_again(self, matplotlib: Any) -> list[tuple[Any, dict[str, Any]]]:
-        """Return what the originals were before the job that has loaded it.
+    def _find_originals(self, matplotlib: Any) -> None:
+        """Read what the originals were before the job that has loaded matplotlib.
 
         That one may have changed lists in place, which the originals have in common.
         """
+        if self._originals:
+            return
         template = os.path.join(matplotlib.get_data_path(), "matplotlibrc")
         read = matplotlib._rc_params_in_file
         default = self._mutable(matplotlib.rcParamsDefault)
@@ -99,7 +106,10 @@ class Matplotlib(Part):
             read(template, transform=lambda line: line.removeprefix("#"))
         )
         own = default | self._mutable(read(matplotlib.matplotlib_fname()))
-        return [(matplotlib.rcParamsDefault, default), (matplotlib.rcParamsOrig, own)]
+        self._originals = [
+            (matplotlib.rcParamsDefault, default),
+            (matplotlib.rcParamsOrig, own),
+        ]
 
 
 class PandasOptions(Part):
