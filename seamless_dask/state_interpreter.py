@@ -111,7 +111,10 @@ class Loggers(Part):
     @staticmethod
     def _new(logger: logging.Logger) -> tuple[Any, ...]:
         """Return the state of a logger that nobody has changed."""
-        silent = [h for h in logger.handlers if isinstance(h, logging.NullHandler)]
+        # not isinstance(), which may call code of a job
+        silent = [
+            h for h in logger.handlers if issubclass(type(h), logging.NullHandler)
+        ]
         return logging.NOTSET, True, False, silent, []
 
     def reset(self) -> list[str]:
