@@ -15,12 +15,21 @@ from collections.abc import Callable, Iterable
 
 #: where the system keeps libraries; they come along with others
 SYSTEM_FOLDERS = ("/lib", "/lib32", "/lib64", "/usr/lib", "/usr/lib32", "/usr/lib64")
+#: names of folders on ``sys.path`` in which packages are installed
+PACKAGE_FOLDERS = ("site-packages", "dist-packages")
 
 
 def installation_folders() -> list[str]:
     """Return the folders of this interpreter and of its installed packages."""
     folders = {sys.prefix, sys.base_prefix, sys.exec_prefix, sys.base_exec_prefix}
     folders.update(sysconfig.get_paths().values())
+    folders.update(site.getsitepackages())
+    # Packages of clusters are often brought by PYTHONPATH.
+    folders.update(
+        folder
+        for folder in sys.path
+        if os.path.basename(folder.rstrip(os.sep)) in PACKAGE_FOLDERS
+    )
     if site.ENABLE_USER_SITE and site.USER_SITE:
         folders.add(site.USER_SITE)
     return sorted({form for folder in folders for form in _both_forms(folder)})
@@ -102,21 +111,16 @@ class NativeCode:
     ----------
     allowed
         Folders whose libraries are no reason for suspicion: those of the interpreter
-        and of installed packages, of modules, of the system, and those in
-        ``LD_LIBRARY_PATH``, unless given.
-    temporary
-        See `import_folders`.
+        and of installed packages, of the system, and those in ``LD_LIBRARY_PATH``,
+        unless given.
     """
 
-    def __init__(
-        self, allowed: Iterable[str] | None = None, temporary: Iterable[str] = ()
-    ) -> None:
+    def __init__(self, allowed: Iterable[str] | None = None) -> None:
         if allowed is None:
             libraries = os.environ.get("LD_LIBRARY_PATH", "").split(os.pathsep)
             allowed = [
                 *SYSTEM_FOLDERS,
                 *installation_folders(),
-                *import_folders(temporary),
                 *(os.path.abspath(folder) for folder in libraries if folder),
             ]
         self._allowed = list(allowed)

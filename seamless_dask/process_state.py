@@ -16,16 +16,21 @@ five.
 
 from __future__ import annotations
 
+import functools
 import threading
-from collections.abc import Iterable, Set
+from collections.abc import Callable, Iterable, Set
 from dataclasses import dataclass
 from typing import Any
 
 from .native_code import NativeCode
+from .state_additions import Additions, module_parts
 from .state_interpreter import interpreter_parts
-from .state_modules import Namespaces, module_parts
+from .state_modules import Modules
+from .state_namespaces import Namespaces
 from .state_numbers import number_parts
+from .state_packages import package_parts
 from .state_part import CannotPutBack, Part
+from .state_registrations import observe
 from .state_system import system_parts
 
 
@@ -58,14 +63,17 @@ class ProcessState:
     def __init__(
         self, descriptors: Iterable[int] = (), temporary: Iterable[str] = ()
     ) -> None:
-        temporary = list(temporary)
-        self._native_code = NativeCode(temporary=temporary)
-        self._names = Namespaces()
+        observe()
+        self._native_code = NativeCode()
+        modules = Modules(temporary)
+        additions = Additions(modules)
+        self._names = Namespaces(additions)
         self._others: tuple[Part, ...] = (
             *system_parts(descriptors),
             *interpreter_parts(),
-            *module_parts(temporary),
+            *module_parts(modules, additions),
             *number_parts(),
+            *package_parts(),
         )
 
     @property
@@ -74,16 +82,24 @@ class ProcessState:
         return self._names, *self._others
 
     def save(self) -> Saved:
-        """Return the state of the job that is being suspended."""
-        names = self._names.save()
-        changed = self._names.are_changed(names)
+        """Return the state of the job that is being suspended.
+
+        Raises
+        ------
+        CannotPutBack
+            Something cannot be saved, so the job cannot go on in its state: names it.
+        """
+        lost: list[str] = []
+        names = attempt(self._names, self._names.save, lost)
+        changed = names is not None and self._names.are_changed(names)
         if changed:
-            self._names.reset()
-        try:
-            return Saved(names, tuple([part.save() for part in self._others]))
-        finally:
-            if changed:
-                self._names.restore(names)
+            attempt(self._names, self._names.reset, lost)
+        values = tuple([attempt(part, part.save, lost) for part in self._others])
+        if changed:
+            attempt(self._names, lambda: self._names.restore(names), lost)
+        if lost:
+            raise CannotPutBack("; ".join(lost))
+        return Saved(names, values)
 
     def restore(self, saved: Saved) -> None:
         """Put back the state of a job that goes on.
@@ -93,14 +109,11 @@ class ProcessState:
         CannotPutBack
             After everything else has been put back: names what could not be.
         """
-        self._names.reset()
-        lost = []
+        lost: list[str] = []
+        attempt(self._names, self._names.reset, lost)
         for part, value in zip(self._others, saved.values, strict=True):
-            try:
-                part.restore(value)
-            except (CannotPutBack, OSError, ValueError, RecursionError) as error:
-                lost.append(f"{part.title}: {error}")
-        self._names.restore(saved.names)
+            attempt(part, functools.partial(part.restore, value), lost)
+        attempt(self._names, lambda: self._names.restore(saved.names), lost)
         if lost:
             raise CannotPutBack("; ".join(lost))
 
@@ -112,16 +125,14 @@ class ProcessState:
         list of str
             Why this process is not like a fresh one and must be replaced.
         """
-        self._names.reset()
-        reasons = [
+        reasons: list[str] = []
+        attempt(self._names, self._names.reset, reasons)
+        reasons += [
             f"code from outside the installation is loaded: {path}"
             for path in self.foreign_code()
         ]
         for part in self._others:
-            try:
-                reasons += part.reset()
-            except Exception as error:  # noqa: BLE001 - code of the job may be behind it
-                reasons.append(f"{part.title} cannot be put back: {error!r}")
+            reasons += attempt(part, part.reset, reasons) or ()
         return reasons
 
     def foreign_code(self) -> list[str]:
@@ -130,6 +141,27 @@ class ProcessState:
         They have been loaded since the beginning, and may have static state.
         """
         return self._native_code.foreign()
+
+
+def attempt(part: Part, method: Callable[[], Any], problems: list[str]) -> Any:
+    """Return what a method of a part returns.
+
+    Parameters
+    ----------
+    part
+        Named if the method raises anything: code of the job may be behind it.
+    method
+        Is called.
+    problems
+        The exception is added here; None is returned.
+    """
+    try:
+        return method()
+    except CannotPutBack as error:
+        problems.append(f"{part.title}: {error}")
+    except Exception as error:  # noqa: BLE001
+        problems.append(f"{part.title}: {error!r}")
+    return None
 
 
 def leftover_threads(known: Set[threading.Thread]) -> list[str]:

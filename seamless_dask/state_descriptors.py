@@ -7,7 +7,7 @@ import os
 import stat
 import sys
 from collections.abc import Iterable
-from typing import Any
+from typing import Any, ClassVar
 
 from . import native_code
 from .state_part import CannotPutBack, Part, Watched
@@ -28,15 +28,20 @@ class Descriptor:
     Never 0, 1 or 2, which a job may have closed.
     """
 
+    #: those of all objects
+    numbers: ClassVar[set[int]] = set()
+
     def __init__(self, number: int) -> None:
         self.number = fcntl.fcntl(number, fcntl.F_DUPFD_CLOEXEC, 3)
         self.identity = identity(self.number)
+        self.numbers.add(self.number)
 
     def intact(self) -> bool:
         """Say whether nobody else has closed it, or taken its number."""
         return identity(self.number) == self.identity
 
     def __del__(self) -> None:
+        self.numbers.discard(self.number)
         if self.intact():
             os.close(self.number)
 

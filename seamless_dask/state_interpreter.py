@@ -16,6 +16,7 @@ import warnings
 from typing import Any
 
 from .state_part import Attributes, Part, Remembered, Setting, same_items
+from .state_registrations import Registrations
 
 
 class Warnings(Remembered):
@@ -110,7 +111,10 @@ class Loggers(Part):
     @staticmethod
     def _new(logger: logging.Logger) -> tuple[Any, ...]:
         """Return the state of a logger that nobody has changed."""
-        silent = [h for h in logger.handlers if isinstance(h, logging.NullHandler)]
+        # not isinstance(), which may call code of a job
+        silent = [
+            h for h in logger.handlers if issubclass(type(h), logging.NullHandler)
+        ]
         return logging.NOTSET, True, False, silent, []
 
     def reset(self) -> list[str]:
@@ -169,6 +173,7 @@ def _get_stack_size() -> int:
 def interpreter_parts() -> list[Part]:
     """Return these parts, in the order in which they are put back."""
     parts: list[Part] = [
+        Registrations(),
         Setting("Locale, each category", _get_locale, _set_locale),
         Warnings(),
         Loggers(),

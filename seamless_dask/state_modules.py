@@ -1,173 +1,15 @@
-"""The parts of the state of a process that are its modules and what is in them."""
+"""The parts of the state of a process that are its modules and where they come from."""
 
 from __future__ import annotations
 
-import builtins
-import copyreg
-import datetime
-import decimal
-import functools
-import io
-import json
-import logging
-import math
 import os
-import pathlib
-import random
-import shutil
-import signal
-import socket
-import ssl
-import statistics
-import subprocess
 import sys
-import tempfile
-import threading
-import time
-import urllib.request
-import uuid
-import warnings
 from collections.abc import Iterable
 from types import ModuleType
 from typing import Any
 
 from . import native_code
-from .state_part import Attributes, Dictionaries, Lists, Part, same_entries, same_items
-
-#: modules whose names are put back; those that people replace functions of
-NAMESPACES: tuple[ModuleType, ...] = (
-    builtins,
-    sys,
-    os,
-    time,
-    datetime,
-    random,
-    math,
-    statistics,
-    decimal,
-    json,
-    io,
-    pathlib,
-    shutil,
-    tempfile,
-    functools,
-    subprocess,
-    threading,
-    signal,
-    socket,
-    ssl,
-    uuid,
-    logging,
-    warnings,
-)
-
-#: classes whose attributes are put back
-CLASSES: tuple[type, ...] = (
-    json.JSONEncoder,
-    json.JSONDecoder,
-    logging.Logger,
-    pathlib.Path,
-    pathlib.PurePath,
-    random.Random,
-    subprocess.Popen,
-    threading.Thread,
-)
-
-
-def _mutable(names: dict[str, Any]) -> dict[str, Any]:
-    """Return those whose values may change; such values have no hash."""
-    return {k: value for k, value in names.items() if type(value).__hash__ is None}
-
-
-class Namespaces(Part):
-    """Names of modules and classes of the standard library that were replaced.
-
-    All other parts use these modules: they are saved and put back while the names are
-    those of the baseline. The builtin functions come first, with nothing but methods.
-    """
-
-    title = "Names in modules and classes of the standard library (list below)"
-
-    def __init__(self) -> None:
-        self._owners: tuple[Any, ...] = (*NAMESPACES, *CLASSES)
-        self._baseline = [dict(vars(owner)) for owner in self._owners]
-        self._values = [[*names.values()] for names in self._baseline]
-        self._mutable = [_mutable(names) for names in self._baseline]
-        self._builtins = vars(builtins)
-
-    def save(self) -> list[dict[str, Any]]:
-        of_builtins = self._builtins.copy()
-        self._builtins.update(self._baseline[0])
-        saved = [
-            known if same_entries(names, known) else dict(names)
-            for names, known in zip(
-                [of_builtins, *map(vars, self._owners[1:])], self._baseline, strict=True
-            )
-        ]
-        self._put_back(builtins, saved[0])
-        return saved
-
-    def are_changed(self, saved: list[dict[str, Any]]) -> bool:
-        """Say whether names in the result of `save` differ from the baseline."""
-        return not same_items(saved, self._baseline)
-
-    def restore(self, saved: list[dict[str, Any]]) -> None:
-        # The last first: what is done here needs the builtin functions.
-        for owner, wanted in reversed([*zip(self._owners, saved, strict=True)]):
-            self._put_back(owner, wanted)
-
-    @staticmethod
-    def _put_back(owner: Any, wanted: dict[str, Any]) -> None:
-        now = vars(owner)
-        if same_entries(now, wanted):
-            return
-        now = dict(now)
-        extra = [
-            name
-            for name in now.keys() - wanted.keys()
-            if not _is_submodule(owner, name, now[name])
-        ]
-        put, remove = setattr, delattr  # they may be among them
-        for name, value in wanted.items():
-            if name not in now or now[name] is not value:
-                put(owner, name, value)
-        for name in extra:
-            remove(owner, name)
-
-    def reset(self) -> list[str]:
-        self._builtins.update(self._baseline[0])
-        for i, owner in enumerate(self._owners):
-            if not self._is_unchanged(i):
-                self._put_back(owner, self._baseline[i])
-                # submodules have stayed, and the order may be another
-                self._baseline[i] = dict(vars(owner))
-                self._values[i] = [*self._baseline[i].values()]
-                self._mutable[i] = _mutable(self._baseline[i])
-        return []
-
-    def _is_unchanged(self, i: int) -> bool:
-        """Like `same_entries`, but what cannot change and is equal is the same.
-
-        That takes a third of the time.
-        """
-        names = vars(self._owners[i])
-        try:
-            same = [*names.values()] == self._values[i]
-        except Exception:  # noqa: BLE001 - an object of the job does not compare
-            return False
-        return (
-            same
-            and next(reversed(names)) == next(reversed(self._baseline[i]))
-            and all(names[name] is value for name, value in self._mutable[i].items())
-        )
-
-
-def _is_submodule(owner: Any, name: str, value: Any) -> bool:
-    return (
-        isinstance(owner, ModuleType)
-        and isinstance(value, ModuleType)
-        and sys.modules.get(f"{owner.__name__}.{name}") is value
-    )
+from .state_part import Part, identities, same_entries, same_items
 
 
 class Modules(Part):
@@ -177,13 +19,14 @@ class Modules(Part):
 
     def __init__(self, temporary: Iterable[str]) -> None:
         self._known: dict[str, Any] = dict(sys.modules)
+        self._unchanged = self._present()
         self._first = frozenset(self._known)
         self._packages = {name.partition(".")[0] for name in self._known}
         self._prefixes = native_code.installation_folders()
         self._folders = set(native_code.import_folders(temporary))
 
     def save(self) -> tuple[dict[str, Any], set[str]]:
-        if same_entries(sys.modules, self._known):
+        if self._present() == self._unchanged:
             return self._known, set()
         modules = dict(sys.modules)
         return modules, self._known.keys() - modules.keys()
@@ -196,10 +39,16 @@ class Modules(Part):
                 sys.modules.pop(name, None)
 
     def reset(self) -> list[str]:
-        if not same_entries(sys.modules, self._known):
+        if self._present() != self._unchanged:
             self._put_back(self._known)
             self._known = dict(sys.modules)
+            self._unchanged = self._present()
         return []
+
+    @staticmethod
+    def _present() -> tuple[bytes, str | None]:
+        """Return what tells all modules, and the last name: a new one would be it."""
+        return identities(sys.modules.values()), next(reversed(sys.modules), None)
 
     def _put_back(self, wanted: dict[str, Any]) -> None:
         modules = sys.modules
@@ -227,6 +76,20 @@ class Modules(Part):
         parent, _, attribute = name.rpartition(".")
         found = sys.modules.get(parent)
         return (found if isinstance(found, ModuleType) else self), attribute
+
+    def loaded_from_packages(self) -> dict[str, ModuleType]:
+        """Return the modules of packages that the last job has loaded.
+
+        They are installed, and not of the standard library.
+        """
+        return {
+            name: module
+            for name, module in list(sys.modules.items())
+            if name not in self._known
+            and isinstance(module, ModuleType)
+            and name.partition(".")[0] not in sys.stdlib_module_names
+            and self.is_installed(name)
+        }
 
     def came_with_a_package(self, name: str) -> bool:
         """Say whether a module is installed, and was not there at the beginning."""
@@ -305,22 +168,3 @@ class Finders(Part):
         self.restore(self._baseline)
         self._baseline = self.save()
         return []
-
-
-def module_parts(temporary: Iterable[str]) -> list[Part]:
-    """Return these parts, in the order in which they are put back.
-
-    Parameters
-    ----------
-    temporary
-        See `seamless_dask.native_code.import_folders`.
-    """
-    modules = Modules(temporary)
-    return [
-        Lists("`sys.path`, `sys.argv`", sys.path, sys.argv),
-        Dictionaries("`sys.path_importer_cache`", sys.path_importer_cache),
-        modules,
-        Finders(modules),
-        Dictionaries("`copyreg.dispatch_table`", copyreg.dispatch_table),
-        Attributes("What `urllib.request` opens with", (urllib.request, "_opener")),
-    ]

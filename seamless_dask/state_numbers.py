@@ -10,7 +10,7 @@ import random
 import sys
 from typing import Any
 
-from .state_part import Part, Remembered
+from .state_part import Part, Remembered, loaded
 
 
 class RandomNumbers(Part):
@@ -42,7 +42,9 @@ class NumpyRandomNumbers(Part):
 
     @staticmethod
     def _module() -> Any:
-        return sys.modules.get("numpy.random")
+        module = loaded("numpy.random")
+        # Its import may have failed half-way.
+        return module if hasattr(module, "mtrand") else None
 
     @staticmethod
     def _generator(module: Any) -> Any:
@@ -55,7 +57,11 @@ class NumpyRandomNumbers(Part):
             return None
         generator = self._generator(module)
         if generator is self._original and self._words() == self._unused:
-            return generator, self._unused  # much faster
+            second = self._take_second()
+            if second is None:
+                return generator, self._unused  # much faster
+            name, numbers, position, *_ = module.mtrand._rand.get_state()
+            module.mtrand._rand.set_state((name, numbers, position, 1, second))
         return generator, module.mtrand._rand.get_state(legacy=False)
 
     def restore(self, saved: Any) -> None:
@@ -87,16 +93,36 @@ class NumpyRandomNumbers(Part):
             # As good as seed(), at a fifth of the time.
             self._set_words(os.urandom(4 * 624) + (624).to_bytes(4, sys.byteorder))
             self._unused = self._words()
+        else:
+            self._take_second()
         return []
 
     def _words(self) -> bytes:
-        """Return all of the state but a second normal number, which comes of a draw."""
+        """Return all of the state but a second normal number."""
         return ctypes.string_at(self._original.ctypes.state_address, 4 * 625)
 
     def _set_words(self, words: bytes) -> None:
-        numbers = sys.modules["numpy"].frombuffer(words, "uint32")
-        state = "MT19937", numbers[:624], int(numbers[624])
-        self._module().mtrand._rand.set_state(state)
+        self._write(words)
+        self._take_second()
+
+    def _write(self, words: bytes) -> None:
+        # much faster than set_state()
+        ctypes.memmove(self._original.ctypes.state_address, words, len(words))
+
+    def _take_second(self) -> float | None:
+        """Return the normal number that comes next without a draw, and forget it.
+
+        Normal numbers are made in pairs, the second one is kept for later. To ask for
+        the whole state would take fifty times as long.
+        """
+        draw = self._module().mtrand._rand.standard_normal
+        words = self._words()
+        number: float = draw()
+        if self._words() == words:
+            return number
+        draw()  # the second one of this pair
+        self._write(words)
+        return None
 
 
 class NumpyPrinting(Part):
@@ -110,7 +136,7 @@ class NumpyPrinting(Part):
 
     @staticmethod
     def _options() -> Any:
-        module = sys.modules.get("numpy.core.arrayprint")
+        module = loaded("numpy.core.arrayprint")
         # with numpy 2 a thread has its own, and each job has a new thread
         return None if module is None else vars(module).get("_format_options")
 
@@ -229,85 +255,6 @@ class DecimalContexts(Remembered):
                 getattr(context, signals).update(getattr(template, signals))
 
 
-class Matplotlib(Part):
-    """If it is loaded: what ``matplotlibrc`` says is what it is loaded with."""
-
-    title = "matplotlib: `rcParams`, backend, open figures of pyplot"
-
-    def save(self) -> Any:
-        matplotlib = self._module()
-        if matplotlib is None:
-            return None
-        pyplot = sys.modules.get("matplotlib.pyplot")
-        backend = vars(pyplot).get("_backend_mod") if pyplot else None
-        helpers = sys.modules.get("matplotlib._pylab_helpers")
-        figures = dict(helpers.Gcf.figs) if helpers else {}
-        # not items() of its own, which chooses a backend
-        return dict(dict.items(matplotlib.rcParams)), backend, figures
-
-    @staticmethod
-    def _module() -> Any:
-        module = sys.modules.get("matplotlib")
-        return module if hasattr(module, "rcParamsOrig") else None
-
-    def restore(self, saved: Any) -> None:
-        matplotlib = self._module()
-        if matplotlib is None:
-            return
-        if saved is None:
-            self.reset()
-            return
-        parameters, backend, figures = saved
-        dict.update(matplotlib.rcParams, parameters)
-        pyplot = sys.modules.get("matplotlib.pyplot")
-        if pyplot is not None:
-            vars(pyplot)["_backend_mod"] = backend
-        helpers = sys.modules.get("matplotlib._pylab_helpers")
-        if helpers is not None:
-            helpers.Gcf.figs.clear()
-            helpers.Gcf.figs.update(figures)
-
-    def reset(self) -> list[str]:
-        matplotlib = self._module()
-        if matplotlib is not None:
-            # Figures are not destroyed: a job that waits may go on with its own.
-            original = dict(dict.items(matplotlib.rcParamsOrig))
-            self.restore((original, None, {}))
-        return []
-
-
-class PandasOptions(Part):
-    """If pandas is loaded: the defaults are what it is loaded with."""
-
-    title = "pandas: options"
-
-    @staticmethod
-    def _places() -> list[tuple[Any, dict[str, Any], str]]:
-        """Return each option with the dictionary and the key of its value."""
-        if "pandas" not in sys.modules:
-            return []
-        config: Any = sys.modules["pandas._config.config"]
-        return [
-            (option, *config._get_root(name))
-            for name, option in list(config._registered_options.items())
-        ]
-
-    def save(self) -> dict[str, Any]:
-        return {option.key: values[key] for option, values, key in self._places()}
-
-    def restore(self, saved: dict[str, Any]) -> None:
-        for option, values, key in self._places():
-            wanted = saved.get(option.key, option.defval)
-            if values[key] is not wanted:
-                values[key] = wanted
-                if option.cb is not None:
-                    option.cb(option.key)
-
-    def reset(self) -> list[str]:
-        self.restore({})
-        return []
-
-
 def number_parts() -> list[Part]:
     """Return these parts, in the order in which they are put back."""
     return [
@@ -316,6 +263,4 @@ def number_parts() -> list[Part]:
         LibraryRandomNumbers(),
         NumpyPrinting(),
         DecimalContexts(),
-        Matplotlib(),
-        PandasOptions(),
     ]

@@ -2,9 +2,14 @@
 
 from __future__ import annotations
 
+import ctypes
 import operator
-from collections.abc import Callable, MutableMapping
+import sys
+from collections.abc import Callable, Iterable, MutableMapping
+from types import ModuleType
 from typing import Any
+
+_POINTER = ctypes.sizeof(ctypes.c_void_p)
 
 
 class CannotPutBack(RuntimeError):
@@ -33,8 +38,9 @@ class Part:
 
         Raises
         ------
-        CannotPutBack, OSError, ValueError
-            If that is not possible.
+        CannotPutBack
+            If that is not possible. Like all methods, this one may also raise what
+            code of the job raises that is behind objects it has put somewhere.
         """
         raise NotImplementedError
 
@@ -140,6 +146,22 @@ class Attributes(Remembered):
         for (owner, name), value in zip(self._attributes, saved, strict=True):
             if getattr(owner, name) is not value:
                 setattr(owner, name, value)
+
+
+def loaded(name: str) -> ModuleType | None:
+    """Return a module if it is loaded; a job may put anything in its place."""
+    module = sys.modules.get(name)
+    return module if isinstance(module, ModuleType) else None
+
+
+def identities(values: Iterable[Any]) -> bytes:
+    """Return what tells objects that exist from any others, fast and to compare fast.
+
+    That is their addresses, as CPython keeps them in a tuple. What objects say of being
+    equal is not asked.
+    """
+    held = tuple(values)
+    return ctypes.string_at(id(held) + tuple.__basicsize__, _POINTER * len(held))
 
 
 def same_items(items: list[Any], wanted: list[Any]) -> bool:

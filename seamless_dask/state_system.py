@@ -3,7 +3,11 @@
 from __future__ import annotations
 
 import ctypes
+<<<<<<< HEAD
 import logging
+=======
+import faulthandler
+>>>>>>> leaks
 import os
 import resource
 import signal
@@ -13,6 +17,7 @@ from importlib import import_module
 from typing import Any
 
 from .state_descriptors import Descriptors, StandardStreams, WorkingDirectory
+from .state_left_open import LeftOpen
 from .state_part import CannotPutBack, Part, Remembered, Setting
 
 logger = logging.getLogger(__name__)
@@ -187,9 +192,14 @@ class MaskAndHandlers(Part):
 
 
 class Timers(Part):
-    """Alarms: one that a job has set must not end the next."""
+    """Alarms: one that a job has set must not end the next.
 
-    title = "Timers that send signals (alarm, setitimer)"
+    Whether there is one of faulthandler cannot be asked, so it is never set again.
+    """
+
+    title = (
+        "Timers: alarm, setitimer, `faulthandler.dump_traceback_later` (not resumed)"
+    )
 
     _KINDS = (signal.ITIMER_REAL, signal.ITIMER_VIRTUAL, signal.ITIMER_PROF)
 
@@ -197,6 +207,7 @@ class Timers(Part):
         return [signal.getitimer(kind) for kind in self._KINDS]
 
     def restore(self, saved: list[tuple[float, float]]) -> None:
+        faulthandler.cancel_dump_traceback_later()
         for kind, (delay, interval) in zip(self._KINDS, saved, strict=True):
             if delay or signal.getitimer(kind)[0]:
                 signal.setitimer(kind, delay, interval)
@@ -253,6 +264,7 @@ def system_parts(descriptors: Iterable[int]) -> list[Part]:
     """Return these parts, in the order in which they are put back."""
     parts: list[Part] = [
         Descriptors(descriptors),
+        LeftOpen(),
         WorkingDirectory(),
         Environment(),
         TimeZone(),

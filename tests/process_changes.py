@@ -8,10 +8,12 @@ from __future__ import annotations
 
 import asyncio
 import builtins
+import codecs
 import copyreg
 import csv
 import ctypes
 import decimal
+import fcntl
 import gc
 import json
 import locale
@@ -319,6 +321,20 @@ simple("sleep", lambda: setattr(time, "sleep", print), lambda: time.sleep)
 simple("pi", lambda: setattr(math, "pi", 3), lambda: math.pi)
 simple("dumps", lambda: setattr(json, "dumps", str), lambda: json.dumps)
 simple("new name", lambda: setattr(os, "new", 1), lambda: hasattr(os, "new"))
+
+
+class LikeAll:
+    def __eq__(self, other: object) -> bool:
+        return True
+
+    __hash__ = None  # type: ignore[assignment]
+
+    def __repr__(self) -> str:
+        return "like all"
+
+
+like_all = LikeAll()
+simple("equal to all", lambda: setattr(math, "tau", like_all), lambda: math.tau)
 simple("builtin", lambda: setattr(builtins, "sum", max), lambda: builtins.sum)
 simple(
     "name removed",
@@ -372,6 +388,18 @@ simple("numpy.random", lambda: numpy.random.seed(1), numpy_seeded)
 @change("numpy generator", lambda: type(numpy.random.get_bit_generator()))
 def _() -> None:
     numpy.random.set_bit_generator(numpy.random.PCG64(1))
+
+
+def second_normal_number() -> Any:
+    state = numpy.random.get_state(legacy=False)
+    return state["has_gauss"], state["has_gauss"] and state["gauss"]
+
+
+@change("second normal number", second_normal_number)
+def _() -> None:
+    state = numpy.random.get_state(legacy=False)
+    state["has_gauss"], state["gauss"] = 1, 0.25
+    numpy.random.set_state(state)
 
 
 def drawn() -> Any:
@@ -513,6 +541,12 @@ def none() -> None:
     return None
 
 
+def _in_thread(function: Callable[..., Any], **arguments: Any) -> None:
+    thread = threading.Thread(target=function, kwargs=arguments)
+    thread.start()
+    thread.join()
+
+
 def _close_descriptors() -> None:
     os.closerange(3, 64)
 
@@ -547,6 +581,47 @@ def _installed_code() -> None:
     import numpy.polynomial  # noqa: F401
 
 
+kept: list[Any] = []
+
+
+def _lock(lock: Callable[[Any, int], None]) -> None:
+    kept.append(open(os.path.join(scratch, "lock"), "w"))
+    lock(kept[0], fcntl.LOCK_EX)
+
+
+def _server(family: int, address: Any) -> None:
+    kept.append(socket.socket(family))
+    kept[0].bind(address)
+    kept[0].listen()
+    kept[0].settimeout(None)
+    socket.setdefaulttimeout(3)
+
+
+def _server_in_a_cycle() -> None:
+    _server(socket.AF_INET, ("127.0.0.1", 0))
+    kept.append(kept[:])
+    kept[1].append(kept[1])
+    kept.clear()
+
+
+def _some_files() -> None:
+    first = open(os.devnull)
+    kept.extend(open(os.devnull) for _ in range(40))
+    kept.append(socket.socket())
+    kept.append(socket.socketpair())
+    first.close()
+
+
+def _many_files() -> None:
+    kept.extend(open(os.devnull) for _ in range(80))
+
+
+def _many_closed_files() -> None:
+    _many_files()
+    for file in kept:
+        file.close()
+
+
 OURS = 50
 #: what makes it necessary to replace the process, and a word of the reason
 REASONS: dict[str, tuple[Callable[[], Any], str]] = {
@@ -559,6 +634,28 @@ REASONS: dict[str, tuple[Callable[[], Any], str]] = {
     "stream": (lambda: sys.__stdout__.close(), "sys.__stdout__"),  # type: ignore[union-attr]
     "library": (_load_library, "outside the installation"),
     "relative": (_load_relative, "./"),
+    "flock": (lambda: _lock(fcntl.flock), "locked"),
+    "lockf": (lambda: _lock(fcntl.lockf), "locked"),
+    "server": (lambda: _server(socket.AF_INET, ("127.0.0.1", 0)), "127.0.0.1"),
+    "local server": (
+        lambda: _server(socket.AF_UNIX, os.path.join(scratch, "address")),
+        "address",
+    ),
+    "many files": (_many_files, "80 descriptors"),
+    "audit hook": (lambda: sys.addaudithook(lambda *_: None), "sys.addaudithook"),
+    "error handler": (
+        lambda: codecs.register_error("mine", codecs.ignore_errors),
+        "codecs.register_error of 'mine'",
+    ),
+    "codec": (lambda: codecs.register(lambda _: None), "codecs.register cannot"),
+    "at fork": (lambda: os.register_at_fork(before=none), "os.register_at_fork"),
+    "at fork, by a thread": (
+        lambda: _in_thread(os.register_at_fork, after_in_child=none),
+        "os.register_at_fork",
+    ),
+    "server in a cycle": (_server_in_a_cycle, ""),
+    "some files": (_some_files, ""),
+    "many closed files": (_many_closed_files, ""),
     "installed code": (_installed_code, ""),
     "nothing": (none, ""),
 }

@@ -15,7 +15,7 @@ from typing import Any
 import pytest
 
 from seamless_dask.process_state import ProcessState, leftover_threads
-from seamless_dask.state_modules import CLASSES, NAMESPACES
+from seamless_dask.state_namespaces import CLASSES, NAMESPACES
 
 SCRIPT = Path(__file__).with_name("process_changes.py")
 
@@ -67,7 +67,17 @@ def test_reasons(tmp_path: Path) -> None:
         "replaced": "descriptor 50 ",
         "redirected for good": "descriptor 1 ",
         "stream": "sys.__stdout__",
+        "server": "listens at ('127.0.0.1', ",
+        "local server": "/address",
+        "many files": "80 descriptors were left open",
+        "audit hook": "sys.addaudithook cannot be undone",
+        "error handler": "codecs.register_error of 'mine' cannot be undone",
+        "codec": "codecs.register cannot be undone",
+        "at fork": "os.register_at_fork cannot be undone",
+        "at fork, by a thread": "os.register_at_fork cannot be undone",
     }
+    if sys.platform == "linux":
+        expected["flock"] = expected["lockf"] = "locked: "
     if os.geteuid() == 0:
         expected["hard limit"] = "RLIMIT_CORE"
     if library.exists():
@@ -78,7 +88,8 @@ def test_reasons(tmp_path: Path) -> None:
         assert fresh == [], name
         assert any(word in reason for reason in first), (name, first)
         assert any(word in reason for reason in second), (name, second)
-    for name in ("nothing", "installed code"):
+    no_reason = {"server in a cycle", "some files", "many closed files"}
+    for name in no_reason | {"nothing", "installed code"}:
         assert found[name] == [[], [], []], name
 
 

@@ -1,0 +1,165 @@
+"""The part of the state of a process that is names in modules of the standard library."""
+
+from __future__ import annotations
+
+import builtins
+import datetime
+import decimal
+import functools
+import io
+import json
+import logging
+import math
+import os
+import pathlib
+import random
+import shutil
+import signal
+import socket
+import ssl
+import statistics
+import subprocess
+import sys
+import tempfile
+import threading
+import time
+import uuid
+import warnings
+from itertools import chain
+from types import ModuleType
+from typing import Any
+
+from .state_additions import Additions
+from .state_part import Part, identities, same_entries, same_items
+
+#: modules whose names are put back; those that people replace functions of
+NAMESPACES: tuple[ModuleType, ...] = (
+    builtins,
+    sys,
+    os,
+    time,
+    datetime,
+    random,
+    math,
+    statistics,
+    decimal,
+    json,
+    io,
+    pathlib,
+    shutil,
+    tempfile,
+    functools,
+    subprocess,
+    threading,
+    signal,
+    socket,
+    ssl,
+    uuid,
+    logging,
+    warnings,
+)
+
+#: classes whose attributes are put back
+CLASSES: tuple[type, ...] = (
+    json.JSONEncoder,
+    json.JSONDecoder,
+    logging.Logger,
+    pathlib.Path,
+    pathlib.PurePath,
+    random.Random,
+    subprocess.Popen,
+    threading.Thread,
+)
+
+
+class Namespaces(Part):
+    """Names of modules and classes of the standard library that were replaced.
+
+    All other parts use these modules: they are saved and put back while the names are
+    those of the baseline. The builtin functions come first, with nothing but methods.
+    """
+
+    title = "Names in modules and classes of the standard library (list below)"
+
+    def __init__(self, additions: Additions) -> None:
+        self._additions = additions
+        self._owners: tuple[Any, ...] = (*NAMESPACES, *CLASSES)
+        self._baseline = [dict(vars(owner)) for owner in self._owners]
+        self._builtins = vars(builtins)
+        #: what packages have added since
+        self._added: list[dict[str, Any]] = [{} for _ in self._owners]
+        self._unchanged = self._present()
+
+    def save(self) -> list[dict[str, Any]]:
+        of_builtins = self._builtins.copy()
+        self._builtins.update(self._baseline[0])
+        saved = [
+            known if same_entries(names, known) else dict(names)
+            for names, known in zip(
+                [of_builtins, *map(vars, self._owners[1:])], self._baseline, strict=True
+            )
+        ]
+        self._put_back(builtins, saved[0])
+        return saved
+
+    def are_changed(self, saved: list[dict[str, Any]]) -> bool:
+        """Say whether names in the result of `save` differ from the baseline."""
+        return not same_items(saved, self._baseline)
+
+    def restore(self, saved: list[dict[str, Any]]) -> None:
+        # The last first: what is done here needs the builtin functions.
+        every = [*zip(self._owners, saved, self._added, strict=True)]
+        for owner, wanted, added in reversed(every):
+            # A package may have been loaded since, and stays.
+            self._put_back(owner, {**added, **wanted} if added else wanted)
+
+    @staticmethod
+    def _put_back(owner: Any, wanted: dict[str, Any]) -> None:
+        now = vars(owner)
+        if same_entries(now, wanted):
+            return
+        now = dict(now)
+        extra = [
+            name
+            for name in now.keys() - wanted.keys()
+            if not _is_submodule(owner, name, now[name])
+        ]
+        put, remove = setattr, delattr  # they may be among them
+        for name, value in wanted.items():
+            if name not in now or now[name] is not value:
+                put(owner, name, value)
+        for name in extra:
+            remove(owner, name)
+
+    def reset(self) -> list[str]:
+        self._builtins.update(self._baseline[0])
+        if self._present() == self._unchanged:
+            return []
+        for i, owner in enumerate(self._owners):
+            wanted = self._baseline[i]
+            if not same_entries(vars(owner), wanted):
+                for name, value in list(vars(owner).items()):
+                    if name not in wanted and self._additions.is_one(name, value):
+                        self._added[i][name] = value
+                self._put_back(owner, {**wanted, **self._added[i]})
+                # submodules have stayed, and the order may be another
+                self._baseline[i] = dict(vars(owner))
+        self._unchanged = self._present()
+        return []
+
+    def _present(self) -> tuple[bytes, list[str]]:
+        """Return what tells all values, and the last name of each owner.
+
+        Not all names: a new one would be the last.
+        """
+        every = [vars(owner) for owner in self._owners]
+        values = chain.from_iterable([names.values() for names in every])
+        return identities(values), [next(reversed(names)) for names in every]
+
+
+def _is_submodule(owner: Any, name: str, value: Any) -> bool:
+    return (
+        isinstance(owner, ModuleType)
+        and isinstance(value, ModuleType)
+        and sys.modules.get(f"{owner.__name__}.{name}") is value
+    )
