@@ -3,11 +3,8 @@
 from __future__ import annotations
 
 import ctypes
-<<<<<<< HEAD
-import logging
-=======
 import faulthandler
->>>>>>> leaks
+import logging
 import os
 import resource
 import signal
