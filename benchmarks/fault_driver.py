@@ -15,6 +15,7 @@ import time
 from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
+from traceback import format_exception
 from typing import Any
 
 _HERE = Path(__file__).resolve().parent
@@ -74,6 +75,7 @@ class Slot:
                 end=time.time(),
                 value=None if failed else result,
                 error=f"{type(result).__name__}: {result}" if failed else None,
+                trace="".join(format_exception(result)) if failed else None,
                 batch=position,
                 way=batch.way,
             )

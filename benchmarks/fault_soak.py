@@ -15,6 +15,7 @@ import sys
 import tempfile
 import threading
 import time
+import traceback
 from collections import Counter
 from collections.abc import Callable
 from pathlib import Path
@@ -123,15 +124,15 @@ class Stack(RealStack):
 
 
 def _spawned(parent: psutil.Process, what: str) -> list[psutil.Process]:
-    found = []
+    found: list[tuple[float, int, psutil.Process]] = []
     try:
         for child in parent.children():
             with contextlib.suppress(psutil.Error):
                 if what in " ".join(child.cmdline()):
-                    found.append(child)
+                    found.append((child.create_time(), child.pid, child))
     except psutil.Error:
         return []
-    return sorted(found, key=lambda child: (child.create_time(), child.pid))
+    return [child for *_, child in sorted(found, key=lambda each: each[:2])]
 
 
 def shared_memory(processes: list[psutil.Process]) -> set[Path]:
@@ -534,7 +535,7 @@ class FaultSoak:
             what = faults.wrong(outcome, value, set(nodes), happened)
             self.counts["values" if outcome.error is None else "errors"] += 1
             if what is not None:
-                error = f"\n{outcome.error}" if outcome.error else ""
+                error = f"\n{outcome.trace}" if outcome.trace else ""
                 self.problem(f"{where}, tree {outcome.tree}: {what}{error}")
             if outcome.error is None:
                 # What it has called was announced to it.
@@ -627,10 +628,10 @@ def run(
                 soak.run(seconds, **plan)
             finally:
                 soak.keep_logs()
-    except Exception as error:  # the end of a run is told like all else
+    except Exception:  # the end of a run is told like all else
         if soak is None:
             raise
-        soak.problem(f"{type(error).__name__}: {error}")
+        soak.problem(traceback.format_exc())
     left = sorted(str(path) for path in soak._memory if path.exists())
     if left:
         soak.problem(f"shared memory left: {', '.join(left)}")

@@ -99,6 +99,7 @@ def rounds(
     while True:
         length = round(rng.uniform(*seconds), 1)
         faults: list[Fault] = []
+        #: {service: end of its last outage}
         busy: dict[str, float] = {}
         at = rng.uniform(*pause)
         while at < length:
@@ -109,8 +110,8 @@ def rounds(
             victim = rng.randrange(1_000_000)
             how, _, service = kind.partition(" the ")
             if how in ENDS:
-                # One outage of a service at a time.
-                begin = max(at, busy.get(service, 0.0))
+                # One outage of a service at a time, the next some time after it.
+                begin = max(at, busy.get(service, 0.0) + pause[0])
                 busy[service] = end = begin + lasts
                 faults.append(Fault(round(begin, 2), kind))
                 faults.append(Fault(round(end, 2), f"{ENDS[how]} the {service}"))
@@ -196,6 +197,7 @@ class Outcome:
     end: float
     value: int | None = None
     error: str | None = None
+    trace: str | None = None
 
 
 @dataclass
