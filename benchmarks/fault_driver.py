@@ -42,7 +42,9 @@ def say(**message: Any) -> None:
 class Slot:
     """Runs batches of trees."""
 
-    def __init__(self, seed: int, number: int, slot: int) -> None:
+    def __init__(self, seed: int, number: int, slot: int, buffers: str) -> None:
+        #: where the hashserver keeps them
+        self._buffers = Path(buffers)
         self._seed, self._number, self._slot = seed, number, slot
         self._forest = faults.Forest(Grower(DEPTH, WIDTH), seed, number)
         self._salt = faults.salt(seed, number)
@@ -101,7 +103,7 @@ class Slot:
     ) -> list[Any]:
         for _finished in parallel(nodes):
             continue
-        return [_outcome(node) for node in nodes]
+        return [self._outcome(node) for node in nodes]
 
     def _started(
         self, nodes: Sequence[Transformation], cancels: dict[int, float]
@@ -109,7 +111,7 @@ class Slot:
         timers = self._timers(nodes, cancels)
         for node in nodes:
             node.start()
-        results = [_outcome(node) for node in nodes]
+        results = [self._outcome(node) for node in nodes]
         for timer in timers:
             timer.join()
         return results
@@ -119,7 +121,7 @@ class Slot:
     ) -> list[Any]:
         timers = self._timers(nodes, cancels)
         with ThreadPoolExecutor(len(nodes)) as pool:
-            results = list(pool.map(_outcome, nodes))
+            results = list(pool.map(self._outcome, nodes))
         for timer in timers:
             timer.join()
         return results
@@ -131,25 +133,41 @@ class Slot:
             loop = asyncio.get_running_loop()
             for place, delay in cancels.items():
                 loop.call_later(delay, self._cancel, nodes[place])
-            tasks = [node.task() for node in nodes]
-            return await asyncio.gather(*tasks, return_exceptions=True)
+            return await asyncio.gather(*map(self._task, nodes))
 
         return asyncio.run(together())
 
+    async def _task(self, node: Transformation) -> Any:
+        try:
+            await node.computation()
+            self._see_whether_stored(node)
+            return await node.task()
+        except Exception as error:  # noqa: BLE001 - the soak test judges it
+            return error
 
-def _outcome(node: Transformation) -> Any:
-    """Return the value of a transformation, or its error."""
-    try:
-        return node.run()
-    except Exception as error:  # noqa: BLE001 - the soak test judges it
-        return error
+    def _outcome(self, node: Transformation) -> Any:
+        """Return the value of a transformation, or its error."""
+        try:
+            node.compute()
+            self._see_whether_stored(node)
+            return node.run()
+        except Exception as error:  # noqa: BLE001 - the soak test judges it
+            return error
+
+    def _see_whether_stored(self, node: Transformation) -> None:
+        """What was announced to this process must be on the hashserver now."""
+        if node.exception is not None:
+            return
+        checksum = node.result_checksum.hex()
+        if not (self._buffers / checksum[:2] / checksum).is_file():
+            say(missing=checksum, of=node.transformation_checksum.hex())
 
 
 def run(order: dict[str, Any]) -> None:
     """Run one batch after the other until the round is over: a file says so."""
     seamless.config.init(workdir=".")
     say(ready=True)
-    slot = Slot(order["seed"], order["round"], order["slot"])
+    slot = Slot(order["seed"], order["round"], order["slot"], order["buffers"])
     position = order["position"]
     over = Path(order["over"])
     while not over.exists():

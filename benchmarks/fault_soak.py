@@ -59,6 +59,11 @@ class Stack(RealStack):
         super().__init__(queue=QUEUE, project="faults")
         self._commands: dict[str, list[str]] = {}
 
+    @property
+    def buffers(self) -> Path:
+        """Where the hashserver keeps them."""
+        return self.home / "seamless" / "buffers" / self.project
+
     def service(self, kind: str) -> tuple[Path, dict[str, Any]]:
         """The status file of a service, and what it says."""
         (path,) = self._server_dir.glob(f"{kind}-*.json")
@@ -332,6 +337,11 @@ class FaultSoak:
                 position = message["batch"] + 1
             elif "cancels" in message:
                 self._cancelled(message["cancels"], message["at"])
+            elif "missing" in message:
+                self.problem(
+                    f"transformation {message['of']}: its result was announced when "
+                    f"the hashserver had no buffer {message['missing']}"
+                )
             else:
                 self._told(f"driver {number}.{slot}.{attempt}", message)
 
@@ -343,6 +353,7 @@ class FaultSoak:
                 "slot": slot,
                 "position": position,
                 "over": str(over),
+                "buffers": str(self.stack.buffers),
             }
             with self._starts:
                 driver = self._start(name, hear, "run", json.dumps(order))

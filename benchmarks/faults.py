@@ -79,7 +79,7 @@ class Batch:
 
 def rounds(
     seed: int,
-    seconds: tuple[float, float] = (20.0, 40.0),
+    lengths: tuple[float, float] = (20.0, 40.0),
     pause: tuple[float, float] = (0.5, 4.0),
 ) -> Iterator[Round]:
     """Plan round after round.
@@ -88,8 +88,8 @@ def rounds(
     ----------
     seed
         Of everything.
-    seconds
-        The shortest and the longest round.
+    lengths
+        Seconds of the shortest and of the longest round.
     pause
         Seconds from one fault to the next, at least and at most.
     """
@@ -97,7 +97,7 @@ def rounds(
     deck: list[str] = []
     number = 0
     while True:
-        length = round(rng.uniform(*seconds), 1)
+        length = round(rng.uniform(*lengths), 1)
         faults: list[Fault] = []
         #: {service: end of its last outage}
         busy: dict[str, float] = {}

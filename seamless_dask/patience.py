@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import asyncio
 import functools
+import importlib
 import logging
 import re
 import threading
@@ -217,21 +218,38 @@ DATABASE = Service("database", _databases)
 HASHSERVER = Service("hashserver", _hashservers)
 
 
+#: what Seamless itself asks for: the values of results, and all about transformations
+#: that run in the process of a driver
+_ASKED_BY_SEAMLESS = {
+    "buffer_remote": (HASHSERVER, ["get_buffer"]),
+    "database_remote": (
+        DATABASE,
+        [
+            "get_transformation_result",
+            "get_rev_transformations",
+            "set_transformation_result",
+            "set_execution_record",
+        ],
+    ),
+}
+
+
 def install() -> None:
-    """Have the values of results wait for the hashserver in this process; idempotent.
+    """Have requests of Seamless itself wait, too, in this process; idempotent."""
+    for name, (service, functions) in _ASKED_BY_SEAMLESS.items():
+        module = importlib.import_module(f"seamless_remote.{name}")
+        for function in functions:
+            request = getattr(module, function)
+            if request.__module__ != __name__:
+                setattr(module, function, _patient(service, request))
 
-    Seamless fetches them by itself, as in the ``run`` of a transformation whose result
-    the database knew.
-    """
-    from seamless_remote import buffer_remote
 
-    fetch = buffer_remote.get_buffer
-    if fetch.__module__ == __name__:
-        return
+def _patient(
+    service: Service, request: Callable[..., Awaitable[T]]
+) -> Callable[..., Awaitable[T]]:
+    @functools.wraps(request)
+    async def patient(*arguments: Any, **options: Any) -> T:
+        return await service.call(lambda: request(*arguments, **options))
 
-    @functools.wraps(fetch)
-    async def get_buffer(checksum: Any) -> Any:
-        return await HASHSERVER.call(lambda: fetch(checksum))
-
-    get_buffer.__module__ = __name__
-    buffer_remote.get_buffer = get_buffer
+    patient.__module__ = __name__
+    return patient

@@ -100,11 +100,17 @@ if how != "first":
     open(folder + "/computed", "w").close()
     while not os.path.exists(folder + "/go"):
         time.sleep(0.02)
+def local():
+    make = delayed(numbers)
+    make.local = True
+    return make(20_000, "local").run()
+
 ways = {
     "run": tf.run,
     "value": lambda: tf.value,
     "task": lambda: asyncio.run(awaited()),
     "first": tf.run,
+    "local": local,
 }
 value = ways[how]()
 seamless.close()
@@ -293,23 +299,31 @@ def test_a_server_that_is_away(stack: RealStack, kind: str) -> None:
     assert warnings() == 1
 
 
-@pytest.mark.parametrize("how", ["run", "value", "task"])
-def test_a_value_waits_for_the_hashserver(
-    stack: RealStack, tmp_path: Path, how: str
+@pytest.mark.parametrize(
+    ("how", "kind"),
+    [
+        ("run", "hashserver"),
+        ("value", "hashserver"),
+        ("task", "hashserver"),
+        ("local", "database"),
+    ],
+)
+def test_a_driver_waits_for_what_it_asks(
+    stack: RealStack, tmp_path: Path, how: str, kind: str
 ) -> None:
-    """A result that the database knows, but whose value is not here yet."""
+    """The value of a result that the database knew; what it executes itself."""
     script = stack.project_dir / "value.py"
     script.write_text(VALUE_DRIVER)
     assert stack.run(script, "first", tmp_path, timeout=120).value
     begin = time.monotonic()
     driver = stack.start(script, how, tmp_path)
     wait_until((tmp_path / "computed").exists, "its checksum")
-    command = kill(stack, "hashserver")
+    command = kill(stack, kind)
     try:
         (tmp_path / "go").touch()
         wait_until((tmp_path / "warned").exists, "a warning of the driver", 30)
     finally:
-        start_again(stack, "hashserver", command)
+        start_again(stack, kind, command)
     assert stack.finish(driver, begin=begin, timeout=60).value
 
 
