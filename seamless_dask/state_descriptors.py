@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import fcntl
+import io
 import os
 import stat
 import sys
@@ -109,6 +110,7 @@ class StandardStreams(Part):
             for name in ("__stdin__", "__stdout__", "__stderr__")
             if not getattr(getattr(sys, name), "closed", True)
         }
+        self._settings = self._text()
 
     @staticmethod
     def _duplicate(number: int) -> Descriptor | None:
@@ -116,18 +118,39 @@ class StandardStreams(Part):
             return None
         return Descriptor(number)
 
-    def save(self) -> dict[int, Descriptor | None]:
+    def _text(self) -> dict[str, tuple[str, str | None, bool, bool]]:
+        """Return how each stream turns text into bytes, and when it writes them."""
         return {
+            name: (s.encoding, s.errors, s.line_buffering, s.write_through)
+            for name, s in self._streams.items()
+            if isinstance(s, io.TextIOWrapper)
+        }
+
+    def save(self) -> tuple[dict[int, Descriptor | None], dict[str, Any]]:
+        redirected = {
             number: self._duplicate(number)
             for number, spare in self._spare.items()
             if identity(number) != (spare.identity if spare else None)
         }
+        return redirected, self._text()
 
-    def restore(self, saved: dict[int, Descriptor | None]) -> None:
+    def restore(
+        self, saved: tuple[dict[int, Descriptor | None], dict[str, Any]]
+    ) -> None:
+        redirected, settings = saved
+        now = self._text()
+        if now != settings:
+            for name, (encoding, errors, lines, through) in settings.items():
+                if not self._streams[name].closed and now[name] != settings[name]:
+                    self._streams[name].reconfigure(
+                        encoding=encoding,
+                        errors=errors,
+                        line_buffering=lines,
+                        write_through=through,
+                    )
         lost = []
-        for number, wanted in {**self._spare, **saved}.items():
-            now = identity(number)
-            if now == (wanted.identity if wanted else None):
+        for number, wanted in {**self._spare, **redirected}.items():
+            if identity(number) == (wanted.identity if wanted else None):
                 continue
             if wanted is None:
                 os.close(number)
@@ -145,7 +168,7 @@ class StandardStreams(Part):
             if stream.closed
         ]
         try:
-            self.restore({})
+            self.restore(({}, self._settings))
         except CannotPutBack as error:
             reasons.append(str(error))
         return reasons
