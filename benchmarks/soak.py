@@ -29,6 +29,7 @@ sys.path.insert(0, str(_HERE.parent / "examples"))
 from local_stack import LocalStack  # noqa: E402
 
 MEGABYTE = 1_000_000
+FAULTS = "instead: two drivers at a time, while all that can be killed is"
 #: what the step lines of the driver begin with
 MARK = "soak "
 
@@ -256,12 +257,27 @@ def main() -> None:
         "--large", type=int, help="transformations with 1 MB in and out"
     )
     parser.add_argument("--step", type=int, help="small transformations per row")
+    parser.add_argument("--faults", action="store_true", help=FAULTS)
+    parser.add_argument(
+        "--seconds", type=float, default=600.0, help="with --faults: for how long"
+    )
+    parser.add_argument(
+        "--seed", type=int, help="with --faults: of all decisions; random by default"
+    )
     parser.add_argument("--drive", nargs=4, help=argparse.SUPPRESS)
     args = parser.parse_args()
     if args.drive:
         small, large, step = map(int, args.drive[:3])
         drive(small, large, step, args.drive[3])
         return
+    if args.faults:
+        import random
+
+        import fault_soak
+
+        seed = random.randrange(10**6) if args.seed is None else args.seed
+        print(f"seed {seed}, {args.seconds:g} s", flush=True)
+        sys.exit(1 if fault_soak.run(seed, args.seconds) else 0)
     small, large, step = (500, 20, 100) if args.quick else (5000, 200, 500)
     small = small if args.small is None else args.small
     large = large if args.large is None else args.large

@@ -67,9 +67,16 @@ class Calls:
         return {
             messages.OP_RELEASE: self._on_release_stream,
             messages.OP_NAME: self._on_name_stream,
+            messages.OP_MARK: self._on_mark_stream,
         }
 
     # -- handlers ----------------------------------------------------------------
+
+    def _on_mark_stream(self, client: Any = None, number: Any = None, **_: Any) -> None:
+        # An exception would end the connection of the client.
+        if isinstance(client, str) and isinstance(number, int):
+            message = {"op": messages.PUSH_SEEN, "number": number}
+            self.scheduler.client_send(client, message)
 
     @_answers
     def _on_version(self, **payload: Any) -> Reply:

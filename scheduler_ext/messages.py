@@ -10,6 +10,9 @@ OP_NAME only there; such messages have no answer. Messages that the scheduler se
 a worker that has registered: ``PUSH_DECISIONS`` with ``granted`` (ids) and ``refused``
 ({id: reason}), and ``PUSH_CANCEL`` with ``keys``. Decisions travel on another
 connection than the reply to the request, and may overtake it.
+
+A client may send OP_MARK with a ``number`` on its stream, and gets PUSH_SEEN with the same
+number when the scheduler has taken in all that was sent before.
 """
 
 from __future__ import annotations
@@ -22,7 +25,7 @@ from typing import Any, TypeVar
 from .events import Request
 
 #: Raised with every change that an older worker or client would not understand
-PROTOCOL = 2
+PROTOCOL = 3
 
 OP_VERSION = "seamless_version"
 OP_REGISTER_WORKER = "seamless_register_worker"
@@ -33,10 +36,12 @@ OP_ACTIVITY = "seamless_activity"
 OP_CANCEL = "seamless_cancel"
 OP_NAME = "seamless_name"
 OP_WHY = "seamless_why"
+OP_MARK = "seamless_mark"
 
 PUSH_DECISIONS = "seamless_decisions"
 PUSH_CANCEL = "seamless_cancel"
 PUSH_RESULT = "seamless_result"
+PUSH_SEEN = "seamless_seen"
 
 #: annotation of a task that was with a worker before: its result may be stored
 RUNS_AGAIN = "seamless_runs_again"

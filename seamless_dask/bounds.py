@@ -10,17 +10,23 @@ from __future__ import annotations
 
 import functools
 import gc
+import logging
 import threading
+import time
 from collections import OrderedDict
 from collections.abc import Callable, Mapping
 from typing import Any
 
 import psutil
 
+logger = logging.getLogger(__name__)
+
 #: entries of a table that has one small entry per checksum
 TABLE_LIMIT = 5_000
 #: bytes by which a Seamless process may grow before it collects garbage
 GARBAGE = 64 * 1024**2
+#: part of the time of a job that a collection of everything may take after it
+WORTH = 0.05
 #: bytes of buffers that a Dask worker holds for what has just been computed
 WORKER_SOFT_CAP = 1024**3
 
@@ -158,23 +164,36 @@ class Collector:
         gc.freeze()
         self._process = psutil.Process()
         self._settled = self._memory()
+        #: seconds that a collection of everything took the last time
+        self._cost = 0.0
         self._lock = threading.Lock()
 
     def __call__(self, payload: Any) -> Any:
-        """Run one job; then collect if the process has grown by `GARBAGE`."""
+        """Run one job; then collect, so that nothing of it ends during the next one."""
+        began = time.perf_counter()
         try:
             return self._execute(payload)
         finally:
             with self._lock:
-                memory = self._memory()
-                if memory > self._settled + GARBAGE:
-                    gc.collect()
-                    self._settled = self._memory()
-                else:
-                    self._settled = min(self._settled, memory)
+                self._collect(time.perf_counter() - began)
+
+    def _collect(self, seconds: float) -> None:
+        memory = self._memory()
+        if seconds * WORTH < self._cost and memory <= self._settled + GARBAGE:
+            gc.collect(1)  # what a short job has made is still young
+            self._settled = min(self._settled, memory)
+            return
+        began = time.perf_counter()
+        gc.collect()
+        self._cost = time.perf_counter() - began
+        self._settled = self._memory()
 
     def _memory(self) -> int:
-        return self._process.memory_info().rss
+        try:
+            return self._process.memory_info().rss
+        except (OSError, psutil.Error) as error:  # no descriptor is free, say
+            logger.debug("The memory of this process is not known: %r", error)
+            return 0
 
 
 def _bound(owner: Any, name: str) -> None:

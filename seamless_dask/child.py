@@ -41,9 +41,9 @@ from . import (
 )
 from .bash_commands import PROCESS_ENV
 from .bounds import Collector, bound_results, synchronize_caches
+from .holdings import JobState
 from .job_context import JobExecutor, JobLocal, inherit_in_threads, let_each_job_ask
-from .job_runner import ABANDON, RUN, STARVED, JobRunner
-from .process_state import ProcessState
+from .job_runner import ABANDON, RUN, STARVED, STUCK, JobRunner
 from .turns import TurnKeeper
 
 logger = logging.getLogger(__name__)
@@ -90,6 +90,8 @@ def _be_killed_first() -> None:
 def _leave_the_fork_server() -> None:
     """Give this process what it should not have in common with its siblings."""
     fork_server.forget_inherited()
+    # Whoever kills a group of processes, by its leader's id, is to hit his own.
+    os.setpgid(0, 0)
     # Code of the user may start processes. What they leave behind becomes a child of
     # this process, so that it can be ended.
     multiprocessing.current_process()._config["daemon"] = False  # type: ignore[attr-defined]
@@ -165,7 +167,10 @@ class Initializer:
                 channel.request(STARVED, {"job": job, "waited": waited}), loop
             )
 
-        keeper = TurnKeeper(None, starved)
+        def stuck(job: str) -> None:
+            asyncio.run_coroutine_threadsafe(channel.request(STUCK, {"job": job}), loop)
+
+        keeper = TurnKeeper(None, starved, stuck)
         inherit_in_threads(
             [worker._CURRENT_OWNER_DASK_KEY, worker._CURRENT_OWNER_DASK_PRIORITY],
             keeper,
@@ -175,7 +180,7 @@ class Initializer:
         )
         forked_jobs.install(worker, keeper)
         # After each job all that was replaced so far is as it is now.
-        state = ProcessState(
+        state = JobState(
             descriptors=[channel._endpoint._conn.fileno()],
             temporary=[tempfile.gettempdir(), str(self.shared.parent.parent)],
         )

@@ -9,13 +9,14 @@ fetched: its checksum says what it is. Large ones go through shared memory, see
 
 from __future__ import annotations
 
+import os
 from typing import Any
 
 from seamless import Buffer, Checksum
 from seamless.checksum.calculate_checksum import TRIVIAL_CHECKSUMS
 from seamless_transformer import SeamlessStreamTransformationError
 
-from . import shared_buffers
+from . import forked_jobs, shared_buffers
 from .child_errors import error_text
 
 #: request by which a process hands over a buffer that is not to be stored
@@ -36,6 +37,7 @@ def install(worker: Any) -> None:
     tempref = worker._buffer_tempref
     resolve = worker._checksum_resolve
     run = worker.run_transformation_dict
+    pid = os.getpid()
 
     def buffer_tempref(self: Buffer, **options: Any) -> None:
         if not options.get("scratch"):
@@ -70,6 +72,8 @@ def install(worker: Any) -> None:
         except SeamlessStreamTransformationError:
             raise
         except BaseException as error:  # noqa: BLE001 - whatever user code raises
+            if os.getpid() != pid:
+                forked_jobs.end(error, None)
             # It becomes the text of the transformation's error, with its output.
             raise SeamlessStreamTransformationError(error_text(error)) from None
 

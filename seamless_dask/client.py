@@ -43,6 +43,7 @@ from .handles import (
 from .inner import InnerLeases
 from .keys import NESTED_RESOURCE, TOP_LEVEL_RESOURCE
 from .ongoing import ClientClosed
+from .pace import Pace
 from .recent import recent_buffers
 from .results import Results
 from .services import of_current_stage
@@ -132,7 +133,9 @@ class SeamlessDaskClient:
         self.interactive = bool(interactive)
         self._on_detach = on_detach
         self._lock = threading.RLock()
-        self._results = Results(dask_client, local_results)
+        #: keeps submissions from piling up before the scheduler
+        self.pace = Pace(dask_client)
+        self._results = Results(dask_client, local_results, self.pace)
         self._entries: dict[str, Entry] = {}
         self._by_checksum: dict[str, Entry] = {}
         self._attempts: dict[str, tuple[int, float]] = {}
@@ -329,6 +332,7 @@ class SeamlessDaskClient:
 
         envelope = Envelope(job.tf_dunder, job.scratch)
         entry = Entry(name, job.key, job.tf_checksum, submit, submit(), envelope)
+        self.pace.sent()
         self._entries[name] = entry
         if job.tf_checksum is not None:
             self._by_checksum[job.tf_checksum] = entry
@@ -423,6 +427,10 @@ class SeamlessDaskClient:
     def defers(self) -> bool:
         """Whether a task may be submitted before its inputs are known."""
         return self.inner is None
+
+    async def keep_pace(self) -> None:
+        """Wait until the scheduler has taken in most of what was submitted."""
+        await self.pace.keep()
 
     async def result_of(self, futures: TransformationFutures) -> TransformationResult:
         """Wait for the end of a transformation; see `Handle.wait`."""

@@ -19,6 +19,7 @@ to know whether a service is well.
 from __future__ import annotations
 
 import asyncio
+import os
 import threading
 import weakref
 from collections.abc import Awaitable, Callable
@@ -157,9 +158,12 @@ def _unless_used(
 ) -> Callable[[aiohttp.ClientSession], None]:
     """A session that is in use is closed later: it gets no new requests."""
 
+    process = os.getpid()
+
     def close_session(session: aiohttp.ClientSession) -> None:
         loop = session._loop
-        if _in_use(session) and loop.is_running():
+        # In a forked process nobody goes on with the loops of its parent.
+        if _in_use(session) and loop.is_running() and os.getpid() == process:
             loop.call_soon_threadsafe(close_when_unused, session, loop)
         else:
             original(session)

@@ -190,7 +190,7 @@ class Crew:
         try:
             process = await self._launch()
             await process.wait_ready()
-        except (ProcessLost, OSError) as error:
+        except Exception as error:  # noqa: BLE001 - told to those that need a process
             self._failures += 1
             logger.warning("A Seamless process does not start: it %s", error)
             if self._failures >= START_ATTEMPTS:

@@ -236,6 +236,7 @@ class _Evaluation:
         if not pending and definition.has_post_prepare_hook(transformation):
             await asyncio.to_thread(self._construct, transformation)
         async with connections.place():
+            await self._client.keep_pace()
             if pending:
                 submission = self._deferred_submission(transformation, pending)
             else:

@@ -8,6 +8,8 @@ ever. It gets an error that says what to do.
 from __future__ import annotations
 
 import os
+import sys
+import traceback
 from typing import Any, NoReturn
 
 from .job_context import belong_to
@@ -24,6 +26,37 @@ class ForkedJobError(RuntimeError):
             "in the transformation itself, where seamless.transformer.parallel has many "
             "of them computed at a time, or let the forked process return what to call"
         )
+
+
+def end(error: BaseException | None, result: Any) -> NoReturn:
+    """End a forked process whose code has come to its end, as Python would.
+
+    Parameters
+    ----------
+    error
+        What the code has raised.
+    result
+        Or else what has become of it: a text if it has raised something.
+    """
+    code = 0
+    if isinstance(error, SystemExit):
+        code = (
+            error.code if isinstance(error.code, int) else int(error.code is not None)
+        )
+        if code == 1 and not isinstance(error.code, int):
+            print(error.code, file=sys.stderr)
+    elif error is not None:
+        traceback.print_exception(error)
+        code = 1
+    elif isinstance(result, str):
+        print(result, file=sys.stderr)
+        code = 1
+    for stream in (sys.stdout, sys.stderr):
+        try:
+            stream.flush()
+        except (AttributeError, OSError, ValueError):  # None, closed, or nobody reads
+            code = code or 1
+    os._exit(code & 0xFF)
 
 
 def install(worker: Any, keeper: TurnKeeper) -> None:

@@ -58,6 +58,9 @@ class Guest:
         futures: TransformationFutures = self._client.submit_transformation(submission)
         return futures
 
+    async def keep_pace(self) -> None:
+        """Wait until more may be submitted: that is the business of the client."""
+
     async def result_of(self, futures: TransformationFutures) -> TransformationResult:
         """Wait for the end of a transformation.
 

@@ -14,14 +14,12 @@ import threading
 import time
 from collections.abc import Callable
 from dataclasses import dataclass, field
-from multiprocessing import forkserver
 from typing import Any
 
-import psutil
-
+from . import forked_jobs
 from .child_errors import error_text
 from .job_context import belong_to
-from .state_system import Status
+from .leftovers import Leftovers, end_processes
 from .turns import JobTurn, TurnKeeper
 
 logger = logging.getLogger(__name__)
@@ -32,10 +30,8 @@ RUN = "seamless_dask_run"
 ABANDON = "seamless_dask_abandon"
 #: message that a job which could go on waits long for its process
 STARVED = "seamless_dask_starved"
-#: seconds that threads which a job leaves behind have to end by themselves
-THREADS_GRACE = 0.05
-#: seconds in which processes that were killed normally have ended
-PROCESSES_GRACE = 1.0
+#: message that a job may wait for a lock which an abandoned one holds
+STUCK = "seamless_dask_stuck"
 
 
 @dataclass
@@ -78,7 +74,8 @@ class JobRunner:
     def __init__(self, execute: Callable[[Any], Any], keeper: TurnKeeper) -> None:
         self._execute = execute
         self._keeper = keeper
-        self._process_started = time.time()
+        self._pid, self._process_started = os.getpid(), time.time()
+        self._leftovers = Leftovers()
 
     async def run(self, payload: dict[str, Any]) -> JobReport | None:
         """Run a job; None if another one executes in this process."""
@@ -100,67 +97,29 @@ class JobRunner:
         belong_to(job)
         if not self._keeper.begin(job):
             return None
-        _reset_memory_peak()
         began = time.perf_counter()
+        error: BaseException | None = None
         try:
             result = self._execute(payload)
-        except BaseException as error:  # noqa: BLE001 - the job fails, not the process
-            result = error_text(error)
+        except BaseException as exc:  # noqa: BLE001 - the job fails, not the process
+            result, error = error_text(exc), exc
         wall = time.perf_counter() - began
-        left = _leftover_threads(job)
-        if self._keeper.is_alone(job):
-            left += _leftover_processes()
-        report = JobReport(result, left, self._keeper.end(job), wall)
+        if os.getpid() != self._pid:
+            forked_jobs.end(error, result)
+        try:
+            report = self._end(job, result)
+        except BaseException as exc:
+            logger.exception("A job does not end as it should")
+            report = JobReport(result, replace=[f"a job did not end well: {exc!r}"])
+        report.wall = wall
         report.cpu_user, report.cpu_system = job.cpu_user, job.cpu_system
-        report.memory_peak = Status().memory_peak
-        report.pid, report.process_started = os.getpid(), self._process_started
+        report.memory_peak = job.memory_peak
+        report.pid, report.process_started = self._pid, self._process_started
         report.waited = job.waited
         return report
 
-
-def _leftover_threads(job: JobTurn) -> list[str]:
-    deadline = time.monotonic() + THREADS_GRACE
-    for thread in tuple(job.threads):
-        thread.join(max(0.0, deadline - time.monotonic()))
-    # The monitor of tqdm only looks at bars, of which none is left.
-    names = [t.name for t in job.threads if type(t).__name__ != "TMonitor"]
-    if not names:
-        return []
-    return [f"threads: {', '.join(sorted(names))}"]
-
-
-def _leftover_processes() -> list[str]:
-    """End the processes that the last job has left; they are children of this one."""
-    # It stays until the end of a process, which is no fault of the job.
-    server: Any = forkserver._forkserver
-    server._stop()
-    try:
-        os.waitid(os.P_ALL, 0, os.WEXITED | os.WNOHANG | os.WNOWAIT)
-    except ChildProcessError:
-        return []
-    names = []
-    left = psutil.Process().children(recursive=True)
-    for process in left:
-        try:
-            if process.status() != psutil.STATUS_ZOMBIE:
-                names.append(f"{process.name()} ({process.pid})")
-                process.kill()
-        except psutil.NoSuchProcess:
-            continue
-    # Nobody else would take note of their end.
-    psutil.wait_procs(left, timeout=PROCESSES_GRACE)
-    if not names:
-        return []
-    return [f"processes: {', '.join(names)}"]
-
-
-def _reset_memory_peak() -> None:
-    """Have the system forget how much memory this process once had. Linux only."""
-    try:
-        descriptor = os.open("/proc/self/clear_refs", os.O_WRONLY | os.O_CLOEXEC)
-        try:
-            os.write(descriptor, b"5")
-        finally:
-            os.close(descriptor)
-    except OSError as error:
-        logger.debug("The peak of memory stays that of all jobs: %r", error)
+    def _end(self, job: JobTurn, result: Any) -> JobReport:
+        """Put the process right."""
+        own, others = self._keeper.threads_of(job)
+        left = self._leftovers.threads(own, others) + end_processes()
+        return JobReport(result, left, self._keeper.end(job, left))

@@ -9,6 +9,8 @@ probe per event loop asks, however many requests wait, and the log has one warni
 from __future__ import annotations
 
 import asyncio
+import functools
+import importlib
 import logging
 import re
 import threading
@@ -88,6 +90,7 @@ class Service:
                     raise
                 waited = self._note_failure(exc)
                 if waited >= PATIENCE:
+                    self._end_probe()
                     raise ServiceUnavailable(
                         f"The {self} did not answer for {waited:.0f} s: {_reason(exc)}"
                     ) from exc
@@ -117,6 +120,12 @@ class Service:
         if probe is None or probe.done():
             probe = self._probes[loop] = loop.create_task(self._probe())
         await asyncio.wait([probe], timeout=max(0.0, seconds))
+
+    def _end_probe(self) -> None:
+        """Leave nothing on an event loop that may end now."""
+        probe = self._probes.get(asyncio.get_running_loop())
+        if probe is not None:
+            probe.cancel()
 
     async def _probe(self) -> None:
         deadline = time.monotonic() + PATIENCE
@@ -229,3 +238,40 @@ def _distinct(*groups: Sequence[Any]) -> list[Any]:
 
 DATABASE = Service("database", _databases)
 HASHSERVER = Service("hashserver", _hashservers)
+
+
+#: what Seamless itself asks for: the values of results, and all about transformations
+#: that run in the process of a driver
+_ASKED_BY_SEAMLESS = {
+    "buffer_remote": (HASHSERVER, ["get_buffer"]),
+    "database_remote": (
+        DATABASE,
+        [
+            "get_transformation_result",
+            "get_rev_transformations",
+            "set_transformation_result",
+            "set_execution_record",
+        ],
+    ),
+}
+
+
+def install() -> None:
+    """Have requests of Seamless itself wait, too, in this process; idempotent."""
+    for name, (service, functions) in _ASKED_BY_SEAMLESS.items():
+        module = importlib.import_module(f"seamless_remote.{name}")
+        for function in functions:
+            request = getattr(module, function)
+            if request.__module__ != __name__:
+                setattr(module, function, _patient(service, request))
+
+
+def _patient(
+    service: Service, request: Callable[..., Awaitable[T]]
+) -> Callable[..., Awaitable[T]]:
+    @functools.wraps(request)
+    async def patient(*arguments: Any, **options: Any) -> T:
+        return await service.call(lambda: request(*arguments, **options))
+
+    patient.__module__ = __name__
+    return patient

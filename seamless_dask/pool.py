@@ -27,7 +27,7 @@ from . import fork_server, watchdog
 from .buffers import BufferStore
 from .crew import Crew, JobFailed
 from .exchange import Exchange
-from .job_runner import STARVED, JobReport
+from .job_runner import STARVED, STUCK, JobReport
 from .processes import PoolJob
 from .small_buffers import BUFFERS, SMALL, Contents, ResultChecksum
 
@@ -162,6 +162,7 @@ class Pool:
         handlers.add_parent_handler("__worker_ready__", self._on_ready)
         handlers.add_parent_handler("delegate_transformation_submit", self._delegate)
         handlers.add_parent_handler(STARVED, self._on_starved)
+        handlers.add_parent_handler(STUCK, self._on_stuck)
         self.exchange.install(manager)
         await self._crew.start()
 
@@ -175,6 +176,11 @@ class Pool:
         process = self._crew.process(handle.name)
         if process is not None:
             await process.evict(payload["job"], payload["waited"])
+
+    async def _on_stuck(self, handle: Any, payload: Any) -> None:
+        process = self._crew.process(handle.name)
+        if process is not None:
+            process.give_up(payload["job"])
 
     async def _stop(self) -> None:
         """End the processes and what they started, within two seconds.

@@ -442,6 +442,23 @@ class SeamlessProcess:
             job.evictions += 1
             job.waited += waited
 
+    def give_up(self, job_id: str) -> None:
+        """Let a job begin elsewhere that seems to wait for what an abandoned one holds.
+
+        Parameters
+        ----------
+        job_id
+            See `PoolJob.id`.
+        """
+        for job in self.jobs:
+            if job.id == job_id:
+                for each in self.jobs:
+                    each.evictions += 1
+                self.stop(
+                    f"stood still with {job.name}, after another one was given up"
+                )
+                return
+
     async def _abandon(self, job: PoolJob) -> bool:
         """Have a job never go on; False if it executes, or the process has ended."""
         try:

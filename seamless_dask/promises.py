@@ -78,6 +78,7 @@ def install() -> None:
 
     for owner, name, extend in (
         (Transformation, "start", _start),
+        (Transformation, "_compute", _compute),
         (Transformation, "task", _task),
         (Transformation, "_mark_cancelled", _mark_cancelled),
         (Transformation, "cancel_async", _cancel_async),
@@ -103,6 +104,26 @@ def _start(method: Callable[..., Any]) -> Callable[..., Any]:
         return self
 
     return start
+
+
+def _compute(method: Callable[..., Any]) -> Callable[..., Any]:
+    def compute(self: Any, api_origin: str) -> Any:
+        # Started before: the task belongs to an event loop that other threads, which
+        # do the same with other transformations, would run and stop at any moment.
+        ongoing = self._dask_evaluation
+        if (
+            ongoing is None
+            or self._computation_task is None
+            or self._cancelled
+            or self._evaluated
+            or asyncio._get_running_loop() is not None
+        ):
+            return method(self, api_origin)
+        result = self._wait_for(ongoing, require_value=False)
+        self._computation_task = None
+        return result
+
+    return compute
 
 
 def _task(method: Callable[..., Any]) -> Callable[..., Any]:

@@ -19,6 +19,7 @@ from .handles import Entry, was_disconnected
 if TYPE_CHECKING:
     from distributed import Client, Future
 
+    from .pace import Pace
     from .types import TransformationResult
 
 logger = logging.getLogger(__name__)
@@ -33,10 +34,15 @@ class Results:
         By which the tasks were submitted.
     local
         Looks up a finished task's result in this process by its key.
+    pace
+        Of the client's submissions.
     """
 
-    def __init__(self, client: Client, local: Callable[[Any], Any] | None) -> None:
+    def __init__(
+        self, client: Client, local: Callable[[Any], Any] | None, pace: Pace
+    ) -> None:
         self._client = client
+        self._pace = pace
         self._local = local
         # Submitting a task again does so for those that it depends on.
         self._lock = threading.RLock()
@@ -69,6 +75,7 @@ class Results:
                     ) from None
                 if not was_disconnected(anchor):
                     raise
+            await self._pace.keep()
             self._renew(entry)
 
     async def _of_attempt(self, entry: Entry, future: Future) -> TransformationResult:
@@ -100,4 +107,5 @@ class Results:
                 logger.info("The scheduler was gone: %s is submitted again", entry.key)
                 with dask.annotate(**{RUNS_AGAIN: True}):
                     entry.anchor = entry.submit()
+                self._pace.sent()
                 entry.renewed = True

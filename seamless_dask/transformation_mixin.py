@@ -112,15 +112,22 @@ class TransformationDaskMixin:
             exception.
         """
         try:
-            self._start_evaluation().result()
-        except concurrent.futures.CancelledError:
-            return self._abandoned()
+            return self._wait_for(self._start_evaluation(), require_value)
         except (ClientClosed, ForkedDriverError) as error:
             self._failed(error)
             return None
         except BaseException:  # an interrupt, whenever it comes
             self._end_evaluation(None)
             raise
+
+    def _wait_for(self, ongoing: Ongoing, require_value: bool) -> Checksum | None:
+        try:
+            ongoing.result()
+        except concurrent.futures.CancelledError:
+            return self._abandoned()
+        except (ClientClosed, ForkedDriverError) as error:
+            self._failed(error)
+            return None
         if require_value:
             self._require_value_sync()
         return self._outcome()

@@ -35,9 +35,10 @@ def set_seamless_dask_client(client: SeamlessDaskClient | None) -> None:
     """
     global _client, _process
     if client is not None:
-        from . import forks, promises
+        from . import forks, patience, promises
 
         promises.install()
+        patience.install()
         forks.install()
     with _lock:
         previous, _client = _client, client

@@ -22,11 +22,14 @@ from dataclasses import dataclass, field
 from typing import Any, Protocol
 
 from .state_part import CannotPutBack
+from .state_system import Status, reset_memory_peak
 
 logger = logging.getLogger(__name__)
 
 #: seconds that a job waits at least for its process before it is started elsewhere
 PATIENCE = 1.0
+#: seconds of CPU time that our own threads need while a job stands still
+STANDSTILL_CPU = 0.05
 
 
 class State(Protocol):
@@ -47,8 +50,8 @@ class State(Protocol):
     def reset(self) -> list[str]:
         """Put the state of a fresh process back; return what resists."""
 
-    def foreign_code(self) -> list[str]:
-        """Return the libraries that may have a state of their own."""
+    def is_held(self) -> bool:
+        """Say whether a job that waits has what another one must not touch."""
 
 
 @dataclass(eq=False)
@@ -60,7 +63,7 @@ class JobTurn:
     executing: int = 0
     #: its state while another job has the turn
     saved: Any = None
-    #: why its state cannot be put back; None: it can
+    #: why it cannot go on here; None: it can
     lost: str | None = None
     #: whether it goes on elsewhere, or nowhere
     abandoned: bool = False
@@ -71,6 +74,8 @@ class JobTurn:
     #: seconds of CPU time of the process, and of its children, in its turn
     cpu_user: float = 0.0
     cpu_system: float = 0.0
+    #: the most memory that the process had in its turn, in bytes; None: not known
+    memory_peak: int | None = None
     #: seconds that its threads, which could go on, waited for the turn
     waited: float = 0.0
     #: threads that its code has started
@@ -98,20 +103,19 @@ class Turns:
     def begin(self, job: JobTurn) -> bool:
         """Give a new job the turn if that is possible at once; say whether it is."""
         holder = self.holder
-        if holder is None:
-            if self.ready:
-                return False
-        elif holder.executing or self.ready or self._state.foreign_code():
+        if self.ready or (
+            holder is not None and (holder.executing or self._state.is_held())
+        ):
             return False
         job.executing = 1
         self.jobs.append(job)
-        if not self._hand_over(job):
+        if self._hand_over(job):
+            return True
+        self.jobs.remove(job)
+        if self.holder is job and holder is not None:
             # The process is not like a fresh one: the job that waits goes on in it.
-            self.jobs.remove(job)
-            if holder is not None:
-                self._hand_over(holder)
-            return False
-        return True
+            self._hand_over(holder)
+        return False
 
     def executes(self, job: JobTurn) -> bool:
         """A thread of a job executes if it may: say whether it may."""
@@ -130,13 +134,23 @@ class Turns:
         job.executing -= 1
         self._next()
 
-    def end(self, job: JobTurn) -> list[str]:
-        """Take note that a job has ended; return what cannot be put right after it."""
+    def end(self, job: JobTurn, left: list[str]) -> list[str]:
+        """Take note that a job has ended; return what cannot be put right after it.
+
+        Parameters
+        ----------
+        left
+            What it leaves behind. That, too, keeps others from going on here.
+        """
         if job.abandoned:
             return []
         self.jobs.remove(job)
         self.holder = None
         problems = self._state.reset()
+        for reason in [*left, *problems][:1]:
+            for other in self.jobs:
+                other.lost = reason
+            self.ready.clear()
         self._next()
         return problems
 
@@ -159,7 +173,13 @@ class Turns:
         """Give a job the turn, in its state; False if a new one would not find its."""
         previous, self.holder = self.holder, job
         if previous is not None and previous in self.jobs:
-            previous.saved = self._state.save()
+            try:
+                previous.saved = self._state.save()
+            except CannotPutBack as error:
+                if job.saved is None:  # a new job: it does not begin here
+                    self.holder = previous
+                    return False
+                previous.lost = str(error)
         if job.saved is None:
             return previous is None or not self._state.reset()
         try:
@@ -186,15 +206,23 @@ class TurnKeeper:
         Called, from any thread, with the id of a job that could go on and has waited
         for its process as long as it had executed before, at least for `PATIENCE`; and
         with the seconds for which it has waited.
+    on_stuck
+        Called with the id of a job that has the turn and has needed no CPU time for
+        half of the time for which it has had it, at least for `PATIENCE`, while an
+        abandoned job is there: it may wait for a lock which that one holds.
     """
 
     def __init__(
-        self, state: State | None, on_starved: Callable[[str, float], None]
+        self,
+        state: State | None,
+        on_starved: Callable[[str, float], None],
+        on_stuck: Callable[[str], None],
     ) -> None:
         self._turns: Turns
         if state is not None:
             self.watch(state)
         self._on_starved = on_starved
+        self._on_stuck = on_stuck
         self.forget_all()
         self._charged: JobTurn | None = None
         self._cpu = os.times()
@@ -219,18 +247,22 @@ class TurnKeeper:
             self._thread.executes = True
             return True
 
-    def end(self, job: JobTurn) -> list[str]:
+    def end(self, job: JobTurn, left: list[str]) -> list[str]:
         """See `Turns.end`."""
         with self._changed:
             self._charge()
-            problems = self._turns.end(job)
+            self._charged = None
+            problems = self._turns.end(job, left)
             self._clock()
             return problems
 
-    def is_alone(self, job: JobTurn) -> bool:
-        """Whether no other job has begun in this process and not ended."""
+    def threads_of(
+        self, job: JobTurn
+    ) -> tuple[list[threading.Thread], list[threading.Thread]]:
+        """Return the threads that a job has started, and those of all others."""
         with self._changed:
-            return all(other is job for other in self._turns.jobs)
+            others = [t for j in self._turns.jobs if j is not job for t in j.threads]
+            return list(job.threads), others
 
     def abandon(self, job_id: str) -> bool:
         """Let a job never go on; False if it has the turn, or is not here."""
@@ -286,7 +318,8 @@ class TurnKeeper:
 
     def ended(self, job: JobTurn, thread: threading.Thread) -> None:
         """Take note that such a thread has ended, or was not started."""
-        job.threads.discard(thread)
+        with self._changed:
+            job.threads.discard(thread)
         self._waits(job)
 
     def _waits(self, job: JobTurn) -> None:
@@ -316,8 +349,24 @@ class TurnKeeper:
             if job.lost is not None:
                 logger.warning("A transformation begins again: %s", job.lost)
             self._on_starved(job.id, job.waited + time.monotonic() - began)
-            self._changed.wait_for(goes_on)
+            self._stand_by(job)
         job.waited += time.monotonic() - began
+
+    def _stand_by(self, job: JobTurn) -> None:
+        """Wait for the turn; an abandoned job looks whether others stand still."""
+        seen: JobTurn | None = None
+        cpu = since = 0.0
+        while self._turns.holder is not job:
+            self._changed.wait(PATIENCE)
+            holder, now = self._turns.holder, time.monotonic()
+            needed = sum(os.times()[:4])
+            if not job.abandoned or holder is None or not holder.executing:
+                seen = None
+            elif holder is not seen or needed > cpu + STANDSTILL_CPU:
+                seen, cpu, since = holder, needed, now
+            elif now - since > max(PATIENCE, _executed(holder, now) / 2):
+                self._on_stuck(holder.id)
+                seen = None
 
     def _clock(self) -> None:
         """Count the time of the job that has the turn; tell those that wait for it."""
@@ -326,6 +375,8 @@ class TurnKeeper:
         if holder is not self._charged:
             self._charge()
             self._charged = holder
+            if holder is not None:
+                reset_memory_peak()
         for job in self._turns.jobs:
             if job.since is not None:
                 job.busy += now - job.since
@@ -335,7 +386,7 @@ class TurnKeeper:
         self._changed.notify_all()
 
     def _charge(self) -> None:
-        """Count the CPU time of the process for the job that had the turn."""
+        """Count the CPU time and memory of the process for the job that had the turn."""
         before, self._cpu = self._cpu, os.times()
         job = self._charged
         if job is not None:
@@ -344,3 +395,10 @@ class TurnKeeper:
             job.cpu_user += cpu.children_user - before.children_user
             job.cpu_system += cpu.system - before.system
             job.cpu_system += cpu.children_system - before.children_system
+            peak = Status().memory_peak
+            if peak is not None:
+                job.memory_peak = max(peak, job.memory_peak or 0)
+
+
+def _executed(job: JobTurn, now: float) -> float:
+    return job.busy + (0.0 if job.since is None else now - job.since)

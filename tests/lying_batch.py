@@ -222,7 +222,9 @@ def query(directory: Path, system: str, arguments: list[str]) -> int:
                         "state": words.get(job["word"], "Error"),
                         "name": job["name"],
                         "assigned_network_address": [job["node"]],
-                        "events": [{"type": "FRAG_JOB_REQUEST"}],
+                        "events": [{"type": "FRAG_JOB_REQUEST"}]
+                        if job["word"] == "CA"
+                        else [],
                     }
                     for job_id, job in shown.items()
                     if not wanted or job_id in wanted

@@ -31,14 +31,14 @@ class WorkingDirectory:
         os.chdir(self.baseline)
         return []
 
-    def foreign_code(self) -> list[str]:
-        return []
+    def is_held(self) -> bool:
+        return False
 
 
 @pytest.fixture
 def keeper() -> TurnKeeper:
     """Lets one job at a time execute."""
-    return TurnKeeper(WorkingDirectory(), lambda job, waited: None)
+    return TurnKeeper(WorkingDirectory(), lambda job, waited: None, lambda job: None)
 
 
 @pytest.fixture
@@ -88,7 +88,7 @@ def test_bash_commands_run_side_by_side(
             tmp_path / name,
             f"touch here; while [ ! -e ../{other}/here ]; do :; done; pwd",
         )
-        keeper.end(turn)
+        keeper.end(turn, [])
 
     jobs = [
         threading.Thread(target=job, args=pair, daemon=True)

@@ -84,8 +84,8 @@ class NoState:
     def reset(self) -> list[str]:
         return []
 
-    def foreign_code(self) -> list[str]:
-        return []
+    def is_held(self) -> bool:
+        return False
 
 
 @pytest.fixture
@@ -93,7 +93,9 @@ def inherited(monkeypatch: pytest.MonkeyPatch) -> JobLocal:
     """A variable that threads started by a job inherit."""
     monkeypatch.setattr(threading.Thread, "start", threading.Thread.start)
     local = JobLocal()
-    inherit_in_threads([local], TurnKeeper(NoState(), lambda job, waited: None))
+    inherit_in_threads(
+        [local], TurnKeeper(NoState(), lambda job, waited: None, lambda job: None)
+    )
     return local
 
 
@@ -135,7 +137,7 @@ def test_a_shared_pool_acts_for_whoever_submits(inherited: JobLocal) -> None:
 def test_threads_of_a_job_execute_like_itself(monkeypatch: pytest.MonkeyPatch) -> None:
     """While one of them does not wait, no other job begins in the process."""
     monkeypatch.setattr(threading.Thread, "start", threading.Thread.start)
-    keeper = TurnKeeper(NoState(), lambda job, waited: None)
+    keeper = TurnKeeper(NoState(), lambda job, waited: None, lambda job: None)
     inherit_in_threads([], keeper)
     waits, goes_on, ended = threading.Event(), threading.Event(), threading.Event()
 
@@ -150,7 +152,7 @@ def test_threads_of_a_job_execute_like_itself(monkeypatch: pytest.MonkeyPatch) -
             thread.join()
             ended.wait(30)
         assert not turn.threads
-        keeper.end(turn)
+        keeper.end(turn, [])
 
     job_thread = threading.Thread(target=job)
     job_thread.start()
@@ -161,6 +163,6 @@ def test_threads_of_a_job_execute_like_itself(monkeypatch: pytest.MonkeyPatch) -
     while not keeper.begin(other):
         """The thread has not ended yet."""
     ended.set()
-    keeper.end(other)
+    keeper.end(other, [])
     job_thread.join(30)
     assert not job_thread.is_alive()

@@ -73,6 +73,51 @@ print(json.dumps({"values": values, "errors": errors}))
 """
 
 
+VALUE_DRIVER = """
+import asyncio, json, logging, os, sys, time
+import seamless, seamless.config
+from seamless.transformer import delayed
+from seamless_remote import buffer_remote
+
+def numbers(n, salt):
+    return list(range(n))
+
+async def awaited():
+    return await tf.task()
+
+how, folder = sys.argv[1:]
+seamless.config.init(workdir=".")
+# As on another machine than that of the hashserver.
+buffer_remote._read_folders_clients.clear()
+tf = delayed(numbers)(20_000, "salt")
+tf.compute()
+if how != "first":
+    class Touch(logging.Handler):
+        def emit(self, record):
+            open(folder + "/warned", "w").close()
+
+    logging.getLogger("seamless_dask.patience").addHandler(Touch())
+    open(folder + "/computed", "w").close()
+    while not os.path.exists(folder + "/go"):
+        time.sleep(0.02)
+def local():
+    make = delayed(numbers)
+    make.local = True
+    return make(20_000, "local").run()
+
+ways = {
+    "run": tf.run,
+    "value": lambda: tf.value,
+    "task": lambda: asyncio.run(awaited()),
+    "first": tf.run,
+    "local": local,
+}
+value = ways[how]()
+seamless.close()
+print(json.dumps(value == list(range(20_000))))
+"""
+
+
 class Workload:
     """Nested transformations that take some seconds and log each execution."""
 
@@ -164,10 +209,11 @@ def kill(stack: RealStack, kind: str) -> list[str]:
     command = process.cmdline()
     process.kill()
     process.wait(10)
-    at = command.index("--port-range")
-    command[at : at + 3] = ["--port", str(status["port"])]
-    at = command.index("--status-file")
-    del command[at : at + 2]
+    if "--port-range" in command:  # not if it has come back before
+        at = command.index("--port-range")
+        command[at : at + 3] = ["--port", str(status["port"])]
+        at = command.index("--status-file")
+        del command[at : at + 2]
     return command
 
 
@@ -251,6 +297,34 @@ def test_a_server_that_is_away(stack: RealStack, kind: str) -> None:
         start_again(stack, kind, command)
     workload.finish()
     assert warnings() == 1
+
+
+@pytest.mark.parametrize(
+    ("how", "kind"),
+    [
+        ("run", "hashserver"),
+        ("value", "hashserver"),
+        ("task", "hashserver"),
+        ("local", "database"),
+    ],
+)
+def test_a_driver_waits_for_what_it_asks(
+    stack: RealStack, tmp_path: Path, how: str, kind: str
+) -> None:
+    """The value of a result that the database knew; what it executes itself."""
+    script = stack.project_dir / "value.py"
+    script.write_text(VALUE_DRIVER)
+    assert stack.run(script, "first", tmp_path, timeout=120).value
+    begin = time.monotonic()
+    driver = stack.start(script, how, tmp_path)
+    wait_until((tmp_path / "computed").exists, "its checksum")
+    command = kill(stack, kind)
+    try:
+        (tmp_path / "go").touch()
+        wait_until((tmp_path / "warned").exists, "a warning of the driver", 30)
+    finally:
+        start_again(stack, kind, command)
+    assert stack.finish(driver, begin=begin, timeout=60).value
 
 
 def test_the_connection_to_the_scheduler_breaks(stack: RealStack) -> None:

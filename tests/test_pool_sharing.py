@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import signal
 from collections.abc import Iterator
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -41,7 +42,8 @@ def quiet(crew: Crew) -> bool:
     if any(process.jobs for process in crew.processes()):
         return False
     for process in crew.processes()[2:]:
-        os.kill(process.pid, signal.SIGKILL)
+        with suppress(ProcessLookupError):  # it has just ended
+            os.kill(process.pid, signal.SIGKILL)
     return len(crew.processes()) == 2 and all(p.idle for p in crew.processes())
 
 

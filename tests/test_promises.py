@@ -395,3 +395,29 @@ def test_a_client_that_is_no_client_of_dask(
     tf.start()
     ended.set_result((tf.construct().hex(), "7" * 64, None))
     assert tf.compute().hex() == "7" * 64
+
+
+def test_started_here_and_computed_in_threads(dummy: SeamlessDaskClient) -> None:
+    """No thread runs, and stops, the event loop that the others depend on."""
+
+    def negative(number):
+        return -number
+
+    transformations = [delayed(negative)(i) for i in range(20)]
+    for transformation in transformations:
+        transformation.start()
+    values: dict[int, Any] = {}
+
+    def compute(number: int) -> None:
+        transformations[number].compute()
+        values[number] = transformations[number].run()
+
+    threads = [
+        threading.Thread(target=compute, args=(number,), daemon=True)
+        for number in range(20)
+    ]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join(30)
+    assert values == {i: -i for i in range(20)}

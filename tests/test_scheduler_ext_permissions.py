@@ -328,6 +328,7 @@ class PermissionRules(RuleBasedStateMachine):
         self.ids = 0
         #: what was released last, while its holder is the same
         self.released = None
+        self.released_at = 0.0
 
     def new_subject(self):
         return PureSubject()
@@ -404,9 +405,11 @@ class PermissionRules(RuleBasedStateMachine):
         lease = (request.lease_id, request.holder, self.now)
         assert self.subject.release(*lease) == expected
         assert self.subject.release(*lease) == set()
-        self.released = request
+        self.released, self.released_at = request, self.now
 
-    @precondition(lambda self: self.released is not None)
+    @precondition(
+        lambda self: self.released is not None and self.now - self.released_at <= MEMORY
+    )
     @rule()
     def request_after_its_release(self):
         """A copy of a request arrives late: nobody waits for it."""

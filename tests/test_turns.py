@@ -33,8 +33,8 @@ class OneValue:
         self.value = FRESH
         return ["has foreign code"] if self.foreign else []
 
-    def foreign_code(self) -> list[str]:
-        return ["foreign.so"] if self.foreign else []
+    def is_held(self) -> bool:
+        return self.foreign
 
 
 class TurnsMachine(RuleBasedStateMachine):
@@ -110,19 +110,25 @@ class TurnsMachine(RuleBasedStateMachine):
         self.waiting[job] -= 1
         may = self.turns.executes(job)
         assert may == (self.turns.holder is job)
+        if job.lost is not None:
+            assert not may
         if not may and job not in self.abandoned:
             self.held[job] += 1
         self.settle()
 
     @precondition(lambda self: self.executing())
-    @rule()
-    def end(self) -> None:
-        """The code of a job has ended, its threads with it."""
+    @rule(leaves=st.integers(0, 9))
+    def end(self, leaves: int) -> None:
+        """The code of a job has ended; what it leaves keeps others from going on."""
         (job,) = self.executing()
-        assert self.turns.end(job) == (
+        left = ["threads: Thread-1"] if leaves == 9 else []
+        assert self.turns.end(job, left) == (
             ["has foreign code"] if self.state.foreign else []
         )
         del self.left[job], self.held[job], self.waiting[job]
+        if left or self.state.foreign:
+            assert all(other.lost for other in self.left)
+            assert self.turns.holder is None
         self.settle()
 
     @precondition(lambda self: self.left)
@@ -165,7 +171,7 @@ TestTurns = TurnsMachine.TestCase
 def test_a_job_that_waits_lends_its_process_and_gets_it_back() -> None:
     """With real threads: the second job runs while the first one waits."""
     state = OneValue()
-    keeper = TurnKeeper(state, lambda job, waited: None)
+    keeper = TurnKeeper(state, lambda job, waited: None, lambda job: None)
     events: list[str] = []
     answer, lent = threading.Event(), threading.Event()
 
@@ -177,7 +183,7 @@ def test_a_job_that_waits_lends_its_process_and_gets_it_back() -> None:
             lent.set()
             assert answer.wait(SOON)
         events.append(state.value)
-        keeper.end(job)
+        keeper.end(job, [])
 
     thread = threading.Thread(target=first)
     thread.start()
@@ -189,7 +195,7 @@ def test_a_job_that_waits_lends_its_process_and_gets_it_back() -> None:
     answer.set()
     assert not keeper.begin(JobTurn("third"))
     events.append(state.value)
-    assert keeper.end(second) == []
+    assert keeper.end(second, []) == []
     thread.join(SOON)
     assert events == ["of the second", "of the first"]
     assert state.value == FRESH
@@ -217,7 +223,7 @@ def test_a_job_whose_state_cannot_be_put_back_begins_elsewhere() -> None:
     assert turns.holder is None and state.value == FRESH
     assert turns.executes(second)
     assert turns.abandon(first)
-    assert turns.end(second) == []
+    assert turns.end(second, []) == []
     assert turns.begin(third)
 
 
@@ -248,7 +254,7 @@ def test_a_job_that_waits_long_for_its_process_says_so() -> None:
         waits[job] = waited
         told.set()
 
-    keeper = TurnKeeper(OneValue(), starved)
+    keeper = TurnKeeper(OneValue(), starved, lambda job: None)
     lent = threading.Event()
     went_on = threading.Event()
 
@@ -271,7 +277,60 @@ def test_a_job_that_waits_long_for_its_process_says_so() -> None:
     assert list(waits) == ["first"] and waits["first"] >= PATIENCE
     assert keeper.abandon("first")
     assert not keeper.abandon("second")
-    keeper.end(second)
+    keeper.end(second, [])
     third = JobTurn("third")
     assert keeper.begin(third)
     assert not went_on.is_set()
+
+
+def test_one_that_stands_still_beside_an_abandoned_one_is_told() -> None:
+    """It may wait for a lock which that one holds, and would do so for ever."""
+    stuck: list[str] = []
+    told, held, lent = threading.Event(), threading.Event(), threading.Event()
+    lock = threading.Lock()
+
+    def is_stuck(job: str) -> None:
+        stuck.append(job)
+        told.set()
+
+    keeper: TurnKeeper
+    keeper = TurnKeeper(
+        OneValue(), lambda job, waited: keeper.abandon(job) and None, is_stuck
+    )
+
+    def first() -> None:
+        job = JobTurn("first")
+        keeper.begin(job)
+        with lock, keeper.waiting(job):
+            lent.set()
+            held.wait(SOON)
+
+    def second() -> None:
+        keeper.begin(JobTurn("second"))
+        held.set()
+        with lock:
+            raise AssertionError("the first one holds it for ever")
+
+    threading.Thread(target=first, daemon=True).start()
+    assert lent.wait(SOON)
+    threading.Thread(target=second, daemon=True).start()
+    assert told.wait(SOON)
+    assert stuck == ["second"]
+
+
+def test_a_state_that_cannot_be_saved_lets_no_other_job_begin() -> None:
+    """The job that waits goes on in it as if nothing had happened."""
+
+    class Unsaved(OneValue):
+        def save(self) -> str:
+            raise CannotPutBack("it is odd")
+
+    state = Unsaved()
+    turns = Turns(state)
+    first = JobTurn("first")
+    assert turns.begin(first)
+    state.value = "of the first"
+    turns.waits(first)
+    assert not turns.begin(JobTurn("second"))
+    assert (turns.holder, turns.jobs, state.value) == (first, [first], "of the first")
+    assert turns.executes(first)

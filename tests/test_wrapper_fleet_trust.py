@@ -139,6 +139,16 @@ def test_jobs_nobody_knew_are_cancelled_if_they_are_too_many() -> None:
     assert list(story.step().cancel) == ["2"]
 
 
+def test_a_job_that_is_just_being_submitted_is_nothing_unknown() -> None:
+    """The queue may show it before the command that submits it has ended."""
+    story = Story()
+    assert story.step().submit == 1
+    assert story.search({"1": PENDING}) == []
+    assert not story.step().cancel
+    story.fleet.submitted("1", story.now)
+    assert list(story.fleet.jobs) == ["1"] and not story.step().cancel
+
+
 def test_never_more_jobs_than_allowed_also_while_others_end() -> None:
     story = Story(wanted=2)
     story.submit("1", "2")

@@ -241,17 +241,17 @@ def test_jobs_that_end_well_without_a_worker_have_failed(batch: LyingBatch) -> N
 
 
 def test_a_slow_prologue_that_goes_on_is_waited_for(slurm: LyingBatch) -> None:
-    """Twice as long as the limit: 2 s and 15 s."""
+    """Longer than the limit of 30 s and 15 s."""
     slurm.lie(run=True)
     with Wrapper(
         slurm,
-        job_script_prologue=["for i in $(seq 34); do sleep 1; done"],
-        config={"jobqueue.slurm.death-timeout": "2s"},
+        job_script_prologue=["for i in $(seq 55); do sleep 1; done"],
+        config={"jobqueue.slurm.death-timeout": "30s"},
         worker_threads=1,
     ) as wrapper:
         (future,) = wrapper.work()
         wrapper.until(lambda: slurm.jobs(), "a job")
-        wrapper.until(lambda: "connected from" in wrapper.output(), "the worker", 90)
+        wrapper.until(lambda: "connected from" in wrapper.output(), "the worker", 150)
         assert future.result(60) == 0
         assert len(slurm.calls("sbatch")) == 1, wrapper.output()
         assert wrapper.ask_to_end() == 0, wrapper.output()
@@ -262,14 +262,14 @@ def test_a_prologue_that_hangs_is_explained(slurm: LyingBatch) -> None:
     with Wrapper(
         slurm,
         job_script_prologue=["sleep 1000"],
-        config={"jobqueue.slurm.death-timeout": "2s"},
+        config={"jobqueue.slurm.death-timeout": "5s"},
     ) as wrapper:
         wrapper.work()
         error = wrapper.until(
             lambda: wrapper.status().get("submission_error"), "an error"
         )
         assert (
-            "the limit is 17 s, jobqueue.slurm.death-timeout (2 s) plus 15 s" in error
+            "the limit is 20 s, jobqueue.slurm.death-timeout (5 s) plus 15 s" in error
         )
         assert wrapper.ask_to_end() == 0, wrapper.output()
     assert not slurm.jobs()

@@ -338,6 +338,47 @@ def evaluate(node: list[Any], carry: int, seen: set[str]) -> int:
     return (value + carry + 7 * below) % 1_000_003
 
 
+def tree_node(salt, spec, carry, pause):
+    """Run the children of a node of a random tree, then pause: see `random_trees`."""
+    import time
+
+    from seamless.transformer import delayed, direct
+
+    value, mode, children = spec
+    if mode == "direct":
+        below = sum(direct(tree_node)(salt, child, 0, pause) for child in children)
+    elif mode == "delayed":
+        below = sum(
+            delayed(tree_node)(salt, child, 0, pause).run() for child in children
+        )
+    elif mode == "start":
+        nodes = [delayed(tree_node)(salt, child, 0, pause) for child in children]
+        for started in nodes:
+            started.start()
+        below = sum(started.run() for started in nodes)
+    elif mode == "threads":
+        from concurrent.futures import ThreadPoolExecutor
+
+        with ThreadPoolExecutor(3) as pool:
+            calls = [
+                pool.submit(direct(tree_node), salt, child, 0, pause)
+                for child in children
+            ]
+            below = sum(call.result() for call in calls)
+    elif mode == "local":
+        make = delayed(tree_node)
+        make.local = True
+        below = sum(make(salt, child, 0, pause).run() for child in children)
+    else:
+        last = 0
+        make = delayed(tree_node)
+        for child in children:
+            last = make(salt, child, last, pause)
+        below = last.run() if children else 0
+    time.sleep(pause)
+    return (value + carry + 7 * below) % 1_000_003
+
+
 def random_trees(
     salt: str,
     seed: int = 0,
@@ -353,45 +394,12 @@ def random_trees(
     process. Some branches are the same, within a tree and in different ones.
     """
 
-    def node(salt, spec, carry):
-        from seamless.transformer import delayed, direct
-
-        value, mode, children = spec
-        if mode == "direct":
-            below = sum(direct(node)(salt, child, 0) for child in children)
-        elif mode == "delayed":
-            below = sum(delayed(node)(salt, child, 0).run() for child in children)
-        elif mode == "start":
-            nodes = [delayed(node)(salt, child, 0) for child in children]
-            for started in nodes:
-                started.start()
-            below = sum(started.run() for started in nodes)
-        elif mode == "threads":
-            from concurrent.futures import ThreadPoolExecutor
-
-            with ThreadPoolExecutor(3) as pool:
-                calls = [
-                    pool.submit(direct(node), salt, child, 0) for child in children
-                ]
-                below = sum(call.result() for call in calls)
-        elif mode == "local":
-            make = delayed(node)
-            make.local = True
-            below = sum(make(salt, child, 0).run() for child in children)
-        else:
-            last = 0
-            make = delayed(node)
-            for child in children:
-                last = make(salt, child, last)
-            below = last.run() if children else 0
-        return (value + carry + 7 * below) % 1_000_003
-
     grower = Grower(depth, width)
     specs = [grower.grow(random.Random(seed + i), max_nodes) for i in range(n)]
     seen: set[str] = set()
     expected = [evaluate(spec, 0, seen) for spec in specs]
     begin = time.perf_counter()
-    values = run_all([delayed(node)(salt, spec, 0) for spec in specs])
+    values = run_all([delayed(tree_node)(salt, spec, 0, 0) for spec in specs])
     return outcome(begin, values, expected, len(seen))
 
 

@@ -200,6 +200,8 @@ class Books:
             if row.place in ("gone", "ending"):
                 continue
             job = self.jobs.get(job_id)
+            if job is None and self.submitting:
+                continue  # its submission may be about to tell
             if job is None:
                 found.append(job_id)
                 job = self._adopt(job_id, now)

@@ -1,0 +1,122 @@
+"""What is wrong with parameters for a kind of cluster, all of it at once."""
+
+from __future__ import annotations
+
+import logging
+import os
+import re
+
+from .batch import batch_problems
+from .cluster_string import ClusterClass
+from .config_checks import config_problems
+from .dask_config import lifetime_seconds, local_tmpdir
+from .durations import parse_memory
+from .exit_codes import ParametersError
+from .parameters import Parameters
+from .security import tls_problems
+
+logger = logging.getLogger(__name__)
+
+#: What a Dask worker needs before it does anything, in bytes.
+LEAST_MEMORY = 100 * 10**6
+
+
+def check(
+    parameters: Parameters, cluster_class: ClusterClass, *, make: bool = True
+) -> None:
+    """Check the parameters for this kind of cluster. Raises `ParametersError`.
+
+    A local cluster needs its directory for temporary files: `make` says whether to make
+    it, or only to see whether that would work.
+    """
+    problems = _problems(parameters, cluster_class, make)
+    if problems:
+        raise ParametersError(problems)
+    batch = cluster_class.kind == "jobqueue"
+    for name in _without_effect(parameters, batch=batch):
+        logger.warning("Parameter %s has no effect here: ignored.", name)
+
+
+def with_further_problems(
+    error: ParametersError, cluster_class: ClusterClass
+) -> ParametersError:
+    """The same error, and what `check` would say about the parameters that are right."""
+    if error.rest is None:
+        return error
+    further = [
+        problem
+        for problem in _problems(error.rest, cluster_class, make=False)
+        if re.split(r"[ :]", problem)[0].replace("-", "_") not in error.wrong
+    ]
+    return ParametersError(error.problems + further)
+
+
+def _problems(
+    parameters: Parameters, cluster_class: ClusterClass, make: bool
+) -> list[str]:
+    batch = cluster_class.kind == "jobqueue"
+    problems = _port_problems(parameters, batch=batch) + tls_problems(parameters)
+    problems += _memory_problems(parameters)
+    problems += config_problems(parameters, cluster_class.batch_system)
+    if batch:
+        return problems + batch_problems(parameters, cluster_class.batch_system)
+    return problems + _directory_problems(parameters, make)
+
+
+def _port_problems(parameters: Parameters, *, batch: bool) -> list[str]:
+    """A worker and its nanny take a port each, on the machine that they share."""
+    if parameters.internal_port_range is None:
+        return []
+    start, end = map(int, parameters.internal_port_range.split(":"))
+    workers = parameters.processes if batch else parameters.maximum_workers
+    if end - start + 1 >= 2 * workers:
+        return []
+    return [
+        f"internal-port-range = {parameters.internal_port_range!r}: has "
+        f"{end - start + 1} ports, but {workers} workers and their nannies need "
+        f"{2 * workers}"
+    ]
+
+
+def _memory_problems(parameters: Parameters) -> list[str]:
+    """A Dask worker with less memory is killed as soon as it has started."""
+    if parameters.memory is None:
+        return []
+    available = parse_memory(parameters.memory) // parameters.processes
+    if available >= LEAST_MEMORY:
+        return []
+    among = (
+        f" among {parameters.processes} processes" if parameters.processes > 1 else ""
+    )
+    return [
+        f"memory = {parameters.memory!r}: is {available} bytes per Dask worker{among}, "
+        f"which needs {LEAST_MEMORY // 10**6} MB to start; is the unit right?"
+    ]
+
+
+def _directory_problems(parameters: Parameters, make: bool) -> list[str]:
+    directory = local_tmpdir(parameters)
+    existing = directory
+    while not make and not os.path.exists(existing):
+        existing = os.path.dirname(existing)
+    try:
+        os.makedirs(existing, exist_ok=True)
+    except OSError as error:
+        return [f"tmpdir = {directory!r}: cannot be made ({error.strerror})"]
+    if not os.access(existing, os.W_OK | os.X_OK):
+        return [f"tmpdir = {directory!r}: is not writable"]
+    return []
+
+
+def _without_effect(parameters: Parameters, *, batch: bool) -> list[str]:
+    names = []
+    if parameters.pure_dask and parameters.exclusive:
+        names.append("exclusive")
+    if (
+        parameters.pure_dask
+        and "transformation_throttle" in parameters.model_fields_set
+    ):
+        names.append("transformation_throttle")
+    if parameters.lifetime and lifetime_seconds(parameters, walltime=batch) is None:
+        names.append("lifetime")
+    return names
