@@ -110,13 +110,23 @@ class StandardStreams(Part):
             for name in ("__stdin__", "__stdout__", "__stderr__")
             if not getattr(getattr(sys, name), "closed", True)
         }
-        self._settings = self._text()
+        self._settings = self._blocking(), self._text()
 
     @staticmethod
     def _duplicate(number: int) -> Descriptor | None:
         if identity(number) is None:
             return None
         return Descriptor(number)
+
+    def _blocking(self) -> dict[int, bool]:
+        """Say of each that is open whether who writes waits until there is room."""
+        blocking = {}
+        for number in self._NUMBERS:
+            try:
+                blocking[number] = os.get_blocking(number)
+            except OSError:
+                continue
+        return blocking
 
     def _text(self) -> dict[str, tuple[str, str | None, bool, bool]]:
         """Return how each stream turns text into bytes, and when it writes them."""
@@ -126,18 +136,18 @@ class StandardStreams(Part):
             if isinstance(s, io.TextIOWrapper)
         }
 
-    def save(self) -> tuple[dict[int, Descriptor | None], dict[str, Any]]:
+    def save(self) -> tuple[dict[int, Descriptor | None], tuple[Any, Any]]:
         redirected = {
             number: self._duplicate(number)
             for number, spare in self._spare.items()
             if identity(number) != (spare.identity if spare else None)
         }
-        return redirected, self._text()
+        return redirected, (self._blocking(), self._text())
 
     def restore(
-        self, saved: tuple[dict[int, Descriptor | None], dict[str, Any]]
+        self, saved: tuple[dict[int, Descriptor | None], tuple[Any, Any]]
     ) -> None:
-        redirected, settings = saved
+        redirected, (blocking, settings) = saved
         now = self._text()
         if now != settings:
             for name, (encoding, errors, lines, through) in settings.items():
@@ -158,6 +168,9 @@ class StandardStreams(Part):
                 os.dup2(wanted.number, number)
             else:
                 lost.append(f"descriptor {number} was redirected or closed for good")
+        if (found := self._blocking()) != blocking:
+            for number in found.keys() & blocking.keys():
+                os.set_blocking(number, blocking[number])
         if lost:
             raise CannotPutBack("; ".join(lost))
 

@@ -154,6 +154,14 @@ def _() -> None:
 simple("error output closed", lambda: os.closerange(2, 3), outputs)
 
 
+def blocking() -> Any:
+    return [os.get_blocking(n) for n in (0, 1, 2) if outputs()[n] is not None]
+
+
+# as asyncio does when it connects to one
+simple("output does not block", lambda: os.set_blocking(1, False), blocking)
+
+
 def text() -> Any:
     out = cast(Any, sys.__stdout__)
     return out.encoding, out.errors, out.line_buffering, out.write_through
@@ -684,7 +692,10 @@ def reasons(name: str) -> list[list[str]]:
     state = ProcessState([OURS])
     fresh = state.reset()
     REASONS[name][0]()
-    return [fresh, state.reset(), state.reset()]
+    found = [fresh, state.reset(), state.reset()]
+    if name == "server":
+        assert os.get_blocking(kept[0].fileno())  # looking at it has not changed it
+    return found
 
 
 def numpy_draws() -> dict[str, str]:
