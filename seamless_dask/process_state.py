@@ -70,7 +70,7 @@ class ProcessState:
         self._names = Namespaces(additions)
         self._others: tuple[Part, ...] = (
             *system_parts(descriptors),
-            *interpreter_parts(),
+            *interpreter_parts(additions),
             *module_parts(modules, additions),
             *number_parts(),
             *package_parts(),

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import fcntl
+import io
 import os
 import stat
 import sys
@@ -109,6 +110,7 @@ class StandardStreams(Part):
             for name in ("__stdin__", "__stdout__", "__stderr__")
             if not getattr(getattr(sys, name), "closed", True)
         }
+        self._settings = self._blocking(), self._text()
 
     @staticmethod
     def _duplicate(number: int) -> Descriptor | None:
@@ -116,18 +118,49 @@ class StandardStreams(Part):
             return None
         return Descriptor(number)
 
-    def save(self) -> dict[int, Descriptor | None]:
+    def _blocking(self) -> dict[int, bool]:
+        """Say of each that is open whether who writes waits until there is room."""
+        blocking = {}
+        for number in self._NUMBERS:
+            try:
+                blocking[number] = os.get_blocking(number)
+            except OSError:
+                continue
+        return blocking
+
+    def _text(self) -> dict[str, tuple[str, str | None, bool, bool]]:
+        """Return how each stream turns text into bytes, and when it writes them."""
         return {
+            name: (s.encoding, s.errors, s.line_buffering, s.write_through)
+            for name, s in self._streams.items()
+            if isinstance(s, io.TextIOWrapper)
+        }
+
+    def save(self) -> tuple[dict[int, Descriptor | None], tuple[Any, Any]]:
+        redirected = {
             number: self._duplicate(number)
             for number, spare in self._spare.items()
             if identity(number) != (spare.identity if spare else None)
         }
+        return redirected, (self._blocking(), self._text())
 
-    def restore(self, saved: dict[int, Descriptor | None]) -> None:
+    def restore(
+        self, saved: tuple[dict[int, Descriptor | None], tuple[Any, Any]]
+    ) -> None:
+        redirected, (blocking, settings) = saved
+        now = self._text()
+        if now != settings:
+            for name, (encoding, errors, lines, through) in settings.items():
+                if not self._streams[name].closed and now[name] != settings[name]:
+                    self._streams[name].reconfigure(
+                        encoding=encoding,
+                        errors=errors,
+                        line_buffering=lines,
+                        write_through=through,
+                    )
         lost = []
-        for number, wanted in {**self._spare, **saved}.items():
-            now = identity(number)
-            if now == (wanted.identity if wanted else None):
+        for number, wanted in {**self._spare, **redirected}.items():
+            if identity(number) == (wanted.identity if wanted else None):
                 continue
             if wanted is None:
                 os.close(number)
@@ -135,6 +168,9 @@ class StandardStreams(Part):
                 os.dup2(wanted.number, number)
             else:
                 lost.append(f"descriptor {number} was redirected or closed for good")
+        if (found := self._blocking()) != blocking:
+            for number in found.keys() & blocking.keys():
+                os.set_blocking(number, blocking[number])
         if lost:
             raise CannotPutBack("; ".join(lost))
 
@@ -145,7 +181,7 @@ class StandardStreams(Part):
             if stream.closed
         ]
         try:
-            self.restore({})
+            self.restore(({}, self._settings))
         except CannotPutBack as error:
             reasons.append(str(error))
         return reasons

@@ -12,9 +12,11 @@ import operator
 import socket
 import sys
 import threading
+import tracemalloc
 import warnings
 from typing import Any
 
+from .state_additions import Additions
 from .state_part import Attributes, Part, Remembered, Setting, same_items
 from .state_registrations import Registrations
 
@@ -55,7 +57,10 @@ class Loggers(Part):
 
     title = "`logging`: levels, handlers, filters, `disable`, level names"
 
-    def __init__(self) -> None:
+    def __init__(self, additions: Additions) -> None:
+        self._additions = additions
+        #: names of levels that packages have added since
+        self._added: dict[str, int] = {}
         self._baseline = self.save()
 
     @staticmethod
@@ -103,10 +108,14 @@ class Loggers(Part):
         if changed:
             manager._clear_cache()  # type: ignore[attr-defined]
         if levels != (logging._levelToName, logging._nameToLevel):
-            logging._levelToName.clear()
-            logging._levelToName.update(levels[0])
-            logging._nameToLevel.clear()
-            logging._nameToLevel.update(levels[1])
+            numbers = {level: name for name, level in self._added.items()}
+            self._replace(logging._levelToName, {**numbers, **levels[0]})
+            self._replace(logging._nameToLevel, {**self._added, **levels[1]})
+
+    @staticmethod
+    def _replace(entries: dict[Any, Any], wanted: dict[Any, Any]) -> None:
+        entries.clear()
+        entries.update(wanted)
 
     @staticmethod
     def _new(logger: logging.Logger) -> tuple[Any, ...]:
@@ -118,6 +127,12 @@ class Loggers(Part):
         return logging.NOTSET, True, False, silent, []
 
     def reset(self) -> list[str]:
+        levels = self._baseline[3]
+        if levels != (logging._levelToName, logging._nameToLevel):
+            for name, level in logging._nameToLevel.items():
+                if name not in levels[1] and self._additions.is_one(name, level):
+                    self._added[name] = levels[1][name] = level
+                    levels[0].setdefault(level, name)
         self.restore(self._baseline)
         return []
 
@@ -170,14 +185,25 @@ def _get_stack_size() -> int:
     return size
 
 
-def interpreter_parts() -> list[Part]:
+def _get_tracing() -> int:
+    return tracemalloc.get_traceback_limit() if tracemalloc.is_tracing() else 0
+
+
+def _set_tracing(frames: int) -> None:
+    tracemalloc.stop()
+    if frames:
+        tracemalloc.start(frames)
+
+
+def interpreter_parts(additions: Additions) -> list[Part]:
     """Return these parts, in the order in which they are put back."""
     parts: list[Part] = [
         Registrations(),
         Setting("Locale, each category", _get_locale, _set_locale),
         Warnings(),
-        Loggers(),
+        Loggers(additions),
         Collection(),
+        Setting("`tracemalloc`: whether it traces", _get_tracing, _set_tracing),
         Setting("Recursion limit", sys.getrecursionlimit, sys.setrecursionlimit),
         Setting("Switch interval", sys.getswitchinterval, sys.setswitchinterval),
         Setting("Stack size of new threads", _get_stack_size, threading.stack_size),

@@ -3,16 +3,20 @@
 from __future__ import annotations
 
 import builtins
+import copy
 import datetime
 import decimal
 import functools
+import glob
 import io
 import json
 import logging
 import math
 import os
 import pathlib
+import pickle
 import random
+import re
 import shutil
 import signal
 import socket
@@ -37,6 +41,7 @@ NAMESPACES: tuple[ModuleType, ...] = (
     builtins,
     sys,
     os,
+    os.path,
     time,
     datetime,
     random,
@@ -44,8 +49,12 @@ NAMESPACES: tuple[ModuleType, ...] = (
     statistics,
     decimal,
     json,
+    pickle,
+    copy,
+    re,
     io,
     pathlib,
+    glob,
     shutil,
     tempfile,
     functools,

@@ -30,11 +30,12 @@ import sys
 import tempfile
 import threading
 import time
+import tracemalloc
 import types
 import warnings
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import numpy
 
@@ -153,6 +154,25 @@ def _() -> None:
 simple("error output closed", lambda: os.closerange(2, 3), outputs)
 
 
+def blocking() -> Any:
+    return [os.get_blocking(n) for n in (0, 1, 2) if outputs()[n] is not None]
+
+
+# as asyncio does when it connects to one
+simple("output does not block", lambda: os.set_blocking(1, False), blocking)
+
+
+def text() -> Any:
+    out = cast(Any, sys.__stdout__)
+    return out.encoding, out.errors, out.line_buffering, out.write_through
+
+
+@change("text of output", text)
+def _() -> None:
+    out = cast(Any, sys.__stdout__)
+    out.reconfigure(encoding="ascii", errors="ignore", line_buffering=True)
+
+
 @change("affinity", lambda: os.sched_getaffinity(os.getpid()))
 def _() -> None:
     os.sched_setaffinity(os.getpid(), {max(os.sched_getaffinity(os.getpid()))})
@@ -235,6 +255,7 @@ simple("thresholds", lambda: gc.set_threshold(3, 3, 3), gc.get_threshold)
 simple(
     "gc calls", lambda: gc.callbacks.append(lambda *_: None), lambda: list(gc.callbacks)
 )
+simple("tracing memory", lambda: tracemalloc.start(3), tracemalloc.is_tracing)
 simple("recursion", lambda: sys.setrecursionlimit(4321), sys.getrecursionlimit)
 simple("switching", lambda: sys.setswitchinterval(0.5), sys.getswitchinterval)
 simple("stack", lambda: threading.stack_size(1 << 20), stack_size)
@@ -318,6 +339,7 @@ simple(
     lambda: Finder in copyreg.dispatch_table,
 )
 simple("sleep", lambda: setattr(time, "sleep", print), lambda: time.sleep)
+simple("exists", lambda: setattr(os.path, "exists", str), lambda: os.path.exists)
 simple("pi", lambda: setattr(math, "pi", 3), lambda: math.pi)
 simple("dumps", lambda: setattr(json, "dumps", str), lambda: json.dumps)
 simple("new name", lambda: setattr(os, "new", 1), lambda: hasattr(os, "new"))
@@ -670,7 +692,10 @@ def reasons(name: str) -> list[list[str]]:
     state = ProcessState([OURS])
     fresh = state.reset()
     REASONS[name][0]()
-    return [fresh, state.reset(), state.reset()]
+    found = [fresh, state.reset(), state.reset()]
+    if name == "server":
+        assert os.get_blocking(kept[0].fileno())  # looking at it has not changed it
+    return found
 
 
 def numpy_draws() -> dict[str, str]:

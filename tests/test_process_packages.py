@@ -68,6 +68,7 @@ def test_what_a_package_adds(installed: Path) -> None:
         "copyreg.pickle(Mine, reduce)\n"
         "copyreg.pickle(Other, functools.partial(reduce, factor=2))\n"
         "logging.TRACE = TRACE\n"
+        "logging.addLevelName(TRACE, 'TRACE')\n"
     )
     (package / "__init__.py").write_text(
         "import json, logging\n"
@@ -85,7 +86,8 @@ import made.tools
 builtins.mine = lambda: None
 builtins.np = made
 builtins.also_mine = made.tools.unused
-logging.MINE = 7
+logging.MINE = 6
+logging.addLevelName(6, 'MINE')
 class Own: pass
 copyreg.pickle(Own, lambda own: (Own, ()))
 shown = []
@@ -96,6 +98,7 @@ def look():
         hasattr(json.JSONEncoder, "traced"),
         getattr(logging, "TRACE", None),
         hasattr(logging, "MINE"),
+        [logging.getLevelName(name) for name in (7, "TRACE", 6)],
         [name for name in names if hasattr(builtins, name)],
         [kind in copyreg.dispatch_table for kind in (made.tools.Mine, made.tools.Other, Own)],
         json.loads is loads,
@@ -111,7 +114,16 @@ reasons += state.reset()
 look()
 show(shown, reasons)
 """
-    stays = ["y", True, 7, False, [], [True, True, False], True]
+    stays = [
+        "y",
+        True,
+        7,
+        False,
+        ["TRACE", 7, "Level 6"],
+        [],
+        [True, True, False],
+        True,
+    ]
     assert run(script, installed) == [[stays] * 4, []]
 
 
