@@ -127,6 +127,10 @@ class Loggers(Part):
         return logging.NOTSET, True, False, silent, []
 
     def reset(self) -> list[str]:
+        # Our own threads log as well, and would wait for ever.
+        lock: Any = vars(logging)["_lock"]
+        while lock._is_owned():
+            lock.release()
         levels = self._baseline[3]
         if levels != (logging._levelToName, logging._nameToLevel):
             for name, level in logging._nameToLevel.items():

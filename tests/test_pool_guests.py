@@ -241,12 +241,10 @@ def test_one_that_waits_for_a_lock_of_the_other_begins_elsewhere(
 ) -> None:
     """The host holds a lock of Python across its call, and the guest wants it."""
     path = str(tmp_path)
-    take = (
-        "import logging\nlogging._acquireLock()"
-        if hasattr(__import__("logging"), "_acquireLock")
-        else "import logging\nlogging._lock.acquire()"
+    take, give = (
+        f"import logging\nlogging._lock.{do}()" for do in ("acquire", "release")
     )
-    first = delayed(host)(path, take, "found = 1")
+    first = delayed(host)(path, take, f"{give}\nfound = 1")
     first.start()
     process = running(tmp_path, "host")
     running(tmp_path, "nested")
@@ -309,6 +307,14 @@ def storm(number: int) -> int:
     return number
 
 
+def keeps_the_lock_of_logging(number: int) -> int:
+    import logging
+
+    logging.Logger.manager._clear_cache()  # type: ignore[attr-defined]
+    vars(logging)["_lock"].acquire()
+    return number
+
+
 def exit_codes(number: int) -> list[int]:
     import os
     import sys
@@ -332,6 +338,7 @@ def exit_codes(number: int) -> list[int]:
         (returning_thread, 5),
         (forked_child_of_a_server, 5),
         (storm, 5),
+        (keeps_the_lock_of_logging, 5),
         (exit_codes, [5, 1, 1]),
     ],
 )
