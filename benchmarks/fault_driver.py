@@ -14,6 +14,7 @@ import threading
 import time
 from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
+from dataclasses import asdict
 from pathlib import Path
 from traceback import format_exception
 from typing import Any
@@ -25,7 +26,7 @@ import faults  # noqa: E402
 import seamless  # noqa: E402
 import seamless.config  # noqa: E402
 from seamless.transformer import Transformation, delayed, parallel  # noqa: E402
-from workloads import Grower, tree_node  # noqa: E402
+from workloads import Grower, bulk, tree_node  # noqa: E402
 
 DEPTH, WIDTH = 4, 4
 
@@ -50,6 +51,7 @@ class Slot:
         self._salt = faults.salt(seed, number)
         self._pause = faults.pause(seed, number)
         self._make = delayed(tree_node)
+        self._produce, self._consume = bulk()
 
     def run(self, position: int) -> None:
         """Run one batch, and tell how each tree has ended."""
@@ -59,8 +61,12 @@ class Slot:
             self._make(self._salt, self._forest[tree], 0, self._pause)
             for tree in batch.trees
         ]
-        checksums = [node.construct().hex() for node in nodes]
-        say(batch=position, trees=batch.trees, way=batch.way, plan=batch.cancels)
+        names = [("tree", tree) for tree in batch.trees]
+        for blob in batch.blobs:
+            produced = self._produce(self._salt, blob, faults.BLOB)
+            nodes.append(self._consume(produced))
+            names.append(("blob", blob))
+        say(batch=position, plan=asdict(batch))
         ways = {
             "parallel": self._in_parallel,
             "start": self._started,
@@ -71,8 +77,8 @@ class Slot:
         for place, result in enumerate(results):
             failed = isinstance(result, BaseException)
             say(
-                tree=batch.trees[place],
-                checksum=checksums[place],
+                sort=names[place][0],
+                number=names[place][1],
                 begin=begin,
                 end=time.time(),
                 value=None if failed else result,

@@ -7,10 +7,8 @@ from __future__ import annotations
 
 import contextlib
 import json
-import os
 import shutil
 import signal
-import subprocess
 import sys
 import tempfile
 import threading
@@ -27,13 +25,10 @@ import psutil
 _HERE = Path(__file__).resolve().parent
 sys.path.insert(0, str(_HERE.parent / "tests"))
 
-from fault_driver import DEPTH, WIDTH  # noqa: E402
-from seamless import Buffer  # noqa: E402
-from seamless.transformer import delayed  # noqa: E402
-from stack import RealStack, call_scheduler  # noqa: E402
-from workloads import Grower, evaluate, tree_node  # noqa: E402
+from fault_checks import Checks, until_none  # noqa: E402
+from fault_stack import Driver, Stack, shared_memory, spawned  # noqa: E402
+from stack import call_scheduler  # noqa: E402
 
-DRIVER = _HERE / "fault_driver.py"
 #: drivers at a time
 SLOTS = 2
 #: seconds that a driver may take beyond the end of its round, or to begin or end
@@ -42,175 +37,10 @@ DEADLINE = 300.0
 REST = 90.0
 #: seconds below which no round begins
 SHORTEST = 5.0
-#: a second and a third Dask worker as soon as there is some work
-QUEUE = {
-    "maximum_jobs": 3,
-    "target-duration": "500ms",
-    "unknown-task-duration": "5s",
-}
+#: seconds after Ctrl-C from which a driver that closes as usual has not seen it
+WENT_ON = 30.0
 #: texts that no driver may print on stderr
 NEVER = ("Task was destroyed", "exception was never retrieved")
-
-
-class Stack(RealStack):
-    """A stack whose parts can be killed, stopped and started again."""
-
-    def __init__(self) -> None:
-        super().__init__(queue=QUEUE, project="faults")
-        self._commands: dict[str, list[str]] = {}
-
-    @property
-    def buffers(self) -> Path:
-        """Where the hashserver keeps them."""
-        return self.home / "seamless" / "buffers" / self.project
-
-    def service(self, kind: str) -> tuple[Path, dict[str, Any]]:
-        """The status file of a service, and what it says."""
-        (path,) = self._server_dir.glob(f"{kind}-*.json")
-        return path, json.loads(path.read_text())
-
-    def process(self, kind: str) -> psutil.Process:
-        """The process of a service."""
-        return psutil.Process(self.service(kind)[1]["pid"])
-
-    def kill(self, kind: str) -> None:
-        """Kill a server."""
-        process = self.process(kind)
-        command = process.cmdline()
-        if "--port-range" in command:
-            at = command.index("--port-range")
-            command[at : at + 3] = ["--port", str(self.service(kind)[1]["port"])]
-            at = command.index("--status-file")
-            del command[at : at + 2]
-        self._commands[kind] = command
-        process.kill()
-        with contextlib.suppress(psutil.NoSuchProcess):
-            process.wait(30)
-
-    def start_again(self, kind: str) -> None:
-        """Start a server that was killed, on its port, as if the launcher had."""
-        path, status = self.service(kind)
-        with (self.home / f"{kind}-again.log").open("a") as log:
-            process = subprocess.Popen(
-                self._commands[kind],
-                cwd=self.home,
-                env=self.environment(),
-                stdin=subprocess.DEVNULL,
-                stdout=log,
-                stderr=log,
-                start_new_session=True,
-            )
-        path.write_text(json.dumps({**status, "pid": process.pid}))
-
-    def dask_workers(self) -> list[psutil.Process]:
-        """The Dask workers, in the order of their start."""
-        return _spawned(self.process("daskserver"), "spawn_main")
-
-    def fork_servers(self) -> list[psutil.Process]:
-        """What the Seamless processes are forked from, one for each Dask worker."""
-        return [s for w in self.dask_workers() for s in _spawned(w, "forkserver")]
-
-    def seamless_processes(self) -> list[psutil.Process]:
-        """The Seamless processes of all Dask workers."""
-        return [p for s in self.fork_servers() for p in _spawned(s, "forkserver")]
-
-    def orphans(self, known: set[int]) -> list[psutil.Process]:
-        """Processes that no service has, and none of those that are known."""
-        roots = {status.get("pid") for status in self.services().values()} | known
-        found = []
-        for process in self.processes():
-            try:
-                line = {process.pid, *(parent.pid for parent in process.parents())}
-            except psutil.Error:
-                continue
-            if not line & roots:
-                found.append(process)
-        return found
-
-
-def _spawned(parent: psutil.Process, what: str) -> list[psutil.Process]:
-    found: list[tuple[float, int, psutil.Process]] = []
-    try:
-        for child in parent.children():
-            with contextlib.suppress(psutil.Error):
-                if what in " ".join(child.cmdline()):
-                    found.append((child.create_time(), child.pid, child))
-    except psutil.Error:
-        return []
-    return [child for *_, child in sorted(found, key=lambda each: each[:2])]
-
-
-def shared_memory(processes: list[psutil.Process]) -> set[Path]:
-    """The shared memory with a name that processes have open or mapped."""
-    found = set()
-    for process in processes:
-        with contextlib.suppress(psutil.Error, OSError):
-            paths = [m.path for m in process.memory_maps()]
-            paths += [f.path for f in process.open_files()]
-            found |= {Path(p) for p in paths if p.startswith("/dev/shm/")}
-    return found
-
-
-class Driver:
-    """One driver process; what it says is read in a thread."""
-
-    def __init__(
-        self,
-        stack: Stack,
-        log: Path,
-        hear: Callable[[dict[str, Any]], None],
-        *arguments: str,
-    ) -> None:
-        self.log = log
-        self.ready = threading.Event()
-        self.closed = False
-        #: what was done to it
-        self.fate: str | None = None
-        self._hear = hear
-        with log.open("w") as file:
-            self.process = subprocess.Popen(
-                [sys.executable, str(DRIVER), *arguments],
-                cwd=stack.project_dir,
-                env=stack.environment(),
-                stdin=subprocess.PIPE,
-                stdout=subprocess.PIPE,
-                stderr=file,
-                text=True,
-                start_new_session=True,
-            )
-        self._reader = threading.Thread(target=self._read, daemon=True)
-        self._reader.start()
-
-    def _read(self) -> None:
-        assert self.process.stdout is not None
-        for line in self.process.stdout:
-            try:
-                message = json.loads(line)
-            except json.JSONDecodeError:
-                # the last line of one that was killed, or what somebody printed
-                continue
-            if "ready" in message:
-                self.ready.set()
-            elif "closed" in message:
-                self.closed = True
-            else:
-                self._hear(message)
-        # It has ended, or is about to.
-        self.ready.set()
-
-    def wait(self, seconds: float) -> bool:
-        """Whether it ends within so many seconds, and all it said is read."""
-        try:
-            self.process.wait(seconds)
-        except subprocess.TimeoutExpired:
-            return False
-        self._reader.join(30)
-        return True
-
-    def signal(self, number: signal.Signals) -> None:
-        """Send a signal to it and its group."""
-        with contextlib.suppress(ProcessLookupError):
-            os.killpg(self.process.pid, number)
 
 
 class FaultSoak:
@@ -243,8 +73,7 @@ class FaultSoak:
         self._over = threading.Event()
         self._drivers: dict[int, Driver] = {}
         self._canceller: Driver | None = None
-        self._expected: dict[str, str] = {}
-        self._announced: set[str] = set()
+        self._checks = Checks(stack, seed)
 
     # -- telling -----------------------------------------------------------------
 
@@ -264,13 +93,17 @@ class FaultSoak:
         """Do rounds for so many seconds; see `faults.rounds` for the plan."""
         with self._starts:
             self._canceller = self._start("canceller", self._hear_cancelled, "cancel")
-        end = time.monotonic() + seconds
-        for planned in faults.rounds(self.seed, **plan):
-            left = end - time.monotonic()
-            if left < SHORTEST or self._over.is_set():
-                break
-            self._round(planned, min(planned.seconds, left))
-        if not self._over.is_set():
+        try:
+            end = time.monotonic() + seconds
+            for planned in faults.rounds(self.seed, **plan):
+                left = end - time.monotonic()
+                if left < SHORTEST or self._over.is_set():
+                    break
+                self._round(planned, min(planned.seconds, left))
+        except BaseException:
+            self._over.set()
+            raise
+        finally:
             assert self._canceller.process.stdin is not None
             self._canceller.process.stdin.close()
             self._ended(self._canceller, "the canceller", self.logs)
@@ -376,6 +209,7 @@ class FaultSoak:
         while not driver.wait(0.5):
             if self._over.is_set():
                 driver.signal(signal.SIGKILL)
+                driver.wait(DEADLINE)
                 return
             if deadline is None and (driver.fate or over.exists()):
                 deadline = time.monotonic() + DEADLINE
@@ -387,6 +221,9 @@ class FaultSoak:
         for never in NEVER:
             if never in text:
                 self.problem(f"{name} printed '{never}': {driver.log}")
+        late = time.monotonic() - driver.fate_time > WENT_ON
+        if driver.fate == "interrupted" and driver.closed and late:
+            self.problem(f"{name} went on after it was interrupted")
         if driver.fate is None and (driver.process.returncode or not driver.closed):
             code = driver.process.returncode
             self.problem(f"{name} ended with exit code {code}: {text[-2000:]}")
@@ -474,7 +311,7 @@ class FaultSoak:
 
     def _kill_all_processes_of_a_worker(self, number: int) -> str:
         server = self._choose(number, self.stack.fork_servers())
-        victims = _spawned(server, "forkserver") if server else []
+        victims = spawned(server, "forkserver") if server else []
         return ", ".join(self._shoot(v, self._happened.processes) for v in victims)
 
     def _kill_a_fork_server(self, number: int) -> str:
@@ -508,8 +345,7 @@ class FaultSoak:
             if not drivers:
                 return "nobody there"
             driver = drivers[number % len(drivers)]
-            driver.fate = fate
-        driver.signal(how)
+        driver.end(how, fate)
         return driver.log.stem
 
     def _interrupt_a_driver(self, number: int) -> str:
@@ -522,89 +358,31 @@ class FaultSoak:
 
     def _judge(self, happened: faults.Happened) -> None:
         """Compare what the drivers were given with what is right."""
-        forest = faults.Forest(Grower(DEPTH, WIDTH), self.seed, self._round_number)
-        salt = faults.salt(self.seed, self._round_number)
-        pause = faults.pause(self.seed, self._round_number)
-        make = delayed(tree_node)
-        trees: dict[int, tuple[int, dict[str, str]]] = {}
-        for _, outcome in self._outcomes:
-            if outcome.tree in trees:
-                continue
-            spec = forest[outcome.tree]
-            seen: set[str] = set()
-            value = evaluate(spec, 0, seen)
-            nodes = {}
-            for branch, carry in map(json.loads, seen):
-                checksum = make(salt, branch, carry, pause).construct().hex()
-                right = Buffer(evaluate(branch, carry, set()), "mixed")
-                nodes[checksum] = right.get_checksum().hex()
-            trees[outcome.tree] = value, nodes
-            self._expected.update(nodes)
         for where, outcome in self._outcomes:
-            value, nodes = trees[outcome.tree]
-            assert outcome.checksum in nodes
-            what = faults.wrong(outcome, value, set(nodes), happened)
-            self.counts["values" if outcome.error is None else "errors"] += 1
+            self.counts[faults.kind(outcome)] += 1
+            what = self._checks.judge(self._round_number, outcome, happened)
             if what is not None:
-                error = f"\n{outcome.trace}" if outcome.trace else ""
-                self.problem(f"{where}, tree {outcome.tree}: {what}{error}")
-            if outcome.error is None:
-                # What it has called was announced to it.
-                self._announced |= nodes.keys()
+                trace = f"\n{outcome.trace}" if outcome.trace else ""
+                self.problem(f"{where}, {outcome.sort} {outcome.number}: {what}{trace}")
 
     def _quiet(self) -> None:
         """Nobody wants anything: see whether anything is left."""
-        left = self._until_none(self._at_rest, REST)
+        left = until_none(self._checks.at_rest, REST)
         if left:
             self.problem(f"not at rest: {left}")
         known = {self._canceller.process.pid} if self._canceller else set()
-        orphans = self._until_none(lambda: self.stack.orphans(known), REST / 3)
+        orphans = until_none(lambda: self.stack.orphans(known), REST / 3)
         if orphans:
-            lines = [f"{p.pid} {' '.join(p.cmdline())}" for p in orphans]
-            self.problem(f"orphan processes: {'; '.join(lines)}")
+            self.problem(f"orphan processes: {'; '.join(orphans)}")
         self._memory |= shared_memory(self.stack.processes())
-        missing = self._stored()
+        missing = self._checks.stored()
         for text in missing:
             self.problem(text)
         self.note(
-            f"quiet: leases and tasks at rest {sum(left.values()) if left else 0}, "
-            f"orphans {len(orphans or ())}, results {len(self._announced)}, of these "
-            f"not stored {len(missing)}, hangs {self.counts['hangs']}"
+            f"quiet: leases and tasks at rest {sum(left.values())}, orphans "
+            f"{len(orphans)}, results {self._checks.results}, of these wrong or not "
+            f"stored {len(missing)}, hangs {self.counts['hangs']}"
         )
-
-    def _at_rest(self) -> dict[str, int]:
-        address = self.stack.scheduler_address()
-        asked = subprocess.run(
-            [sys.executable, "-m", "seamless_dask.status", "--json", address],
-            env=self.stack.environment(),
-            capture_output=True,
-            text=True,
-            timeout=120,
-        )
-        if asked.returncode:
-            return {asked.stderr.strip(): 1}
-        left = faults.at_rest(json.loads(asked.stdout))
-        kept = call_scheduler(address, lambda s: s.who_has(keys=None))
-        return {**left, **({"tasks kept": len(kept)} if kept else {})}
-
-    def _until_none(self, look: Callable[[], Any], seconds: float) -> Any:
-        """Return what is still there after so many seconds."""
-        deadline = time.monotonic() + seconds
-        while (found := look()) and time.monotonic() < deadline:
-            time.sleep(0.5)
-        return found
-
-    def _stored(self) -> list[str]:
-        """What is wrong in database and hashserver."""
-        results = self.stack.stored().results
-        problems = faults.not_stored(self._expected, results, sorted(self._announced))
-        for checksum in sorted(self._announced & results.keys()):
-            content = self.stack.buffer(results[checksum])
-            if content is None:
-                problems.append(f"transformation {checksum}: no buffer of its result")
-            elif Buffer(content).get_checksum().hex() != results[checksum]:
-                problems.append(f"transformation {checksum}: a wrong buffer")
-        return problems
 
     def keep_logs(self) -> Path:
         """Copy all logs of the stack to where those of the drivers are."""

@@ -31,6 +31,8 @@ DECK = {
 ENDS = {"restart": "start again", "slow": "let go on"}
 #: seconds that they last, at least and at most
 OUTAGE = (1.0, 6.0)
+#: bytes of a large result
+BLOB = 2_000_000
 #: how a driver runs its transformations
 WAYS = ("parallel", "start", "threads", "task")
 #: ways in which a driver can cancel what it has started
@@ -73,6 +75,8 @@ class Batch:
     #: numbers of trees; the drivers of a round have a forest in common
     trees: tuple[int, ...]
     way: str
+    #: numbers of large results, each of which another transformation reads
+    blobs: tuple[int, ...] = ()
     #: {place in `trees`: seconds until it is cancelled}
     cancels: dict[int, float] = field(default_factory=dict)
 
@@ -145,7 +149,10 @@ def batch(seed: int, number: int, slot: int, position: int) -> Batch:
         for place in range(len(trees)):
             if rng.random() < 0.25:
                 cancels[place] = round(rng.uniform(0.0, 3.0), 2)
-    return Batch(trees, way, cancels)
+    blobs: tuple[int, ...] = ()
+    if rng.random() < 0.4:
+        blobs = tuple(rng.sample(range(position, position + 3), 2))
+    return Batch(trees, way, blobs, cancels)
 
 
 def pause(seed: int, number: int) -> float:
@@ -189,13 +196,14 @@ class Forest:
 
 @dataclass(frozen=True)
 class Outcome:
-    """How a tree ended for a driver. Times are those of the wall clock, in seconds."""
+    """How something ended for a driver. Times are those of the wall clock, in seconds."""
 
-    tree: int
-    checksum: str
+    #: "tree" or "blob"
+    sort: str
+    number: int
     begin: float
     end: float
-    value: int | None = None
+    value: Any = None
     error: str | None = None
     trace: str | None = None
 
@@ -217,10 +225,23 @@ _LOST = re.compile(r"The Seamless process that ran .* was lost (\d+) times:")
 _WORKERS = re.compile(r"KilledWorker")
 
 
+def kind(outcome: Outcome) -> str:
+    """What sort of outcome it is, for counting."""
+    if outcome.error is None:
+        return "values"
+    sorts = {
+        _LOST: "of lost processes",
+        _WORKERS: "of lost workers",
+        _CANCELLED: "of cancels",
+    }
+    found = (sort for text, sort in sorts.items() if text.search(outcome.error))
+    return f"errors {next(found, 'of other sorts')}"
+
+
 def wrong(
-    outcome: Outcome, value: int, checksums: set[str], happened: Happened
+    outcome: Outcome, value: Any, checksums: set[str], happened: Happened
 ) -> str | None:
-    """Return what is wrong with the outcome of a tree, None if nothing is.
+    """Return what is wrong with an outcome, None if nothing is.
 
     Parameters
     ----------
@@ -229,7 +250,7 @@ def wrong(
     value
         What plain Python gives.
     checksums
-        Of all transformations of the tree.
+        Of all transformations that it takes.
     happened
         In this round.
     """

@@ -37,6 +37,7 @@ from . import (
     selection,
     small_buffers,
     thread_loops,
+    thrift,
     waits,
 )
 from .bash_commands import PROCESS_ENV
@@ -145,6 +146,7 @@ class Initializer:
         synchronize_caches()
         bound_results()
         thread_loops.install()
+        thrift.install()
         child_values.install(worker)
         worker._execute_transformation_request = Collector(
             worker._execute_transformation_request

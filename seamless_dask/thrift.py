@@ -4,6 +4,10 @@ Its background writer promises each buffer to the hashserver before it writes it
 readers may come earlier than the buffer, and it does so one at a time. A promise of a
 small buffer takes as long as the buffer itself, which is there no later without it.
 
+Where Seamless finds a result in the memory of a process, it promises its buffer, too,
+although nobody writes it then. That fails while the hashserver is away, and with it
+the transformation that asked.
+
 It does not read the answer to what it writes. If that has not come in full by then,
 aiohttp closes the connection: most writes need a new one, and the port of the old one
 stays taken for a minute.
@@ -19,7 +23,7 @@ import aiohttp
 from seamless import Checksum
 from seamless.caching import buffer_writer
 
-#: bytes up to which a buffer is not worth a promise
+#: bytes up to which a buffer that is being written is not worth a promise
 SMALL = 64 * 1024
 
 _Promise = Callable[[Checksum], Awaitable[None]]
@@ -31,15 +35,15 @@ def install() -> None:
     from seamless_remote.client import Client
 
     if not hasattr(buffer_remote.promise, "__wrapped__"):
-        buffer_remote.promise = _of_large(buffer_remote.promise)
+        buffer_remote.promise = _of_large_writes(buffer_remote.promise)
         Client._get_session = _that_read_answers(Client._get_session)
 
 
-def _of_large(original: _Promise) -> _Promise:
+def _of_large_writes(original: _Promise) -> _Promise:
     @functools.wraps(original)
     async def promise(checksum: Checksum) -> None:
         entry = buffer_writer._entries.get(Checksum(checksum))
-        if entry is None or len(entry.buffer.content) > SMALL:
+        if entry is not None and len(entry.buffer.content) > SMALL:
             await original(checksum)
 
     return promise

@@ -118,6 +118,38 @@ print(json.dumps(value == list(range(20_000))))
 """
 
 
+AGAIN_DRIVER = """
+import json, sys
+import seamless, seamless.config
+from seamless.transformer import direct
+
+@direct
+def outer(path):
+    import os, time
+    from seamless.transformer import direct
+
+    @direct
+    def leaf(n):
+        return list(range(n))
+
+    def passed(name):
+        open(f"{path}/{name}", "w").close()
+
+    first = leaf(5)
+    passed("first")
+    while not os.path.exists(f"{path}/away"):
+        time.sleep(0.02)
+    second = leaf(5)
+    passed("second")
+    return [first, second]
+
+seamless.config.init(workdir=".")
+value = outer(sys.argv[1])
+seamless.close()
+print(json.dumps(value))
+"""
+
+
 class Workload:
     """Nested transformations that take some seconds and log each execution."""
 
@@ -325,6 +357,25 @@ def test_a_driver_waits_for_what_it_asks(
     finally:
         start_again(stack, kind, command)
     assert stack.finish(driver, begin=begin, timeout=60).value
+
+
+def test_what_a_process_knows_needs_no_hashserver(
+    stack: RealStack, tmp_path: Path
+) -> None:
+    """A transformation calls the same again while the hashserver is away."""
+    script = stack.project_dir / "again.py"
+    script.write_text(AGAIN_DRIVER)
+    begin = time.monotonic()
+    driver = stack.start(script, tmp_path)
+    wait_until((tmp_path / "first").exists, "the first call")
+    command = kill(stack, "hashserver")
+    try:
+        (tmp_path / "away").touch()
+        wait_until((tmp_path / "second").exists, "the second call", 30)
+    finally:
+        start_again(stack, "hashserver", command)
+    value = stack.finish(driver, begin=begin, timeout=60).value
+    assert value == [list(range(5))] * 2
 
 
 def test_the_connection_to_the_scheduler_breaks(stack: RealStack) -> None:

@@ -219,30 +219,39 @@ def chain(salt: str, n: int = 50) -> Outcome:
     return outcome(begin, value.run(), expected, n)
 
 
-def big(salt: str, n: int = 10, megabytes: int = 10) -> Outcome:
-    """Large results, each the input of another transformation."""
+def produce(salt, i, size):
+    """Return so many bytes."""
+    import random
 
-    def produce(salt, i, size):
-        import random
+    return random.Random(f"{salt}/{i}").randbytes(size)
 
-        return random.Random(f"{salt}/{i}").randbytes(size)
 
-    def consume(blob):
-        import zlib
+def consume(blob):
+    """Return what can be compared of them."""
+    import zlib
 
-        content = blob.content  # celltype bytes arrives as a seamless.Buffer
-        return [len(content), zlib.crc32(content)]
+    content = blob.content  # celltype bytes arrives as a seamless.Buffer
+    return [len(content), zlib.crc32(content)]
 
+
+def bulk() -> tuple[Any, Any]:
+    """Return the transformers of `produce` and `consume`."""
     producer, consumer = delayed(produce), delayed(consume)
     producer.celltypes.result = "bytes"
     consumer.celltypes.blob = "bytes"
+    return producer, consumer
+
+
+def big(salt: str, n: int = 10, megabytes: int = 10) -> Outcome:
+    """Large results, each the input of another transformation."""
+
+    producer, consumer = bulk()
     size = megabytes * 1_000_000
     begin = time.perf_counter()
     values = run_all([consumer(producer(salt, i, size)) for i in range(n)])
     expected = []
     for i in range(n):
-        blob = random.Random(f"{salt}/{i}").randbytes(size)
-        expected.append([size, zlib.crc32(blob)])
+        expected.append([size, zlib.crc32(produce(salt, i, size))])
     return outcome(begin, values, expected, 2 * n)
 
 
