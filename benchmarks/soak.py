@@ -29,6 +29,8 @@ sys.path.insert(0, str(_HERE.parent / "examples"))
 from local_stack import LocalStack  # noqa: E402
 
 MEGABYTE = 1_000_000
+#: Seamless processes that are looked at
+CHILDREN = 2
 FAULTS = "instead: two drivers at a time, while all that can be killed is"
 #: what the step lines of the driver begin with
 MARK = "soak "
@@ -116,7 +118,9 @@ def kinds(stack: LocalStack, driver: int) -> dict[str, list[psutil.Process]]:
             continue
         found["scheduler"] = [process]
         found["worker"] = _spawned(process)
-        found["child"] = [c for worker in found["worker"] for c in _spawned(worker)]
+        servers = [server for worker in found["worker"] for server in _spawned(worker)]
+        # Those that are there from the start; others come under load and go again.
+        found["child"] = [c for server in servers for c in server.children()][:CHILDREN]
     return found
 
 
