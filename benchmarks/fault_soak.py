@@ -417,6 +417,11 @@ def run(
                 soak.run(seconds, **plan)
             finally:
                 soak.keep_logs()
+            for stop in stack.stop():
+                how = (
+                    f"by {stop.by} after {stop.seconds:.1f} s" if stop.by else "before"
+                )
+                soak.note(f"{stop.service} has ended {how}")
     except Exception:  # the end of a run is told like all else
         if soak is None:
             raise

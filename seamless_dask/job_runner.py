@@ -84,7 +84,16 @@ class JobRunner:
 
         def work() -> None:
             report = self._run(JobTurn(payload["job"]), payload)
-            loop.call_soon_threadsafe(answer.set_result, report)
+            try:
+                loop.call_soon_threadsafe(tell, report)
+            except RuntimeError as error:  # the loop is closed: the process is ending
+                logger.debug(
+                    "Nobody is told how job %s ended: %r", payload["job"], error
+                )
+
+        def tell(report: JobReport | None) -> None:
+            if not answer.done():  # it is if the Dask worker has been lost
+                answer.set_result(report)
 
         threading.Thread(target=work, name="seamless-job", daemon=True).start()
         return await answer

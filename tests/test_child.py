@@ -8,6 +8,7 @@ import threading
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -18,6 +19,7 @@ from seamless_dask.job_context import (
     belong_to,
     inherit_in_threads,
 )
+from seamless_dask.job_runner import JobRunner
 from seamless_dask.turns import JobTurn, TurnKeeper
 
 
@@ -166,3 +168,41 @@ def test_threads_of_a_job_execute_like_itself(monkeypatch: pytest.MonkeyPatch) -
     keeper.end(other, [])
     job_thread.join(30)
     assert not job_thread.is_alive()
+
+
+@pytest.mark.parametrize("closed", [True, False])
+def test_a_job_may_end_after_its_worker(
+    monkeypatch: pytest.MonkeyPatch, closed: bool
+) -> None:
+    """Nobody is there to be told, which is no error of the thread or of the loop."""
+    complaints: list[Any] = []
+    monkeypatch.setattr(threading, "excepthook", complaints.append)
+    begun, go = threading.Event(), threading.Event()
+
+    def execute(*_: Any) -> None:
+        begun.set()
+        assert go.wait(30)
+
+    # What it does before and after would end the processes of other tests.
+    monkeypatch.setattr(JobRunner, "_run", execute)
+
+    def threads() -> list[threading.Thread]:
+        return [t for t in threading.enumerate() if t.name == "seamless-job"]
+
+    async def lose() -> None:
+        loop = asyncio.get_running_loop()
+        loop.set_exception_handler(lambda _, context: complaints.append(context))
+        runner = JobRunner(lambda _: None, TurnKeeper(None, lambda job, waited: None))
+        running = asyncio.create_task(runner.run({"job": "a"}))
+        await asyncio.to_thread(begun.wait, 30)
+        running.cancel()
+        if not closed:
+            go.set()
+            for thread in threads():
+                await asyncio.to_thread(thread.join, 30)
+
+    asyncio.run(lose())
+    go.set()
+    for thread in threads():
+        thread.join(30)
+    assert complaints == []
