@@ -17,8 +17,7 @@ five.
 from __future__ import annotations
 
 import functools
-import threading
-from collections.abc import Callable, Iterable, Set
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from typing import Any
 
@@ -162,22 +161,3 @@ def attempt(part: Part, method: Callable[[], Any], problems: list[str]) -> Any:
     except Exception as error:  # noqa: BLE001
         problems.append(f"{part.title}: {error!r}")
     return None
-
-
-def leftover_threads(known: Set[threading.Thread]) -> list[str]:
-    """Return the names of threads that a job has left running.
-
-    Parameters
-    ----------
-    known
-        Threads that were there before the job.
-    """
-    mine = threading.current_thread()
-    return sorted(
-        f"{thread.name} ({type(thread).__name__})"
-        for thread in threading.enumerate()
-        if thread not in known
-        and thread is not mine
-        # one of tqdm's for each process, and threads that C code has made
-        and type(thread).__name__ not in ("TMonitor", "_DummyThread")
-    )

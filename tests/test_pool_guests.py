@@ -7,7 +7,6 @@ would hurt it, and is in its process where that is possible.
 from __future__ import annotations
 
 import textwrap
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -15,24 +14,12 @@ import pytest
 from patient_jobs import running, starts
 from polling import wait_until
 from seamless.transformer import delayed
-from test_pool_sharing import SOON, quiet
+from test_pool_sharing import SOON, crew  # noqa: F401 - a fixture
 
 from seamless_dask import SeamlessDaskClient
-from seamless_dask import crew as crew_module
 from seamless_dask.crew import Crew
-from seamless_dask.pool import Pool
 
 pytestmark = pytest.mark.cluster
-
-
-@pytest.fixture
-def crew(dummy: SeamlessDaskClient, monkeypatch: pytest.MonkeyPatch) -> Iterator[Crew]:
-    """The processes of the dummy scheduler's worker; jobs share them from two on."""
-    crew = Pool.of_this_process(2, {}, "")._crew
-    monkeypatch.setattr(crew_module, "IDLE_LIMIT", 0.0)
-    wait_until(lambda: quiet(crew), "only two processes are left", SOON)
-    monkeypatch.setattr(crew, "limit", 2)
-    yield crew
 
 
 def host(path: str, before: str, after: str) -> Any:
@@ -217,7 +204,9 @@ PAIRS = {
 
 @pytest.mark.parametrize("name", PAIRS)
 def test_neither_meets_what_is_the_others(
-    crew: Crew, tmp_path: Path, name: str
+    crew: Crew,  # noqa: F811
+    tmp_path: Path,
+    name: str,
 ) -> None:
     """While the host waits, and after the guest has ended."""
     pair = PAIRS[name]
@@ -237,7 +226,8 @@ def test_neither_meets_what_is_the_others(
 
 
 def test_one_that_waits_for_a_lock_of_the_other_begins_elsewhere(
-    crew: Crew, tmp_path: Path
+    crew: Crew,  # noqa: F811
+    tmp_path: Path,
 ) -> None:
     """The host holds a lock of Python across its call, and the guest wants it."""
     path = str(tmp_path)

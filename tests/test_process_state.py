@@ -8,13 +8,12 @@ import os
 import shutil
 import subprocess
 import sys
-import threading
 from pathlib import Path
 from typing import Any
 
 import pytest
 
-from seamless_dask.process_state import ProcessState, leftover_threads
+from seamless_dask.process_state import ProcessState
 from seamless_dask.state_namespaces import CLASSES, NAMESPACES
 
 SCRIPT = Path(__file__).with_name("process_changes.py")
@@ -285,26 +284,6 @@ def test_systems_with_less() -> None:
         "print(json.dumps([reasons, fresh, os.umask(0), os.environ['A']]))\n"
     )
     assert run(script=script) == [[], [True, False], 0o007, "1"]
-
-
-def test_leftover_threads() -> None:
-    known = set(threading.enumerate())
-    end = threading.Event()
-    class_of_tqdm = type("TMonitor", (threading.Thread,), {})
-    threads = [
-        threading.Thread(target=end.wait, name="reader"),
-        class_of_tqdm(target=end.wait, name="monitor"),
-    ]
-    for thread in threads:
-        thread.start()
-    try:
-        assert leftover_threads(known) == ["reader (Thread)"]
-        assert leftover_threads(known | set(threads)) == []
-    finally:
-        end.set()
-        for thread in threads:
-            thread.join()
-    assert leftover_threads(known) == []
 
 
 def test_documented() -> None:
