@@ -192,7 +192,8 @@ def test_a_job_may_end_after_its_worker(
     async def lose() -> None:
         loop = asyncio.get_running_loop()
         loop.set_exception_handler(lambda _, context: complaints.append(context))
-        runner = JobRunner(lambda _: None, TurnKeeper(None, lambda job, waited: None))
+        keeper = TurnKeeper(None, lambda job, waited: None, lambda job: None)
+        runner = JobRunner(lambda _: None, keeper)
         running = asyncio.create_task(runner.run({"job": "a"}))
         await asyncio.to_thread(begun.wait, 30)
         running.cancel()
