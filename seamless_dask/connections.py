@@ -19,6 +19,9 @@ to know whether a service is well.
 from __future__ import annotations
 
 import asyncio
+import atexit
+import concurrent.futures
+import logging
 import os
 import threading
 import weakref
@@ -28,12 +31,17 @@ from typing import Any
 import aiohttp
 from seamless.caching import buffer_writer
 
+logger = logging.getLogger(__name__)
+
 #: seconds between two looks whether a session is still in use
 LOOK = 0.5
 
 #: transformations of an event loop that are prepared and looked up at a time; others
 #: wait for that before they need time of the loop or a connection
 AT_A_TIME = 64
+
+#: sessions that are closed as soon as they are not in use any more
+_to_be_closed: weakref.WeakSet[aiohttp.ClientSession] = weakref.WeakSet()
 
 _Writing = Callable[[Any], Awaitable[None]]
 
@@ -67,6 +75,7 @@ def install() -> None:
 
     if client.Client.healthcheck is _healthcheck:
         return
+    atexit.register(_close_now, os.getpid())
     client._build_request_timeout = _patient(client._build_request_timeout)
     client._close_session = _unless_used(client._close_session)
     client.Client.healthcheck = _healthcheck
@@ -164,6 +173,7 @@ def _unless_used(
         loop = session._loop
         # In a forked process nobody goes on with the loops of its parent.
         if _in_use(session) and loop.is_running() and os.getpid() == process:
+            _to_be_closed.add(session)
             loop.call_soon_threadsafe(close_when_unused, session, loop)
         else:
             original(session)
@@ -174,9 +184,25 @@ def _unless_used(
         if _in_use(session):
             loop.call_later(LOOK, close_when_unused, session, loop)
         else:
+            _to_be_closed.discard(session)
             original(session)
 
     return close_session
+
+
+def _close_now(process: int) -> None:
+    """Close, at the exit of the interpreter, what is still to be closed."""
+    if os.getpid() != process:  # it was forked, and its parent goes on
+        return
+    for session in tuple(_to_be_closed):
+        loop = session._loop
+        if not loop.is_running():
+            continue
+        closing = asyncio.run_coroutine_threadsafe(session.close(), loop)
+        try:
+            closing.result(LOOK)
+        except concurrent.futures.TimeoutError:
+            logger.debug("A session could not be closed in time")
 
 
 def _without_dead_threads(
