@@ -337,7 +337,7 @@ def test_job_script_is_for_our_eyes_only(tmp_path: Path) -> None:
     scheduler = SimpleNamespace(address="tcp://127.0.0.1:1")
     cluster: Any = SimpleNamespace(new_spec=spec, scheduler=scheduler)
     queue = Queue(query=(), parse=lambda text: {}, cancel=(), system="slurm")
-    assert asyncio.run(Submitter(cluster, queue).submit([])).id == "7"
+    assert asyncio.run(Submitter(cluster, queue).submit([])) == "7"
     assert (tmp_path / "mode").read_text() == "600\n"
     assert not Path((tmp_path / "name").read_text().strip()).exists()
 
