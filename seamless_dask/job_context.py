@@ -99,7 +99,7 @@ class JobExecutor(ThreadPoolExecutor):
 
 
 #: names of threads that run no code of users, or that are counted elsewhere
-OWN_THREADS = "seamless-"
+OWN_THREADS = ("seamless-", "Seamless")
 
 
 def inherit_in_threads(variables: Sequence[JobLocal], keeper: TurnKeeper) -> None:

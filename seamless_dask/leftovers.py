@@ -28,8 +28,8 @@ TRACKERS = (
     "joblib.externals.loky.backend.resource_tracker",
     "loky.backend.resource_tracker",
 )
-#: thread of seamless-core that writes buffers
-WRITER = "SeamlessBufferWriter"
+#: names of threads that event loops have, ours too: a loop of the job ends its own
+LOOP_THREADS = "asyncio_"
 
 
 class Leftovers:
@@ -53,8 +53,9 @@ class Leftovers:
         """
         deadline = time.monotonic() + THREADS_GRACE
         excused = {thread.ident for thread in others}
+        started = {thread.ident for thread in own}
         while True:
-            names = self._running(excused)
+            names = self._running(excused, started)
             # A thread that is just being started has no frame yet.
             names += [t.name for t in own if t.ident is None]
             if not names:
@@ -63,13 +64,15 @@ class Leftovers:
                 return [f"threads: {', '.join(sorted(names))}"]
             time.sleep(THREADS_PAUSE)
 
-    def _running(self, excused: set[int | None]) -> list[str]:
+    def _running(self, excused: set[int | None], started: set[int | None]) -> list[str]:
         names = []
         mine = threading.get_ident()
         for ident in sys._current_frames().keys() - self._threads - excused - {mine}:
             thread = threading._active.get(ident)  # type: ignore[attr-defined]
             if thread is None:
                 names.append("one without a name")
+            elif thread.name.startswith(LOOP_THREADS) and ident not in started:
+                continue
             # The monitor of tqdm only looks at bars, of which none is left.
             elif type(thread).__name__ != "TMonitor" and not is_ours(thread.name):
                 names.append(thread.name)
@@ -78,7 +81,7 @@ class Leftovers:
 
 def is_ours(name: str) -> bool:
     """Say whether a thread runs no code of users, by its name."""
-    return name.startswith(OWN_THREADS) or name == WRITER
+    return name.startswith(OWN_THREADS)
 
 
 def end_processes() -> list[str]:
