@@ -147,9 +147,9 @@ class Turns:
         self.jobs.remove(job)
         self.holder = None
         problems = self._state.reset()
-        for reason in [*left, *problems][:1]:
+        if left or problems:
             for other in self.jobs:
-                other.lost = reason
+                other.lost = (left or problems)[0]
             self.ready.clear()
         self._next()
         return problems
