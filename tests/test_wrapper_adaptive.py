@@ -224,3 +224,14 @@ async def test_a_lost_worker_that_dask_forgets_is_replaced(tmp_path, monkeypatch
             await until(lambda: list(cluster.worker_spec) == list(cluster.workers))
             assert len(cluster.workers) == len(cluster.scheduler.workers) == 1
             assert plugin.scaling.snapshot()["submission_error"] is None
+
+
+@pytest.mark.cluster
+@asynchronous
+async def test_the_end_does_not_wait_for_a_worker_that_does_not_start(tmp_path):
+    """Dask would, for ever."""
+    async with sluggish(tmp_path) as (_cluster, _plugin, client, marker):
+        marker.touch()
+        future = client.submit(int, 1)
+        await until(lambda: not marker.exists())
+        future.release()

@@ -34,6 +34,11 @@ START_SECONDS = 300.0
 #: What the keeper of a worker says when a worker that is gone will not come back.
 ENDED = {Status.closing_gracefully, Status.closing, Status.closed, Status.failed}
 
+#: What it says when it has ended itself.
+GONE = {Status.closed, Status.failed}
+#: Between two looks at what starts while the cluster closes, in seconds.
+END_PAUSE = 0.1
+
 
 def choose(
     jobs: Mapping[_Job, Sequence[str]],
@@ -101,6 +106,8 @@ class LocalAdaptive(Adaptive):
         #: Starts of workers that failed.
         self._starts = Backoff(*PAUSE)
         self._starting: asyncio.Task[None] | None = None
+        #: Ends what starts while the cluster closes.
+        self._ending: asyncio.Task[None] | None = None
         #: Why the last start failed, until that was looked at.
         self._start_error = ""
         super().__init__(
@@ -145,19 +152,39 @@ class LocalAdaptive(Adaptive):
         except Exception as error:  # noqa: BLE001 - whatever workers raise; shown later
             self._start_error = f"{type(error).__name__}: {error}"
 
+    def stop(self, reason: str = "unknown") -> None:
+        """Scale no more, and let no worker start any more: see `distributed`.
+
+        Called when the cluster closes, which would wait for all starts to end.
+        """
+        ends = self.state == "running" and self.cluster.status == Status.closing
+        super().stop(reason)
+        if ends:
+            self._ending = asyncio.ensure_future(self._end_starts())
+
+    async def _end_starts(self) -> None:
+        while any(keeper.status not in GONE for keeper in self.cluster._created):
+            for pid in self._starting_processes():
+                logger.info("The process %d of a worker starts too late.", pid)
+                os.kill(pid, signal.SIGKILL)
+            await asyncio.sleep(END_PAUSE)
+
+    def _starting_processes(self) -> set[int]:
+        processes = [
+            getattr(keeper, "process", None) for keeper in tuple(self.cluster._created)
+        ]
+        return {
+            process.pid
+            for process in processes
+            if process is not None and process.status == Status.starting
+        } - {None}
+
     def _end_stuck(self, now: float) -> None:
         """Kill processes that do not get to the end of their start.
 
         Their keepers, which wait for that for ever, start others.
         """
-        processes = [
-            getattr(keeper, "process", None) for keeper in tuple(self.cluster._created)
-        ]
-        starting = {
-            process.pid
-            for process in processes
-            if process is not None and process.status == Status.starting
-        } - {None}
+        starting = self._starting_processes()
         self._seen = {pid: self._seen.get(pid, now) for pid in starting}
         for pid, since in self._seen.items():
             if now - since > START_SECONDS:
