@@ -19,6 +19,8 @@ from typing import Any
 
 import psutil
 
+from . import usage
+
 logger = logging.getLogger(__name__)
 
 #: entries of a table that has one small entry per checksum
@@ -170,23 +172,27 @@ class Collector:
 
     def __call__(self, payload: Any) -> Any:
         """Run one job; then collect, so that nothing of it ends during the next one."""
-        began = time.perf_counter()
+        began = time.thread_time()
         try:
             return self._execute(payload)
         finally:
             with self._lock:
-                self._collect(time.perf_counter() - began)
+                self._collect(time.thread_time() - began)
 
     def _collect(self, seconds: float) -> None:
-        memory = self._memory()
-        if seconds * WORTH < self._cost and memory <= self._settled + GARBAGE:
+        """Collect after a job that has computed for some seconds."""
+        if seconds * WORTH < self._cost and not self._has_grown():
             gc.collect(1)  # what a short job has made is still young
-            self._settled = min(self._settled, memory)
             return
         began = time.perf_counter()
         gc.collect()
         self._cost = time.perf_counter() - began
         self._settled = self._memory()
+
+    def _has_grown(self) -> bool:
+        most = self._settled + GARBAGE
+        peak = usage.now().memory_peak
+        return (peak is None or peak > most) and self._memory() > most
 
     def _memory(self) -> int:
         try:

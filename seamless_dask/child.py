@@ -45,7 +45,7 @@ from .bounds import Collector, bound_results, synchronize_caches
 from .holdings import JobState
 from .job_context import JobExecutor, JobLocal, inherit_in_threads, let_each_job_ask
 from .job_runner import ABANDON, RUN, STARVED, STUCK, JobRunner
-from .turns import TurnKeeper
+from .turn_keeper import TurnKeeper
 
 logger = logging.getLogger(__name__)
 

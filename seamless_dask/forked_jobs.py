@@ -13,7 +13,7 @@ import traceback
 from typing import Any, NoReturn
 
 from .job_context import belong_to
-from .turns import TurnKeeper
+from .turn_keeper import TurnKeeper
 
 
 class ForkedJobError(RuntimeError):

@@ -20,7 +20,8 @@ from contextvars import ContextVar, copy_context
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from .turns import JobTurn, TurnKeeper
+    from .turn_keeper import TurnKeeper
+    from .turns import JobTurn
 
 
 class JobLocal:

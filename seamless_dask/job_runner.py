@@ -20,7 +20,8 @@ from . import forked_jobs
 from .child_errors import error_text
 from .job_context import belong_to
 from .leftovers import Leftovers, end_processes
-from .turns import JobTurn, TurnKeeper
+from .turn_keeper import TurnKeeper
+from .turns import JobTurn
 
 logger = logging.getLogger(__name__)
 

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import ctypes
 import faulthandler
-import logging
 import os
 import resource
 import signal
@@ -17,15 +16,13 @@ from .state_descriptors import Descriptors, StandardStreams, WorkingDirectory
 from .state_left_open import LeftOpen
 from .state_part import CannotPutBack, Part, Remembered, Setting
 
-logger = logging.getLogger(__name__)
-
 STATUS = "/proc/self/status"
 
 
 def _environ() -> Any:
     """Return the table of the C library, None if it cannot be had."""
     try:
-        return ctypes.POINTER(ctypes.c_char_p).in_dll(ctypes.CDLL(None), "environ")
+        return ctypes.c_void_p.in_dll(ctypes.CDLL(None), "environ")
     except ValueError:  # macOS
         return None
 
@@ -37,6 +34,8 @@ class Environment(Remembered):
 
     def __init__(self) -> None:
         self._table = _environ()
+        #: where the table was, with how many entries, at the last look
+        self._seen: tuple[int, int] | None = None
         self._data: dict[Any, Any] = os.environ._data  # type: ignore[attr-defined]
         super().__init__()
 
@@ -44,13 +43,20 @@ class Environment(Remembered):
         return dict(self._data), self._of_c()
 
     def _of_c(self) -> frozenset[bytes]:
-        table = self._table
-        found = []
-        if table:
-            index = 0
-            while (entry := table[index]) is not None:
-                found.append(entry)
-                index += 1
+        address = self._table.value if self._table else None
+        if not address:
+            return frozenset()
+        # A table stays as large as it has been.
+        count = self._seen[1] if self._seen and self._seen[0] == address else 0
+        pointers = (ctypes.c_void_p * (count + 1)).from_address(address)
+        if count and None not in pointers[:count] and pointers[count] is None:
+            entries: Any = (ctypes.c_char_p * count).from_address(address)
+            return frozenset(entries[:])
+        table = ctypes.cast(address, ctypes.POINTER(ctypes.c_char_p))
+        found: list[bytes] = []
+        while (entry := table[len(found)]) is not None:
+            found.append(entry)
+        self._seen = address, len(found)
         return frozenset(found)
 
     def restore(self, saved: tuple[dict[Any, Any], frozenset[bytes]]) -> None:
@@ -99,8 +105,6 @@ class Status:
 
     def __init__(self) -> None:
         self.umask: int | None = None
-        #: the most memory that the process had, in bytes
-        self.memory_peak: int | None = None
         self.ignored = self.caught = 0
         try:
             with open(STATUS, "rb", buffering=0) as file:
@@ -109,8 +113,6 @@ class Status:
             return
         if (value := self._value(text, b"\nUmask:\t")) is not None:
             self.umask = int(value, 8)
-        if (value := self._value(text, b"\nVmHWM:\t")) is not None:
-            self.memory_peak = int(value.removesuffix(b" kB")) * 1024
         self.ignored = int(self._value(text, b"\nSigIgn:\t") or b"0", 16)
         self.caught = int(self._value(text, b"\nSigCgt:\t") or b"0", 16)
 
@@ -121,18 +123,6 @@ class Status:
             return None
         start += len(label)
         return text[start : text.index(b"\n", start)]
-
-
-def reset_memory_peak() -> None:
-    """Have the system forget how much memory this process once had. Linux only."""
-    try:
-        descriptor = os.open("/proc/self/clear_refs", os.O_WRONLY | os.O_CLOEXEC)
-        try:
-            os.write(descriptor, b"5")
-        finally:
-            os.close(descriptor)
-    except OSError as error:
-        logger.debug("The peak of memory stays that of all jobs: %r", error)
 
 
 _SIGNALS = sorted(signal.valid_signals())
@@ -228,9 +218,12 @@ class Limits(Remembered):
         return [resource.getrlimit(number) for number in _LIMITS]
 
     def restore(self, saved: list[tuple[int, int]]) -> None:
+        present = self.save()
+        if present == saved:
+            return
         lost = []
         for (number, name), wanted, now in zip(
-            _LIMITS.items(), saved, self.save(), strict=True
+            _LIMITS.items(), saved, present, strict=True
         ):
             if wanted == now:
                 continue

@@ -6,30 +6,16 @@ is global in the process (see `seamless_dask.process_state`) is put aside for th
 that waits, and put back before it goes on; it goes on when the other one has ended, or
 waits in its turn.
 
-`Turns` decides, and knows neither threads nor time; `TurnKeeper` has threads wait.
-Runs inside each Seamless process.
+Here it is decided, without threads and time; see `seamless_dask.turn_keeper`.
 """
 
 from __future__ import annotations
 
-import logging
-import os
 import threading
-import time
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
 from dataclasses import dataclass, field
 from typing import Any, Protocol
 
 from .state_part import CannotPutBack
-from .state_system import Status, reset_memory_peak
-
-logger = logging.getLogger(__name__)
-
-#: seconds that a job waits at least for its process before it is started elsewhere
-PATIENCE = 1.0
-#: seconds of CPU time that our own threads need while a job stands still
-STANDSTILL_CPU = 0.05
 
 
 class State(Protocol):
@@ -78,7 +64,7 @@ class JobTurn:
     memory_peak: int | None = None
     #: seconds that its threads, which could go on, waited for the turn
     waited: float = 0.0
-    #: threads that its code has started
+    #: threads that run its code: that of the job, and those that it has started
     threads: set[threading.Thread] = field(default_factory=set)
 
 
@@ -193,212 +179,3 @@ class Turns:
         else:
             job.saved = None
         return True
-
-
-class TurnKeeper:
-    """Has the threads of a Seamless process wait for their turn.
-
-    Parameters
-    ----------
-    state
-        What is global in the process; None: see `watch`.
-    on_starved
-        Called, from any thread, with the id of a job that could go on and has waited
-        for its process as long as it had executed before, at least for `PATIENCE`; and
-        with the seconds for which it has waited.
-    on_stuck
-        Called with the id of a job that has the turn and has needed no CPU time for
-        half of the time for which it has had it, at least for `PATIENCE`, while an
-        abandoned job is there: it may wait for a lock which that one holds.
-    """
-
-    def __init__(
-        self,
-        state: State | None,
-        on_starved: Callable[[str, float], None],
-        on_stuck: Callable[[str], None],
-    ) -> None:
-        self._turns: Turns
-        if state is not None:
-            self.watch(state)
-        self._on_starved = on_starved
-        self._on_stuck = on_stuck
-        self.forget_all()
-        self._charged: JobTurn | None = None
-        self._cpu = os.times()
-
-    def forget_all(self) -> None:
-        """Start anew in a process that a job has forked."""
-        # In the forked process a lock stays taken that another thread had.
-        self._changed = threading.Condition()
-        #: of each thread: whether it counts as one that executes
-        self._thread = threading.local()
-
-    def watch(self, state: State) -> None:
-        """Take over what is global in the process, before its first job."""
-        self._turns = Turns(state)
-
-    def begin(self, job: JobTurn) -> bool:
-        """Let a new job execute in the calling thread if it can do so at once."""
-        with self._changed:
-            if not self._turns.begin(job):
-                return False
-            self._clock()
-            self._thread.executes = True
-            return True
-
-    def end(self, job: JobTurn, left: list[str]) -> list[str]:
-        """See `Turns.end`."""
-        with self._changed:
-            self._charge()
-            self._charged = None
-            problems = self._turns.end(job, left)
-            self._clock()
-            return problems
-
-    def threads_of(
-        self, job: JobTurn
-    ) -> tuple[list[threading.Thread], list[threading.Thread]]:
-        """Return the threads that a job has started, and those of all others."""
-        with self._changed:
-            others = [t for j in self._turns.jobs if j is not job for t in j.threads]
-            return list(job.threads), others
-
-    def abandon(self, job_id: str) -> bool:
-        """Let a job never go on; False if it has the turn, or is not here."""
-        with self._changed:
-            for job in self._turns.jobs:
-                if job.id == job_id:
-                    return self._turns.abandon(job)
-            return False
-
-    @contextmanager
-    def waiting(self, job: JobTurn | None) -> Iterator[None]:
-        """Have the calling thread, of a job, wait: another job may have the turn.
-
-        Parameters
-        ----------
-        job
-            None: nothing is to be done.
-        """
-        if job is None or not getattr(self._thread, "executes", False):
-            yield
-            return
-        self._thread.executes = False
-        self._waits(job)
-        try:
-            yield
-        finally:
-            self._executes(job)
-            self._thread.executes = True
-
-    @contextmanager
-    def executing(self, job: JobTurn | None) -> Iterator[None]:
-        """Have the calling thread execute for a job whose other threads may wait."""
-        if job is None or getattr(self._thread, "executes", False):
-            yield
-            return
-        self._executes(job)
-        self._thread.executes = True
-        try:
-            yield
-        finally:
-            self._thread.executes = False
-            self._waits(job)
-
-    def starting(self, job: JobTurn, thread: threading.Thread) -> None:
-        """Take note that a job, which executes, is about to start a thread."""
-        with self._changed:
-            job.threads.add(thread)
-            job.executing += 1
-
-    def started(self) -> None:
-        """Take note that the calling thread is one of these."""
-        self._thread.executes = True
-
-    def ended(self, job: JobTurn, thread: threading.Thread) -> None:
-        """Take note that such a thread has ended, or was not started."""
-        with self._changed:
-            job.threads.discard(thread)
-        self._waits(job)
-
-    def _waits(self, job: JobTurn) -> None:
-        with self._changed:
-            self._turns.waits(job)
-            self._clock()
-
-    def _executes(self, job: JobTurn) -> None:
-        with self._changed:
-            may = self._turns.executes(job)
-            self._clock()
-            if not may:
-                self._wait(job)
-
-    def _wait(self, job: JobTurn) -> None:
-        """Wait until a job has the turn. An abandoned one waits here for ever."""
-        began = time.monotonic()
-
-        def goes_on() -> bool:
-            return self._turns.holder is job
-
-        def goes_on_or_is_lost() -> bool:
-            return goes_on() or job.lost is not None
-
-        self._changed.wait_for(goes_on_or_is_lost, max(PATIENCE, job.busy))
-        if not goes_on():
-            if job.lost is not None:
-                logger.warning("A transformation begins again: %s", job.lost)
-            self._on_starved(job.id, job.waited + time.monotonic() - began)
-            self._stand_by(job)
-        job.waited += time.monotonic() - began
-
-    def _stand_by(self, job: JobTurn) -> None:
-        """Wait for the turn; an abandoned job looks whether others stand still."""
-        seen: JobTurn | None = None
-        cpu = since = 0.0
-        while self._turns.holder is not job:
-            self._changed.wait(PATIENCE)
-            holder, now = self._turns.holder, time.monotonic()
-            needed = sum(os.times()[:4])
-            if not job.abandoned or holder is None or not holder.executing:
-                seen = None
-            elif holder is not seen or needed > cpu + STANDSTILL_CPU:
-                seen, cpu, since = holder, needed, now
-            elif now - since > max(PATIENCE, _executed(holder, now) / 2):
-                self._on_stuck(holder.id)
-                seen = None
-
-    def _clock(self) -> None:
-        """Count the time of the job that has the turn; tell those that wait for it."""
-        now = time.monotonic()
-        holder = self._turns.holder
-        if holder is not self._charged:
-            self._charge()
-            self._charged = holder
-            if holder is not None:
-                reset_memory_peak()
-        for job in self._turns.jobs:
-            if job.since is not None:
-                job.busy += now - job.since
-                job.since = None
-            if job is holder and job.executing:
-                job.since = now
-        self._changed.notify_all()
-
-    def _charge(self) -> None:
-        """Count the CPU time and memory of the process for the job that had the turn."""
-        before, self._cpu = self._cpu, os.times()
-        job = self._charged
-        if job is not None:
-            cpu = self._cpu
-            job.cpu_user += cpu.user - before.user
-            job.cpu_user += cpu.children_user - before.children_user
-            job.cpu_system += cpu.system - before.system
-            job.cpu_system += cpu.children_system - before.children_system
-            peak = Status().memory_peak
-            if peak is not None:
-                job.memory_peak = max(peak, job.memory_peak or 0)
-
-
-def _executed(job: JobTurn, now: float) -> float:
-    return job.busy + (0.0 if job.since is None else now - job.since)

@@ -14,7 +14,7 @@ from contextlib import AbstractContextManager
 from typing import Any
 
 from .job_context import current_job
-from .turns import TurnKeeper
+from .turn_keeper import TurnKeeper
 
 
 def install(keeper: TurnKeeper) -> Callable[[], AbstractContextManager[None]]:

@@ -9,7 +9,8 @@ from hypothesis import settings
 from hypothesis.stateful import RuleBasedStateMachine, invariant, precondition, rule
 
 from seamless_dask.state_part import CannotPutBack
-from seamless_dask.turns import PATIENCE, JobTurn, TurnKeeper, Turns
+from seamless_dask.turn_keeper import PATIENCE, TurnKeeper
+from seamless_dask.turns import JobTurn, Turns
 
 FRESH = "fresh"
 #: a guard against hanging

@@ -1,0 +1,72 @@
+"""What a Seamless process uses: CPU time, and memory."""
+
+from __future__ import annotations
+
+import logging
+import os
+import resource
+import sys
+from collections.abc import Collection
+from typing import NamedTuple
+
+import psutil
+
+logger = logging.getLogger(__name__)
+
+
+class Usage(NamedTuple):
+    """What this process has used so far.
+
+    Attributes
+    ----------
+    cpu_user, cpu_system
+        Seconds, with those of child processes that have ended.
+    memory_peak
+        The most memory that it had since `forget_memory_peak`, in bytes; None: this
+        system does not tell.
+    """
+
+    cpu_user: float
+    cpu_system: float
+    memory_peak: int | None
+
+
+def now() -> Usage:
+    """Return what this process has used so far."""
+    own = resource.getrusage(resource.RUSAGE_SELF)
+    children = resource.getrusage(resource.RUSAGE_CHILDREN)
+    return Usage(
+        own.ru_utime + children.ru_utime,
+        own.ru_stime + children.ru_stime,
+        # Elsewhere it is that of the whole life of the process.
+        own.ru_maxrss * 1024 if sys.platform == "linux" else None,
+    )
+
+
+def forget_memory_peak() -> None:
+    """Have the system forget how much memory this process once had. Linux only."""
+    try:
+        descriptor = os.open("/proc/self/clear_refs", os.O_WRONLY | os.O_CLOEXEC)
+        try:
+            os.write(descriptor, b"5")
+        finally:
+            os.close(descriptor)
+    except OSError as error:
+        logger.debug("The peak of memory stays that of all jobs: %r", error)
+
+
+def cpu_without(threads: Collection[int]) -> float:
+    """Return the seconds of CPU time of this process without those of some threads.
+
+    Parameters
+    ----------
+    threads
+        Their native ids. What threads have used that have ended is not left out.
+    """
+    used = now()
+    theirs = sum(
+        thread.user_time + thread.system_time
+        for thread in psutil.Process().threads()
+        if thread.id in threads
+    )
+    return used.cpu_user + used.cpu_system - theirs
