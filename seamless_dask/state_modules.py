@@ -9,6 +9,7 @@ from types import ModuleType
 from typing import Any
 
 from . import native_code
+from .dict_versions import DictVersions
 from .state_part import Part, identities, same_entries, same_items
 
 
@@ -20,13 +21,14 @@ class Modules(Part):
     def __init__(self, temporary: Iterable[str]) -> None:
         self._known: dict[str, Any] = dict(sys.modules)
         self._unchanged = self._present()
+        self._versions = DictVersions([sys.modules])
         self._first = frozenset(self._known)
         self._packages = {name.partition(".")[0] for name in self._known}
         self._prefixes = native_code.installation_folders()
         self._folders = set(native_code.import_folders(temporary))
 
     def save(self) -> tuple[dict[str, Any], set[str]]:
-        if self._present() == self._unchanged:
+        if self._versions.are_unchanged() or self._present() == self._unchanged:
             return self._known, set()
         modules = dict(sys.modules)
         return modules, self._known.keys() - modules.keys()
@@ -39,10 +41,13 @@ class Modules(Part):
                 sys.modules.pop(name, None)
 
     def reset(self) -> list[str]:
+        if self._versions.are_unchanged():
+            return []
         if self._present() != self._unchanged:
             self._put_back(self._known)
             self._known = dict(sys.modules)
             self._unchanged = self._present()
+        self._versions.remember()
         return []
 
     @staticmethod

@@ -33,6 +33,7 @@ from itertools import chain
 from types import ModuleType
 from typing import Any
 
+from .dict_versions import DictVersions
 from .state_additions import Additions
 from .state_part import Part, identities, same_entries, same_items
 
@@ -98,6 +99,7 @@ class Namespaces(Part):
         #: what packages have added since
         self._added: list[dict[str, Any]] = [{} for _ in self._owners]
         self._unchanged = self._present()
+        self._versions = DictVersions(map(vars, self._owners))
 
     def save(self) -> list[dict[str, Any]]:
         of_builtins = self._builtins.copy()
@@ -141,8 +143,11 @@ class Namespaces(Part):
             remove(owner, name)
 
     def reset(self) -> list[str]:
+        if self._versions.are_unchanged():
+            return []
         self._builtins.update(self._baseline[0])
         if self._present() == self._unchanged:
+            self._versions.remember()
             return []
         for i, owner in enumerate(self._owners):
             wanted = self._baseline[i]
@@ -154,6 +159,7 @@ class Namespaces(Part):
                 # submodules have stayed, and the order may be another
                 self._baseline[i] = dict(vars(owner))
         self._unchanged = self._present()
+        self._versions.remember()
         return []
 
     def _present(self) -> tuple[bytes, list[str]]:

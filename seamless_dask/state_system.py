@@ -27,37 +27,60 @@ def _environ() -> Any:
         return None
 
 
+class CEnvironment:
+    """The table of the C library; a look at one that has not changed is cheap."""
+
+    def __init__(self) -> None:
+        self._table = _environ()
+        self._address: int | None = None
+        self._last: frozenset[bytes] = frozenset()
+        #: what the table had at that address: the pointers, and what they point to
+        self._pointers: Any = None
+        self._known_pointers = b""
+        self._texts: Any = None
+        self._known_texts: list[bytes] = []
+
+    def entries(self) -> frozenset[bytes]:
+        """Return all entries; the same object if they have not changed."""
+        address = self._table.value if self._table else None
+        if not address:
+            return frozenset()
+        # A table never becomes smaller, so there is something to compare. C code may
+        # have freed a text and used its place for another.
+        if (
+            address != self._address
+            or bytes(self._pointers) != self._known_pointers
+            or self._texts[:] != self._known_texts
+        ):
+            self._read(address)
+        return self._last
+
+    def _read(self, address: int) -> None:
+        table = ctypes.cast(address, ctypes.POINTER(ctypes.c_char_p))
+        found: list[bytes] = []
+        while (entry := table[len(found)]) is not None:
+            found.append(entry)
+        self._address = address
+        self._last = frozenset(found)
+        # With the end of the table.
+        self._pointers = (ctypes.c_void_p * (len(found) + 1)).from_address(address)
+        self._known_pointers = bytes(self._pointers)
+        self._texts = (ctypes.c_char_p * len(found)).from_address(address)
+        self._known_texts = found
+
+
 class Environment(Remembered):
     """``os.environ`` and what ``getenv`` of C sees."""
 
     title = "Environment variables, also as C code sees them"
 
     def __init__(self) -> None:
-        self._table = _environ()
-        #: where the table was, with how many entries, at the last look
-        self._seen: tuple[int, int] | None = None
+        self._of_c = CEnvironment()
         self._data: dict[Any, Any] = os.environ._data  # type: ignore[attr-defined]
         super().__init__()
 
     def save(self) -> tuple[dict[Any, Any], frozenset[bytes]]:
-        return dict(self._data), self._of_c()
-
-    def _of_c(self) -> frozenset[bytes]:
-        address = self._table.value if self._table else None
-        if not address:
-            return frozenset()
-        # A table stays as large as it has been.
-        count = self._seen[1] if self._seen and self._seen[0] == address else 0
-        pointers = (ctypes.c_void_p * (count + 1)).from_address(address)
-        if count and None not in pointers[:count] and pointers[count] is None:
-            entries: Any = (ctypes.c_char_p * count).from_address(address)
-            return frozenset(entries[:])
-        table = ctypes.cast(address, ctypes.POINTER(ctypes.c_char_p))
-        found: list[bytes] = []
-        while (entry := table[len(found)]) is not None:
-            found.append(entry)
-        self._seen = address, len(found)
-        return frozenset(found)
+        return dict(self._data), self._of_c.entries()
 
     def restore(self, saved: tuple[dict[Any, Any], frozenset[bytes]]) -> None:
         data, wanted = saved
@@ -66,8 +89,8 @@ class Environment(Remembered):
             for key in set(current).difference(data):
                 del current[key]
             current.update(data)
-        found = self._of_c()
-        if found != wanted:
+        found = self._of_c.entries()
+        if found is not wanted and found != wanted:
             names = {entry.split(b"=", 1)[0] for entry in wanted}
             for entry in found - wanted:
                 name = entry.split(b"=", 1)[0]
@@ -85,6 +108,18 @@ class TimeZone(Part):
 
     _NAMES = ("tzname", "timezone", "altzone", "daylight")
 
+    def __init__(self) -> None:
+        self._variables = _variables_of_tzset()
+        self._unchanged = self._present()
+
+    def _present(self) -> tuple[Any, ...]:
+        names = vars(time)
+        return (
+            os.environ.get("TZ"),
+            [names[name] for name in self._NAMES],
+            [bytes(variable) for variable in self._variables],
+        )
+
     def save(self) -> None:
         return None
 
@@ -96,7 +131,22 @@ class TimeZone(Part):
             names.update(before)  # equal, but other objects
 
     def reset(self) -> list[str]:
-        self.restore(None)
+        if not self._variables or self._present() != self._unchanged:
+            self.restore(None)
+            self._unchanged = self._present()
+        return []
+
+
+def _variables_of_tzset() -> list[Any]:
+    """Return the variables of the C library that ``tzset`` writes, if they are known."""
+    library = ctypes.CDLL(None)
+    try:
+        return [
+            (ctypes.c_void_p * 2).in_dll(library, "tzname"),
+            ctypes.c_long.in_dll(library, "timezone"),
+            ctypes.c_int.in_dll(library, "daylight"),
+        ]
+    except ValueError:
         return []
 
 

@@ -97,7 +97,10 @@ class _Served:
             self.loop = ThreadLoop()
 
     def __del__(self) -> None:
-        self.loop.call_soon_threadsafe(self.loop.free)
+        if asyncio.all_tasks(self.loop):
+            self.loop.call_soon_threadsafe(self.loop.free)
+        else:  # nobody can give it any more: it need not be woken
+            _free.append(self.loop)
 
 
 #: what each thread has; made when it needs a loop
