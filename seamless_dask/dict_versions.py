@@ -14,12 +14,16 @@ from collections.abc import Callable, Iterable, Mapping
 from types import MappingProxyType, ModuleType
 from typing import Any
 
+from .state_part import identities
+
 #: where the number is in a dictionary: behind the header of objects and the length
 _OFFSET = object.__basicsize__ + ctypes.sizeof(ctypes.c_ssize_t)
 
 
 class DictVersions:
     """Remembers dictionaries as they are; a new instance finds them unchanged.
+
+    Where Python does not tell, their values are compared.
 
     Parameters
     ----------
@@ -29,27 +33,42 @@ class DictVersions:
     Examples
     --------
     >>> names = {"one": 1}
-    >>> versions = DictVersions([names])
+    >>> versions = DictVersions([names, {}])
     >>> names["two"] = 2
-    >>> versions.are_unchanged()
-    False
+    >>> versions.changed()
+    [0]
     """
 
     def __init__(self, dictionaries: Iterable[Mapping[str, Any]]) -> None:
         self._dictionaries = [_behind(each) for each in dictionaries]
-        self._numbers = [_number_of(each) for each in self._dictionaries]
+        if ARE_TOLD:
+            self._numbers = [_number_of(each) for each in self._dictionaries]
         self.remember()
 
     def remember(self) -> None:
         """Take the dictionaries as they are now for unchanged."""
-        self._known = [number.value for number in self._numbers]
+        self._known = self._present()
 
     def are_unchanged(self) -> bool:
         """Say whether no entry was added, removed or replaced since.
 
-        False also means that this Python does not tell. Needs no builtin function.
+        Calls no builtin function, as long as Python tells.
         """
-        return ARE_TOLD and [number.value for number in self._numbers] == self._known
+        return self._present() == self._known
+
+    def changed(self) -> list[int]:
+        """Return which dictionaries may have changed since, by their positions."""
+        pairs = zip(self._present(), self._known, strict=True)
+        return [index for index, (now, known) in enumerate(pairs) if now != known]
+
+    def _present(self) -> list[Any]:
+        if ARE_TOLD:
+            return [number.value for number in self._numbers]
+        # Not all keys: a new one would be the last.
+        return [
+            (identities(each.values()), next(reversed(each), None))
+            for each in self._dictionaries
+        ]
 
 
 def _behind(mapping: Mapping[str, Any]) -> Any:

@@ -43,6 +43,7 @@ class Modules(Part):
     def reset(self) -> list[str]:
         if self._versions.are_unchanged():
             return []
+        # Each job has modules of its own for some time.
         if self._present() != self._unchanged:
             self._put_back(self._known)
             self._known = dict(sys.modules)

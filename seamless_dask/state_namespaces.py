@@ -29,13 +29,12 @@ import threading
 import time
 import uuid
 import warnings
-from itertools import chain
 from types import ModuleType
 from typing import Any
 
 from .dict_versions import DictVersions
 from .state_additions import Additions
-from .state_part import Part, identities, same_entries, same_items
+from .state_part import Part, same_entries, same_items
 
 #: modules whose names are put back; those that people replace functions of
 NAMESPACES: tuple[ModuleType, ...] = (
@@ -98,8 +97,8 @@ class Namespaces(Part):
         self._builtins = vars(builtins)
         #: what packages have added since
         self._added: list[dict[str, Any]] = [{} for _ in self._owners]
-        self._unchanged = self._present()
         self._versions = DictVersions(map(vars, self._owners))
+        self._version_of_builtins = DictVersions([self._builtins])
 
     def save(self) -> list[dict[str, Any]]:
         of_builtins = self._builtins.copy()
@@ -143,14 +142,11 @@ class Namespaces(Part):
             remove(owner, name)
 
     def reset(self) -> list[str]:
-        if self._versions.are_unchanged():
-            return []
-        self._builtins.update(self._baseline[0])
-        if self._present() == self._unchanged:
-            self._versions.remember()
-            return []
-        for i, owner in enumerate(self._owners):
-            wanted = self._baseline[i]
+        if not self._version_of_builtins.are_unchanged():
+            self._builtins.update(self._baseline[0])
+        changed = self._versions.changed()
+        for i in changed:
+            owner, wanted = self._owners[i], self._baseline[i]
             if not same_entries(vars(owner), wanted):
                 for name, value in list(vars(owner).items()):
                     if name not in wanted and self._additions.is_one(name, value):
@@ -158,18 +154,10 @@ class Namespaces(Part):
                 self._put_back(owner, {**wanted, **self._added[i]})
                 # submodules have stayed, and the order may be another
                 self._baseline[i] = dict(vars(owner))
-        self._unchanged = self._present()
-        self._versions.remember()
+        if changed:
+            self._versions.remember()
+            self._version_of_builtins.remember()
         return []
-
-    def _present(self) -> tuple[bytes, list[str]]:
-        """Return what tells all values, and the last name of each owner.
-
-        Not all names: a new one would be the last.
-        """
-        every = [vars(owner) for owner in self._owners]
-        values = chain.from_iterable([names.values() for names in every])
-        return identities(values), [next(reversed(names)) for names in every]
 
 
 def _is_submodule(owner: Any, name: str, value: Any) -> bool:
