@@ -12,7 +12,8 @@ import pytest
 
 from seamless_dask.bash_commands import OWNER_ENV, _BashSubprocess
 from seamless_dask.job_context import belong_to, current_job
-from seamless_dask.turns import JobTurn, TurnKeeper
+from seamless_dask.turn_keeper import TurnKeeper
+from seamless_dask.turns import JobTurn
 
 
 class WorkingDirectory:
@@ -88,7 +89,7 @@ def test_bash_commands_run_side_by_side(
             tmp_path / name,
             f"touch here; while [ ! -e ../{other}/here ]; do :; done; pwd",
         )
-        keeper.end(turn, [])
+        keeper.end(turn, [], lambda: None)
 
     jobs = [
         threading.Thread(target=job, args=pair, daemon=True)
