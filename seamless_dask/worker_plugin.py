@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import gc
 import json
 import logging
 import os
@@ -125,6 +126,9 @@ class SeamlessWorkerPlugin(WorkerPlugin):
 
             await get_buffer_cache().start_eviction_loop()
         await self._register(worker, runtime)
+        if worker.nanny is not None:  # else it may be in the process of a user
+            gc.collect()
+            gc.freeze()  # a collection need not look at all that was imported
         return runtime
 
     def _library_threads(self, worker: Worker) -> int:

@@ -13,6 +13,7 @@ other threads, so that a signal is answered at once whatever the cluster is doin
 
 from __future__ import annotations
 
+import gc
 import logging
 import os
 import signal
@@ -247,6 +248,8 @@ class Supervisor:
         except BaseException as error:  # noqa: BLE001 - the main thread raises it
             self._events.put(Failure(error))
         else:
+            gc.collect()
+            gc.freeze()  # a collection need not look at all that was imported
             self._events.put(Started(launched))
 
     # --- watch
