@@ -122,6 +122,15 @@ def test_random_trees_on_two_workers(real_stack: RealStack) -> None:
     assert len(real_stack.scheduler_status()["workers"]) == 2
 
 
+def test_a_seamless_process_is_kept_for_the_next_job(real_stack: RealStack) -> None:
+    """What libraries of ours leave running in it is nothing that a job has left."""
+    real_stack.run_workload("independent", n=20, salt="all are started", timeout=90)
+    before = set(real_stack.processes())
+    run = real_stack.run_workload("one_at_a_time", n=30, salt="kept", timeout=90)
+    assert len(run.executed) == 30
+    assert set(real_stack.processes()) <= before
+
+
 def test_status_file_and_scheduler_agree(real_stack: RealStack) -> None:
     """The launcher's file leads to the scheduler that the workloads used."""
     (status,) = (

@@ -5,6 +5,7 @@ from __future__ import annotations
 import threading
 
 import hypothesis.strategies as st
+import pytest
 from hypothesis import settings
 from hypothesis.stateful import RuleBasedStateMachine, invariant, precondition, rule
 
@@ -320,6 +321,58 @@ def test_one_that_stands_still_beside_an_abandoned_one_is_told() -> None:
     threading.Thread(target=second, daemon=True).start()
     assert told.wait(SOON)
     assert stuck == ["second"]
+
+
+def test_who_waits_for_a_result_need_not_wait_for_the_clean_up() -> None:
+    """But the next job waits, and finds the state of a fresh process."""
+    answered, may_reset = threading.Event(), threading.Event()
+    found: list[str] = []
+
+    class Slow(OneValue):
+        def reset(self) -> list[str]:
+            assert may_reset.wait(SOON)
+            return super().reset()
+
+    state = Slow()
+    keeper = TurnKeeper(state, lambda job, waited: None, lambda job: None)
+
+    def first() -> None:
+        job = JobTurn("first")
+        keeper.begin(job)
+        state.value = "of the first"
+        keeper.end(job, [], answered.set)
+
+    def second() -> None:
+        assert keeper.begin(JobTurn("second"))
+        found.append(state.value)
+
+    threads = [threading.Thread(target=each, daemon=True) for each in (first, second)]
+    threads[0].start()
+    assert answered.wait(SOON)
+    assert state.value == "of the first"
+    threads[1].start()
+    may_reset.set()
+    for thread in threads:
+        thread.join(SOON)
+    assert found == [FRESH]
+
+
+@pytest.mark.parametrize(
+    ("foreign", "left"), [(True, []), (False, ["threads: Thread-1"])]
+)
+def test_nothing_begins_any_more_in_a_process_that_cannot_be_put_right(
+    foreign: bool, left: list[str]
+) -> None:
+    """The Dask worker may not know yet."""
+    state = OneValue()
+    keeper = TurnKeeper(state, lambda job, waited: None, lambda job: None)
+    job = JobTurn("first")
+    assert keeper.begin(job)
+    state.foreign = foreign
+    assert keeper.end(job, left, lambda: None) == (
+        ["has foreign code"] if foreign else []
+    )
+    assert not keeper.begin(JobTurn("second"))
 
 
 def test_a_state_that_cannot_be_saved_lets_no_other_job_begin() -> None:
