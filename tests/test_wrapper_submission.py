@@ -204,6 +204,11 @@ def test_a_greeting_in_front_of_the_queue_is_no_matter() -> None:
     assert slurm.answer(1, "Welcome to node 12\n", "error: Invalid job id") == {}
     with pytest.raises(UnreadableAnswer):
         slurm.answer(0, "Welcome to node 12\n", "")
+    assert slurm.answer(0, "Welcome to node 12\nJOBID|ST|NODELIST|REASON\n", "") == {}
+    header = "JOBID|STAT|EXEC_HOST|EXIT_REASON"
+    assert QUEUES["lsf"].answer(0, f"Welcome to node 12\n{header}\n", "") == {}
+    with pytest.raises(UnreadableAnswer):
+        QUEUES["lsf"].answer(0, "Welcome to node 12\n", "")
     oar = '[ greeting ]\n{"4": {"state": "Waiting", "name": "x"}}\nbye 5'
     assert list(QUEUES["oar"].answer(0, oar, "")) == ["4"]
 
@@ -211,7 +216,7 @@ def test_a_greeting_in_front_of_the_queue_is_no_matter() -> None:
 def test_the_search_finds_jobs_of_the_name_only() -> None:
     slurm = QUEUES["slurm"].of("mine-1", ["--clusters=other"])
     assert slurm.search_command() == [
-        *("squeue", "--clusters=other", "--noheader", "--states=all"),
+        *("squeue", "--clusters=other", "--states=all"),
         *("--format=%i|%t|%N|%r|%j", "--name=mine-1"),
     ]
     text = "7|PD||None|mine-1\n8|PD||None|theirs\n"

@@ -50,9 +50,12 @@ def lines_of(text: str) -> list[str]:
     return [line for line in text.splitlines() if line.strip()]
 
 
-def _or_noise(rows: Rows, noise: list[str]) -> Rows:
-    """Lines of a greeting are no matter, but an answer of nothing else is none."""
-    if noise and not rows:
+def _or_noise(rows: Rows, noise: list[str], *, headed: bool = False) -> Rows:
+    """Lines of a greeting are no matter, but an answer of nothing else is none.
+
+    Below its header, an empty list is an answer.
+    """
+    if noise and not rows and not headed:
         raise UnreadableAnswer(f"a line of the queue cannot be read: {noise[0]!r}")
     return rows
 
@@ -73,11 +76,15 @@ _SLURM_ID = re.compile(r"(\w+?)(?:_(?:\d+|\[[^\]|]*\])|\+\d+)?")
 
 
 def parse_slurm(text: str) -> Rows:
-    """Rows of ``squeue --noheader --format=%i|%t|%N|%r``; a fifth field is the name."""
+    """Rows of ``squeue --format=%i|%t|%N|%r``; a fifth field is the name."""
     rows: Rows = {}
     noise = []
+    headed = False
     for line in lines_of(text):
         parts = [part.strip() for part in line.split("|")]
+        if parts[:2] == ["JOBID", "ST"]:
+            headed = True
+            continue
         match = _SLURM_ID.fullmatch(parts[0])
         if match is None or len(parts) < 4 or not parts[1].isupper():
             if not line.startswith("CLUSTER:"):
@@ -92,7 +99,7 @@ def parse_slurm(text: str) -> Rows:
         row = Row(place, word, node, reason, _SLURM_BLAME.get(word, ""), name=name)
         row = replace(row, withdrawn=word in _SLURM_WITHDRAWN)
         rows[match[1]] = _livelier([row, *filter(None, [rows.get(match[1])])])
-    return _or_noise(rows, noise)
+    return _or_noise(rows, noise, headed=headed)
 
 
 def _livelier(rows: Iterable[Row]) -> Row:
@@ -213,8 +220,12 @@ def parse_lsf(text: str) -> Rows:
     """Rows of ``bjobs -o "jobid stat exec_host exit_reason delimiter='|'"``."""
     rows = {}
     noise = []
+    headed = False
     for line in lines_of(text):
         parts = [part.strip() for part in line.split("|", 3)]
+        if parts[:2] == ["JOBID", "STAT"]:
+            headed = True
+            continue
         if len(parts) != 4 or not parts[0].isdigit():
             noise.append(line)
             continue
@@ -227,7 +238,7 @@ def parse_lsf(text: str) -> Rows:
         withdrawn = bool(re.match("TERM_(OWNER|ADMIN|PREEMPT|FORCE)", reason))
         place = _LSF.get(word, "running")
         rows[job_id] = Row(place, word, node, reason, blame, withdrawn)
-    return _or_noise(rows, noise)
+    return _or_noise(rows, noise, headed=headed)
 
 
 # --- HTCondor: condor_q(1), job ClassAd attribute JobStatus

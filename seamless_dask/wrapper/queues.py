@@ -172,7 +172,8 @@ _PBS_QUEUE = Queue(
 
 _QUEUES: Mapping[str, Queue] = {
     "slurm": Queue(
-        query=["squeue", "--noheader", "--states=all", "--format=%i|%t|%N|%r"],
+        # with the header: below it, an empty list is an answer
+        query=["squeue", "--states=all", "--format=%i|%t|%N|%r"],
         ids=lambda ids: [f"--jobs={','.join(ids)}"],
         parse=parse_slurm,
         cancel=["scancel"],
@@ -181,7 +182,6 @@ _QUEUES: Mapping[str, Queue] = {
         exclude=_exclude_slurm,
         search=lambda name: [
             "squeue",
-            "--noheader",
             "--states=all",
             "--format=%i|%t|%N|%r|%j",
             f"--name={name}",
@@ -210,13 +210,13 @@ _QUEUES: Mapping[str, Queue] = {
     "pbs": _PBS_QUEUE,
     "moab": replace(_PBS_QUEUE, cancel=["canceljob"]),
     "lsf": Queue(
-        query=["bjobs", "-a", "-noheader", "-o", _LSF_FORMAT],
+        query=["bjobs", "-a", "-o", _LSF_FORMAT],
         parse=parse_lsf,
         cancel=["bkill"],
         ended="is not found",
         too_late="already finished|No matching job",
         exclude=_exclude_lsf,
-        search=lambda name: ["bjobs", "-a", "-noheader", "-o", _LSF_FORMAT, "-J", name],
+        search=lambda name: ["bjobs", "-a", "-o", _LSF_FORMAT, "-J", name],
     ),
     "htcondor": Queue(
         query=["condor_q", *_CONDOR_FORMAT],
