@@ -14,6 +14,7 @@ from __future__ import annotations
 import argparse
 import gc
 import json
+import signal
 import sys
 import time
 from collections.abc import Iterator, Sequence
@@ -254,6 +255,9 @@ def table(rows: Sequence[dict[str, Any]]) -> str:
 
 
 def main() -> None:
+    # A shell starts what runs in the background with Ctrl-C ignored, and that would be
+    # inherited by the drivers that are interrupted here.
+    signal.signal(signal.SIGINT, signal.default_int_handler)
     parser = argparse.ArgumentParser(description=(__doc__ or "").split("\n")[0])
     parser.add_argument("--quick", action="store_true", help="a tenth of everything")
     parser.add_argument("--small", type=int, help="small transformations")
