@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import copy
 import os
+import signal
 import sys
 from collections.abc import Iterator
 from pathlib import Path
@@ -17,6 +18,11 @@ sys.path.insert(0, str(Path(__file__).resolve().parent))
 # each other by name.
 _COMMANDS = str(Path(sys.executable).parent)
 os.environ["PATH"] = os.pathsep.join([_COMMANDS, os.environ.get("PATH", os.defpath)])
+
+# A shell starts what runs in the background with signals ignored, and the processes that
+# tests send them to would inherit that.
+signal.signal(signal.SIGINT, signal.default_int_handler)
+signal.signal(signal.SIGHUP, signal.SIG_DFL)
 
 if TYPE_CHECKING:
     from batch_systems import BatchSystem
