@@ -44,7 +44,7 @@ from .bash_commands import PROCESS_ENV
 from .bounds import Collector, bound_results, synchronize_caches
 from .holdings import JobState
 from .job_context import JobExecutor, JobLocal, inherit_in_threads, let_each_job_ask
-from .job_runner import ABANDON, RUN, SPOILED, STARVED, STUCK, JobRunner
+from .job_runner import ABANDON, RUN, STARVED, STUCK, JobRunner
 from .turn_keeper import TurnKeeper
 
 logger = logging.getLogger(__name__)
@@ -172,11 +172,6 @@ class Initializer:
         def stuck(job: str) -> None:
             asyncio.run_coroutine_threadsafe(channel.request(STUCK, {"job": job}), loop)
 
-        def spoiled(reasons: list[str]) -> None:
-            asyncio.run_coroutine_threadsafe(
-                channel.request(SPOILED, {"reasons": reasons}), loop
-            )
-
         keeper = TurnKeeper(None, starved, stuck)
         inherit_in_threads(
             [worker._CURRENT_OWNER_DASK_KEY, worker._CURRENT_OWNER_DASK_PRIORITY],
@@ -192,6 +187,6 @@ class Initializer:
             temporary=[tempfile.gettempdir(), str(self.shared.parent.parent)],
         )
         keeper.watch(state)
-        runner = JobRunner(worker._execute_transformation_request, keeper, spoiled)
+        runner = JobRunner(worker._execute_transformation_request, keeper)
         channel.add_request_handler(RUN, runner.run)
         channel.add_request_handler(ABANDON, runner.abandon)

@@ -226,23 +226,6 @@ class Crew:
             timer.cancel()
         self._start_what_is_needed()
 
-    def retire(self, process: SeamlessProcess, reasons: Iterable[str]) -> None:
-        """Replace a process as soon as it has no job any more.
-
-        Parameters
-        ----------
-        process
-            Which one.
-        reasons
-            For the log.
-        """
-        for reason in reasons:
-            process.retire(reason)
-        timer = self._idle.pop(process, None)
-        if timer is not None:
-            timer.cancel()
-        self._free(process)
-
     def _free(self, process: SeamlessProcess) -> None:
         """Give a process that has no job to one that needs it, or keep it."""
         if process.jobs or process.ending or process in self._idle:

@@ -1,9 +1,8 @@
 """Runs the jobs of a Seamless process, each in a thread of its own.
 
 A new thread has nothing of the job before: no thread-local values, no decimal context.
-What the process has of it is put right after the answer went out and before the next one
-begins; where that cannot be done, none begins, and the Dask worker is told to replace the
-process.
+What the process has of it is put right before the answer goes out; where that cannot be
+done, the answer says why the process has to be replaced.
 """
 
 from __future__ import annotations
@@ -32,8 +31,6 @@ RUN = "seamless_dask_run"
 ABANDON = "seamless_dask_abandon"
 #: message that a job which could go on waits long for its process
 STARVED = "seamless_dask_starved"
-#: message that the process cannot have another job
-SPOILED = "seamless_dask_spoiled"
 #: message that a job may wait for a lock which an abandoned one holds
 STUCK = "seamless_dask_stuck"
 
@@ -46,6 +43,8 @@ class JobReport:
     result: Any
     #: threads and processes that it has left running, as words
     left: list[str] = field(default_factory=list)
+    #: what else the process cannot have another job for
+    replace: list[str] = field(default_factory=list)
     #: seconds from its begin to its end
     wall: float = 0.0
     #: seconds of CPU time, those of its subprocesses included
@@ -71,20 +70,11 @@ class JobRunner:
         Runs a job; returns a checksum or the text of an error.
     keeper
         Lets one job at a time execute.
-    on_spoiled
-        Called, from any thread, with the reasons for which this process has to be
-        replaced.
     """
 
-    def __init__(
-        self,
-        execute: Callable[[Any], Any],
-        keeper: TurnKeeper,
-        on_spoiled: Callable[[list[str]], None],
-    ) -> None:
+    def __init__(self, execute: Callable[[Any], Any], keeper: TurnKeeper) -> None:
         self._execute = execute
         self._keeper = keeper
-        self._on_spoiled = on_spoiled
         self._pid, self._process_started = os.getpid(), time.time()
         self._leftovers = Leftovers()
 
@@ -93,68 +83,53 @@ class JobRunner:
         loop = asyncio.get_running_loop()
         answer: asyncio.Future[JobReport | None] = loop.create_future()
 
-        def settle(report: JobReport | None) -> None:
-            if not answer.done():  # it is if the Dask worker has been lost
-                answer.set_result(report)
-
-        def tell(report: JobReport | None) -> None:
+        def work() -> None:
+            report = self._run(JobTurn(payload["job"]), payload)
             try:
-                loop.call_soon_threadsafe(settle, report)
+                loop.call_soon_threadsafe(tell, report)
             except RuntimeError as error:  # the loop is closed: the process is ending
                 logger.debug(
                     "Nobody is told how job %s ended: %r", payload["job"], error
                 )
 
-        threading.Thread(
-            target=self._run,
-            args=(JobTurn(payload["job"]), payload, tell),
-            name="seamless-job",
-            daemon=True,
-        ).start()
+        def tell(report: JobReport | None) -> None:
+            if not answer.done():  # it is if the Dask worker has been lost
+                answer.set_result(report)
+
+        threading.Thread(target=work, name="seamless-job", daemon=True).start()
         return await answer
 
     def abandon(self, payload: dict[str, Any]) -> bool:
         """Let a job that waits never go on; False if it executes."""
         return self._keeper.abandon(payload["job"])
 
-    def _run(
-        self,
-        job: JobTurn,
-        payload: dict[str, Any],
-        tell: Callable[[JobReport | None], None],
-    ) -> None:
+    def _run(self, job: JobTurn, payload: dict[str, Any]) -> JobReport | None:
         belong_to(job)
         if not self._keeper.begin(job):
-            tell(None)
-            return
+            return None
         began = time.perf_counter()
         error: BaseException | None = None
         try:
             result = self._execute(payload)
         except BaseException as exc:  # noqa: BLE001 - the job fails, not the process
             result, error = error_text(exc), exc
-        report = JobReport(
-            result,
-            wall=time.perf_counter() - began,
-            pid=self._pid,
-            process_started=self._process_started,
-        )
+        wall = time.perf_counter() - began
         if os.getpid() != self._pid:
             forked_jobs.end(error, result)
-
-        def answer() -> None:
-            report.cpu_user, report.cpu_system = job.cpu_user, job.cpu_system
-            report.memory_peak, report.waited = job.memory_peak, job.waited
-            tell(report)
-
         try:
-            own, others = self._keeper.threads_of(job)
-            report.left = self._leftovers.threads(own, others) + end_processes()
-            problems = self._keeper.end(job, report.left, answer)
+            report = self._end(job, result)
         except BaseException as exc:
             logger.exception("A job does not end as it should")
-            self._on_spoiled([f"a job did not end well: {exc!r}"])
-            tell(report)
-        else:
-            if problems:
-                self._on_spoiled(problems)
+            report = JobReport(result, replace=[f"a job did not end well: {exc!r}"])
+        report.wall = wall
+        report.cpu_user, report.cpu_system = job.cpu_user, job.cpu_system
+        report.memory_peak = job.memory_peak
+        report.pid, report.process_started = self._pid, self._process_started
+        report.waited = job.waited
+        return report
+
+    def _end(self, job: JobTurn, result: Any) -> JobReport:
+        """Put the process right."""
+        own, others = self._keeper.threads_of(job)
+        left = self._leftovers.threads(own, others) + end_processes()
+        return JobReport(result, left, self._keeper.end(job, left))

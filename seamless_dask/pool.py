@@ -27,7 +27,7 @@ from . import fork_server, watchdog
 from .buffers import BufferStore
 from .crew import Crew, JobFailed
 from .exchange import Exchange
-from .job_runner import SPOILED, STARVED, STUCK, JobReport
+from .job_runner import STARVED, STUCK, JobReport
 from .processes import PoolJob
 from .small_buffers import BUFFERS, SMALL, Contents, ResultChecksum
 
@@ -163,7 +163,6 @@ class Pool:
         handlers.add_parent_handler("delegate_transformation_submit", self._delegate)
         handlers.add_parent_handler(STARVED, self._on_starved)
         handlers.add_parent_handler(STUCK, self._on_stuck)
-        handlers.add_parent_handler(SPOILED, self._on_spoiled)
         self.exchange.install(manager)
         await self._crew.start()
 
@@ -182,11 +181,6 @@ class Pool:
         process = self._crew.process(handle.name)
         if process is not None:
             process.give_up(payload["job"])
-
-    async def _on_spoiled(self, handle: Any, payload: Any) -> None:
-        process = self._crew.process(handle.name)
-        if process is not None:
-            self._crew.retire(process, payload["reasons"])
 
     async def _stop(self) -> None:
         """End the processes and what they started, within two seconds.

@@ -406,6 +406,8 @@ class SeamlessProcess:
             # Processes have been ended by now; threads end with this process.
             logger.warning("%s left running and is done: %s", job.name, what)
             self.retire(f"{job.name} left running {what}")
+        for reason in report.replace:
+            self.retire(reason)
         return report
 
     def _stop_job(self, job: PoolJob) -> None:

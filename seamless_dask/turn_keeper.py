@@ -78,20 +78,11 @@ class TurnKeeper:
             self._thread.executes = True
             return True
 
-    def end(
-        self, job: JobTurn, left: list[str], answer: Callable[[], object]
-    ) -> list[str]:
-        """See `Turns.end`; jobs that come meanwhile wait until all is put right.
-
-        Parameters
-        ----------
-        answer
-            Called when what the job has used is known, before anything is put right.
-        """
+    def end(self, job: JobTurn, left: list[str]) -> list[str]:
+        """See `Turns.end`."""
         with self._changed:
             self._charge()
             self._charged = None
-            answer()
             problems = self._turns.end(job, left)
             self._clock()
             return problems

@@ -12,8 +12,7 @@ import pytest
 
 from seamless_dask.bash_commands import OWNER_ENV, _BashSubprocess
 from seamless_dask.job_context import belong_to, current_job
-from seamless_dask.turn_keeper import TurnKeeper
-from seamless_dask.turns import JobTurn
+from seamless_dask.turns import JobTurn, TurnKeeper
 
 
 class WorkingDirectory:
@@ -89,7 +88,7 @@ def test_bash_commands_run_side_by_side(
             tmp_path / name,
             f"touch here; while [ ! -e ../{other}/here ]; do :; done; pwd",
         )
-        keeper.end(turn, [], lambda: None)
+        keeper.end(turn, [])
 
     jobs = [
         threading.Thread(target=job, args=pair, daemon=True)

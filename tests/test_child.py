@@ -20,8 +20,7 @@ from seamless_dask.job_context import (
     inherit_in_threads,
 )
 from seamless_dask.job_runner import JobRunner
-from seamless_dask.turn_keeper import TurnKeeper
-from seamless_dask.turns import JobTurn
+from seamless_dask.turns import JobTurn, TurnKeeper
 
 
 def test_job_local_is_inherited_by_tasks_on_another_loop() -> None:
@@ -155,7 +154,7 @@ def test_threads_of_a_job_execute_like_itself(monkeypatch: pytest.MonkeyPatch) -
             thread.join()
             ended.wait(30)
         assert not turn.threads
-        keeper.end(turn, [], lambda: None)
+        keeper.end(turn, [])
 
     job_thread = threading.Thread(target=job)
     job_thread.start()
@@ -166,7 +165,7 @@ def test_threads_of_a_job_execute_like_itself(monkeypatch: pytest.MonkeyPatch) -
     while not keeper.begin(other):
         """The thread has not ended yet."""
     ended.set()
-    keeper.end(other, [], lambda: None)
+    keeper.end(other, [])
     job_thread.join(30)
     assert not job_thread.is_alive()
 
@@ -180,10 +179,9 @@ def test_a_job_may_end_after_its_worker(
     monkeypatch.setattr(threading, "excepthook", complaints.append)
     begun, go = threading.Event(), threading.Event()
 
-    def execute(_runner: Any, _job: Any, _payload: Any, tell: Any) -> None:
+    def execute(*_: Any) -> None:
         begun.set()
         assert go.wait(30)
-        tell(None)
 
     # What it does before and after would end the processes of other tests.
     monkeypatch.setattr(JobRunner, "_run", execute)
@@ -195,7 +193,7 @@ def test_a_job_may_end_after_its_worker(
         loop = asyncio.get_running_loop()
         loop.set_exception_handler(lambda _, context: complaints.append(context))
         keeper = TurnKeeper(None, lambda job, waited: None, lambda job: None)
-        runner = JobRunner(lambda _: None, keeper, lambda reasons: None)
+        runner = JobRunner(lambda _: None, keeper)
         running = asyncio.create_task(runner.run({"job": "a"}))
         await asyncio.to_thread(begun.wait, 30)
         running.cancel()

@@ -54,7 +54,6 @@ class TurnsMachine(RuleBasedStateMachine):
         #: threads that wait for something else
         self.waiting: dict[JobTurn, int] = {}
         self.abandoned: set[JobTurn] = set()
-        self.spoiled = False
 
     def executing(self) -> list[JobTurn]:
         """Jobs with threads that execute, which only the holder may have."""
@@ -73,7 +72,6 @@ class TurnsMachine(RuleBasedStateMachine):
         job = JobTurn(f"job{self.counter}")
         expected = not self.executing() and not self.turns.ready
         expected = expected and not (self.state.foreign and self.turns.holder)
-        expected = expected and not self.spoiled
         assert self.turns.begin(job) == expected
         if expected:
             assert self.state.value == FRESH
@@ -131,7 +129,6 @@ class TurnsMachine(RuleBasedStateMachine):
         )
         del self.left[job], self.held[job], self.waiting[job]
         if left or self.state.foreign:
-            self.spoiled = True
             assert all(other.lost for other in self.left)
             assert self.turns.holder is None
         self.settle()
@@ -188,7 +185,7 @@ def test_a_job_that_waits_lends_its_process_and_gets_it_back() -> None:
             lent.set()
             assert answer.wait(SOON)
         events.append(state.value)
-        keeper.end(job, [], lambda: None)
+        keeper.end(job, [])
 
     thread = threading.Thread(target=first)
     thread.start()
@@ -200,7 +197,7 @@ def test_a_job_that_waits_lends_its_process_and_gets_it_back() -> None:
     answer.set()
     assert not keeper.begin(JobTurn("third"))
     events.append(state.value)
-    assert keeper.end(second, [], lambda: None) == []
+    assert keeper.end(second, []) == []
     thread.join(SOON)
     assert events == ["of the second", "of the first"]
     assert state.value == FRESH
@@ -282,7 +279,7 @@ def test_a_job_that_waits_long_for_its_process_says_so() -> None:
     assert list(waits) == ["first"] and waits["first"] >= PATIENCE
     assert keeper.abandon("first")
     assert not keeper.abandon("second")
-    keeper.end(second, [], lambda: None)
+    keeper.end(second, [])
     third = JobTurn("third")
     assert keeper.begin(third)
     assert not went_on.is_set()
