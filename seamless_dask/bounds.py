@@ -12,9 +12,9 @@ import functools
 import gc
 import logging
 import threading
-import time
 from collections import OrderedDict
 from collections.abc import Callable, Mapping
+from time import perf_counter
 from typing import Any
 
 import psutil
@@ -153,40 +153,30 @@ class Collector:
     cycle, which holds all inputs until Python's garbage collector looks for cycles.
     That depends on the number of objects, not on their size, and takes some hundred
     jobs.
-
-    Parameters
-    ----------
-    execute
-        Runs one job.
     """
 
-    def __init__(self, execute: Callable[[Any], Any]) -> None:
-        self._execute = execute
+    def __init__(self) -> None:
         # What is there before the first job stays: no need to look at it every time.
         gc.freeze()
         self._process = psutil.Process()
         self._settled = self._memory()
         #: seconds that a collection of everything took the last time
         self._cost = 0.0
-        self._lock = threading.Lock()
 
-    def __call__(self, payload: Any) -> Any:
-        """Run one job; then collect, so that nothing of it ends during the next one."""
-        began = time.thread_time()
-        try:
-            return self._execute(payload)
-        finally:
-            with self._lock:
-                self._collect(time.thread_time() - began)
+    def collect(self, seconds: float) -> None:
+        """Collect after a job, so that nothing of it ends during the next one.
 
-    def _collect(self, seconds: float) -> None:
-        """Collect after a job that has computed for some seconds."""
+        Parameters
+        ----------
+        seconds
+            For which it has computed.
+        """
         if seconds * WORTH < self._cost and not self._has_grown():
             gc.collect(1)  # what a short job has made is still young
             return
-        began = time.perf_counter()
+        began = perf_counter()
         gc.collect()
-        self._cost = time.perf_counter() - began
+        self._cost = perf_counter() - began
         self._settled = self._memory()
 
     def _has_grown(self) -> bool:

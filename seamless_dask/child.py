@@ -148,19 +148,17 @@ class Initializer:
         thread_loops.install()
         thrift.install()
         child_values.install(worker)
-        worker._execute_transformation_request = Collector(
-            worker._execute_transformation_request
-        )
+        collector = Collector()
         small_buffers.install(worker)
         compiling.install(self.shared)
         if selection.ENVIRONMENT in self.environment:
             selection.select_in_seamless_process(
                 self.environment[selection.ENVIRONMENT]
             )
-        self._take_turns(channel, worker)
+        self._take_turns(channel, worker, collector)
         await worker._child_initializer(channel)
 
-    def _take_turns(self, channel: Any, worker: Any) -> None:
+    def _take_turns(self, channel: Any, worker: Any, collector: Collector) -> None:
         """Let one job at a time execute. What is global has its final state by now."""
         loop = asyncio.get_running_loop()
 
@@ -187,6 +185,8 @@ class Initializer:
             temporary=[tempfile.gettempdir(), str(self.shared.parent.parent)],
         )
         keeper.watch(state)
-        runner = JobRunner(worker._execute_transformation_request, keeper)
+        runner = JobRunner(
+            worker._execute_transformation_request, keeper, collector.collect
+        )
         channel.add_request_handler(RUN, runner.run)
         channel.add_request_handler(ABANDON, runner.abandon)

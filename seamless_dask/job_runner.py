@@ -1,19 +1,24 @@
 """Runs the jobs of a Seamless process, each in a thread of its own.
 
-A new thread has nothing of the job before: no thread-local values, no decimal context.
-What the process has of it is put right before the answer goes out; where that cannot be
-done, the answer says why the process has to be replaced.
+A new thread has nothing of the job before: no thread-local values, no decimal context, no
+trace function. When it has ended, with all that hangs on it, another thread puts right
+what the process has of the job. Only then the answer goes out; where that cannot be done,
+it says why the process has to be replaced.
+
+Code of the job may have replaced functions that are needed for that, so they are bound
+at the import.
 """
 
 from __future__ import annotations
 
 import asyncio
 import logging
-import os
 import threading
-import time
 from collections.abc import Callable
 from dataclasses import dataclass, field
+from os import getpid
+from queue import SimpleQueue
+from time import perf_counter, thread_time, time
 from typing import Any
 
 from . import forked_jobs
@@ -61,6 +66,18 @@ class JobReport:
     waited: float = 0.0
 
 
+@dataclass
+class _Ended:
+    """What a job has come to, whose thread is about to end."""
+
+    job: JobTurn
+    thread: threading.Thread
+    report: JobReport
+    #: seconds of CPU time of its thread
+    seconds: float
+    tell: Callable[[JobReport | None], None]
+
+
 class JobRunner:
     """Answers the requests of the Dask worker to run jobs.
 
@@ -70,13 +87,25 @@ class JobRunner:
         Runs a job; returns a checksum or the text of an error.
     keeper
         Lets one job at a time execute.
+    collect
+        Frees what a job has left, given the seconds for which it has computed.
     """
 
-    def __init__(self, execute: Callable[[Any], Any], keeper: TurnKeeper) -> None:
+    def __init__(
+        self,
+        execute: Callable[[Any], Any],
+        keeper: TurnKeeper,
+        collect: Callable[[float], None],
+    ) -> None:
         self._execute = execute
         self._keeper = keeper
-        self._pid, self._process_started = os.getpid(), time.time()
+        self._collect = collect
+        self._pid, self._process_started = getpid(), time()
         self._leftovers = Leftovers()
+        self._ended: SimpleQueue[_Ended] = SimpleQueue()
+        threading.Thread(
+            target=self._finish_jobs, name="seamless-clean-up", daemon=True
+        ).start()
 
     async def run(self, payload: dict[str, Any]) -> JobReport | None:
         """Run a job; None if another one executes in this process."""
@@ -84,52 +113,74 @@ class JobRunner:
         answer: asyncio.Future[JobReport | None] = loop.create_future()
 
         def work() -> None:
-            report = self._run(JobTurn(payload["job"]), payload)
+            job = JobTurn(payload["job"])
+            ended = self._run(job, payload)
+            if ended is None:
+                tell(None)
+            else:
+                report, seconds = ended
+                self._ended.put(_Ended(job, thread, report, seconds, tell))
+
+        def tell(report: JobReport | None) -> None:
             try:
-                loop.call_soon_threadsafe(tell, report)
+                loop.call_soon_threadsafe(settle, report)
             except RuntimeError as error:  # the loop is closed: the process is ending
                 logger.debug(
                     "Nobody is told how job %s ended: %r", payload["job"], error
                 )
 
-        def tell(report: JobReport | None) -> None:
+        def settle(report: JobReport | None) -> None:
             if not answer.done():  # it is if the Dask worker has been lost
                 answer.set_result(report)
 
-        threading.Thread(target=work, name="seamless-job", daemon=True).start()
+        thread = threading.Thread(target=work, name="seamless-job", daemon=True)
+        thread.start()
         return await answer
 
     def abandon(self, payload: dict[str, Any]) -> bool:
         """Let a job that waits never go on; False if it executes."""
         return self._keeper.abandon(payload["job"])
 
-    def _run(self, job: JobTurn, payload: dict[str, Any]) -> JobReport | None:
+    def _run(
+        self, job: JobTurn, payload: dict[str, Any]
+    ) -> tuple[JobReport, float] | None:
+        """Execute a job; return how it went, and the CPU seconds of this thread."""
         belong_to(job)
         if not self._keeper.begin(job):
             return None
-        began = time.perf_counter()
+        began = perf_counter()
         error: BaseException | None = None
         try:
             result = self._execute(payload)
         except BaseException as exc:  # noqa: BLE001 - the job fails, not the process
             result, error = error_text(exc), exc
-        wall = time.perf_counter() - began
-        if os.getpid() != self._pid:
+        wall = perf_counter() - began
+        if getpid() != self._pid:
             forked_jobs.end(error, result)
+        report = JobReport(
+            result, wall=wall, pid=self._pid, process_started=self._process_started
+        )
+        return report, thread_time()
+
+    def _finish_jobs(self) -> None:
+        while True:
+            self._finish(self._ended.get())
+
+    def _finish(self, ended: _Ended) -> None:
+        """Put the process right once the thread of a job has ended, and answer."""
+        job, report = ended.job, ended.report
         try:
-            report = self._end(job, result)
+            _join(ended.thread)
+            self._collect(ended.seconds)
+            own, others = self._keeper.threads_of(job)
+            report.left = self._leftovers.threads(own, others) + end_processes()
+            report.replace = self._keeper.end(job, report.left)
         except BaseException as exc:
             logger.exception("A job does not end as it should")
-            report = JobReport(result, replace=[f"a job did not end well: {exc!r}"])
-        report.wall = wall
+            report.replace = [f"a job did not end well: {exc!r}"]
         report.cpu_user, report.cpu_system = job.cpu_user, job.cpu_system
-        report.memory_peak = job.memory_peak
-        report.pid, report.process_started = self._pid, self._process_started
-        report.waited = job.waited
-        return report
+        report.memory_peak, report.waited = job.memory_peak, job.waited
+        ended.tell(report)
 
-    def _end(self, job: JobTurn, result: Any) -> JobReport:
-        """Put the process right."""
-        own, others = self._keeper.threads_of(job)
-        left = self._leftovers.threads(own, others) + end_processes()
-        return JobReport(result, left, self._keeper.end(job, left))
+
+_join = threading.Thread.join

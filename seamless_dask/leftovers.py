@@ -8,9 +8,9 @@ from __future__ import annotations
 
 import sys
 import threading
-import time
 from collections.abc import Iterable
 from multiprocessing import forkserver
+from time import monotonic, sleep
 from typing import Any
 
 import psutil
@@ -51,7 +51,7 @@ class Leftovers:
         others
             Threads of jobs that wait in this process.
         """
-        deadline = time.monotonic() + THREADS_GRACE
+        deadline = monotonic() + THREADS_GRACE
         excused = {thread.ident for thread in others}
         started = {thread.ident for thread in own}
         while True:
@@ -60,9 +60,9 @@ class Leftovers:
             names += [t.name for t in own if t.ident is None]
             if not names:
                 return []
-            if time.monotonic() > deadline:
+            if monotonic() > deadline:
                 return [f"threads: {', '.join(sorted(names))}"]
-            time.sleep(THREADS_PAUSE)
+            sleep(THREADS_PAUSE)
 
     def _running(self, excused: set[int | None], started: set[int | None]) -> list[str]:
         names = []

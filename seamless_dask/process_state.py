@@ -158,6 +158,6 @@ def attempt(part: Part, method: Callable[[], Any], problems: list[str]) -> Any:
         return method()
     except CannotPutBack as error:
         problems.append(f"{part.title}: {error}")
-    except Exception as error:  # noqa: BLE001
+    except BaseException as error:  # noqa: BLE001 - SystemExit, too
         problems.append(f"{part.title}: {error!r}")
     return None

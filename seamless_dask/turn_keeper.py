@@ -8,9 +8,9 @@ from __future__ import annotations
 
 import logging
 import threading
-import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from time import monotonic
 
 from . import usage
 from .turns import JobTurn, State, Turns
@@ -167,7 +167,7 @@ class TurnKeeper:
 
     def _wait(self, job: JobTurn) -> None:
         """Wait until a job has the turn. An abandoned one waits here for ever."""
-        began = time.monotonic()
+        began = monotonic()
 
         def goes_on() -> bool:
             return self._turns.holder is job
@@ -179,9 +179,9 @@ class TurnKeeper:
         if not goes_on():
             if job.lost is not None:
                 logger.warning("A transformation begins again: %s", job.lost)
-            self._on_starved(job.id, job.waited + time.monotonic() - began)
+            self._on_starved(job.id, job.waited + monotonic() - began)
             self._stand_by(job)
-        job.waited += time.monotonic() - began
+        job.waited += monotonic() - began
 
     def _stand_by(self, job: JobTurn) -> None:
         """Wait for the turn; an abandoned job looks whether others stand still."""
@@ -189,7 +189,7 @@ class TurnKeeper:
         cpu = since = 0.0
         while self._turns.holder is not job:
             self._changed.wait(PATIENCE)
-            holder, now = self._turns.holder, time.monotonic()
+            holder, now = self._turns.holder, monotonic()
             if not job.abandoned or holder is None or not holder.executing:
                 seen = None
                 continue
@@ -202,7 +202,7 @@ class TurnKeeper:
 
     def _clock(self) -> None:
         """Count the time of the job that has the turn; tell those that wait for it."""
-        now = time.monotonic()
+        now = monotonic()
         holder = self._turns.holder
         if holder is not self._charged:
             self._charge()

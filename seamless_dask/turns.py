@@ -85,12 +85,16 @@ class Turns:
         self.ready: list[JobTurn] = []
         #: jobs that have begun and not ended, without the abandoned ones
         self.jobs: list[JobTurn] = []
+        #: why no job can begin or go on any more; None: they can
+        self.spoiled: str | None = None
 
     def begin(self, job: JobTurn) -> bool:
         """Give a new job the turn if that is possible at once; say whether it is."""
         holder = self.holder
-        if self.ready or (
-            holder is not None and (holder.executing or self._state.is_held())
+        if (
+            self.spoiled
+            or self.ready
+            or (holder is not None and (holder.executing or self._state.is_held()))
         ):
             return False
         job.executing = 1
@@ -134,8 +138,9 @@ class Turns:
         self.holder = None
         problems = self._state.reset()
         if left or problems:
+            self.spoiled = (left or problems)[0]
             for other in self.jobs:
-                other.lost = (left or problems)[0]
+                other.lost = self.spoiled
             self.ready.clear()
         self._next()
         return problems

@@ -12,7 +12,8 @@ import pytest
 
 from seamless_dask.bash_commands import OWNER_ENV, _BashSubprocess
 from seamless_dask.job_context import belong_to, current_job
-from seamless_dask.turns import JobTurn, TurnKeeper
+from seamless_dask.turn_keeper import TurnKeeper
+from seamless_dask.turns import JobTurn
 
 
 class WorkingDirectory:

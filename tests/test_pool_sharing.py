@@ -19,7 +19,7 @@ from seamless_dask import SeamlessDaskClient
 from seamless_dask import crew as crew_module
 from seamless_dask.crew import Crew
 from seamless_dask.pool import Pool
-from seamless_dask.turns import PATIENCE
+from seamless_dask.turn_keeper import PATIENCE
 
 pytestmark = pytest.mark.cluster
 

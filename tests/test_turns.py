@@ -54,6 +54,7 @@ class TurnsMachine(RuleBasedStateMachine):
         #: threads that wait for something else
         self.waiting: dict[JobTurn, int] = {}
         self.abandoned: set[JobTurn] = set()
+        self.spoiled = False
 
     def executing(self) -> list[JobTurn]:
         """Jobs with threads that execute, which only the holder may have."""
@@ -72,6 +73,7 @@ class TurnsMachine(RuleBasedStateMachine):
         job = JobTurn(f"job{self.counter}")
         expected = not self.executing() and not self.turns.ready
         expected = expected and not (self.state.foreign and self.turns.holder)
+        expected = expected and not self.spoiled
         assert self.turns.begin(job) == expected
         if expected:
             assert self.state.value == FRESH
@@ -129,6 +131,7 @@ class TurnsMachine(RuleBasedStateMachine):
         )
         del self.left[job], self.held[job], self.waiting[job]
         if left or self.state.foreign:
+            self.spoiled = True
             assert all(other.lost for other in self.left)
             assert self.turns.holder is None
         self.settle()
@@ -320,40 +323,6 @@ def test_one_that_stands_still_beside_an_abandoned_one_is_told() -> None:
     assert stuck == ["second"]
 
 
-def test_who_waits_for_a_result_need_not_wait_for_the_clean_up() -> None:
-    """But the next job waits, and finds the state of a fresh process."""
-    answered, may_reset = threading.Event(), threading.Event()
-    found: list[str] = []
-
-    class Slow(OneValue):
-        def reset(self) -> list[str]:
-            assert may_reset.wait(SOON)
-            return super().reset()
-
-    state = Slow()
-    keeper = TurnKeeper(state, lambda job, waited: None, lambda job: None)
-
-    def first() -> None:
-        job = JobTurn("first")
-        keeper.begin(job)
-        state.value = "of the first"
-        keeper.end(job, [], answered.set)
-
-    def second() -> None:
-        assert keeper.begin(JobTurn("second"))
-        found.append(state.value)
-
-    threads = [threading.Thread(target=each, daemon=True) for each in (first, second)]
-    threads[0].start()
-    assert answered.wait(SOON)
-    assert state.value == "of the first"
-    threads[1].start()
-    may_reset.set()
-    for thread in threads:
-        thread.join(SOON)
-    assert found == [FRESH]
-
-
 @pytest.mark.parametrize(
     ("foreign", "left"), [(True, []), (False, ["threads: Thread-1"])]
 )
@@ -366,9 +335,7 @@ def test_nothing_begins_any_more_in_a_process_that_cannot_be_put_right(
     job = JobTurn("first")
     assert keeper.begin(job)
     state.foreign = foreign
-    assert keeper.end(job, left, lambda: None) == (
-        ["has foreign code"] if foreign else []
-    )
+    assert keeper.end(job, left) == (["has foreign code"] if foreign else [])
     assert not keeper.begin(JobTurn("second"))
 
 
