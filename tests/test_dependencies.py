@@ -27,6 +27,8 @@ SCRIPTS = (".ci", "benchmarks", "docs", "examples", "tests")
 PROJECT = tomllib.loads((ROOT / "pyproject.toml").read_text("utf-8"))["project"]
 #: found by name at run time, from what a user writes: a cluster class
 BY_NAME = {"dask-jobqueue"}
+#: in the standard library from Python 3.11 on, and what is declared for those before
+TOML = {"tomllib", "tomli"}
 #: modules that tests write, and then import
 WRITTEN = {"settings_of_program", "space", "written"}
 
@@ -54,19 +56,29 @@ def imported(path: Path) -> Iterator[str]:
             yield str(node.module).partition(".")[0]
 
 
-_all_distributions = cache(metadata.packages_distributions)
-
-
 @cache
-def distributions_of(name: str) -> frozenset[str]:
+def _owners() -> dict[str, set[str]]:
+    """{top-level name: distributions}, by the files that are installed here.
+
+    What the standard library has for it does not look at files before Python 3.11.
+    """
+    owners: dict[str, set[str]] = {}
+    for distribution in metadata.distributions():
+        owner = canonicalize_name(distribution.metadata["Name"])
+        for path in distribution.files or []:
+            if path.suffix in (".py", ".so"):
+                owners.setdefault(path.parts[0].partition(".")[0], set()).add(owner)
+    return owners
+
+
+def distributions_of(name: str) -> set[str]:
     """What is installed here and has this top-level name."""
-    found = _all_distributions().get(name, [])
-    return frozenset(canonicalize_name(each) for each in found)
+    return _owners().get(name, set())
 
 
 def third_party(folders: tuple[str, ...]) -> dict[str, Path]:
     """{top-level name: a file that imports it}, without the standard library and us."""
-    own = {*PACKAGES, *WRITTEN, *(path.stem for path in modules(SCRIPTS))}
+    own = {*PACKAGES, *WRITTEN, *TOML, *(path.stem for path in modules(SCRIPTS))}
     own |= {path.parent.name for path in modules(SCRIPTS)}
     return {
         name: path
@@ -94,19 +106,24 @@ def test_imports_are_declared(folders: tuple[str, ...], declared: set[str]) -> N
 
 def test_what_is_declared_is_imported() -> None:
     """Nobody has to install what the packages do not use."""
-    used = set().union(*map(distributions_of, third_party(PACKAGES)))
+    used: set[str] = set().union(*map(distributions_of, third_party(PACKAGES)))
     assert NEEDED - used == BY_NAME
 
 
-@pytest.fixture
-def lower_bounds() -> ModuleType:
-    """The script that ``make test-oldest`` takes its constraints from."""
-    path = ROOT / ".ci" / "lower_bounds.py"
+def script(name: str) -> ModuleType:
+    """One of those in ``.ci``."""
+    path = ROOT / ".ci" / f"{name}.py"
     spec = importlib.util.spec_from_file_location(path.stem, path)
     assert spec is not None and spec.loader is not None
     module = importlib.util.module_from_spec(spec)
     spec.loader.exec_module(module)
     return module
+
+
+@pytest.fixture
+def lower_bounds() -> ModuleType:
+    """The script that ``make test-oldest`` takes its constraints from."""
+    return script("lower_bounds")
 
 
 def test_each_dependency_has_a_lower_bound(lower_bounds: ModuleType) -> None:
@@ -126,3 +143,20 @@ def test_other_requirements_are_refused(
     """A bound that nobody tries is none."""
     with pytest.raises(ValueError, match=f"dependencies in .*{declared}.*allowed"):
         lower_bounds.lower_bound(declared)
+
+
+def test_pythons_for_the_oldest_and_the_newest_dependencies() -> None:
+    """Compared as numbers; none if there is none that would tell something new."""
+    pythons = script("pythons")
+    found = {
+        version: Path(f"python{version}")
+        for version in [(3, 11, 7), (3, 13, 0), (3, 10, 2), (3, 10, 13)]
+    }
+    assert pythons.chosen("oldest", found, (3, 11, 7)) == found[3, 10, 2]
+    assert pythons.chosen("newest", found, (3, 11, 7)) == found[3, 13, 0]
+    assert pythons.chosen("newest", found, (3, 13, 1)) is None
+    only = {(3, 13, 0): Path("python3.13")}
+    assert pythons.chosen("oldest", only, (3, 13, 0)) is None
+    with pytest.raises(ValueError, match="which: got 'other', allowed"):
+        pythons.chosen("other", found, (3, 11, 7))
+    assert sys.version_info[:3] in pythons.usable()
