@@ -2,21 +2,27 @@
 #   make demo        the real stack on this machine, a nested example, twice
 #   make test        all tests
 #   make test-fast   tests without cluster, servers or network
+#   make test-oldest the same, the dummy scheduler and a nested run, with the oldest
+#                    dependencies that are allowed (.venv-oldest, Python 3.10 or 3.11)
 #   make bench       the same workloads on this, on others and on plain Dask
 #                    (make bench BENCH_ARGS=--quick takes a few minutes)
 #   make lint        ruff and mypy
 #   make docs        the parts of the documentation that the code knows
-# Another Python: make PYTHON=python3.12 test
+# Another Python: make PYTHON=python3.12 VENV=.venv-3.12 test
 
 PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
 READY := $(VENV)/.installed
+OLDEST := .venv-oldest
+OLDEST_READY := $(OLDEST)/.installed
+# a Python for which such old releases exist: they have no wheels from 3.12 on
+OLDEST_PYTHON = $(shell $(PYTHON) .ci/pythons.py oldest)
 PYTEST_ARGS ?=
 BENCH_ARGS ?=
 
 .DEFAULT_GOAL := help
-.PHONY: help demo test test-fast bench lint docs clean
+.PHONY: help demo test test-fast test-oldest bench lint docs clean
 
 help:
 	@sed -n '1,/^$$/s/^# \{0,1\}//p' Makefile
@@ -38,6 +44,22 @@ test: $(READY)
 test-fast: $(READY)
 	$(BIN)/python -m pytest -m "not cluster" $(PYTEST_ARGS)
 
+# with --clear, since pip would keep what is there already
+$(OLDEST_READY): pyproject.toml .ci/lower_bounds.py | $(READY)
+	@test -n "$(OLDEST_PYTHON)" \
+		|| { echo "No Python 3.10 or 3.11 was found; try make OLDEST_PYTHON=PATH"; exit 1; }
+	$(OLDEST_PYTHON) -m venv --clear $(OLDEST)
+	$(BIN)/python .ci/lower_bounds.py > $(OLDEST)/constraints.txt
+	$(OLDEST)/bin/python -m pip install --quiet \
+		--constraint $(OLDEST)/constraints.txt -e '.[test]'
+	@touch $@
+
+test-oldest: $(OLDEST_READY)
+	$(OLDEST)/bin/python -m pytest -m "not cluster" $(PYTEST_ARGS)
+	$(OLDEST)/bin/python -m pytest tests/test_dummy.py \
+		'tests/test_real_stack.py::test_workload_ends_and_is_stored[recursion-n=40,depth=3]' \
+		$(PYTEST_ARGS)
+
 bench: $(READY)
 	$(BIN)/python benchmarks/run.py $(BENCH_ARGS)
 
@@ -50,4 +72,4 @@ docs: $(READY)
 	$(BIN)/python docs/generate.py
 
 clean:
-	rm -rf $(VENV) .pytest_cache .mypy_cache .ruff_cache .hypothesis
+	rm -rf $(VENV) $(OLDEST) .pytest_cache .mypy_cache .ruff_cache .hypothesis

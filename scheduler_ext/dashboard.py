@@ -354,6 +354,7 @@ def add(operations: Operations, dask_pages: Any) -> Undo:
     def remove() -> None:
         variables["pages"].remove(PAGE)
         applications.remove(application)
-        application.stop()
+        # at once: we are on the loop for which a newer Bokeh would otherwise wait
+        application.stop(wait=False)
 
     return remove

@@ -91,7 +91,11 @@ class Operations:
         """Take everything away; the scheduler ends, or has no plugin any more."""
         self.attached = False
         while self._undo:
-            self._undo.pop()()
+            undo = self._undo.pop()
+            try:
+                undo()
+            except Exception:  # the others go on, and so does who detaches
+                logger.exception("%s failed: something is still shown", undo)
 
     def start_sampling(self) -> Undo:
         """Take a sample now and then, until that is undone."""

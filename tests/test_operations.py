@@ -149,6 +149,25 @@ async def test_an_open_page_says_that_the_plugin_is_gone():
         scheduler_ext.attach(c.scheduler)
 
 
+@asynchronous
+async def test_what_cannot_be_removed_keeps_nothing_else(caplog):
+    """Detaching goes on, says what is left, and attaching again works."""
+
+    def fails():
+        raise RuntimeError("stuck")
+
+    async with await scheduler_without_plugin() as scheduler:
+        plugin = scheduler_ext.attach(scheduler)
+        plugin.operations._undo.append(fails)
+        scheduler_ext.detach(scheduler)
+        assert "fails" in caplog.text and "stuck" in caplog.text
+        assert (await fetch(scheduler, "seamless"))[0] == 404
+        assert (await fetch(scheduler, "seamless/state.json"))[0] == 404
+        assert await metrics_of(scheduler) == {}
+        scheduler_ext.attach(scheduler)
+        assert (await fetch(scheduler, "seamless"))[0] == 200
+
+
 # -- JSON and metrics --------------------------------------------------------------
 
 
