@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import re
 
 import pytest
@@ -10,7 +11,7 @@ from hypothesis import strategies as st
 
 from seamless_dask.wrapper.job_names import job_name, new_tag, split_name
 from seamless_dask.wrapper.queues import QUEUES, Row, UnreadableAnswer
-from seamless_dask.wrapper.submission_answers import Accepted, read_answer
+from seamless_dask.wrapper.submission_answers import Accepted, is_terse, read_answer
 from seamless_dask.wrapper.surroundings import for_commands, for_submission, withheld
 
 ANSWERS = {
@@ -70,7 +71,11 @@ def test_the_id_is_found_whatever_stands_around_it(
         else ("\n".join([*before, answer.format(number, number), *behind]))
     )
     expected = f"{number}.0" if system == "htcondor" else str(number)
-    for accepted in (read_answer(system, output), read_answer(system, "", output)):
+    terse = answer.strip(" \n")[0] == "{"
+    for accepted in (
+        read_answer(system, output, terse=terse),
+        read_answer(system, "", output, terse=terse),
+    ):
         assert accepted is not None and accepted.id == expected
 
 
@@ -81,6 +86,41 @@ def test_no_answer_is_no_id(system: str, lines: list[str], text: str) -> None:
     assert read_answer(system, "\n".join(lines)) is None
     accepted = read_answer(system, text)  # whatever it is, it does not fail
     assert accepted is None or accepted.id[0].isdigit()
+
+
+@pytest.mark.parametrize("system", ["slurm", "sge"])
+def test_a_number_is_no_id_beside_an_answer_that_nobody_reads(system: str) -> None:
+    """The words may be in another language, and 42 another job of the user."""
+    assert read_answer(system, "42\nBatch-Auftrag 1001 wurde abgeschickt\n") is None
+    assert read_answer(system, "Willkommen\n1001\n") == Accepted("1001")
+    assert read_answer(system, "4２\n") is None
+
+
+def test_who_asks_for_a_number_gets_one() -> None:
+    assert is_terse("sbatch --parsable")
+    assert is_terse("#!/bin/sh\n#$ -terse\n")
+    assert not is_terse("#SBATCH --job-name=not--parsable-terse\n")
+
+
+def test_what_looks_like_an_id_of_pbs() -> None:
+    pbs = QUEUES["pbs"]
+    text = "2026-01-02\n42%\n2026 Jan 02 09:00 R x\n12.head\n"
+    assert list(pbs.of("x").search_answer(0, text, "")) == ["12"]
+    assert pbs.answer(0, "2026 Jan 02 09:00 R x\n", "") == {}
+    assert read_answer("pbs", "10.0.0.5.example\n") is None
+
+
+@pytest.mark.parametrize("events", [None, [None], {"1": {"type": "FRAG_JOB_REQUEST"}}])
+def test_oarstat_with_braces_in_front_and_odd_events(events: object) -> None:
+    job = {"4": {"state": "Terminated", "events": events}}
+    text = f"Hello {{site news}}\n{json.dumps(job)}\nbye }}"
+    (row,) = QUEUES["oar"].answer(0, text, "").values()
+    assert row.place == "gone"
+
+
+def test_squeue_in_colours() -> None:
+    text = "\x1b(B\x1b[m7|R|n1|None\n"
+    assert list(QUEUES["slurm"].answer(0, text, "")) == ["7"]
 
 
 def test_two_possible_ids_are_none() -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 import math
+import re
 import shlex
 from collections.abc import Mapping
 from pathlib import Path
@@ -95,6 +96,11 @@ def oar_directives(parameters: Parameters, given: list[str]) -> list[str]:
         total = parse_memory(parameters.memory or 0)
         per_core = math.ceil(total / (parameters.cores_per_job * 2**20))
         conditions.append(f"{name}>={per_core}")
+    if len(conditions) > 1:
+        conditions = [
+            f"({condition})" if re.search(r"(?i)\bor\b", condition) else condition
+            for condition in conditions
+        ]
     if conditions:
         directives.append(f"-p {_quoted(' AND '.join(conditions))}")
     return directives

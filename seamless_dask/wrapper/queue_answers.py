@@ -10,6 +10,7 @@ import re
 import xml.etree.ElementTree as ElementTree
 from collections.abc import Iterable
 from dataclasses import dataclass, replace
+from typing import Any
 
 
 class UnreadableAnswer(ValueError):
@@ -46,7 +47,7 @@ def _places(**words: str) -> dict[str, str]:
 
 def lines_of(text: str) -> list[str]:
     """The lines that are not blank, without what only terminals understand."""
-    text = re.sub(r"\x1b\[[0-9;?]*[A-Za-z]|\r", "", text)
+    text = re.sub(r"\x1b(?:\[[0-9;?]*[A-Za-z]|[()][A-Za-z0-9]|[=>78])|\r", "", text)
     return [line for line in text.splitlines() if line.strip()]
 
 
@@ -153,23 +154,18 @@ _OAR = _places(
 
 def parse_oar(text: str) -> Rows:
     """Rows of ``oarstat --json --full --job ID...``; events say why a job ended."""
-    start, end = text.find("{"), text.rfind("}")
     if not text.strip():
         return {}
-    try:
-        jobs = json.loads(text[start : end + 1])
-    except ValueError as error:
-        raise UnreadableAnswer(f"the output of oarstat is no JSON: {error}") from None
-    if not isinstance(jobs, dict):
-        raise UnreadableAnswer("the output of oarstat is no JSON object")
     rows = {}
-    for job_id, job in jobs.items():
-        if not (isinstance(job, dict) and isinstance(job.get("state"), str)):
-            raise UnreadableAnswer(f"oarstat says nothing about job {job_id}")
+    for job_id, job in _jobs_of_oar(text).items():
         word = job["state"]
         place = _OAR.get(word, "running")
-        nodes = job.get("assigned_network_address") or [""]
-        events = {event.get("type", "") for event in job.get("events") or []}
+        nodes = [*map(str, _list_of(job.get("assigned_network_address"))), ""]
+        events = {
+            str(event.get("type", ""))
+            for event in _list_of(job.get("events"))
+            if isinstance(event, dict)
+        }
         blame = reason = ""
         deleted = False
         if place == "gone":
@@ -184,6 +180,33 @@ def parse_oar(text: str) -> Rows:
     return rows
 
 
+def _jobs_of_oar(text: str) -> dict[str, dict[str, Any]]:
+    """Return the object of jobs; a greeting may have braces, too."""
+    decoder = json.JSONDecoder()
+    problem = "the output of oarstat is no JSON object"
+    for brace in re.finditer("{", text):
+        try:
+            jobs, _ = decoder.raw_decode(text, brace.start())
+        except (ValueError, RecursionError):
+            continue
+        lost = [
+            job_id
+            for job_id, job in jobs.items()
+            if not (isinstance(job, dict) and isinstance(job.get("state"), str))
+        ]
+        if not lost:
+            return dict(jobs)
+        problem = f"oarstat says nothing about job {lost[0]}"
+    raise UnreadableAnswer(problem)
+
+
+def _list_of(value: Any) -> list[Any]:
+    """Return a list as it is, the values of an object, and nothing of anything else."""
+    if isinstance(value, dict):
+        return list(value.values())
+    return value if isinstance(value, list) else []
+
+
 # --- PBS and Torque: qstat(1), default format
 
 _PBS = _places(pending="Q W T", held="H", running="R S U B", ending="E", gone="C F X M")
@@ -193,7 +216,11 @@ def parse_pbs(text: str) -> Rows:
     """Rows of ``qstat ID...``: id, name, user, time, state, queue."""
     rows = {}
     for line in lines_of(text):
-        match = re.match(r"(\d+)\S*\s+\S+\s+\S+\s+\S+\s+([A-Z])\s", line + " ")
+        match = re.match(
+            r"(\d+)(?:\[\d*\])?\.\S+\s+\S+\s+\S+\s+\S+\s+([A-Z])\s",
+            line + " ",
+            re.ASCII,
+        )
         if match:
             job_id, word = match.groups()
             rows[job_id] = Row(_PBS.get(word, "running"), word)
@@ -202,7 +229,8 @@ def parse_pbs(text: str) -> Rows:
 
 def parse_qselect(text: str) -> Rows:
     """Rows of ``qselect -N NAME``: ids of jobs that have not ended, and no more."""
-    found = (re.fullmatch(r"\s*(\d+)(?:\[\])?\S*\s*", line) for line in lines_of(text))
+    pattern = re.compile(r"\s*(\d+)(?:\[\])?\.[A-Za-z][\w.-]*\s*", re.ASCII)
+    found = (pattern.fullmatch(line) for line in lines_of(text))
     return {match[1]: Row("pending", "found") for match in found if match}
 
 

@@ -17,7 +17,7 @@ from typing import Any
 
 from . import commands
 from .queues import Queue
-from .submission_answers import Accepted, is_doubtful, read_answer
+from .submission_answers import Accepted, is_doubtful, is_terse, read_answer
 from .surroundings import for_submission, withheld
 
 logger = logging.getLogger(__name__)
@@ -174,7 +174,10 @@ def _attempt(job_class: Any, system: str) -> Any:
             )
 
         def _job_id_from_submit_output(self, result: commands.Result) -> str:
-            self.accepted = read_answer(system, result.output, result.errors)
+            terse = is_terse(f"{self.submit_command}\n{self.job_script()}")
+            self.accepted = read_answer(
+                system, result.output, result.errors, terse=terse
+            )
             ours = job_class.__module__.startswith("dask_jobqueue.")
             if self.accepted is None and not (ours and system):
                 # of a site, which may have an answer of its own

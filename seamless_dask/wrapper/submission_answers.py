@@ -17,26 +17,16 @@ _PATTERNS: dict[str, tuple[str, ...]] = {
     "slurm": (
         r"^\s*Submitted batch job (?P<id>\d+)(?: on cluster (?P<cluster>[\w.-]+))?\s*$",
         r"\bSubmitted batch job (?P<id>\d+)\b(?: on cluster (?P<cluster>[\w.-]+))?",
-        # --parsable
-        r"^\s*(?P<id>\d+)(?:;(?P<cluster>[\w.-]+))?\s*$",
     ),
     "sge": (
         r'\bYour job(?:-array)? (?P<id>\d+)(?:\.\S*)? \(".*"\) has been submitted',
-        # -terse
-        r"^\s*(?P<id>\d+)(?:\.\d+-\d+:\d+)?\s*$",
     ),
     "oar": (
         r"^\s*OAR_JOB_ID\s*=\s*(?P<id>\d+)\s*$",
         r"\bOAR_JOB_ID\s*=\s*(?P<id>\d+)\b",
     ),
-    "pbs": (
-        r"^\s*(?P<id>\d+)(?:\[\])?\.[\w.-]*[A-Za-z][\w.-]*\s*$",
-        r"^\s*(?P<id>\d+)(?:\[\])?\s*$",
-    ),
-    "moab": (
-        r"^\s*(?P<id>\d+)(?:\[\])?\.[\w.-]*[A-Za-z][\w.-]*\s*$",
-        r"^\s*(?:[A-Za-z][\w-]*\.)?(?P<id>\d+)\s*$",
-    ),
+    "pbs": (r"^\s*(?P<id>\d+)(?:\[\])?\.[A-Za-z][\w.-]*\s*$",),
+    "moab": (r"^\s*(?P<id>\d+)(?:\[\])?\.[A-Za-z][\w.-]*\s*$",),
     "lsf": (
         r"^\s*Job <(?P<id>\d+)> is submitted to .*queue",
         r"\bJob <(?P<id>\d+)> is submitted\b",
@@ -48,6 +38,17 @@ _PATTERNS: dict[str, tuple[str, ...]] = {
         r"^\s*(?P<id>\d+)\.0 - \d+\.\d+\s*$",
     ),
 }
+#: The same, of lines that are numbers by themselves
+_BARE: dict[str, str] = {
+    # --parsable
+    "slurm": r"^\s*(?P<id>\d+)(?:;(?P<cluster>[\w.-]+))?\s*$",
+    # -terse
+    "sge": r"^\s*(?P<id>\d+)(?:\.\d+-\d+:\d+)?\s*$",
+    "pbs": r"^\s*(?P<id>\d+)(?:\[\])?\s*$",
+    "moab": r"^\s*(?:[A-Za-z][\w-]*\.)?(?P<id>\d+)\s*$",
+}
+#: Batch systems that answer so without being asked for it
+_BARE_BY_ITSELF = ("pbs", "moab")
 #: What HTCondor adds to the number of a cluster of jobs
 _SUFFIX = {"htcondor": ".0"}
 
@@ -77,7 +78,14 @@ class Accepted:
     cluster: str = ""
 
 
-def read_answer(system: str, output: str, errors: str = "") -> Accepted | None:
+def is_terse(script: str) -> bool:
+    """Whether a job script, or a command, asks for an answer that is only a number."""
+    return re.search(r"(?<![\w-])-(?:-parsable|terse)(?![\w-])", script) is not None
+
+
+def read_answer(
+    system: str, output: str, errors: str = "", *, terse: bool = False
+) -> Accepted | None:
     """Which job was taken, or None if that cannot be told for certain.
 
     Parameters
@@ -86,17 +94,38 @@ def read_answer(system: str, output: str, errors: str = "") -> Accepted | None:
         The batch system.
     output, errors
         What the command that submits has written; the former counts more.
+    terse
+        It was asked to answer with a number. Otherwise the words around the number may
+        be in another language, and a line that is a number may be anything: it counts
+        only if no other line has a digit.
     """
     for text in (output, errors):
+        lines = lines_of(text)
         for pattern in _PATTERNS.get(system, ()):
-            found = {
-                match["id"]: match.groupdict().get("cluster") or ""
-                for line in lines_of(text)
-                for match in re.finditer(pattern, line)
-            }
+            found = _matches(pattern, lines)
             if len(found) == 1:
-                ((job_id, cluster),) = found.items()
-                return Accepted(job_id + _SUFFIX.get(system, ""), cluster)
+                return _accepted(system, found)
             if found:
                 return None
+        if not (terse or system in _BARE_BY_ITSELF):
+            lines = [line for line in lines if re.search(r"\d", line)]
+            if len(lines) != 1:
+                continue
+        found = _matches(_BARE[system], lines) if system in _BARE else {}
+        if found:
+            return _accepted(system, found) if len(found) == 1 else None
     return None
+
+
+def _matches(pattern: str, lines: list[str]) -> dict[str, str]:
+    """{id: cluster} of what a pattern finds."""
+    return {
+        match["id"]: match.groupdict().get("cluster") or ""
+        for line in lines
+        for match in re.finditer(pattern, line, re.ASCII)
+    }
+
+
+def _accepted(system: str, found: dict[str, str]) -> Accepted:
+    ((job_id, cluster),) = found.items()
+    return Accepted(job_id + _SUFFIX.get(system, ""), cluster)
