@@ -7,6 +7,7 @@ import faulthandler
 import os
 import resource
 import signal
+import sys
 import time
 from collections.abc import Iterable
 from importlib import import_module
@@ -14,7 +15,7 @@ from typing import Any
 
 from .state_descriptors import Descriptors, StandardStreams, WorkingDirectory
 from .state_left_open import LeftOpen
-from .state_part import CannotPutBack, Part, Remembered, Setting
+from .state_part import CannotPutBack, Part, Remembered, Setting, Watched
 
 STATUS = "/proc/self/status"
 
@@ -228,6 +229,22 @@ class MaskAndHandlers(Part):
         ]
 
 
+class Ids(Watched):
+    """Who this process is to the system; it may lack the right to go back."""
+
+    title = "User and group ids, process group (process replaced)"
+
+    def save(self) -> tuple[Any, ...]:
+        users = os.getresuid() if hasattr(os, "getresuid") else os.getuid()
+        groups = os.getresgid() if hasattr(os, "getresgid") else os.getgid()
+        return users, groups, os.getgroups(), os.getpgrp()
+
+    def differences(self, before: Any, now: Any) -> list[str]:
+        if before == now:
+            return []
+        return [f"the ids of the process were changed from {before} to {now}"]
+
+
 class Timers(Part):
     """Alarms: one that a job has set must not end the next.
 
@@ -309,10 +326,15 @@ def system_parts(descriptors: Iterable[int]) -> list[Part]:
         Environment(),
         TimeZone(),
         MaskAndHandlers(),
+        Ids(),
         Timers(),
         Limits(),
         StandardStreams(),
     ]
+    if hasattr(sys, "setdlopenflags"):
+        parts.append(
+            Setting("Flags of `dlopen`", sys.getdlopenflags, sys.setdlopenflags)
+        )
     if hasattr(os, "sched_getaffinity"):
         parts.append(
             Setting("CPU affinity of the process", _get_affinity, _set_affinity)

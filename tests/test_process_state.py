@@ -245,6 +245,19 @@ def test_own_directory_removed(tmp_path: Path, when: str) -> None:
         assert reasons == [f"the working directory {tmp_path / 'home'} was deleted"]
 
 
+def test_a_process_with_other_ids_is_replaced() -> None:
+    """It may lack the right to go back."""
+    script = (
+        "import json, os\n"
+        "from seamless_dask.process_state import ProcessState\n"
+        "state = ProcessState()\n"
+        "os.setpgid(0, 0)\n"
+        "print(json.dumps(state.reset()))\n"
+    )
+    (reason,) = run(script=script)
+    assert reason.startswith("the ids of the process were changed from")
+
+
 def test_saving_leaks_no_descriptors() -> None:
     script = (
         "import json, os\n"
