@@ -402,3 +402,17 @@ def test_two_throttles_are_a_contradiction_unless_they_agree() -> None:
     }
     (problem,) = problems("", {"extra_dask_config": both})
     assert "contradicts" in problem
+
+
+@pytest.mark.parametrize("name", ["partition", "project"])
+@pytest.mark.parametrize("value", ["a b", 'a"c', "x'; touch y; '", "$HOME", "a\tb"])
+def test_names_that_would_be_several_words_are_refused(name: str, value: str) -> None:
+    """The batch system, or its shell, would take the rest for something else."""
+    (problem,) = problems("slurm", {**BATCH, name: value})
+    assert name in problem and "several names are separated by commas" in problem
+
+
+def test_a_walltime_in_other_digits_is_refused() -> None:
+    walltime = "\u0660\u0661:\u0660\u0660:\u0660\u0660"
+    (problem,) = problems("slurm", {**BATCH, "walltime": walltime})
+    assert "walltime" in problem

@@ -12,17 +12,23 @@ import re
 
 from dask.utils import parse_bytes, parse_timedelta
 
+# ASCII: what is written goes to the batch system, which knows no other digits.
 _CLOCK = re.compile(
-    r"(?:(?P<days>\d+)-)?(?P<hours>\d+):(?P<minutes>\d{2}):(?P<seconds>\d{2})"
+    r"(?:(?P<days>\d+)-)?(?P<hours>\d+):(?P<minutes>\d{2}):(?P<seconds>\d{2})",
+    re.ASCII,
 )
-_DAYS_ONLY = re.compile(r"(?P<days>\d+)-(?P<hours>\d+)(?::(?P<minutes>\d{2}))?")
-_BARE = re.compile(r"[-+]?[\d_.,]+(?:[eE][-+]?\d+)?")
+_DAYS_ONLY = re.compile(
+    r"(?P<days>\d+)-(?P<hours>\d+)(?::(?P<minutes>\d{2}))?", re.ASCII
+)
+_BARE = re.compile(r"[-+]?[\d_.,]+(?:[eE][-+]?\d+)?", re.ASCII)
 _AMOUNT = re.compile(r"[-+]?[0-9.]+(?:[eE][-+]?[0-9]+)?\s*[A-Za-z]*")
 #: The longest duration that anything here can mean, in seconds: about 30 years.
 LONGEST = 10**9
 #: More memory than any machine has, in bytes.
 MOST_MEMORY = 2**60
-_SLURM_MEMORY = re.compile(r"(?P<number>\d+)\s*(?P<unit>[KMGT])(?:i?B)?", re.IGNORECASE)
+_SLURM_MEMORY = re.compile(
+    r"(?P<number>\d+)\s*(?P<unit>[KMGT])(?:i?B)?", re.IGNORECASE | re.ASCII
+)
 
 
 def is_bare(value: str | int | float) -> bool:

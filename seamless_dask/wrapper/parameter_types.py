@@ -88,6 +88,15 @@ def _one_line(value: str) -> str:
     return value
 
 
+def _one_word(value: str) -> str:
+    if len(value.split()) > 1 or re.search(r"[\"'`\\$;&|<>]", value):
+        raise ValueError(
+            "has a blank, a quote or another character that a shell understands: "
+            f"{value!r}; several names are separated by commas"
+        )
+    return value.strip()
+
+
 def _configuration(value: dict[str, Any]) -> dict[str, Any]:
     """Refuse what Dask would merge by dropping a part of it without a word."""
     found: set[tuple[str, ...]] = set()
@@ -141,6 +150,7 @@ Units = Annotated[
     WithJsonSchema({"type": ["number", "string"], "minimum": 0}),
 ]
 Line = Annotated[str, Field(min_length=1), AfterValidator(_one_line)]
+Word = Annotated[Line, AfterValidator(_one_word)]
 Lines = Annotated[
     list[Line],
     BeforeValidator(ensure_list),

@@ -25,6 +25,7 @@ from .parameter_types import (
     PositiveInt,
     Units,
     Walltime,
+    Word,
 )
 
 #: Time between the end of the longest worker lifetime and the walltime, in seconds.
@@ -86,8 +87,8 @@ class Parameters(BaseModel):
         f"directory for temporary files of workers. Default {DEFAULT_TMPDIR}",
         "an absolute path; it may begin with ~ or a $VARIABLE",
     )
-    partition: Line | None = _field("partition or queue of the batch system", TEXT)
-    project: Line | None = _field("account or project to charge for jobs", TEXT)
+    partition: Word | None = _field("partition or queue of the batch system", TEXT)
+    project: Word | None = _field("account or project to charge for jobs", TEXT)
     job_extra_directives: Lines = _field(
         "more directives for the head of the job script; the mark such as #SBATCH may be left"
         ' out. On Grid Engine, "-pe NAME" names the parallel environment for more than one core; '
