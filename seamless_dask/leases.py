@@ -19,6 +19,10 @@ RETRY_INTERVAL = 1.0
 #: leases that one message asks for, at the most
 MAX_BATCH = 1000
 
+#: Of all leases of this process: one that was given back is never granted again, and a
+#: worker that learns of other services begins anew.
+_numbers = itertools.count(1)
+
 
 class LeaseRefused(RuntimeError):
     """The permission manager refused a nested transformation; the text says why."""
@@ -49,7 +53,6 @@ class Leases:
     def __init__(self, worker: Worker) -> None:
         self._worker = worker
         self._loop: asyncio.AbstractEventLoop | None = None
-        self._ids = itertools.count(1)
         #: {lease id: set when there is a decision}
         self._undecided: dict[str, asyncio.Future[None]] = {}
         #: {lease id: its request}, in the order of asking
@@ -92,7 +95,7 @@ class Leases:
         ------
         LeaseRefused
         """
-        lease_id = f"{self._worker.id}-{next(self._ids)}"
+        lease_id = f"{self._worker.id}-{next(_numbers)}"
         self._loop = asyncio.get_running_loop()
         future: asyncio.Future[None] = self._loop.create_future()
         self._undecided[lease_id] = future

@@ -90,6 +90,7 @@ class WorkerRuntime:
         self.recorder = Recorder(pool.buffers)
         self.fingertips = Fingertips(self)
         worker.stream_handlers[CANCEL] = self.cancel
+        self._closed = False
         self._attempts: dict[str, _Attempt] = {}
         self.running = RunningJobs(worker, pool.jobs_of)
         self.nested = NestedWork(self)
@@ -110,7 +111,9 @@ class WorkerRuntime:
         Raises
         ------
         distributed.Reschedule
-            If it was cancelled: whoever has asked for it since then gets it.
+            If it was cancelled: whoever has asked for it since then gets it. Or if
+            this runtime was closed meanwhile: the next one of the worker executes it,
+            or another worker.
         """
         if not self._is_wanted(job.key):
             raise Reschedule
@@ -118,12 +121,15 @@ class WorkerRuntime:
         self._attempts[job.key] = attempt = _Attempt(task)
         try:
             result = await task
-            self._report(job, attempt, result)
-            return result
         except asyncio.CancelledError:
-            if attempt.cancelled:
+            if attempt.cancelled or self._closed:
                 raise Reschedule from None
             raise
+        else:
+            if self._closed and result.error is not None:
+                raise Reschedule  # perhaps only since nothing answers it any more
+            self._report(job, attempt, result)
+            return result
         finally:
             del self._attempts[job.key]
 
@@ -303,7 +309,8 @@ class WorkerRuntime:
                 attempt.task.cancel()
 
     def close(self) -> None:
-        """Stop asking for leases."""
+        """Stop asking for leases; what is under way begins again elsewhere."""
+        self._closed = True
         self.worker.stream_handlers.pop(CANCEL, None)
         self.nested.close()
         self.leases.close()

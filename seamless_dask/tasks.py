@@ -6,8 +6,10 @@ light, and everything that needs Seamless is reached through the worker's runtim
 
 from __future__ import annotations
 
+import asyncio
 import logging
 from dataclasses import dataclass, field
+from time import monotonic
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
@@ -18,6 +20,8 @@ if TYPE_CHECKING:
 
 logger = logging.getLogger(__name__)
 
+#: seconds for which a worker may be without the plugin, while it gets another one
+REPLACING = 10.0
 #: name under which the worker plugin is registered
 WORKER_PLUGIN = "seamless-worker"
 
@@ -69,6 +73,11 @@ async def _runtime() -> WorkerRuntime:
 
     worker = get_worker()
     plugin: Any = worker.plugins.get(WORKER_PLUGIN)
+    deadline = monotonic() + REPLACING
+    while plugin is None and monotonic() < deadline:
+        # It may be about to be replaced by one that knows services at other addresses.
+        await asyncio.sleep(REPLACING / 100)
+        plugin = worker.plugins.get(WORKER_PLUGIN)
     if plugin is None:
         raise RuntimeError(
             f"Dask worker {worker.address} runs without the plugin {WORKER_PLUGIN!r}: "
