@@ -25,6 +25,7 @@ from . import forked_jobs
 from .child_errors import error_text
 from .job_context import belong_to
 from .leftovers import Leftovers, end_processes
+from .state_interpreter import release_lock_of_logging
 from .turn_keeper import TurnKeeper
 from .turns import JobTurn
 
@@ -160,6 +161,10 @@ class JobRunner:
         report = JobReport(
             result, wall=wall, pid=self._pid, process_started=self._process_started
         )
+        try:
+            release_lock_of_logging()  # nobody else can
+        except BaseException as exc:  # noqa: BLE001 - what the job has put in its place
+            report.replace.append(f"the lock of logging cannot be released: {exc!r}")
         return report, thread_time()
 
     def _finish_jobs(self) -> None:
@@ -174,10 +179,10 @@ class JobRunner:
             self._collect(ended.seconds)
             own, others = self._keeper.threads_of(job)
             report.left = self._leftovers.threads(own, others) + end_processes()
-            report.replace = self._keeper.end(job, report.left)
+            report.replace += self._keeper.end(job, report.left)
         except BaseException as exc:
             logger.exception("A job does not end as it should")
-            report.replace = [f"a job did not end well: {exc!r}"]
+            report.replace.append(f"a job did not end well: {exc!r}")
         report.cpu_user, report.cpu_system = job.cpu_user, job.cpu_system
         report.memory_peak, report.waited = job.memory_peak, job.waited
         ended.tell(report)

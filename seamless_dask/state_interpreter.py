@@ -52,6 +52,16 @@ class Warnings(Remembered):
                 warnings._filters_mutated_lock_held()  # type: ignore[attr-defined]
 
 
+def release_lock_of_logging() -> None:
+    """Release it if the calling thread holds it.
+
+    Our own threads log as well, and would wait for ever.
+    """
+    lock: Any = vars(logging)["_lock"]
+    while lock._is_owned():
+        lock.release()
+
+
 class Loggers(Part):
     """The loggers of the baseline, and what others have become since."""
 
@@ -127,10 +137,7 @@ class Loggers(Part):
         return logging.NOTSET, True, False, silent, []
 
     def reset(self) -> list[str]:
-        # Our own threads log as well, and would wait for ever.
-        lock: Any = vars(logging)["_lock"]
-        while lock._is_owned():
-            lock.release()
+        release_lock_of_logging()
         levels = self._baseline[3]
         if levels != (logging._levelToName, logging._nameToLevel):
             for name, level in logging._nameToLevel.items():
