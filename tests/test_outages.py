@@ -310,6 +310,26 @@ def test_a_killed_driver(stack: RealStack) -> None:
 
 
 @pytest.mark.parametrize("kind", ["hashserver", "database"])
+def test_a_server_that_another_driver_starts_again(stack: RealStack, kind: str) -> None:
+    """At another address: the workers learn it, and go on with what they executed."""
+    other: dict[str, Any] = {
+        "name": "independent",
+        "n": 3,
+        "salt": f"with {kind}",
+        "timeout": 90,
+    }
+    stack.run_workload(**other)
+    workload = Workload(stack)
+    workload.wait_for_results(RESULTS // 3)
+    _, status = service(stack, kind)
+    process = psutil.Process(status["pid"])
+    process.kill()
+    process.wait(10)
+    assert stack.run_workload(**other).outcome["values_ok"]
+    workload.finish()
+
+
+@pytest.mark.parametrize("kind", ["hashserver", "database"])
 def test_a_server_that_is_away(stack: RealStack, kind: str) -> None:
     """Work waits for it, says so once per process, and completes."""
     workload = Workload(stack)
