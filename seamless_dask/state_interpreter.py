@@ -137,7 +137,6 @@ class Loggers(Part):
         return logging.NOTSET, True, False, silent, []
 
     def reset(self) -> list[str]:
-        release_lock_of_logging()
         levels = self._baseline[3]
         if levels != (logging._levelToName, logging._nameToLevel):
             for name, level in logging._nameToLevel.items():
