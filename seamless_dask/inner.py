@@ -87,6 +87,7 @@ class InnerLeases:
         except RuntimeError as error:
             raise LeaseRefused(str(error)) from error
         if lease.id in answer["refused"]:
+            self.release(lease)  # no copy of the request may be granted later
             raise LeaseRefused(answer["refused"][lease.id])
         return lease
 

@@ -61,6 +61,9 @@ class Leases:
         self._asked: set[str] = set()
         #: those of them that nobody wants any more
         self._given_up: set[str] = set()
+        #: live ids whose request was sent more than once: a copy may still arrive when
+        #: the lease is over, and would take a slot for nobody
+        self._repeated: set[str] = set()
         self._sending: asyncio.Task[None] | None = None
         worker.stream_handlers[DECISIONS] = self.decided
 
@@ -111,6 +114,8 @@ class Leases:
         try:
             await future
         except LeaseRefused:
+            if lease_id in self._repeated:
+                self.release(lease_id)
             raise
         except BaseException:
             self._give_up(lease_id)
@@ -133,7 +138,9 @@ class Leases:
     def release(self, *lease_ids: str) -> None:
         """Give leases back; unknown or ended ones change nothing."""
         for lease in lease_ids:
-            self.ended(lease)
+            if isinstance(lease, Lease):
+                lease.leases = None
+        self._repeated.difference_update(lease_ids)
         comm = self._worker.batched_stream
         if lease_ids and comm is not None and not comm.closed():
             comm.send(
@@ -145,8 +152,13 @@ class Leases:
             )
 
     def ended(self, lease: str) -> None:
-        """Note that a lease has ended with its task: nothing is left to give back."""
-        if isinstance(lease, Lease):
+        """Note that a lease has ended with its task: nothing is left to give back.
+
+        Except that no copy of its request may be granted after that.
+        """
+        if lease in self._repeated:
+            self.release(lease)
+        elif isinstance(lease, Lease):
             lease.leases = None
 
     def thrown_away(self, lease_id: str) -> None:
@@ -198,6 +210,7 @@ class Leases:
             except OSError as exc:
                 # Requests have ids, so asking twice changes nothing.
                 logger.warning("The scheduler does not answer (%r), trying again", exc)
+                self._repeated.update(request["id"] for request in batch)
                 await asyncio.sleep(RETRY_INTERVAL)
 
     def decided(
