@@ -39,7 +39,18 @@ def test_no_status_file(tmp_path: Path) -> None:
     assert not wrapper.status_file.exists()
 
 
-@pytest.mark.parametrize("content", ["{nonsense", "[1, 2]", '"text"'])
+DEEP = "[" * 100_000
+#: Few enough brackets for a parser, but too many for what comes behind it.
+RATHER_DEEP = json.dumps({"status": "starting", "parameters": {"cores": 1}}).replace(
+    "1", '{"a": ' * 500 + "1" + "}" * 500
+)
+
+
+@pytest.mark.parametrize(
+    "content",
+    ["{nonsense", "[1, 2]", '"text"', DEEP, '{"a": ' + DEEP, RATHER_DEEP],
+    ids=["nonsense", "list", "text", "deep", "deep-field", "rather-deep"],
+)
 def test_no_json_object(tmp_path: Path, content: str) -> None:
     """A file that is no JSON object is refused, and left as it is."""
     wrapper = WrapperProcess(tmp_path, content=content)
@@ -48,6 +59,22 @@ def test_no_json_object(tmp_path: Path, content: str) -> None:
     assert "Traceback" not in wrapper.output()
     assert "JSON" in wrapper.output()
     assert wrapper.status_file.read_text() == content
+
+
+@pytest.mark.parametrize("content", [DEEP, RATHER_DEEP], ids=["deep", "rather-deep"])
+def test_a_dry_run_of_what_is_nested_too_deeply(tmp_path: Path, content: str) -> None:
+    """It may come from a file or from a pipe."""
+    done = subprocess.run(
+        [sys.executable, "-m", "seamless_dask.wrapper", "distributed::LocalCluster"]
+        + ["--dry-run", "--parameters", "/dev/stdin"],
+        input=content,
+        capture_output=True,
+        text=True,
+        timeout=60,
+    )
+    assert done.returncode == 3
+    assert "/dev/stdin cannot be read: is nested more than 100 levels" in done.stderr
+    assert "Traceback" not in done.stderr
 
 
 def test_parameters_missing(tmp_path: Path) -> None:
