@@ -193,3 +193,48 @@ def test_help_names_every_exit_code() -> None:
     for code in range(9):
         assert re.search(rf"^  {code}  ", done.stdout, re.MULTILINE)
     assert "distributed" not in done.stderr
+
+
+@pytest.mark.parametrize("below", ["/proc/nowhere/logs", "FILE/logs", "FILE"])
+@pytest.mark.parametrize("dry", [False, True])
+def test_directories_that_cannot_be_made(tmp_path: Path, below: str, dry: bool) -> None:
+    """Directories for output and for temporary files: the key, the value, the reason."""
+    (tmp_path / "a file").touch()
+    directory = below.replace("FILE", str(tmp_path / "a file"))
+    key = "jobqueue.slurm.log-directory"
+    batch = {"cores": 1, "memory": "1GB", "walltime": "01:00:00"}
+    batch["extra_dask_config"] = {key: directory}
+    cases = {
+        "dask_jobqueue::SLURMCluster": (
+            batch,
+            f"{key} = {directory!r}: cannot be made",
+        ),
+        "distributed::LocalCluster": (
+            {"tmpdir": directory},
+            f"tmpdir = {directory!r}: cannot be made",
+        ),
+    }
+    for cluster, (parameters, sentence) in cases.items():
+        if dry:
+            file = tmp_path / "parameters.json"
+            file.write_text(json.dumps(parameters))
+            done = subprocess.run(
+                [sys.executable, "-m", "seamless_dask.wrapper", cluster]
+                + ["--dry-run", "--parameters", str(file)],
+                capture_output=True,
+                text=True,
+                timeout=60,
+            )
+            assert done.returncode == 3
+            assert sentence in done.stderr and "Traceback" not in done.stderr
+        else:
+            wrapper = WrapperProcess(tmp_path, parameters, cluster=cluster)
+            check_failure(wrapper, 3, re.escape(sentence))
+
+
+def test_a_directory_for_temporary_files_that_takes_none(tmp_path: Path) -> None:
+    """The scheduler has its own elsewhere: that one may exist on compute nodes only."""
+    parameters = {"extra_dask_config": {"temporary-directory": "/proc"}}
+    with WrapperProcess(tmp_path, parameters) as wrapper:
+        wrapper.until_running()
+    assert "Traceback" not in wrapper.output()

@@ -39,6 +39,7 @@ from .durations import (
     slurm_memory,
 )
 from .job_environment import cpu_count, inherited
+from .job_logs import configured as log_directory_of
 from .job_names import DEFAULT_NAME, job_name, split_name
 from .parameters import DEFAULT_TMPDIR, GRACE_PERIOD, WALLTIME, Parameters
 from .signs_of_life import around
@@ -199,6 +200,9 @@ def job_arguments(
         arguments["python"] = shlex.quote(sys.executable)
     if parameters.tmpdir is not None or not parameters.pure_dask:
         arguments["local_directory"] = _shell_path(parameters.tmpdir or DEFAULT_TMPDIR)
+    chosen = log_directory_of(system)
+    if chosen is not None:  # dask_jobqueue would take ~ for a name
+        arguments["log_directory"] = chosen
     if system == "htcondor":
         named = {"batch_name": name} if tag else {}
         arguments["job_extra_directives"] = htcondor_directives(directives) | named
