@@ -42,6 +42,7 @@ from .job_environment import cpu_count, inherited
 from .job_logs import configured as log_directory_of
 from .job_names import DEFAULT_NAME, job_name, split_name
 from .parameters import DEFAULT_TMPDIR, GRACE_PERIOD, WALLTIME, Parameters
+from .prologue_checks import shell_problems
 from .signs_of_life import around
 
 logger = logging.getLogger(__name__)
@@ -50,6 +51,8 @@ logger = logging.getLogger(__name__)
 _WITH_RESOURCE_SPEC = ("oar", "pbs", "moab", "sge")
 #: Batch systems where dask_jobqueue calls the project an account.
 _WITH_ACCOUNT = ("slurm", "pbs", "moab")
+#: Of dask_jobqueue, which may not be loaded yet.
+DEFAULT_SHEBANG = "#!/usr/bin/env bash"
 
 
 def batch_problems(parameters: Parameters, system: str) -> list[str]:
@@ -111,8 +114,8 @@ def _written_problems(parameters: Parameters, system: str) -> list[str]:
     problems = directive_problems(
         parameters.job_extra_directives, system, "job_extra_directives"
     )
-    problems += prologue_problems(
-        parameters.job_script_prologue, system, "job_script_prologue"
+    problems += _prologue_problems(
+        parameters, system, parameters.job_script_prologue, "job_script_prologue"
     )
     for name in ("partition", "project", "resource_spec"):
         problems += option_problem(getattr(parameters, name), name, system)
@@ -123,7 +126,18 @@ def _written_problems(parameters: Parameters, system: str) -> list[str]:
     )
     key = f"jobqueue.{system}.job-script-prologue"
     lines = _texts(effective(parameters, key))
-    return problems + prologue_problems(lines, system, f"Dask's configuration {key}")
+    return problems + _prologue_problems(
+        parameters, system, lines, f"Dask's configuration {key}"
+    )
+
+
+def _prologue_problems(
+    parameters: Parameters, system: str, lines: list[str], field: str
+) -> list[str]:
+    shebang = effective(parameters, f"jobqueue.{system}.shebang") or DEFAULT_SHEBANG
+    return prologue_problems(lines, system, field) or shell_problems(
+        lines, system, field, str(shebang)
+    )
 
 
 def _texts(value: Any) -> list[str]:
