@@ -43,6 +43,7 @@ from .job_logs import configured as log_directory_of
 from .job_names import DEFAULT_NAME, job_name, split_name
 from .parameters import DEFAULT_TMPDIR, GRACE_PERIOD, WALLTIME, Parameters
 from .prologue_checks import shell_problems
+from .repeated_directives import repeated, repeated_in_request
 from .signs_of_life import around
 
 logger = logging.getLogger(__name__)
@@ -111,23 +112,34 @@ def _walltime_problems(parameters: Parameters) -> list[str]:
 
 def _written_problems(parameters: Parameters, system: str) -> list[str]:
     """What is wrong with texts that go into the job script as they are."""
-    problems = directive_problems(
-        parameters.job_extra_directives, system, "job_extra_directives"
+    section = f"jobqueue.{system}."
+    problems = _directive_problems(
+        parameters, system, parameters.job_extra_directives, "job_extra_directives"
     )
     problems += _prologue_problems(
         parameters, system, parameters.job_script_prologue, "job_script_prologue"
     )
     for name in ("partition", "project", "resource_spec"):
         problems += option_problem(getattr(parameters, name), name, system)
-    key = f"jobqueue.{system}.job-extra-directives"
-    configured = effective(parameters, key)
-    problems += directive_problems(
-        _texts(configured), system, f"Dask's configuration {key}"
+    problems += repeated_in_request(parameters, system)
+    key = section + "job-extra-directives"
+    lines = _texts(effective(parameters, key))
+    problems += _directive_problems(
+        parameters, system, lines, f"Dask's configuration {key}"
     )
-    key = f"jobqueue.{system}.job-script-prologue"
+    key = section + "job-script-prologue"
     lines = _texts(effective(parameters, key))
     return problems + _prologue_problems(
         parameters, system, lines, f"Dask's configuration {key}"
+    )
+
+
+def _directive_problems(
+    parameters: Parameters, system: str, directives: list[str], field: str
+) -> list[str]:
+    left_out = effective(parameters, f"jobqueue.{system}.job-directives-skip")
+    return directive_problems(directives, system, field) + repeated(
+        directives, parameters, system, field, _texts(left_out)
     )
 
 
