@@ -238,3 +238,24 @@ def test_a_directory_for_temporary_files_that_takes_none(tmp_path: Path) -> None
     with WrapperProcess(tmp_path, parameters) as wrapper:
         wrapper.until_running()
     assert "Traceback" not in wrapper.output()
+
+
+def test_files_to_load_that_are_not_there(tmp_path: Path) -> None:
+    """Those of all processes on this machine; modules and addresses are left to Dask."""
+    there = tmp_path / "there.py"
+    there.touch()
+    missing = str(tmp_path / "missing.py")
+    config = {
+        "distributed.scheduler.preload": [str(there), missing],
+        "distributed.worker.preload": missing,
+    }
+    wrapper = WrapperProcess(tmp_path, {"extra_dask_config": config})
+    check_failure(
+        wrapper,
+        3,
+        "2 problems",
+        re.escape(
+            f"distributed.scheduler.preload = {missing!r}: there is no such file"
+        ),
+        re.escape(f"distributed.worker.preload = {missing!r}: there is no such file"),
+    )

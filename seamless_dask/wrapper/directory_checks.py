@@ -1,4 +1,4 @@
-"""Whether directories that parameters and configuration name are there, or can be made."""
+"""Whether directories and files that the configuration names are there, or can be made."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ _FULL = (errno.ENOSPC, errno.EDQUOT)
 def directory_problems(
     parameters: Parameters, system: str, *, make: bool = True
 ) -> list[str]:
-    """What is wrong with directories on this machine.
+    """What is wrong with directories and files on this machine.
 
     Parameters
     ----------
@@ -40,12 +40,32 @@ def directory_problems(
         key = f"jobqueue.{system}.log-directory"
         value = effective(parameters, key)
         # others are refused by `config_problems`
-        if isinstance(value, (str, os.PathLike)) and str(value).isprintable():
+        if isinstance(value, (str, os.PathLike)) and _is_line(value):
             # it may be one in which only compute nodes can write
             reason = _cannot_be_made(os.path.expanduser(os.fspath(value)), make)
             if reason:
                 problems.append(f"Dask's configuration {key} = {value!r}: {reason}")
+    return problems + _preload_problems(parameters, system)
+
+
+def _preload_problems(parameters: Parameters, system: str) -> list[str]:
+    """Files with code that the scheduler, and workers on this machine, are to load."""
+    problems = []
+    for who in ("scheduler", *(() if system else ("nanny", "worker"))):
+        key = f"distributed.{who}.preload"
+        value = effective(parameters, key)
+        # others than texts are refused by `config_problems`
+        for item in value if isinstance(value, (list, tuple)) else [value]:
+            file = str(item)
+            if file.endswith(".py") and "://" not in file and not os.path.isfile(file):
+                problems.append(
+                    f"Dask's configuration {key} = {file!r}: there is no such file"
+                )
     return problems
+
+
+def _is_line(value: str | os.PathLike[str]) -> bool:
+    return bool(str(value).strip()) and str(value).isprintable()
 
 
 def scratch_directory() -> str:
