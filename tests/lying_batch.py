@@ -7,6 +7,7 @@ OAR. What it should do wrong is in the file ``lies.json`` of the folder:
 ``fail``         the submission fails with this text on the error output...
 ``accept``       ... after having accepted the job (true), or without (false)
 ``hang``         the submission accepts the job and does not come back
+``linger``       every command leaves a process behind that keeps its output open
 ``exclusions``   this text is how a submission fails that excludes nodes
 ``hidden``       seconds for which an accepted job is not shown
 ``run``          whether jobs are executed; otherwise they wait
@@ -91,6 +92,12 @@ class LyingBatch:
         """How often a command was called: its arguments and its environment."""
         lines = (self.directory / "log").read_text().splitlines()
         return [call for call in map(json.loads, lines) if call["command"] == command]
+
+    def lingering(self) -> list[int]:
+        """Processes that commands have left behind, and that are still there."""
+        path = self.directory / "lingering"
+        pids = map(int, path.read_text().split() if path.exists() else [])
+        return [pid for pid in pids if Path(f"/proc/{pid}").exists()]
 
     def end_jobs(self) -> None:
         """Whatever runs is killed."""
@@ -257,6 +264,10 @@ def main() -> int:
             "environment": dict(os.environ),
         }
         log.write(json.dumps(call) + "\n")
+    if json.loads((place / "lies.json").read_text()).get("linger"):
+        child = subprocess.Popen(["sleep", "1000"], stdin=subprocess.DEVNULL)
+        with (place / "lingering").open("a") as lingering:
+            lingering.write(f"{child.pid}\n")
     act = (submit, query, cancel)[COMMANDS[system].index(command)]
     return act(place, system, arguments)
 

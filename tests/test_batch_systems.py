@@ -2,9 +2,13 @@
 
 from __future__ import annotations
 
+import json
 import os
 import re
+import subprocess
+import sys
 import time
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -124,6 +128,48 @@ def test_pure_dask_on_grid_engine(grid_engine: BatchSystem) -> None:
         names = set().union(*environments.values())
         assert not [name for name in names if name.startswith("SEAMLESS_")]
         until_jobs(grid_engine, 0)  # nothing to do
+
+
+def test_what_we_say_wins_over_request_files_on_grid_engine(
+    grid_engine: BatchSystem, tmp_path: Path
+) -> None:
+    """What such a file of the user says in addition stays, as for all his jobs."""
+    (tmp_path / ".sge_request").write_text("-N other -l h_rt=60 -p -7 -q no.such.queue")
+    parameters = tmp_path / "parameters.json"
+    parameters.write_text(json.dumps(PARAMETERS))
+    script = tmp_path / "script.sh"
+    script.write_text(
+        subprocess.run(
+            [sys.executable, "-m", "seamless_dask.wrapper", "dask_jobqueue::SGECluster"]
+            + ["--dry-run", "--parameters", str(parameters)],
+            check=True,
+            stdout=subprocess.PIPE,
+            text=True,
+            timeout=60,
+        ).stdout
+    )
+    done = subprocess.run(
+        ["qsub", "-h", "-terse", str(script)],
+        env={**os.environ, **grid_engine.environment},
+        cwd=tmp_path,
+        capture_output=True,
+        text=True,
+        timeout=60,
+    )
+    assert done.returncode == 0, done.stderr
+    job_id = done.stdout.strip()
+    try:
+        text = grid_engine.run("qstat", "-j", job_id)
+    finally:
+        grid_engine.run("qdel", job_id)
+    said = {
+        name.strip(): value.strip()
+        for name, _, value in (line.partition(":") for line in text.splitlines())
+    }
+    assert said["job_name"] == "dask-worker"
+    assert said["hard resource_list"] == "h_rt=600"
+    assert said["hard_queue_list"] == "all.q"
+    assert said["priority"] == "-7"
 
 
 def test_oar(oar: BatchSystem) -> None:

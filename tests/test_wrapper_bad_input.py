@@ -39,7 +39,18 @@ def test_no_status_file(tmp_path: Path) -> None:
     assert not wrapper.status_file.exists()
 
 
-@pytest.mark.parametrize("content", ["{nonsense", "[1, 2]", '"text"'])
+DEEP = "[" * 100_000
+#: Few enough brackets for a parser, but too many for what comes behind it.
+RATHER_DEEP = json.dumps({"status": "starting", "parameters": {"cores": 1}}).replace(
+    "1", '{"a": ' * 500 + "1" + "}" * 500
+)
+
+
+@pytest.mark.parametrize(
+    "content",
+    ["{nonsense", "[1, 2]", '"text"', DEEP, '{"a": ' + DEEP, RATHER_DEEP],
+    ids=["nonsense", "list", "text", "deep", "deep-field", "rather-deep"],
+)
 def test_no_json_object(tmp_path: Path, content: str) -> None:
     """A file that is no JSON object is refused, and left as it is."""
     wrapper = WrapperProcess(tmp_path, content=content)
@@ -48,6 +59,22 @@ def test_no_json_object(tmp_path: Path, content: str) -> None:
     assert "Traceback" not in wrapper.output()
     assert "JSON" in wrapper.output()
     assert wrapper.status_file.read_text() == content
+
+
+@pytest.mark.parametrize("content", [DEEP, RATHER_DEEP], ids=["deep", "rather-deep"])
+def test_a_dry_run_of_what_is_nested_too_deeply(tmp_path: Path, content: str) -> None:
+    """It may come from a file or from a pipe."""
+    done = subprocess.run(
+        [sys.executable, "-m", "seamless_dask.wrapper", "distributed::LocalCluster"]
+        + ["--dry-run", "--parameters", "/dev/stdin"],
+        input=content,
+        capture_output=True,
+        text=True,
+        timeout=60,
+    )
+    assert done.returncode == 3
+    assert "/dev/stdin cannot be read: is nested more than 100 levels" in done.stderr
+    assert "Traceback" not in done.stderr
 
 
 def test_parameters_missing(tmp_path: Path) -> None:
@@ -166,3 +193,69 @@ def test_help_names_every_exit_code() -> None:
     for code in range(9):
         assert re.search(rf"^  {code}  ", done.stdout, re.MULTILINE)
     assert "distributed" not in done.stderr
+
+
+@pytest.mark.parametrize("below", ["/proc/nowhere/logs", "FILE/logs", "FILE"])
+@pytest.mark.parametrize("dry", [False, True])
+def test_directories_that_cannot_be_made(tmp_path: Path, below: str, dry: bool) -> None:
+    """Directories for output and for temporary files: the key, the value, the reason."""
+    (tmp_path / "a file").touch()
+    directory = below.replace("FILE", str(tmp_path / "a file"))
+    key = "jobqueue.slurm.log-directory"
+    batch = {"cores": 1, "memory": "1GB", "walltime": "01:00:00"}
+    batch["extra_dask_config"] = {key: directory}
+    cases = {
+        "dask_jobqueue::SLURMCluster": (
+            batch,
+            f"{key} = {directory!r}: cannot be made",
+        ),
+        "distributed::LocalCluster": (
+            {"tmpdir": directory},
+            f"tmpdir = {directory!r}: cannot be made",
+        ),
+    }
+    for cluster, (parameters, sentence) in cases.items():
+        if dry:
+            file = tmp_path / "parameters.json"
+            file.write_text(json.dumps(parameters))
+            done = subprocess.run(
+                [sys.executable, "-m", "seamless_dask.wrapper", cluster]
+                + ["--dry-run", "--parameters", str(file)],
+                capture_output=True,
+                text=True,
+                timeout=60,
+            )
+            assert done.returncode == 3
+            assert sentence in done.stderr and "Traceback" not in done.stderr
+        else:
+            wrapper = WrapperProcess(tmp_path, parameters, cluster=cluster)
+            check_failure(wrapper, 3, re.escape(sentence))
+
+
+def test_a_directory_for_temporary_files_that_takes_none(tmp_path: Path) -> None:
+    """The scheduler has its own elsewhere: that one may exist on compute nodes only."""
+    parameters = {"extra_dask_config": {"temporary-directory": "/proc"}}
+    with WrapperProcess(tmp_path, parameters) as wrapper:
+        wrapper.until_running()
+    assert "Traceback" not in wrapper.output()
+
+
+def test_files_to_load_that_are_not_there(tmp_path: Path) -> None:
+    """Those of all processes on this machine; modules and addresses are left to Dask."""
+    there = tmp_path / "there.py"
+    there.touch()
+    missing = str(tmp_path / "missing.py")
+    config = {
+        "distributed.scheduler.preload": [str(there), missing],
+        "distributed.worker.preload": missing,
+    }
+    wrapper = WrapperProcess(tmp_path, {"extra_dask_config": config})
+    check_failure(
+        wrapper,
+        3,
+        "2 problems",
+        re.escape(
+            f"distributed.scheduler.preload = {missing!r}: there is no such file"
+        ),
+        re.escape(f"distributed.worker.preload = {missing!r}: there is no such file"),
+    )

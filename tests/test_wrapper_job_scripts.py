@@ -353,7 +353,7 @@ def test_slots_on_grid_engine(caplog: pytest.LogCaptureFixture) -> None:
 
     assert "#$ -pe smp 12" in directives(job_extra_directives=["-pe smp", "-V"])
     assert not caplog.messages
-    assert "#$ -pe smp 4" in directives(job_extra_directives="-pe smp 4")
+    assert "#$ -pe smp 12" in directives(job_extra_directives="-pe smp 12")
     assert "#$ -l exclusive=true" in directives(resource_spec="exclusive=true")
     assert not caplog.messages
     directives()

@@ -283,3 +283,21 @@ def test_the_user_chooses_the_first_part_of_the_name(slurm: LyingBatch) -> None:
         assert name.startswith("mine-") and len(name) > 10
         assert os.fspath(wrapper.status_file)
         assert wrapper.ask_to_end() == 0
+
+
+def test_commands_that_leave_a_process_behind_with_their_output(
+    batch: LyingBatch,
+) -> None:
+    """Their answer is there when they have ended, not when nobody can write any more."""
+    batch.lie(linger=True)
+    with Wrapper(batch, maximum_jobs=2) as wrapper:
+        wrapper.work(100)
+        jobs = wrapper.until(lambda: wrapper.status().get("jobs"), "a job")
+        assert set(jobs) <= set(batch.jobs())
+        ask = {"slurm": "squeue", "sge": "qstat", "oar": "oarstat"}[batch.system]
+        wrapper.until(lambda: batch.calls(ask), "a question to the queue")
+        assert wrapper.ask_to_end() == 0, wrapper.output()
+        assert "Traceback" not in wrapper.output()
+        assert "took longer" not in wrapper.output()
+    assert not batch.jobs()
+    wait_for(lambda: not batch.lingering(), "nothing left of the commands", 10)

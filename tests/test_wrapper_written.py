@@ -335,6 +335,11 @@ def test_all_problems_at_once() -> None:
         ("jobqueue.slurm.job-script-prologue", 5),
         ("jobqueue.slurm.worker-extra-args", {"a": 1}),
         ("jobqueue.slurm.log-directory", 7),
+        ("jobqueue.slurm.log-directory", ""),
+        ("jobqueue.slurm.shebang", ["#!/bin/sh"]),
+        ("jobqueue.slurm.job-directives-skip", "--mem="),
+        ("jobqueue.slurm.job-directives-skip", 5),
+        ("distributed.scheduler.preload", 7),
         ("distributed.scheduler.allowed-failures", "many"),
     ],
 )

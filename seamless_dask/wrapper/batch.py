@@ -39,8 +39,11 @@ from .durations import (
     slurm_memory,
 )
 from .job_environment import cpu_count, inherited
+from .job_logs import configured as log_directory_of
 from .job_names import DEFAULT_NAME, job_name, split_name
 from .parameters import DEFAULT_TMPDIR, GRACE_PERIOD, WALLTIME, Parameters
+from .prologue_checks import shell_problems
+from .repeated_directives import repeated, repeated_in_request
 from .signs_of_life import around
 
 logger = logging.getLogger(__name__)
@@ -49,6 +52,8 @@ logger = logging.getLogger(__name__)
 _WITH_RESOURCE_SPEC = ("oar", "pbs", "moab", "sge")
 #: Batch systems where dask_jobqueue calls the project an account.
 _WITH_ACCOUNT = ("slurm", "pbs", "moab")
+#: Of dask_jobqueue, which may not be loaded yet.
+DEFAULT_SHEBANG = "#!/usr/bin/env bash"
 
 
 def batch_problems(parameters: Parameters, system: str) -> list[str]:
@@ -107,22 +112,44 @@ def _walltime_problems(parameters: Parameters) -> list[str]:
 
 def _written_problems(parameters: Parameters, system: str) -> list[str]:
     """What is wrong with texts that go into the job script as they are."""
-    problems = directive_problems(
-        parameters.job_extra_directives, system, "job_extra_directives"
+    section = f"jobqueue.{system}."
+    problems = _directive_problems(
+        parameters, system, parameters.job_extra_directives, "job_extra_directives"
     )
-    problems += prologue_problems(
-        parameters.job_script_prologue, system, "job_script_prologue"
+    problems += _prologue_problems(
+        parameters, system, parameters.job_script_prologue, "job_script_prologue"
     )
     for name in ("partition", "project", "resource_spec"):
         problems += option_problem(getattr(parameters, name), name, system)
-    key = f"jobqueue.{system}.job-extra-directives"
-    configured = effective(parameters, key)
-    problems += directive_problems(
-        _texts(configured), system, f"Dask's configuration {key}"
-    )
-    key = f"jobqueue.{system}.job-script-prologue"
+    problems += repeated_in_request(parameters, system)
+    key = section + "job-extra-directives"
     lines = _texts(effective(parameters, key))
-    return problems + prologue_problems(lines, system, f"Dask's configuration {key}")
+    problems += _directive_problems(
+        parameters, system, lines, f"Dask's configuration {key}"
+    )
+    key = section + "job-script-prologue"
+    lines = _texts(effective(parameters, key))
+    return problems + _prologue_problems(
+        parameters, system, lines, f"Dask's configuration {key}"
+    )
+
+
+def _directive_problems(
+    parameters: Parameters, system: str, directives: list[str], field: str
+) -> list[str]:
+    left_out = effective(parameters, f"jobqueue.{system}.job-directives-skip")
+    return directive_problems(directives, system, field) + repeated(
+        directives, parameters, system, field, _texts(left_out)
+    )
+
+
+def _prologue_problems(
+    parameters: Parameters, system: str, lines: list[str], field: str
+) -> list[str]:
+    shebang = effective(parameters, f"jobqueue.{system}.shebang") or DEFAULT_SHEBANG
+    return prologue_problems(lines, system, field) or shell_problems(
+        lines, system, field, str(shebang)
+    )
 
 
 def _texts(value: Any) -> list[str]:
@@ -199,6 +226,9 @@ def job_arguments(
         arguments["python"] = shlex.quote(sys.executable)
     if parameters.tmpdir is not None or not parameters.pure_dask:
         arguments["local_directory"] = _shell_path(parameters.tmpdir or DEFAULT_TMPDIR)
+    chosen = log_directory_of(system)
+    if chosen is not None:  # dask_jobqueue would take ~ for a name
+        arguments["log_directory"] = chosen
     if system == "htcondor":
         named = {"batch_name": name} if tag else {}
         arguments["job_extra_directives"] = htcondor_directives(directives) | named

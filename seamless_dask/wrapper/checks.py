@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 import logging
-import os
 import re
 
 from .batch import batch_problems
 from .cluster_string import ClusterClass
 from .config_checks import config_problems
-from .dask_config import lifetime_seconds, local_tmpdir
+from .dask_config import lifetime_seconds
+from .directory_checks import directory_problems
 from .durations import parse_memory
 from .exit_codes import ParametersError
 from .parameters import Parameters
@@ -26,8 +26,8 @@ def check(
 ) -> None:
     """Check the parameters for this kind of cluster. Raises `ParametersError`.
 
-    A local cluster needs its directory for temporary files: `make` says whether to make
-    it, or only to see whether that would work.
+    A local cluster needs its directory for temporary files, jobs one for their output:
+    `make` says whether to make them, or only to see whether that would work.
     """
     problems = _problems(parameters, cluster_class, make)
     if problems:
@@ -58,9 +58,10 @@ def _problems(
     problems = _port_problems(parameters, batch=batch) + tls_problems(parameters)
     problems += _memory_problems(parameters)
     problems += config_problems(parameters, cluster_class.batch_system)
+    problems += directory_problems(parameters, cluster_class.batch_system, make=make)
     if batch:
-        return problems + batch_problems(parameters, cluster_class.batch_system)
-    return problems + _directory_problems(parameters, make)
+        problems += batch_problems(parameters, cluster_class.batch_system)
+    return problems
 
 
 def _port_problems(parameters: Parameters, *, batch: bool) -> list[str]:
@@ -92,20 +93,6 @@ def _memory_problems(parameters: Parameters) -> list[str]:
         f"memory = {parameters.memory!r}: is {available} bytes per Dask worker{among}, "
         f"which needs {LEAST_MEMORY // 10**6} MB to start; is the unit right?"
     ]
-
-
-def _directory_problems(parameters: Parameters, make: bool) -> list[str]:
-    directory = local_tmpdir(parameters)
-    existing = directory
-    while not make and not os.path.exists(existing):
-        existing = os.path.dirname(existing)
-    try:
-        os.makedirs(existing, exist_ok=True)
-    except OSError as error:
-        return [f"tmpdir = {directory!r}: cannot be made ({error.strerror})"]
-    if not os.access(existing, os.W_OK | os.X_OK):
-        return [f"tmpdir = {directory!r}: is not writable"]
-    return []
 
 
 def _without_effect(parameters: Parameters, *, batch: bool) -> list[str]:

@@ -1,20 +1,32 @@
 """Run the commands of a batch system, and never wait for ever.
 
-The clients of some batch systems try for ever when their server is away.
+The clients of some batch systems try for ever when their server is away. Others, or what
+sites put in front of them, leave a process behind that keeps their output open: the answer
+is complete when the program itself has ended, not when nobody can write any more.
 """
 
 from __future__ import annotations
 
 import asyncio
 import contextlib
+import logging
 import os
 import signal
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import AsyncIterator, Mapping, Sequence
+from contextlib import asynccontextmanager
+from dataclasses import dataclass, field
 from typing import Any
+
+import psutil
+
+logger = logging.getLogger(__name__)
 
 #: Longest run of a command, in seconds.
 PATIENCE = 30.0
+#: How long after the end of a program others may still write what it handed to them, as
+#: ``tee`` does, in seconds.
+LAST_WORDS = 1.0
+_CHUNK = 1 << 16
 
 
 class CommandFailed(RuntimeError):
@@ -47,6 +59,9 @@ async def run(
 ) -> Result:
     """Run a command to its end, which may be a failure.
 
+    What it leaves behind and what keeps its output open is killed, unless it has made
+    itself independent (with a session of its own, as daemons do); then it is let go.
+
     Raises `CommandFailed` if it cannot be started or takes longer than `seconds`; then
     it is killed, with everything that it started. Programs that run as another user, as
     those of OAR do, can only be left alone.
@@ -54,34 +69,95 @@ async def run(
     start: Any = asyncio.create_subprocess_exec
     if shell:
         start = asyncio.create_subprocess_shell
-    try:
-        process = await start(
-            *command,
-            stdin=asyncio.subprocess.DEVNULL,
-            stdout=asyncio.subprocess.PIPE,
-            stderr=asyncio.subprocess.PIPE,
-            # a group of its own: out of reach of Ctrl-C, and killed as a whole
-            start_new_session=True,
-            env=environment,
-        )
-    except OSError as error:
-        raise CommandFailed(f"{command[0]} cannot be started: {error}") from None
-    try:
-        output, errors = await asyncio.wait_for(process.communicate(), seconds)
-    except asyncio.TimeoutError:
-        raise CommandFailed(
-            f"{command[0]} took longer than {seconds:g} s", unfinished=True
-        ) from None
-    finally:
-        if process.returncode is None:
-            with contextlib.suppress(ProcessLookupError, PermissionError):
-                os.killpg(process.pid, signal.SIGKILL)
-                await process.wait()
-    return Result(
-        process.returncode or 0,
-        output.decode(errors="replace"),
-        errors.decode(errors="replace"),
+    async with _pipe() as output, _pipe() as errors:
+        try:
+            process = await start(
+                *command,
+                stdin=asyncio.subprocess.DEVNULL,
+                stdout=output.entrance,
+                stderr=errors.entrance,
+                # a session of its own: out of reach of Ctrl-C, and killed as a whole
+                start_new_session=True,
+                env=environment,
+            )
+        except OSError as error:
+            raise CommandFailed(f"{command[0]} cannot be started: {error}") from None
+        output.close_entrance()
+        errors.close_entrance()
+        readings = {output.reading, errors.reading}
+        try:
+            await asyncio.wait_for(process.wait(), seconds)
+            await asyncio.wait(readings, timeout=LAST_WORDS)
+        except asyncio.TimeoutError:
+            raise CommandFailed(
+                f"{command[0]} took longer than {seconds:g} s", unfinished=True
+            ) from None
+        finally:  # also if this coroutine is cancelled
+            if process.returncode is None:
+                with contextlib.suppress(ProcessLookupError, PermissionError):
+                    os.killpg(process.pid, signal.SIGKILL)
+                    _end_session(process.pid, command[0])
+                    await process.wait()
+            elif not all(reading.done() for reading in readings):
+                _end_session(process.pid, command[0])
+    return Result(process.returncode or 0, output.text(), errors.text())
+
+
+@dataclass
+class _Pipe:
+    """A pipe of which what has arrived can be had at any time, its end or not."""
+
+    #: For the program; -1 when closed.
+    entrance: int
+    #: Ends when nobody can write into the pipe any more.
+    reading: asyncio.Task[None]
+    content: bytearray = field(default_factory=bytearray)
+
+    def close_entrance(self) -> None:
+        """Our own end for writing: others may have it now."""
+        if self.entrance >= 0:
+            os.close(self.entrance)
+            self.entrance = -1
+
+    def text(self) -> str:
+        """What has arrived."""
+        return self.content.decode(errors="replace")
+
+
+@asynccontextmanager
+async def _pipe() -> AsyncIterator[_Pipe]:
+    """A pipe of our own: asyncio takes a program for running while its pipes are open."""
+    exit_, entrance = os.pipe()
+    content = bytearray()
+    reader = asyncio.StreamReader()
+    transport, _ = await asyncio.get_running_loop().connect_read_pipe(
+        lambda: asyncio.StreamReaderProtocol(reader), os.fdopen(exit_, "rb", 0)
     )
+
+    async def read() -> None:
+        while chunk := await reader.read(_CHUNK):
+            content.extend(chunk)
+
+    pipe = _Pipe(entrance, asyncio.create_task(read()), content)
+    try:
+        yield pipe
+    finally:
+        pipe.close_entrance()
+        pipe.reading.cancel()
+        transport.close()
+
+
+def _end_session(session: int, command: str) -> None:
+    """Kill what a program has left behind in its session."""
+    for pid in psutil.pids():
+        try:
+            ours = os.getsid(pid) == session
+        except OSError:  # it has ended
+            continue
+        if ours:
+            logger.debug("%s left process %d behind: killed.", command, pid)
+            with contextlib.suppress(ProcessLookupError, PermissionError):
+                os.kill(pid, signal.SIGKILL)
 
 
 async def call(

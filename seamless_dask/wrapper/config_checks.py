@@ -14,6 +14,7 @@ from .parameters import DURATION, TEXT, TEXTS, WHOLE, Parameters
 
 #: What Dask reads, which does not know the notation of batch systems
 _OF_DASK = 'a duration such as "10m" or "90s", or a number of seconds'
+_LIST = "a list of texts, each of one line"
 
 
 def effective(parameters: Parameters, key: str) -> Any:
@@ -29,6 +30,10 @@ def config_problems(parameters: Parameters, system: str = "") -> list[str]:
         "seamless-dask.idle-time": (DURATION, _is_duration_or_zero),
         "seamless-dask.stall-warning": (_OF_DASK, _is_duration_of_dask),
         "distributed.scheduler.allowed-failures": (WHOLE, _is_count),
+        **{
+            f"distributed.{who}.preload": (TEXTS, _is_texts)
+            for who in ("scheduler", "nanny", "worker")
+        },
     }
     if system:
         section = f"jobqueue.{system}."
@@ -38,6 +43,9 @@ def config_problems(parameters: Parameters, system: str = "") -> list[str]:
             section + "death-timeout": (_OF_DASK, _is_duration_of_dask),
             section + "log-directory": (TEXT, _is_path),
             section + "name": (TEXT, _is_text),
+            section + "shebang": (TEXT, _is_text),
+            # dask_jobqueue would take a text for its letters
+            section + "job-directives-skip": (_LIST, _is_list_of_texts),
             section + "job-script-prologue": (TEXTS, _is_texts),
             section + "worker-extra-args": (TEXTS, _is_texts),
         }
@@ -89,3 +97,7 @@ def _is_texts(value: Any) -> bool:
         isinstance(value, (list, tuple))
         and all(isinstance(item, (str, int, float)) for item in value)
     )
+
+
+def _is_list_of_texts(value: Any) -> bool:
+    return isinstance(value, (list, tuple)) and all(map(_is_text, value))

@@ -7,7 +7,7 @@ import logging
 from pathlib import Path
 from typing import Any
 
-from . import job_logs
+from . import job_logs, json_text
 from .batch import job_arguments
 from .cluster_string import ClusterClass, resolve
 from .dask_config import apply_config, dask_settings, merged_config
@@ -62,7 +62,7 @@ def dry_run(cluster_string: str, file: Path, scheduler: str) -> str:
 
 def _read(file: Path) -> dict[str, Any]:
     try:
-        fields = json.loads(file.read_text())
+        fields = json_text.parse(file.read_bytes())
     except (OSError, ValueError) as error:
         raise StatusFileUnusable(f"{file} cannot be read: {error}") from None
     if isinstance(fields, dict):

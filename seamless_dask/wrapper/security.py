@@ -12,7 +12,6 @@ import logging
 import os
 import shlex
 import stat
-import tempfile
 from pathlib import Path
 from typing import Any
 
@@ -20,6 +19,7 @@ import dask.config
 
 from .. import private_directories
 from .dask_config import merged_config
+from .directory_checks import scratch_directory
 from .parameter_types import absolute_path
 from .parameters import Parameters
 
@@ -159,10 +159,7 @@ def _user() -> str:
 def keep_files_private() -> None:
     """Give the scheduler its directory, where it also looks for modules."""
     key = "temporary-directory"
-    parent = dask.config.get(key, None)
-    if not parent or not os.access(parent, os.W_OK | os.X_OK):
-        parent = tempfile.gettempdir()  # tmpdir may exist on compute nodes only
-    directory = private_directories.make(parent)
+    directory = private_directories.make(scratch_directory())
     dask.config.set({key: directory})
     try:
         Path.home()

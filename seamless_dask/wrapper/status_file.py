@@ -31,6 +31,7 @@ from typing import Any
 
 import psutil
 
+from . import json_text
 from .exit_codes import StatusFileLost, StatusFileMissing, StatusFileUnusable
 
 logger = logging.getLogger(__name__)
@@ -308,7 +309,7 @@ def _close_to_others(path: Path) -> None:
 
 def _read(path: Path) -> dict[str, Any]:
     try:
-        fields = json.loads(path.read_bytes())
+        fields = json_text.parse(path.read_bytes())
     except FileNotFoundError:
         raise
     except OSError as error:

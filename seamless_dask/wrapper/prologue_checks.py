@@ -1,0 +1,124 @@
+"""A prologue that would swallow the command of the worker, or end the job before it.
+
+The shell knows best: bash reads the lines, without running them, and what it says is
+passed on. Where there is no bash, nothing is said.
+"""
+
+from __future__ import annotations
+
+import functools
+import logging
+import os
+import re
+import shutil
+import subprocess
+
+logger = logging.getLogger(__name__)
+
+#: How long bash may take to read a prologue, in seconds.
+PATIENCE = 10.0
+#: No shell of ours gets to the end of a line that begins so; ``exec`` with nothing but
+#: redirections goes on.
+_ENDS = re.compile(r"\s*(?:exit(?=[\s;#]|$)|exec\s+(?![\d]*[<>&]|\{\w+\}[<>]|#))")
+#: A word that is an error where a command begins, and nothing special elsewhere.
+_SENTINEL = "}"
+_FILE = "/dev/stdin"
+
+
+def shell_problems(
+    lines: list[str], system: str, field: str, shebang: str
+) -> list[str]:
+    """What keeps the command that stands behind these lines from being run.
+
+    Parameters
+    ----------
+    lines
+        Of the shell.
+    system
+        The batch system.
+    field
+        Where the user wrote them.
+    shebang
+        The first line of job scripts; those of other shells are not judged.
+    """
+    ours = system == "htcondor" or re.search(r"[/ ](?:ba|da)?sh\b", shebang)
+    if not lines or not ours:
+        return []
+    # HTCondor has all lines in one
+    text = "; ".join(lines) if system == "htcondor" else "\n".join(lines)
+    complaint = _complaint(text)
+    if complaint:
+        number, said = complaint
+        line = _line(lines, number) if system != "htcondor" else text
+        return [
+            f"{field} = {line!r}: the worker would not start behind it; bash says "
+            f"(line {number}): {said}"
+        ]
+    if system == "htcondor":
+        return []
+    for index, line in enumerate(lines):
+        # inside of an "if" or a function, what stands before it is not complete
+        if _ENDS.match(line) and _is_complete("\n".join(lines[:index])):
+            return [
+                f"{field} = {line!r}: ends the job before its worker starts; only under "
+                "a condition, as in [ -d /data ] || exit 1, is it possible"
+            ]
+    return []
+
+
+def _line(lines: list[str], number: int) -> str:
+    """The item that has a line of the text; the last one if it ended too early."""
+    behind = 0
+    for item in lines:
+        behind += item.count("\n") + 1
+        if number <= behind:
+            return item
+    return lines[-1]
+
+
+def _is_complete(text: str) -> bool:
+    return not text or _complaint(text) is None
+
+
+@functools.lru_cache(maxsize=64)
+def _complaint(text: str) -> tuple[int, str] | None:
+    """The number of a line, and what is wrong; None if a command may stand behind."""
+    said = _bash(text)
+    if said:
+        return said
+    last = text.splitlines()[-1] if text.strip() else ""
+    trailing = len(last) - len(last.rstrip("\\"))
+    if trailing % 2 and _bash(f"{text}\n{_SENTINEL}") is None:
+        return text.count("\n") + 1, "the backslash at the end joins the next line"
+    return None
+
+
+def _bash(text: str) -> tuple[int, str] | None:
+    """What bash says about a script: the number of a line and a sentence, or None."""
+    program = shutil.which("bash")
+    if program is None:
+        return None
+    try:
+        done = subprocess.run(
+            # patterns that "shopt -s extglob" allows, which is not run here
+            [program, "--norc", "--noprofile", "-O", "extglob", "-n", _FILE],
+            input=f"{text}\n".encode(errors="replace"),
+            capture_output=True,
+            timeout=PATIENCE,
+            # nothing of the user's, such as BASH_ENV; and no complaints about locales
+            env={"PATH": os.defpath, "LC_ALL": "C"},
+        )
+    except (OSError, subprocess.SubprocessError) as error:
+        logger.warning("The prologue of jobs could not be checked: %s", error)
+        return None
+    errors = done.stderr.decode(errors="replace")
+    lines = errors.splitlines()
+    # a here document without an end is only warned about
+    if not lines or not (done.returncode or "here-document" in errors):
+        return None
+    match = re.match(r".*?: line (\d+): (.*)", lines[0])
+    number, sentence = (int(match[1]), match[2]) if match else (1, lines[0])
+    begin = re.search(r"here-document at line (\d+)", sentence)
+    if begin:
+        number = int(begin[1])
+    return number, "".join(c if c.isprintable() else "?" for c in sentence)
