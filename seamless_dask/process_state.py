@@ -116,6 +116,18 @@ class ProcessState:
         if lost:
             raise CannotPutBack("; ".join(lost))
 
+    def put_names_back(self) -> None:
+        """Put back, at the end of a job's code, names that its own end needs.
+
+        Its threads may still change them, which `reset` sees to. Calls nothing that
+        the job can have replaced.
+        """
+        self._names.put_back()
+
+    def replaced(self) -> list[str]:
+        """Return the builtin functions that a job has replaced, as words."""
+        return self._names.replaced()
+
     def reset(self) -> list[str]:
         """Go back to the baseline, after a job.
 
