@@ -45,7 +45,7 @@ from .bounds import Collector, bound_results, synchronize_caches
 from .code_end import CodeEnd
 from .holdings import JobState
 from .job_context import JobExecutor, JobLocal, inherit_in_threads, let_each_job_ask
-from .job_runner import ABANDON, RUN, STARVED, STUCK, JobRunner
+from .job_runner import ABANDON, PING, RUN, STARVED, STUCK, JobRunner
 from .turn_keeper import TurnKeeper
 
 logger = logging.getLogger(__name__)
@@ -197,3 +197,4 @@ class Initializer:
         )
         channel.add_request_handler(RUN, runner.run)
         channel.add_request_handler(ABANDON, runner.abandon)
+        channel.add_request_handler(PING, runner.ping)

@@ -15,7 +15,10 @@ import asyncio
 import functools
 import threading
 from collections.abc import Callable
+from time import monotonic
 from typing import Any
+
+from .job_context import current_job
 
 #: bound here, as a job may replace the name
 _EXCEPTION = Exception
@@ -53,10 +56,12 @@ class CodeEnd:
         def exec_code(*arguments: Any, **options: Any) -> Any:
             of_job = getattr(here, "of_job", False)
             here.of_job = False
+            job = current_job() if of_job else None
             try:
                 return execute(*arguments, **options)
             finally:
-                if of_job:
+                if job is not None:
+                    job.code_ended = monotonic()  # what is put back may have finalisers
                     self.put_back()
 
         run.exec_code = exec_code

@@ -36,6 +36,8 @@ logger = logging.getLogger(__name__)
 RUN = "seamless_dask_run"
 #: request by which a job that waits in a process is given up
 ABANDON = "seamless_dask_abandon"
+#: request whether a process answers; it tells which of its jobs are ending
+PING = "ping"
 #: message that a job which could go on waits long for its process
 STARVED = "seamless_dask_starved"
 #: message that a job may wait for a lock which an abandoned one holds
@@ -151,6 +153,10 @@ class JobRunner:
     def abandon(self, payload: dict[str, Any]) -> bool:
         """Let a job that waits never go on; False if it executes."""
         return self._keeper.abandon(payload["job"])
+
+    async def ping(self, _payload: Any) -> dict[str, float]:
+        """Answer; see `TurnKeeper.ending`."""
+        return self._keeper.ending()
 
     def _run(
         self, job: JobTurn, payload: dict[str, Any]
