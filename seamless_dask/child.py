@@ -42,9 +42,10 @@ from . import (
 )
 from .bash_commands import PROCESS_ENV
 from .bounds import Collector, bound_results, synchronize_caches
+from .code_end import CodeEnd
 from .holdings import JobState
 from .job_context import JobExecutor, JobLocal, inherit_in_threads, let_each_job_ask
-from .job_runner import ABANDON, RUN, STARVED, STUCK, JobRunner
+from .job_runner import ABANDON, PING, RUN, STARVED, STUCK, JobRunner
 from .turn_keeper import TurnKeeper
 
 logger = logging.getLogger(__name__)
@@ -185,8 +186,15 @@ class Initializer:
             temporary=[tempfile.gettempdir(), str(self.shared.parent.parent)],
         )
         keeper.watch(state)
+        code_end = CodeEnd(state.put_names_back)
+        code_end.install()
+        code_end.guard(loop, state.replaced, keeper.blame)
         runner = JobRunner(
-            worker._execute_transformation_request, keeper, collector.collect
+            worker._execute_transformation_request,
+            keeper,
+            collector.collect,
+            code_end,
         )
         channel.add_request_handler(RUN, runner.run)
         channel.add_request_handler(ABANDON, runner.abandon)
+        channel.add_request_handler(PING, runner.ping)

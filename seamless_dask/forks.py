@@ -16,6 +16,7 @@ import selectors
 import sys
 import weakref
 from asyncio.selector_events import BaseSelectorEventLoop
+from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
 import seamless
@@ -107,6 +108,7 @@ def _forked() -> None:
     forked()
     _let_go_of_loops()
     _let_go_of_dask()
+    _let_go_of_seamless_processes()
     # Directories of workers, for instance, which the forked process must not remove.
     registry = weakref.finalize._registry  # type: ignore[attr-defined]
     for finalizer, info in list(registry.items()):
@@ -127,6 +129,19 @@ def _let_go_of_dask() -> None:
     spec = sys.modules.get("distributed.deploy.spec")
     if spec is not None:
         spec.SpecCluster._instances.clear()
+
+
+def _let_go_of_seamless_processes() -> None:
+    """Have local transformations be computed here, not by the parent's processes.
+
+    The threads that would ask these processes are the parent's, too.
+    """
+    from seamless_transformer import transformation_class, worker
+
+    worker._worker_manager = None
+    worker._has_spawned = False
+    executor = transformation_class._COMPUTE_EXECUTOR
+    transformation_class._COMPUTE_EXECUTOR = ThreadPoolExecutor(executor._max_workers)
 
 
 def _let_go_of_loops() -> None:

@@ -23,6 +23,7 @@ from typing import Any
 
 from . import forked_jobs
 from .child_errors import error_text
+from .code_end import CodeEnd
 from .job_context import belong_to
 from .leftovers import Leftovers, end_processes
 from .state_interpreter import release_lock_of_logging
@@ -35,6 +36,8 @@ logger = logging.getLogger(__name__)
 RUN = "seamless_dask_run"
 #: request by which a job that waits in a process is given up
 ABANDON = "seamless_dask_abandon"
+#: request whether a process answers; it tells which of its jobs are ending
+PING = "ping"
 #: message that a job which could go on waits long for its process
 STARVED = "seamless_dask_starved"
 #: message that a job may wait for a lock which an abandoned one holds
@@ -90,6 +93,8 @@ class JobRunner:
         Lets one job at a time execute.
     collect
         Frees what a job has left, given the seconds for which it has computed.
+    code_end
+        Puts back what the end of a job needs.
     """
 
     def __init__(
@@ -97,10 +102,12 @@ class JobRunner:
         execute: Callable[[Any], Any],
         keeper: TurnKeeper,
         collect: Callable[[float], None],
+        code_end: CodeEnd,
     ) -> None:
         self._execute = execute
         self._keeper = keeper
         self._collect = collect
+        self._code_end = code_end
         self._pid, self._process_started = getpid(), time()
         self._leftovers = Leftovers()
         self._ended: SimpleQueue[_Ended] = SimpleQueue()
@@ -115,7 +122,12 @@ class JobRunner:
 
         def work() -> None:
             job = JobTurn(payload["job"])
-            ended = self._run(job, payload)
+            try:
+                ended = self._run(job, payload)
+            except BaseException as error:  # whatever it is, somebody waits
+                logger.exception("The end of a job fails")
+                text = f"The end of the transformation fails: {error_text(error)}"
+                ended = self._report(text, replace=["the end of a job failed"]), 0.0
             if ended is None:
                 tell(None)
             else:
@@ -142,30 +154,43 @@ class JobRunner:
         """Let a job that waits never go on; False if it executes."""
         return self._keeper.abandon(payload["job"])
 
+    async def ping(self, _payload: Any) -> dict[str, float]:
+        """Answer; see `TurnKeeper.ending`."""
+        return self._keeper.ending()
+
     def _run(
         self, job: JobTurn, payload: dict[str, Any]
     ) -> tuple[JobReport, float] | None:
         """Execute a job; return how it went, and the CPU seconds of this thread."""
         belong_to(job)
+        self._code_end.expect()
         if not self._keeper.begin(job):
             return None
         began = perf_counter()
         error: BaseException | None = None
         try:
-            result = self._execute(payload)
+            try:
+                result = self._execute(payload)
+            finally:
+                self._code_end.put_back()
         except BaseException as exc:  # noqa: BLE001 - the job fails, not the process
             result, error = error_text(exc), exc
         wall = perf_counter() - began
         if getpid() != self._pid:
             forked_jobs.end(error, result)
-        report = JobReport(
-            result, wall=wall, pid=self._pid, process_started=self._process_started
-        )
+        report = self._report(result, wall=wall)
+        if job.broke is not None:
+            report.result = job.broke
+            report.replace.append("a job has replaced what the process needs")
         try:
             release_lock_of_logging()  # nobody else can
         except BaseException as exc:  # noqa: BLE001 - what the job has put in its place
             report.replace.append(f"the lock of logging cannot be released: {exc!r}")
         return report, thread_time()
+
+    def _report(self, result: Any, **values: Any) -> JobReport:
+        started = self._process_started
+        return JobReport(result, pid=self._pid, process_started=started, **values)
 
     def _finish_jobs(self) -> None:
         while True:

@@ -29,6 +29,9 @@ if TYPE_CHECKING:
 
 logger = logging.getLogger(__name__)
 
+#: the error of a call that was cancelled from elsewhere, worded as for a driver
+CANCELED = "Transformation was canceled"
+
 
 class NestedWork:
     """Answers the Seamless processes of a worker; lives on the worker's event loop.
@@ -152,7 +155,7 @@ class NestedWork:
             result: TransformationResult = await futures.base.wait()
         except asyncio.CancelledError:
             if futures.base.cancelled():
-                return _failure("Delegated transformation cancelled")
+                return _failure(CANCELED)
             raise
         finally:
             self._runtime.client.release_transformation_futures(futures, cancel=True)

@@ -29,14 +29,22 @@ PATIENCE = 60.0
 FIRST_PAUSE = 0.1
 LONGEST_PAUSE = 2.0
 
-#: how seamless-remote words an answer with an HTTP status of 400 and more
-_STATUS = re.compile(r"\b(?:Error|HTTP) ([45])\d\d\b")
+#: how seamless-remote words an answer with an HTTP status of 400 and more: the status,
+#: and what the server has sent with it
+_ANSWER = re.compile(
+    r"\b(?:Error|HTTP) ([45]\d\d)\b(?: from \S+:)?:?\s*(.*)", re.DOTALL
+)
+#: characters of such an answer that errors and the log show
+EXCERPT = 200
 #: what it, and aiohttp, raise as RuntimeError when there is no connection
 _NO_CONNECTION = ("Healthcheck failed", "Session is closed", "Connector is closed")
 
 
 class ServiceUnavailable(RuntimeError):
-    """A service was away for longer than `PATIENCE`; the text names it."""
+    """A service was away for longer than `PATIENCE`; the text names it.
+
+    Or it answered with nothing but errors of its own.
+    """
 
 
 class Service:
@@ -92,7 +100,8 @@ class Service:
                 if waited >= PATIENCE:
                     self._end_probe()
                     raise ServiceUnavailable(
-                        f"The {self} did not answer for {waited:.0f} s: {_reason(exc)}"
+                        f"The {self} {_what_it_did(exc)} for {waited:.0f} s: "
+                        f"{_reason(exc)}"
                     ) from exc
             else:
                 self._note_success()
@@ -155,8 +164,9 @@ class Service:
                 return now - self._away_since
             self._away_since = now
         logger.warning(
-            "The %s does not answer, waiting up to %.0f s for it: %s",
+            "The %s %s, waiting up to %.0f s for it: %s",
             self,
+            "answers with errors" if _answer(exc) else "does not answer",
             PATIENCE,
             _reason(exc),
         )
@@ -168,9 +178,7 @@ class Service:
         with self._lock:
             since, self._away_since = self._away_since, None
         if since is not None:
-            logger.info(
-                "The %s answers again after %.1f s", self, time.monotonic() - since
-            )
+            logger.info("The %s is back after %.1f s", self, time.monotonic() - since)
 
 
 async def _asked_for(request: Callable[[], Awaitable[T]]) -> T:
@@ -200,9 +208,9 @@ def is_outage(exc: BaseException) -> bool:
     from aiohttp import ClientError
     from seamless_remote.client import ClientRestartRequiredError
 
-    status = _STATUS.search(str(exc))
-    if status is not None:
-        return status[1] == "5"
+    answer = _answer(exc)
+    if answer is not None:
+        return answer[0].startswith("5")
     if isinstance(exc, FileNotFoundError):
         return False
     if isinstance(exc, ClientError | OSError | asyncio.TimeoutError):
@@ -212,8 +220,25 @@ def is_outage(exc: BaseException) -> bool:
     return isinstance(exc, RuntimeError) and str(exc).startswith(_NO_CONNECTION)
 
 
+def _answer(exc: BaseException) -> tuple[str, str] | None:
+    """Return the status and the text that the server has answered with, if it has."""
+    found = _ANSWER.search(str(exc))
+    return None if found is None else (found[1], found[2])
+
+
+def _what_it_did(exc: BaseException) -> str:
+    return "answered with errors" if _answer(exc) else "did not answer"
+
+
 def _reason(exc: BaseException) -> str:
-    return str(exc) or type(exc).__name__
+    answer = _answer(exc)
+    if answer is None:
+        return str(exc) or type(exc).__name__
+    status, text = answer
+    words = " ".join(text.split())  # often a page of HTML, or a traceback
+    if len(words) > EXCERPT:
+        words = f"{words[:EXCERPT]} [...]"
+    return f"HTTP status {status}, {words or 'without a text'}"
 
 
 def _databases() -> list[Any]:

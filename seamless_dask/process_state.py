@@ -17,6 +17,7 @@ five.
 from __future__ import annotations
 
 import functools
+import logging
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from typing import Any
@@ -31,6 +32,8 @@ from .state_packages import package_parts
 from .state_part import CannotPutBack, Part
 from .state_registrations import observe
 from .state_system import system_parts
+
+logger = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True)
@@ -115,6 +118,21 @@ class ProcessState:
         attempt(self._names, lambda: self._names.restore(saved.names), lost)
         if lost:
             raise CannotPutBack("; ".join(lost))
+
+    def put_names_back(self) -> None:
+        """Put back, at the end of a job's code, names that its own end needs.
+
+        Its threads may still change them, which `reset` sees to; that also tells what
+        resists. Calls nothing that the job can have replaced.
+        """
+        problems: list[str] = []
+        attempt(self._names, self._names.put_back, problems)
+        if problems:
+            logger.info("At the end of the code of a job: %s", "; ".join(problems))
+
+    def replaced(self) -> list[str]:
+        """Return the builtin functions that a job has replaced, as words."""
+        return self._names.replaced()
 
     def reset(self) -> list[str]:
         """Go back to the baseline, after a job.

@@ -23,7 +23,7 @@ from seamless_transformer.process.manager import ProcessError
 
 from . import fork_server, pipes, watchdog
 from .child import Initializer
-from .job_runner import ABANDON, RUN, JobReport
+from .job_runner import ABANDON, PING, RUN, JobReport
 
 logger = logging.getLogger(__name__)
 
@@ -35,6 +35,8 @@ START_TIMEOUT = 120.0
 PING_INTERVAL = 10.0
 #: seconds without an answer after which a process gets new jobs only if all are so
 PING_PATIENCE = 2.0
+#: seconds that the end of a job may take, after that of its code, without a warning
+END_PATIENCE = 10.0
 #: seconds from the loss of a connection to the end of the process behind it
 DISCONNECTED_GRACE = 1.0
 
@@ -49,6 +51,8 @@ class PoolJob:
     payload: dict[str, Any]
     #: of the Dask task, if it is one
     key: str | None = None
+    #: whether the log tells that its end takes long
+    warned: bool = False
     #: nested transformations for which it waits
     waiting: int = 0
     #: how the processes ended that it may have ended
@@ -323,10 +327,12 @@ class SeamlessProcess:
         while not self.ending:
             await asyncio.sleep(PING_INTERVAL)
             since = time.monotonic()
-            ping = asyncio.ensure_future(self._handle.request("ping"))
+            ping = asyncio.ensure_future(self._handle.request(PING))
             ping.add_done_callback(_retrieve)
             await asyncio.wait({ping}, timeout=PING_PATIENCE)
             if ping.done():
+                if not ping.cancelled() and ping.exception() is None:
+                    self._warn_of_endings(ping.result())
                 continue
             logger.info("Seamless process %s (pid %d) is busy", self.name, self.pid)
             self.responsive = False
@@ -340,6 +346,20 @@ class SeamlessProcess:
                 self.name,
                 time.monotonic() - since,
             )
+
+    def _warn_of_endings(self, ending: dict[str, float]) -> None:
+        """Tell of jobs, once each, that have computed their result and do not end."""
+        for job in self.jobs:
+            seconds = ending.get(job.id, 0.0)
+            if seconds > END_PATIENCE and not job.warned:
+                job.warned = True
+                logger.warning(
+                    "The code of %s ended %.0f s ago, but its clean-up has not: a "
+                    "finaliser (__del__) may wait for ever, or a large result is being "
+                    "stored. It keeps its slot until then, or until it is cancelled",
+                    job.name,
+                    seconds,
+                )
 
     # -- jobs --------------------------------------------------------------------
 

@@ -6,7 +6,9 @@ about such a task when it is thrown away. What the task stands for, the evaluati
 client's loop, goes on by itself and ends by itself, so nothing is lost with the task.
 
 ``parallel`` that is interrupted leaves such tasks, too, and nobody who would end them;
-there their transformations are cancelled. Cancelling a transformation must also end an evaluation that has submitted nothing yet.
+there their transformations are cancelled. Cancelling a transformation must also end an
+evaluation that has submitted nothing yet, and must change nothing once it has ended,
+with a result or with an error.
 """
 
 from __future__ import annotations
@@ -15,6 +17,8 @@ import asyncio
 import functools
 from collections.abc import Callable, Coroutine, Generator
 from typing import Any, TypeVar
+
+from .outcomes import is_settled
 
 T = TypeVar("T")
 
@@ -81,6 +85,8 @@ def install() -> None:
         (Transformation, "_compute", _compute),
         (Transformation, "task", _task),
         (Transformation, "_mark_cancelled", _mark_cancelled),
+        (Transformation, "clear_exception", _clear_exception),
+        (Transformation, "cancel", _cancel),
         (Transformation, "cancel_async", _cancel_async),
         (_ParallelIterator, "__next__", _next),
     ):
@@ -137,6 +143,10 @@ def _task(method: Callable[..., Any]) -> Callable[..., Any]:
 
 def _mark_cancelled(method: Callable[..., Any]) -> Callable[..., Any]:
     def mark_cancelled(self: Any, message: str | None = None) -> None:
+        # Who awaits its value may be cancelled after its end. One that fails because
+        # it is being cancelled is canceled.
+        if is_settled(self) and not self._cancel_requested:
+            return
         futures = self._dask_futures
         method(self, message)
         self._end_evaluation(futures)
@@ -144,12 +154,40 @@ def _mark_cancelled(method: Callable[..., Any]) -> Callable[..., Any]:
     return mark_cancelled
 
 
+def _clear_exception(method: Callable[..., Any]) -> Callable[..., Any]:
+    def clear_exception(self: Any) -> None:
+        failed = self._exception is not None and not self._cancelled
+        method(self)
+        if failed and self._dask_evaluation is not None:
+            # It has ended: who computes the transformation now begins another one.
+            self._dask_evaluation = self._computation_task = None
+
+    return clear_exception
+
+
+def _cancel(method: Callable[..., Any]) -> Callable[..., Any]:
+    def cancel(self: Any, *, recursive: bool = False) -> bool:
+        if is_settled(self):
+            above = self._upstream_dependencies.values() if recursive else ()
+            return any([each.cancel(recursive=True) for each in above])
+        # So that those who await its task know why it ends.
+        self._cancel_requested = True
+        changed = bool(method(self, recursive=recursive))
+        self._cancel_requested = self._cancelled
+        return changed
+
+    return cancel
+
+
 def _cancel_async(method: Callable[..., Any]) -> Callable[..., Any]:
     async def cancel_async(self: Any, *, recursive: bool = False) -> bool:
-        if self._result_checksum is None:
-            # So that those who await its task know why it ends.
-            self._cancel_requested = True
-        return bool(await method(self, recursive=recursive))
+        if is_settled(self):
+            above = self._upstream_dependencies.values() if recursive else ()
+            return any([await each.cancel_async(recursive=True) for each in above])
+        self._cancel_requested = True
+        changed = bool(await method(self, recursive=recursive))
+        self._cancel_requested = self._cancelled
+        return changed
 
     return cancel_async
 

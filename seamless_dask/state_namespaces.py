@@ -2,41 +2,59 @@
 
 from __future__ import annotations
 
+import asyncio
 import builtins
+import codecs
+import collections
+import concurrent.futures.thread
+import contextvars
 import copy
+import ctypes
 import datetime
 import decimal
 import functools
+import gc
 import glob
+import hashlib
 import io
 import json
+import linecache
 import logging
 import math
+import multiprocessing.connection
+import operator
 import os
 import pathlib
 import pickle
+import queue
 import random
 import re
+import select
+import selectors
 import shutil
 import signal
 import socket
 import ssl
 import statistics
+import struct
 import subprocess
 import sys
 import tempfile
 import threading
 import time
+import traceback
+import types
 import uuid
 import warnings
+import weakref
 from types import ModuleType
 from typing import Any
 
-from .dict_versions import DictVersions
+from .dict_versions import ARE_TOLD, DictVersions
 from .state_additions import Additions
 from .state_part import Part, same_entries, same_items
 
-#: modules whose names are put back; those that people replace functions of
+#: modules whose names are put back: those that people replace functions of
 NAMESPACES: tuple[ModuleType, ...] = (
     builtins,
     sys,
@@ -66,10 +84,39 @@ NAMESPACES: tuple[ModuleType, ...] = (
     uuid,
     logging,
     warnings,
+    # These a Seamless process needs itself.
+    asyncio,
+    asyncio.base_events,
+    asyncio.events,
+    asyncio.futures,
+    asyncio.locks,
+    asyncio.runners,
+    asyncio.selector_events,
+    asyncio.tasks,
+    codecs,
+    collections,
+    concurrent.futures,
+    concurrent.futures._base,
+    concurrent.futures.thread,
+    contextvars,
+    ctypes,
+    gc,
+    hashlib,
+    linecache,
+    multiprocessing.connection,
+    operator,
+    queue,
+    select,
+    selectors,
+    struct,
+    traceback,
+    types,
+    weakref,
 )
 
 #: classes whose attributes are put back
 CLASSES: tuple[type, ...] = (
+    concurrent.futures.Future,
     json.JSONEncoder,
     json.JSONDecoder,
     logging.Logger,
@@ -99,6 +146,7 @@ class Namespaces(Part):
         self._added: list[dict[str, Any]] = [{} for _ in self._owners]
         self._versions = DictVersions(map(vars, self._owners))
         self._version_of_builtins = DictVersions([self._builtins])
+        self._only_sys = [self._owners.index(sys)]
 
     def save(self) -> list[dict[str, Any]]:
         of_builtins = self._builtins.copy()
@@ -141,9 +189,32 @@ class Namespaces(Part):
         for name in extra:
             remove(owner, name)
 
-    def reset(self) -> list[str]:
-        if not self._version_of_builtins.are_unchanged():
+    def put_back(self) -> None:
+        """Put back what has been replaced or removed, unless it is only in `sys`.
+
+        There the streams of a job are, until its end.
+        """
+        self._put_builtins_back()
+        changed = self._versions.changed()
+        if changed and changed != self._only_sys:
+            self.reset()
+
+    def replaced(self) -> list[str]:
+        """Return the builtin functions that are replaced or removed, as words."""
+        found = self._builtins
+        return [
+            f"builtins.{name}"
+            for name, value in self._baseline[0].items()
+            if name not in found or found[name] is not value
+        ]
+
+    def _put_builtins_back(self) -> None:
+        # Asking whether they have changed needs them where Python does not tell.
+        if not (ARE_TOLD and self._version_of_builtins.are_unchanged()):
             self._builtins.update(self._baseline[0])
+
+    def reset(self) -> list[str]:
+        self._put_builtins_back()
         changed = self._versions.changed()
         for i in changed:
             owner, wanted = self._owners[i], self._baseline[i]

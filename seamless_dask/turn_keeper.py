@@ -95,6 +95,25 @@ class TurnKeeper:
             others = [t for j in self._turns.jobs if j is not job for t in j.threads]
             return list(job.threads), others
 
+    def ending(self) -> dict[str, float]:
+        """Return the jobs whose code has ended, but not their end: seconds since."""
+        now = monotonic()
+        return {
+            job.id: now - job.code_ended
+            for job in list(self._turns.jobs)
+            if job.code_ended is not None
+        }
+
+    def blame(self, error: str) -> bool:
+        """Let the job that has the turn have an error; False if there is none.
+
+        Waits for nothing.
+        """
+        job = self._turns.holder
+        if job is not None:
+            job.broke = error
+        return job is not None
+
     def abandon(self, job_id: str) -> bool:
         """Let a job never go on; False if it has the turn, or is not here."""
         with self._changed:

@@ -53,6 +53,10 @@ class JobTurn:
     lost: str | None = None
     #: whether it goes on elsewhere, or nowhere
     abandoned: bool = False
+    #: time (monotonic) at which its code had come to its end; None: it has not
+    code_ended: float | None = None
+    #: the error of a job whose code has broken its process; None: it has not
+    broke: str | None = None
     #: seconds in which it had the turn and executed, up to `since`
     busy: float = 0.0
     #: time (monotonic) since which it has the turn and executes

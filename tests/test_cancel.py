@@ -264,6 +264,73 @@ def test_descendants_end_unless_wanted(
     assert len(starts(tmp_path, "own")) == 1
 
 
+def calls(path: str, way: str) -> list[str]:
+    """Call a transformation that waits for a file; return what came of it."""
+    from seamless.transformer import delayed, direct
+
+    def waits(path, name):
+        import os
+        import time
+
+        with open(f"{path}/{name}", "a") as file:
+            file.write(f"{os.getpid()}\n")
+        while not os.path.exists(f"{path}/go"):
+            time.sleep(0.02)
+        return name
+
+    def twice(text):
+        return 2 * text
+
+    async def awaited():
+        return await delayed(waits)(path, way).task()
+
+    if way == "direct":
+        return [direct(waits)(path, way)]
+    if way == "caught":
+        try:
+            return [direct(waits)(path, way)]
+        except RuntimeError as error:
+            return [str(error)]
+    if way == "task":
+        import asyncio
+
+        return [asyncio.run(awaited())]
+    if way == "dependency":
+        return [delayed(twice)(delayed(waits)(path, way)).run()]
+    tf = delayed(waits)(path, way)
+    if way == "start":
+        return [tf.start().run()]
+    tf.compute()
+    return [str(tf.exception)]
+
+
+@pytest.mark.parametrize(
+    "way", ["direct", "caught", "task", "dependency", "start", "compute"]
+)
+def test_a_call_that_is_cancelled_from_elsewhere(
+    dummy: SeamlessDaskClient, tmp_path: Path, way: str
+) -> None:
+    """Its caller is told in the words that a driver is told in."""
+    tf = delayed(calls)(str(tmp_path), way)
+    with ThreadPoolExecutor(1) as executor:
+        waiting = executor.submit(tf.compute)
+        running(tmp_path, way)
+        tasks = {key.split("-")[1] for key in unfinished(dummy)}
+        (nested,) = tasks - {checksum_of(tf)}
+        assert dummy.cancel_by_checksum(nested)
+        result = waiting.result(timeout=SOON)
+    if way in ("caught", "compute"):
+        assert result is not None, tf.exception
+        (text,) = tf.run()
+    else:
+        assert result is None
+        assert tf.status == "Status: exception"  # it was not cancelled itself
+        text = tf.exception
+    assert "Transformation was canceled" in text
+    assert "Delegated" not in text
+    wait_until(lambda: not unfinished(dummy), "nothing is left of it", SOON)
+
+
 def test_co_tenants_complete(dummy: SeamlessDaskClient, tmp_path: Path) -> None:
     """Also those that wait for nested work, which is not stopped with the process."""
     path = str(tmp_path)

@@ -13,6 +13,7 @@ from typing import Any
 import pytest
 
 from seamless_dask.child import Initializer
+from seamless_dask.code_end import CodeEnd
 from seamless_dask.job_context import (
     JobExecutor,
     JobLocal,
@@ -196,7 +197,9 @@ def test_a_job_may_end_after_its_worker(
         loop = asyncio.get_running_loop()
         loop.set_exception_handler(lambda _, context: complaints.append(context))
         keeper = TurnKeeper(None, lambda job, waited: None, lambda job: None)
-        runner = JobRunner(lambda _: None, keeper, lambda seconds: None)
+        runner = JobRunner(
+            lambda _: None, keeper, lambda seconds: None, CodeEnd(lambda: None)
+        )
         running = asyncio.create_task(runner.run({"job": "a"}))
         await asyncio.to_thread(begun.wait, 30)
         running.cancel()

@@ -179,21 +179,28 @@ def run_script(path: Path, text: str) -> subprocess.CompletedProcess[str]:
 FORKS = """
 import os, sys
 import seamless
-from seamless.transformer import direct
+from seamless.transformer import delayed, direct
 from seamless_dask import create_dummy_client
 
 def pid(x):
     import os
     return os.getpid()
 
+def local(x):
+    here = delayed(pid)
+    here.local = True
+    return here(x).run()
+
 if __name__ == "__main__":
     create_dummy_client(worker_threads=2, spawn_workers=1)
     before = direct(pid)(0)
+    local(10)
     if not os.fork():
         try:
             direct(pid)(1)
         except RuntimeError as error:
             print("child", "forked" in str(error), flush=True)
+        print("local", local(11) == os.getpid(), flush=True)
         ENDING
     print("ended", os.wait()[1], flush=True)
     print("parent", direct(pid)(2) == before, flush=True)
@@ -205,7 +212,8 @@ if __name__ == "__main__":
 def test_forked_with_a_cluster_of_its_own(tmp_path: Path, ending: str) -> None:
     """The cluster is in the process that forks; its processes and files stay."""
     done = run_script(tmp_path, FORKS.replace("ENDING", ending))
-    assert done.stdout.split("\n")[:3] == ["child True", "ended 0", "parent True"]
+    said = done.stdout.split("\n")[:4]
+    assert said == ["child True", "local True", "ended 0", "parent True"]
 
 
 CLOSES = """

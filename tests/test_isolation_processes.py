@@ -15,8 +15,9 @@ import pytest
 from patient_jobs import patient, running, starts
 from polling import wait_until
 from seamless.transformer import Transformation, delayed
+from test_cancel import unfinished
 
-from seamless_dask import SeamlessDaskClient
+from seamless_dask import SeamlessDaskClient, processes
 
 pytestmark = pytest.mark.cluster
 
@@ -255,6 +256,67 @@ def test_what_is_left_running_is_said(
     said = [m for m in caplog.messages if node.transformation_checksum.hex() in m]
     assert any("threads: my-sleeper" in message for message in said), caplog.messages
     assert any("processes: sleep (" in message for message in said), caplog.messages
+
+
+def never_gone(path: str, where: str) -> str:
+    """Leave something that waits for ever when it is thrown away."""
+    import os
+    import threading
+
+    class Waits:
+        def __init__(self):
+            # What it needs later may be gone by then.
+            self.open, self.getpid, self.path = open, os.getpid, f"{path}/{where}"
+            self.wait = threading.Event().wait
+
+        def __del__(self):
+            with self.open(self.path, "a") as file:
+                file.write(f"{self.getpid()}\n")
+            self.wait()
+
+    if where == "global":
+        globals()["left"] = Waits()
+    elif where == "cycle":
+        left = Waits()
+        left.me = left
+    else:
+        threading.of_each_thread = threading.local()
+        threading.of_each_thread.left = Waits()
+    return where
+
+
+def test_an_end_that_does_not_come_is_said(
+    dummy: SeamlessDaskClient,
+    tmp_path: Path,
+    caplog: pytest.LogCaptureFixture,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """Once, with the name of the transformation; cancelling it leaves nothing."""
+    monkeypatch.setattr(processes, "PING_INTERVAL", 0.1)
+    monkeypatch.setattr(processes, "END_PATIENCE", 0.5)
+    places = ["global", "cycle", "thread"]
+    nodes = {where: delayed(never_gone)(str(tmp_path), where) for where in places}
+    with caplog.at_level("WARNING", "seamless_dask"):
+        for node in nodes.values():
+            node.start()
+        pids = [running(tmp_path, where) for where in places]
+
+        digits = {where: node.construct().hex() for where, node in nodes.items()}
+
+        def said(where: str) -> list[str]:
+            return [m for m in caplog.messages if digits[where] in m and "__del__" in m]
+
+        for where in places:
+            wait_until(lambda where=where: said(where), f"it is said of {where}", SOON)
+    for where, node in nodes.items():
+        assert node.cancel()
+        assert node.status == "Status: canceled"
+        assert len(said(where)) == 1
+    wait_until(lambda: all(gone(pid) for pid in pids), f"{pids} end", SOON)
+    wait_until(lambda: not unfinished(dummy), "nothing is left of them", SOON)
+    after = delayed(patient)(str(tmp_path), "after")
+    (tmp_path / "go").touch()
+    assert after.run() == "after"
 
 
 def test_what_others_have_started_is_left_alone(

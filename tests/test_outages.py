@@ -15,9 +15,11 @@ import os
 import random
 import subprocess
 import sys
+import threading
 import time
 from collections import Counter
 from collections.abc import Iterator
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 from typing import Any
 
@@ -483,6 +485,120 @@ def test_patience_has_an_end(monkeypatch: pytest.MonkeyPatch) -> None:
     assert 0.5 <= time.monotonic() - begin < 10
     text = f"The database at http://127.0.0.1:{port} did not answer for "
     assert str(caught.value).startswith(text)
+
+
+class Failing(BaseHTTPRequestHandler):
+    """A server that answers everything with an error of its own, until it is told."""
+
+    status: int | None = 500
+    text = "the disk is full\n" + 1000 * "x"
+
+    def do_GET(self) -> None:
+        """Answer; see `http.server`."""
+        body = (self.text if self.status else "[11]").encode()
+        self.send_response(self.status or 200)
+        self.send_header("Content-Length", str(len(body)))
+        self.end_headers()
+        self.wfile.write(body)
+
+    do_PUT = do_POST = do_GET
+
+    def log_message(self, *_arguments: Any) -> None:
+        """Say nothing on stderr."""
+
+
+@contextlib.contextmanager
+def failing_server(status: int, text: str) -> Iterator[tuple[str, Any]]:
+    handler = type("Handler", (Failing,), {"status": status, "text": text})
+    with ThreadingHTTPServer(("127.0.0.1", 0), handler) as server:
+        thread = threading.Thread(target=server.serve_forever)
+        thread.start()
+        try:
+            yield f"http://127.0.0.1:{server.server_port}", handler
+        finally:
+            server.shutdown()
+            thread.join()
+
+
+def asked_of(kind: str, url: str) -> tuple[patience.Service, Any]:
+    """Return a service, and a request to it."""
+    from seamless_remote.buffer_client import BufferClient
+    from seamless_remote.database_client import DatabaseClient
+
+    client: Any = (BufferClient if kind == "hashserver" else DatabaseClient)(
+        readonly=False
+    )
+    client.url = url
+    checksum = Checksum("1" * 64)
+    requests = {
+        "hashserver": lambda: client.buffer_length(checksum),
+        "database": lambda: client.get_transformation_result(checksum),
+    }
+    return patience.Service(kind, lambda: [client]), requests[kind]
+
+
+@pytest.mark.parametrize("kind", ["hashserver", "database"])
+@pytest.mark.parametrize(
+    ("status", "text", "said"),
+    [
+        (
+            500,
+            "the disk is\n full " + 1000 * "x",
+            "HTTP status 500, the disk is full x",
+        ),
+        (503, "", "HTTP status 503, without a text"),
+    ],
+)
+def test_a_server_that_answers_with_errors(
+    monkeypatch: pytest.MonkeyPatch,
+    caplog: pytest.LogCaptureFixture,
+    kind: str,
+    status: int,
+    text: str,
+    said: str,
+) -> None:
+    """The warning and the error tell what it said, and not that it is silent."""
+    monkeypatch.setattr(patience, "PATIENCE", 0.5)
+    with (
+        failing_server(status, text) as (url, _),
+        caplog.at_level(logging.WARNING, logger="seamless_dask.patience"),
+        pytest.raises(patience.ServiceUnavailable) as caught,
+    ):
+        service, request = asked_of(kind, url)
+        asyncio.run(service.call(request))
+    assert str(caught.value).startswith(
+        f"The {kind} at {url} answered with errors for "
+    )
+    of_ours = [r for r in caplog.records if r.name == "seamless_dask.patience"]
+    (warning,) = (record.getMessage() for record in of_ours)
+    assert warning.startswith(
+        f"The {kind} at {url} answers with errors, waiting up to "
+    )
+    for message in (str(caught.value), warning):
+        assert said in message
+        assert "not answer" not in message
+        assert "\n" not in message
+        assert len(message) < 500
+
+
+def test_a_server_that_gets_well(caplog: pytest.LogCaptureFixture) -> None:
+    """What has waited for it is answered."""
+    with (
+        failing_server(500, "starting") as (url, handler),
+        caplog.at_level(logging.INFO, logger="seamless_dask.patience"),
+    ):
+        service, request = asked_of("hashserver", url)
+
+        async def ask() -> Any:
+            asked = asyncio.create_task(service.call(request))
+            while not caplog.records:
+                await asyncio.sleep(0.01)
+            handler.status = None
+            return await asked
+
+        assert asyncio.run(ask())
+    assert f"The hashserver at {url} answers with errors" in caplog.text
+    assert f"The hashserver at {url} is back after" in caplog.text
 
 
 def test_a_refusal_is_no_outage(tmp_path: Path) -> None:

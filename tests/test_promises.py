@@ -12,6 +12,7 @@ from typing import Any
 import pytest
 from patient_jobs import patient, running, starts
 from polling import wait_until
+from seamless import Checksum
 from seamless.transformer import Transformation, delayed, direct
 from seamless.util.get_event_loop import get_event_loop
 from seamless_transformer.transformation_class import TransformationError
@@ -206,6 +207,131 @@ def tf_checksum(path: Path, name: str) -> str:
     return delayed(patient)(str(path), name).construct().hex()
 
 
+# -- cancelled after the end -------------------------------------------------------
+
+
+def at_once(tf: Transformation) -> bool:
+    return tf.cancel()
+
+
+def recursively(tf: Transformation) -> bool:
+    return tf.cancel(recursive=True)
+
+
+def asynchronously(tf: Transformation) -> bool:
+    return bool(on_loop(tf.cancel_async()))
+
+
+CANCELS = (at_once, recursively, asynchronously)
+
+
+def invert(x):
+    return 1 / x
+
+
+@pytest.mark.parametrize("way", [*ERROR, *NONE])
+def test_a_failure_stays_what_it_is(dummy: SeamlessDaskClient, way: str) -> None:
+    """Also of what depends on it; running it again is possible as before."""
+    run = {**ERROR, **NONE}[way]
+    for cancel in CANCELS:
+        failing = delayed(invert)(0)
+        root = delayed(invert)(delayed(invert)(failing))
+        for tf in (failing, root):
+            if way in ERROR:
+                with pytest.raises(TransformationError, match="division by zero"):
+                    run(tf)
+            else:
+                assert run(tf) is None
+        for tf in (root, failing):
+            before = tf.exception
+            assert "ZeroDivisionError: division by zero" in before
+            assert not cancel(tf)
+            assert (tf.status, tf.exception) == ("Status: exception", before)
+            with pytest.raises(TransformationError, match="division by zero"):
+                tf.run()
+    failing.start()  # of what has ended: nothing happens
+    failing.clear_exception()
+    assert failing.status == "Status: ready"
+    assert failing.compute() is None
+    assert "division by zero" in failing.exception
+
+
+@pytest.mark.parametrize("way", [*ERROR, *NONE])
+def test_a_result_stays_what_it_is(dummy: SeamlessDaskClient, way: str) -> None:
+    run = {**ERROR, **NONE}[way]
+    for cancel in CANCELS:
+        tf = delayed(invert)(delayed(invert)(4))
+        if way == "two tasks":
+            on_loop(_task(tf))
+        else:
+            run(tf)
+        assert not cancel(tf)
+        assert (tf.status, tf.exception, tf.run()) == ("Status: OK", None, 4.0)
+
+
+def test_a_failure_before_anything_was_submitted(dummy: SeamlessDaskClient) -> None:
+    """There is no checksum, and the error stays all the same."""
+    tf = delayed(invert)(None)
+    assert tf.compute() is None
+    assert not tf.cancel()
+    assert tf.exception.startswith("Input 'x' is None")
+
+
+def test_a_failure_in_the_background(dummy: SeamlessDaskClient) -> None:
+    """Nobody has waited for it yet; an asyncio task was made for it."""
+    tf = delayed(invert)(0)
+    tf.start()
+    wait_until(lambda: tf.exception is not None, "it has failed", SOON)
+    assert not tf.cancel()
+    with pytest.raises(TransformationError, match="division by zero"):
+        tf.run()
+
+
+def test_what_a_failure_did_not_wait_for(
+    dummy: SeamlessDaskClient, tmp_path: Path
+) -> None:
+    """A recursive cancel ends its other dependencies."""
+
+    def pair(first, second):
+        return [first, second]
+
+    failing, waiting = delayed(invert)(0), delayed(patient)(str(tmp_path), "victim")
+    waiting.start()
+    running(tmp_path, "victim")
+    tf = delayed(pair)(failing, None)
+    tf._upstream_dependencies["second"] = waiting
+    tf._exception = "it has failed"
+    assert tf.cancel(recursive=True)
+    assert tf.exception == "it has failed"
+    assert_canceled(waiting)
+    wait_until(lambda: not unfinished(dummy), "nothing is left of it", SOON)
+
+
+def test_cancelling_who_awaits_the_value_of_what_has_ended(
+    dummy: SeamlessDaskClient, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The asyncio task is cancelled; the transformation has its result."""
+    asked = asyncio.Event()
+
+    async def never(*_arguments: Any) -> None:
+        asked.set()
+        await asyncio.Event().wait()
+
+    tf = delayed(invert)(8)
+
+    async def wait() -> None:
+        task = tf.task()
+        await asked.wait()
+        task.cancel()
+        with pytest.raises(asyncio.CancelledError):
+            await task
+
+    with monkeypatch.context() as patched:
+        patched.setattr(Checksum, "fingertip", never)
+        on_loop(wait())
+    assert (tf.status, tf.run()) == ("Status: OK", 0.125)
+
+
 # -- afterwards --------------------------------------------------------------------
 
 
@@ -237,7 +363,7 @@ def test_the_key_of_the_last_run_stays(dummy: SeamlessDaskClient) -> None:
     bad.clear_exception()
     assert bad.compute() is None  # it runs again
     assert bad._dask_futures.base.key != key
-    assert bad.cancel()  # of what has ended there is nothing to release
+    assert not bad.cancel()  # of what has ended there is nothing to release
 
 
 # -- what people write -------------------------------------------------------------

@@ -92,7 +92,7 @@ EXPECTED: dict[str, Callable[[], tuple[Outcome, Happened]]] = {
         Happened(cancels={"c": [150.0]}),
     ),
     "a part was cancelled": lambda: (
-        outcome(error="Delegated transformation cancelled"),
+        outcome(error="RuntimeError: Transformation was canceled"),
         Happened(cancels={"d": [150.0]}),
     ),
     "killed three times": lambda: (
