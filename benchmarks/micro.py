@@ -53,7 +53,7 @@ async def grants(
     Counted from the moment at which a request was due, so that a queue that builds up
     is part of it. The asking side is that of a Dask worker, in this process.
     """
-    from seamless_dask.leases import Leases
+    from seamless_dask.cluster.leases import Leases
 
     medians, slow = [], []
     async with Worker(address, nthreads=1, dashboard=False) as worker:
@@ -189,7 +189,7 @@ def _make(kind: str, size: int, seed: int) -> Any:
 
 
 def _prepare() -> None:
-    import seamless_dask.serialization  # noqa: F401
+    import seamless_dask.storage.serialization  # noqa: F401
 
 
 def _touch(value: Any) -> int:

@@ -10,8 +10,8 @@ from collections.abc import Callable, Iterable, Iterator
 
 from figures import Measured, measured
 
-from scheduler_ext.events import Decision, Request
-from scheduler_ext.permissions import PermissionMachine
+from scheduler_ext.permission.events import Decision, Request
+from scheduler_ext.permission.machine import PermissionMachine
 
 #: Requests that exist at the same time: a scheduler makes them as messages arrive.
 _BATCH = 100

@@ -1,6 +1,6 @@
 """Random trees of transformations on the pure permission machine, in virtual time.
 
-What is real: :class:`scheduler_ext.permissions.PermissionMachine`, asked and told in
+What is real: :class:`scheduler_ext.permission.machine.PermissionMachine`, asked and told in
 the same order as by the plugin on the scheduler. What is modelled: the work. A cluster
 has as many processors as slots; while more transformations compute than that, they
 share the processors evenly. Where a task runs, and how long a message travels, is left
@@ -22,9 +22,9 @@ from dataclasses import dataclass, field
 
 from figures import percentile
 
-from scheduler_ext import permissions
-from scheduler_ext.events import Decision, Granted, Request
-from scheduler_ext.permissions import PermissionMachine
+from scheduler_ext.permission import machine as permissions
+from scheduler_ext.permission.events import Decision, Granted, Request
+from scheduler_ext.permission.machine import PermissionMachine
 
 #: seconds between two looks at epochs, timeouts and deadlocks, as in the plugin
 BEAT = 0.5
@@ -40,7 +40,7 @@ class Policy:
     """What is varied; the defaults are what is in use.
 
     ``lending`` is whether a waiting transformation lends its slot, and the rest are
-    the constants of the same names in :mod:`scheduler_ext.permissions`.
+    the constants of the same names in :mod:`scheduler_ext.permission.machine`.
     """
 
     name: str = "deepest first"

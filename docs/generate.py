@@ -15,7 +15,7 @@ from pathlib import Path
 from typing import Any
 
 from seamless_dask.wrapper.exit_codes import MEANINGS
-from seamless_dask.wrapper.parameters import DURATION, json_schema
+from seamless_dask.wrapper.settings.parameters import DURATION, json_schema
 
 ROOT = Path(__file__).resolve().parent.parent
 EXAMPLES = ROOT / "examples"

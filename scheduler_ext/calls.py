@@ -15,9 +15,9 @@ from . import __version__, messages
 from .activity import UNFINISHED
 from .cancellation import LiveKeys, is_transformation
 from .delivery import Delivery, sorted_out
-from .events import Decision, Granted, IllegalEvent
 from .messages import PROTOCOL, InvalidMessage, error_reply
-from .permissions import PermissionMachine
+from .permission.events import Decision, Granted, IllegalEvent
+from .permission.machine import PermissionMachine
 from .registrations import Registrations
 
 logger = logging.getLogger(__name__)

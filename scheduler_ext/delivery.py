@@ -11,8 +11,8 @@ from distributed.metrics import monotonic
 from distributed.scheduler import Scheduler
 
 from . import messages
-from .events import Decision, Granted, Refused
-from .permissions import PermissionMachine
+from .permission.events import Decision, Granted, Refused
+from .permission.machine import PermissionMachine
 
 logger = logging.getLogger(__name__)
 

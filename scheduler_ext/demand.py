@@ -13,7 +13,7 @@ from dask.utils import key_split
 from distributed.scheduler import Scheduler, TaskPrefix, TaskStateState
 
 from .activity import Activity
-from .permissions import PermissionMachine
+from .permission.machine import PermissionMachine
 
 #: Tasks that a worker could run, or runs
 READY: tuple[TaskStateState, ...] = ("queued", "no-worker", "processing")

@@ -22,10 +22,10 @@ from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
 from typing import Any, TypeVar
 
-from .events import Request
+from .permission.events import Request
 
 #: Raised with every change that an older worker or client would not understand
-PROTOCOL = 3
+PROTOCOL = 4
 
 OP_VERSION = "seamless_version"
 OP_REGISTER_WORKER = "seamless_register_worker"
@@ -47,7 +47,7 @@ PUSH_SEEN = "seamless_seen"
 RUNS_AGAIN = "seamless_runs_again"
 
 #: name under which a worker reports in the metadata of a task how its run ended:
-#: {"ending": see scheduler_ext.history.REPORTED, "cache_hits": nested ones,
+#: {"ending": see scheduler_ext.view.history.REPORTED, "cache_hits": nested ones,
 #: "begun": how often its code began, "resume_wait": seconds that it could go on after
 #: its calls and waited for its process}; the last two only if its code ran
 REPORT = "seamless"

@@ -1,7 +1,7 @@
 """The plugin: turns what happens on the scheduler into events.
 
 It keeps no rules of its own: what may run is decided in
-:mod:`scheduler_ext.permissions`, what counts as activity in
+:mod:`scheduler_ext.permission.machine`, what counts as activity in
 :mod:`scheduler_ext.activity`. What others ask is answered in
 :mod:`scheduler_ext.calls`, and decisions are sent by :mod:`scheduler_ext.delivery`.
 Everything runs on the scheduler's event loop.
@@ -20,7 +20,7 @@ from distributed.metrics import monotonic
 from distributed.scheduler import Scheduler, WorkerState
 from tornado.ioloop import PeriodicCallback
 
-from . import __version__, messages, workers
+from . import __version__, messages
 from .activity import UNFINISHED, Activity
 from .calls import Calls, Reply
 from .cancellation import LiveKeys, is_transformation
@@ -29,11 +29,12 @@ from .delivery import Delivery
 from .demand import Demand, DemandMeter
 from .losses import Losses
 from .messages import PROTOCOL
-from .operations import Operations
-from .permissions import PermissionMachine
+from .permission.machine import PermissionMachine
 from .registrations import Registrations
 from .retiring import Retiring
 from .scaling import ScalingRecord
+from .view import workers
+from .view.operations import Operations
 
 logger = logging.getLogger(__name__)
 
@@ -53,7 +54,7 @@ class SeamlessSchedulerPlugin(SchedulerPlugin):
 
     Created by :func:`attach`. ``interval`` is the time in seconds between two looks
     at epochs, timeouts and deadlocks; the other options are those of
-    :class:`~scheduler_ext.permissions.PermissionMachine`.
+    :class:`~scheduler_ext.permission.machine.PermissionMachine`.
     """
 
     name = NAME

@@ -11,7 +11,7 @@ from distributed.scheduler import Scheduler
 
 from .delivery import Delivery
 from .messages import Registration
-from .permissions import PermissionMachine
+from .permission.machine import PermissionMachine
 
 logger = logging.getLogger(__name__)
 

@@ -21,7 +21,7 @@ from distributed.core import Status
 from distributed.metrics import monotonic
 from distributed.scheduler import Scheduler, WorkerState
 
-from .permissions import PermissionMachine
+from .permission.machine import PermissionMachine
 
 logger = logging.getLogger(__name__)
 
@@ -33,7 +33,7 @@ QUESTION = "seamless-retire-"
 OWN_END = "worker-close-gracefully"
 #: Task states on a worker in which a question made it give the task up
 GIVEN_UP = {"ready", "constrained", "waiting"}
-#: Unit of top-level work, as in :mod:`seamless_dask.keys`
+#: Unit of top-level work, as in :mod:`seamless_dask.submit.identity`
 TOP_LEVEL_RESOURCE = "S"
 #: Seconds between two looks at the workers that leave
 POLL = 0.1

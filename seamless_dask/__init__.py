@@ -23,10 +23,7 @@ if TYPE_CHECKING:
         start_dummy_scheduler,
     )
     from .transformation_mixin import TransformationDaskMixin
-    from .transformer_client import (
-        get_seamless_dask_client,
-        set_seamless_dask_client,
-    )
+    from .transformer_client import get_seamless_dask_client, set_seamless_dask_client
 
 __version__ = "0.5.0"
 

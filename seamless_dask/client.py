@@ -17,22 +17,22 @@ from seamless import Buffer, Checksum
 
 from scheduler_ext.messages import PUSH_RESULT
 
-from . import (
-    bounds,
+from .cluster import record_mode, scheduler, selection
+from .cluster.inner import InnerLeases
+from .neighbours import (
+    bounded_tables,
     connections,
-    forks,
+    event_loops,
+    fewer_requests,
     own_random,
-    record_mode,
-    scheduler_side,
-    selection,
-    serialization,
-    tasks,
-    thread_loops,
-    thrift,
 )
-from .envelopes import Envelope
-from .envelopes import check as check_envelope
-from .handles import (
+from .neighbours.services import of_current_stage
+from .storage import serialization
+from .storage.recent import recent_buffers
+from .submit import forked_drivers, tasks
+from .submit.envelopes import Envelope
+from .submit.envelopes import check as check_envelope
+from .submit.handles import (
     Entry,
     FatFuture,
     Handle,
@@ -40,13 +40,10 @@ from .handles import (
     name_and_attempt,
     task_key_of,
 )
-from .inner import InnerLeases
-from .keys import NESTED_RESOURCE, TOP_LEVEL_RESOURCE
-from .ongoing import ClientClosed
-from .pace import Pace
-from .recent import recent_buffers
-from .results import Results
-from .services import of_current_stage
+from .submit.identity import NESTED_RESOURCE, TOP_LEVEL_RESOURCE
+from .submit.ongoing import ClientClosed
+from .submit.pace import Pace
+from .submit.result_waiter import Results
 from .types import TransformationFutures, TransformationResult
 
 if TYPE_CHECKING:
@@ -145,26 +142,26 @@ class SeamlessDaskClient:
         self._loop: asyncio.AbstractEventLoop = loop.asyncio_loop
         #: what the process must ask before it submits; None: it may submit at will
         self.inner = InnerLeases(dask_client) if role == "inner" else None
-        bounds.bound_tables(worker=role == "worker")
-        thread_loops.install()
+        bounded_tables.bound_tables(worker=role == "worker")
+        event_loops.install()
         own_random.install()
         dask_client._stream_handlers[PUSH_RESULT] = self._on_result
-        thrift.install()
+        fewer_requests.install()
         connections.install()
         #: the cluster's record mode, which a driver must have as well
         self.record: bool | None = None
         if role == "driver":
             self.record = record = record_mode.of_this_process()
-            scheduler_side.ensure_plugin(dask_client)
-            scheduler_side.ensure_record_mode(dask_client, record)
-            scheduler_side.ensure_worker_plugin(
+            scheduler.ensure_plugin(dask_client)
+            scheduler.ensure_record_mode(dask_client, record)
+            scheduler.ensure_worker_plugin(
                 dask_client,
                 processes=self.worker_plugin_workers,
                 remote_clients=remote_clients,
                 record=record,
                 selection=selection.current(),
             )
-            self.start(bounds.evict_buffers())
+            self.start(bounded_tables.evict_buffers())
 
     # -- calls between threads ---------------------------------------------------
 
@@ -184,10 +181,10 @@ class SeamlessDaskClient:
             If the Dask client is closed.
         """
         try:
-            forks.check(self._process)
+            forked_drivers.check(self._process)
             if not self._loop.is_running():
                 raise ClientClosed
-        except (forks.ForkedDriverError, ClientClosed):
+        except (forked_drivers.ForkedDriverError, ClientClosed):
             coroutine.close()
             raise
         return asyncio.run_coroutine_threadsafe(coroutine, self._loop)
@@ -238,7 +235,7 @@ class SeamlessDaskClient:
         ForkedDriverError
             In a process that was forked from the one that has made the client.
         """
-        forks.check(self._process)
+        forked_drivers.check(self._process)
         identity = identify(submission)
         nested = priority_boost > 0 or self.role != "driver"
         depth = max(1, int(priority_boost)) if nested else 0
@@ -467,7 +464,7 @@ class SeamlessDaskClient:
         bool
             Whether there was anything to cancel.
         """
-        forks.check(self._process)
+        forked_drivers.check(self._process)
         checksum = Checksum(tf_checksum).hex()
         with self._lock:
             entry = self._by_checksum.get(checksum)
@@ -482,7 +479,7 @@ class SeamlessDaskClient:
         return bool(request.result(timeout=5)) or pending
 
     async def _cancel_on_scheduler(self, checksum: str) -> list[str]:
-        keys = await scheduler_side.cancel(self.client, [checksum])
+        keys = await scheduler.cancel(self.client, [checksum])
         # Dask will tell all clients, by key. That must not hit a task that is
         # submitted before the message arrives here.
         now = time.monotonic()
@@ -541,7 +538,7 @@ class SeamlessDaskClient:
         source: Future | str,
         fingertip: bool,
     ) -> Future:
-        forks.check(self._process)
+        forked_drivers.check(self._process)
         key = f"{key}-finger" if fingertip else key
         return self.client.submit(
             fetch,
@@ -586,4 +583,4 @@ class SeamlessDaskClient:
 
     def status(self) -> Awaitable[dict[str, Any]]:
         """Ask the scheduler's plugin for its state; await on any loop."""
-        return asyncio.wrap_future(self.start(scheduler_side.status(self.client)))
+        return asyncio.wrap_future(self.start(scheduler.status(self.client)))

@@ -25,7 +25,7 @@ from distributed import Client, Scheduler, Worker
 
 import scheduler_ext
 
-from . import private_directories
+from .cluster import private_directories
 
 if TYPE_CHECKING:
     from types import TracebackType

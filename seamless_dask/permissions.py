@@ -1,7 +1,7 @@
 """Permission to run a nested transformation, as seamless-transformer asks for it.
 
 Only a front: the permission manager lives in the Dask scheduler
-(``scheduler_ext.permissions``) and is reached by RPC. There is no policy and no state
+(``scheduler_ext.permission.machine``) and is reached by RPC. There is no policy and no state
 here except the ids of the leases that were granted. Seamless calls these functions
 without arguments, so a lease made here is bound to no task; it ends with its release,
 with its process, or by timeout.
@@ -93,7 +93,7 @@ def _request(wait_seconds: float) -> bool:
     client = _client()
     if client is None:
         return True
-    from .scheduler_side import ask_for_lease, release_lease
+    from .cluster.scheduler import ask_for_lease, release_lease
 
     lease = f"{client.client.id}-{os.getpid()}-{next(_ids)}"
     request = {
@@ -140,7 +140,7 @@ def release_permission() -> None:
         return
     if client is None:
         return
-    from .scheduler_side import release_lease
+    from .cluster.scheduler import release_lease
 
     release_lease(client.client, lease)
 

@@ -11,8 +11,8 @@ import concurrent.futures
 from collections.abc import Coroutine
 from typing import TYPE_CHECKING, Any
 
-from .forks import ForkedClient, ForkedDriverError
-from .ongoing import ClientClosed, Ongoing
+from .submit.forked_drivers import ForkedClient, ForkedDriverError
+from .submit.ongoing import ClientClosed, Ongoing
 
 if TYPE_CHECKING:
     from seamless import Checksum
@@ -61,8 +61,8 @@ class TransformationDaskMixin:
         chosen = self._dask_client()
         if isinstance(chosen, ForkedClient):
             raise chosen.error
-        from .evaluation import evaluate
-        from .guests import adapt
+        from .submit.other_clients import adapt
+        from .submit.tree import evaluate
 
         client = adapt(chosen)
         running = client.start(
@@ -73,7 +73,7 @@ class TransformationDaskMixin:
 
     def _failed(self, error: Exception) -> None:
         """Let the transformation have failed because nobody evaluates it."""
-        from . import outcomes
+        from .neighbours import outcomes
 
         if not outcomes.is_settled(self):
             outcomes.fail(self, f"{error}\n")
@@ -90,7 +90,7 @@ class TransformationDaskMixin:
         if running is not None:
             running.cancel()
         if futures is not None:
-            from .guests import adapt
+            from .submit.other_clients import adapt
             from .transformer_client import get_seamless_dask_client
 
             client = get_seamless_dask_client()
@@ -140,7 +140,7 @@ class TransformationDaskMixin:
         The submission does not wait for the coroutine to be awaited: `start` in a
         synchronous script makes a task of it on an event loop that does not run yet.
         """
-        from .promises import Begun
+        from .neighbours.transformation_methods import Begun
 
         try:
             running = self._start_evaluation()
@@ -190,11 +190,11 @@ class TransformationDaskMixin:
         self, client: SeamlessDaskClient | None = None, **_options: Any
     ) -> TransformationFutures | None:
         """Submit the transformation if that has not happened; return its handles."""
-        from .handles import under_way
+        from .submit.handles import under_way
 
         if not under_way(self._dask_futures):
-            from .evaluation import submit
-            from .guests import adapt
+            from .submit.other_clients import adapt
+            from .submit.tree import submit
 
             chosen = adapt(self._dask_client() if client is None else client)
             chosen.start(submit(chosen, self)).result()

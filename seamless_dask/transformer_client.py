@@ -6,7 +6,7 @@ import os
 import threading
 from typing import TYPE_CHECKING
 
-from .forks import ForkedClient
+from .submit.forked_drivers import ForkedClient
 
 if TYPE_CHECKING:
     from .client import SeamlessDaskClient
@@ -35,11 +35,13 @@ def set_seamless_dask_client(client: SeamlessDaskClient | None) -> None:
     """
     global _client, _process
     if client is not None:
-        from . import forks, patience, promises
+        from .neighbours import transformation_methods
+        from .storage import outages
+        from .submit import forked_drivers
 
-        promises.install()
-        patience.install()
-        forks.install()
+        transformation_methods.install()
+        outages.install()
+        forked_drivers.install()
     with _lock:
         previous, _client = _client, client
         _process = os.getpid()

@@ -15,7 +15,7 @@ from typing import Any
 
 from seamless_transformer import compiler
 
-from seamless_dask import compiling
+from seamless_dask.child import compiling
 
 logging.basicConfig()
 

@@ -663,8 +663,8 @@ def lengths_on_hashserver(transformation: Transformation[Any]) -> list[int | Non
     """The lengths of a transformation and of its inputs, None if it has not got one."""
     from seamless_remote import buffer_remote
 
-    from seamless_dask import definition
-    from seamless_dask.submissions import checksums_in
+    from seamless_dask.neighbours import transformation as definition
+    from seamless_dask.submit.submissions import checksums_in
 
     used = checksums_in(definition.prepared(transformation)[0])
     used.append(transformation.transformation_checksum.hex())

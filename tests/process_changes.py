@@ -39,7 +39,7 @@ from typing import Any, cast
 
 import numpy
 
-from seamless_dask.process_state import ProcessState
+from seamless_dask.child.state.process import ProcessState
 
 numpy.random.rand()  # loads it
 CHANGES: dict[str, tuple[Callable[[], Any], Callable[[], Any]]] = {}

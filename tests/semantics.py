@@ -22,7 +22,7 @@ from seamless import Buffer, Checksum
 from seamless.transformer import delayed
 
 from seamless_dask import get_seamless_dask_client
-from seamless_dask.tasks import WORKER_PLUGIN
+from seamless_dask.submit.tasks import WORKER_PLUGIN
 
 Seen = dict[str, Any]
 

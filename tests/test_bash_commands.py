@@ -10,10 +10,10 @@ from typing import Any
 
 import pytest
 
-from seamless_dask.bash_commands import OWNER_ENV, _BashSubprocess
-from seamless_dask.job_context import belong_to, current_job
-from seamless_dask.turn_keeper import TurnKeeper
-from seamless_dask.turns import JobTurn
+from seamless_dask.child.bash_commands import OWNER_ENV, _BashSubprocess
+from seamless_dask.child.job_identity import belong_to, current_job
+from seamless_dask.child.turn_keeper import TurnKeeper
+from seamless_dask.child.turns import JobTurn
 
 
 class WorkingDirectory:

@@ -14,8 +14,8 @@ import pytest
 from seamless import Buffer
 from stack import RealStack
 
-from seamless_dask.bounds import BoundedTable, synchronize_caches
-from seamless_dask.buffers import MAX_BUFFERS, BufferStore
+from seamless_dask.neighbours.bounded_tables import BoundedTable, synchronize_caches
+from seamless_dask.storage.cache import MAX_BUFFERS, BufferStore
 
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent / "benchmarks"))
 

@@ -9,7 +9,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from seamless import Buffer, CacheMissError, Checksum
 
-from seamless_dask.buffers import BufferStore
+from seamless_dask.storage.cache import BufferStore
 
 
 @given(st.lists(st.binary(min_size=1, max_size=40), max_size=60))

@@ -20,8 +20,8 @@ from seamless.transformer import Transformation, delayed
 from seamless.util.get_event_loop import get_event_loop
 
 from seamless_dask import SeamlessDaskClient
-from seamless_dask.pool import Pool
-from seamless_dask.tasks import WORKER_PLUGIN
+from seamless_dask.pool.pool import Pool
+from seamless_dask.submit.tasks import WORKER_PLUGIN
 
 pytestmark = pytest.mark.cluster
 

@@ -12,17 +12,17 @@ from typing import Any
 
 import pytest
 
-from seamless_dask.child import Initializer
-from seamless_dask.code_end import CodeEnd
-from seamless_dask.job_context import (
+from seamless_dask.child.code_end import CodeEnd
+from seamless_dask.child.initializer import Initializer
+from seamless_dask.child.job_identity import (
     JobExecutor,
     JobLocal,
     belong_to,
     inherit_in_threads,
 )
-from seamless_dask.job_runner import JobRunner
-from seamless_dask.turn_keeper import TurnKeeper
-from seamless_dask.turns import JobTurn
+from seamless_dask.child.job_runner import JobRunner
+from seamless_dask.child.turn_keeper import TurnKeeper
+from seamless_dask.child.turns import JobTurn
 
 
 def test_job_local_is_inherited_by_tasks_on_another_loop() -> None:

@@ -13,7 +13,7 @@ from pathlib import Path
 
 import pytest
 
-from seamless_dask import compiling
+from seamless_dask.child import compiling
 
 SCRIPT = Path(__file__).with_name("compiling_together.py")
 

@@ -18,8 +18,8 @@ from seamless.caching import buffer_writer
 from seamless_remote import client as remote
 from seamless_remote.buffer_client import BufferClient
 
-from seamless_dask import connections
-from seamless_dask.patience import Service
+from seamless_dask.neighbours import connections
+from seamless_dask.storage.outages import Service
 
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent / "benchmarks"))
 

@@ -9,7 +9,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from seamless_dask.cores import (
+from seamless_dask.child.cores import (
     THREADS_ENV,
     VARIABLES,
     allow,

@@ -9,8 +9,8 @@ import hypothesis.strategies as st
 import pytest
 from hypothesis import given
 
-from seamless_dask import dict_versions
-from seamless_dask.dict_versions import ARE_TOLD, DictVersions
+from seamless_dask.child.state import dict_versions
+from seamless_dask.child.state.dict_versions import ARE_TOLD, DictVersions
 
 KEYS = st.sampled_from("abc")
 STEPS = st.one_of(

@@ -10,7 +10,7 @@ import pytest
 from seamless.transformer import delayed
 
 from seamless_dask import SeamlessDaskClient
-from seamless_dask.child_errors import TEXT_LIMIT
+from seamless_dask.child.errors import TEXT_LIMIT
 
 pytestmark = pytest.mark.cluster
 

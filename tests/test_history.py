@@ -10,9 +10,9 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from scheduler_ext import history
 from scheduler_ext.activity import UNFINISHED
-from scheduler_ext.history import WAIT_BOUNDS, History, Journal, Sample, WaitTimes
+from scheduler_ext.view import history
+from scheduler_ext.view.history import WAIT_BOUNDS, History, Journal, Sample, WaitTimes
 
 STATES = [*UNFINISHED, "memory", "erred", "released", "forgotten"]
 

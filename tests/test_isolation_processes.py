@@ -17,7 +17,8 @@ from polling import wait_until
 from seamless.transformer import Transformation, delayed
 from test_cancel import unfinished
 
-from seamless_dask import SeamlessDaskClient, processes
+from seamless_dask import SeamlessDaskClient
+from seamless_dask.pool import process as processes
 
 pytestmark = pytest.mark.cluster
 

@@ -13,7 +13,7 @@ from patient_jobs import running, starts
 from seamless.transformer import delayed
 
 from seamless_dask import SeamlessDaskClient
-from seamless_dask.pool import Pool
+from seamless_dask.pool.pool import Pool
 
 pytestmark = pytest.mark.cluster
 

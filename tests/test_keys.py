@@ -6,7 +6,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from seamless_dask.keys import (
+from seamless_dask.submit.identity import (
     base_key,
     deferred_base_key,
     is_driver,

@@ -18,15 +18,15 @@ from hypothesis import HealthCheck, settings
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, initialize, precondition, rule
 
-import seamless_dask.leases
-import seamless_dask.scheduler_side
+import seamless_dask.cluster.leases
+import seamless_dask.cluster.scheduler
 from scheduler_ext import messages
 from scheduler_ext.calls import Calls
 from scheduler_ext.cancellation import LiveKeys
 from scheduler_ext.delivery import Delivery
-from scheduler_ext.permissions import PermissionMachine
-from seamless_dask.inner import InnerLeases
-from seamless_dask.leases import Leases
+from scheduler_ext.permission.machine import PermissionMachine
+from seamless_dask.cluster.inner import InnerLeases
+from seamless_dask.cluster.leases import Leases
 
 HOLDER = "tcp://worker:1"
 SLOTS = 2
@@ -373,7 +373,7 @@ class InnerLeaseMessages(LeaseMessages):
 @pytest.fixture(autouse=True)
 def at_once(monkeypatch: pytest.MonkeyPatch) -> None:
     """A request without a reply is sent again at once."""
-    for module in (seamless_dask.leases, seamless_dask.scheduler_side):
+    for module in (seamless_dask.cluster.leases, seamless_dask.cluster.scheduler):
         monkeypatch.setattr(module, "RETRY_INTERVAL", 0.0)
 
 

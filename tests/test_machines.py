@@ -15,9 +15,11 @@ import pytest
 from distributed import Client
 from wrapper_process import LOCAL, WrapperProcess, look_at_worker, wait_for
 
-from seamless_dask.status_address import NotFound, resolve
-from seamless_dask.wrapper import commands, job_logs, status_file, submission
+from seamless_dask.status.address import NotFound, resolve
+from seamless_dask.wrapper import status_file
 from seamless_dask.wrapper.dry_run import dry_run
+from seamless_dask.wrapper.jobs import commands, submission
+from seamless_dask.wrapper.jobs import logs as job_logs
 
 needs_root = pytest.mark.skipif(os.getuid() != 0, reason="mounts file systems")
 SLURM = "dask_jobqueue::SLURMCluster"
@@ -415,7 +417,7 @@ import os, signal, sys, time
 from pathlib import Path
 from seamless.transformer import direct
 from seamless_dask import create_dummy_client
-from seamless_dask.pool import Pool
+from seamless_dask.pool.pool import Pool
 
 @direct
 def work(number, memory=0):

@@ -25,8 +25,8 @@ from test_scheduler_ext_rpc import (
 from tornado.httpclient import AsyncHTTPClient
 
 import scheduler_ext
-from scheduler_ext import figures
-from scheduler_ext.metrics import SeamlessCollector
+from scheduler_ext.view import figures
+from scheduler_ext.view.metrics import SeamlessCollector
 
 pytestmark = pytest.mark.cluster
 
@@ -136,7 +136,7 @@ async def test_each_scheduler_of_a_process_shows_its_own():
 @asynchronous
 async def test_an_open_page_says_that_the_plugin_is_gone():
     """Its figures would be those of a plugin that learns nothing any more."""
-    from scheduler_ext.dashboard import Page, Shown
+    from scheduler_ext.view.dashboard import Page, Shown
 
     async with cluster() as c:
         page = Page(Shown(c.plugin.operations))
@@ -478,7 +478,7 @@ async def test_the_page_names_what_is_wrong():
             "2 submissions ",
             "Node n7 gets n",
         ]
-        from scheduler_ext.dashboard import Page, Shown
+        from scheduler_ext.view.dashboard import Page, Shown
 
         page = Page(Shown(c.plugin.operations))
         page.update()

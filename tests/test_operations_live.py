@@ -19,7 +19,7 @@ from polling import wait_until
 from selenium import webdriver
 from stack import RealStack
 
-from scheduler_ext import figures, metrics
+from scheduler_ext.view import figures, metrics
 from seamless_dask import SeamlessDaskClient
 
 pytestmark = pytest.mark.cluster

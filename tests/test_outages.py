@@ -31,8 +31,8 @@ from seamless import Buffer, Checksum
 from stack import RealStack
 
 from scheduler_ext.activity import UNFINISHED
-from seamless_dask import patience
-from seamless_dask.wrapper.ports import free_ports
+from seamless_dask.storage import outages
+from seamless_dask.wrapper.settings.ports import free_ports
 
 pytestmark = pytest.mark.cluster
 
@@ -98,7 +98,7 @@ if how != "first":
         def emit(self, record):
             open(folder + "/warned", "w").close()
 
-    logging.getLogger("seamless_dask.patience").addHandler(Touch())
+    logging.getLogger("seamless_dask.storage.outages").addHandler(Touch())
     open(folder + "/computed", "w").close()
     while not os.path.exists(folder + "/go"):
         time.sleep(0.02)
@@ -433,12 +433,12 @@ def database(port: int, folder: Path) -> subprocess.Popen[bytes]:
     )
 
 
-def database_service(port: int) -> tuple[patience.Service, Any]:
+def database_service(port: int) -> tuple[outages.Service, Any]:
     from seamless_remote.database_client import DatabaseClient
 
     client = DatabaseClient(readonly=False)
     client.url = f"http://127.0.0.1:{port}"
-    return patience.Service("database", lambda: [client]), client
+    return outages.Service("database", lambda: [client]), client
 
 
 def test_many_requests_wait_with_one_warning(
@@ -463,7 +463,7 @@ def test_many_requests_wait_with_one_warning(
 
     processes: list[subprocess.Popen[bytes]] = []
     try:
-        with caplog.at_level(logging.WARNING, logger="seamless_dask.patience"):
+        with caplog.at_level(logging.WARNING, logger="seamless_dask.storage.outages"):
             assert asyncio.run(ask()) == [None] * 50
     finally:
         for process in processes:
@@ -475,12 +475,12 @@ def test_many_requests_wait_with_one_warning(
 
 def test_patience_has_an_end(monkeypatch: pytest.MonkeyPatch) -> None:
     """The error names the service, its address, and how long we waited."""
-    monkeypatch.setattr(patience, "PATIENCE", 0.5)
+    monkeypatch.setattr(outages, "PATIENCE", 0.5)
     (port,) = free_ports("127.0.0.1", 28000, 31999, 1)
     service, client = database_service(port)
     checksum = Checksum("1" * 64)
     begin = time.monotonic()
-    with pytest.raises(patience.ServiceUnavailable) as caught:
+    with pytest.raises(outages.ServiceUnavailable) as caught:
         asyncio.run(service.call(lambda: client.get_transformation_result(checksum)))
     assert 0.5 <= time.monotonic() - begin < 10
     text = f"The database at http://127.0.0.1:{port} did not answer for "
@@ -520,7 +520,7 @@ def failing_server(status: int, text: str) -> Iterator[tuple[str, Any]]:
             thread.join()
 
 
-def asked_of(kind: str, url: str) -> tuple[patience.Service, Any]:
+def asked_of(kind: str, url: str) -> tuple[outages.Service, Any]:
     """Return a service, and a request to it."""
     from seamless_remote.buffer_client import BufferClient
     from seamless_remote.database_client import DatabaseClient
@@ -534,7 +534,7 @@ def asked_of(kind: str, url: str) -> tuple[patience.Service, Any]:
         "hashserver": lambda: client.buffer_length(checksum),
         "database": lambda: client.get_transformation_result(checksum),
     }
-    return patience.Service(kind, lambda: [client]), requests[kind]
+    return outages.Service(kind, lambda: [client]), requests[kind]
 
 
 @pytest.mark.parametrize("kind", ["hashserver", "database"])
@@ -558,18 +558,18 @@ def test_a_server_that_answers_with_errors(
     said: str,
 ) -> None:
     """The warning and the error tell what it said, and not that it is silent."""
-    monkeypatch.setattr(patience, "PATIENCE", 0.5)
+    monkeypatch.setattr(outages, "PATIENCE", 0.5)
     with (
         failing_server(status, text) as (url, _),
-        caplog.at_level(logging.WARNING, logger="seamless_dask.patience"),
-        pytest.raises(patience.ServiceUnavailable) as caught,
+        caplog.at_level(logging.WARNING, logger="seamless_dask.storage.outages"),
+        pytest.raises(outages.ServiceUnavailable) as caught,
     ):
         service, request = asked_of(kind, url)
         asyncio.run(service.call(request))
     assert str(caught.value).startswith(
         f"The {kind} at {url} answered with errors for "
     )
-    of_ours = [r for r in caplog.records if r.name == "seamless_dask.patience"]
+    of_ours = [r for r in caplog.records if r.name == "seamless_dask.storage.outages"]
     (warning,) = (record.getMessage() for record in of_ours)
     assert warning.startswith(
         f"The {kind} at {url} answers with errors, waiting up to "
@@ -585,7 +585,7 @@ def test_a_server_that_gets_well(caplog: pytest.LogCaptureFixture) -> None:
     """What has waited for it is answered."""
     with (
         failing_server(500, "starting") as (url, handler),
-        caplog.at_level(logging.INFO, logger="seamless_dask.patience"),
+        caplog.at_level(logging.INFO, logger="seamless_dask.storage.outages"),
     ):
         service, request = asked_of("hashserver", url)
 
@@ -617,4 +617,4 @@ def test_a_refusal_is_no_outage(tmp_path: Path) -> None:
     finally:
         process.kill()
         process.wait()
-    assert not isinstance(caught.value, patience.ServiceUnavailable)
+    assert not isinstance(caught.value, outages.ServiceUnavailable)

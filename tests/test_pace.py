@@ -13,8 +13,8 @@ from test_scheduler_ext_rpc import asynchronous, until
 
 import scheduler_ext
 from scheduler_ext.messages import OP_MARK, PUSH_SEEN
-from seamless_dask import pace
-from seamless_dask.pace import AHEAD, Pace
+from seamless_dask.submit import pace
+from seamless_dask.submit.pace import AHEAD, Pace
 
 pytestmark = pytest.mark.cluster
 

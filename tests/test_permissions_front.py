@@ -26,7 +26,7 @@ from seamless_dask import (
     permissions,
     set_seamless_dask_client,
 )
-from seamless_dask.scheduler_side import rpc
+from seamless_dask.cluster.scheduler import rpc
 
 pytestmark = pytest.mark.cluster
 

@@ -15,7 +15,7 @@ from hypothesis import strategies as st
 from seamless_transformer.process import ConnectionClosed
 from seamless_transformer.process.channel import Endpoint
 
-from seamless_dask.pipes import Frames, attach, framed
+from seamless_dask.neighbours.pipes import Frames, attach, framed
 
 LARGE = b"x" * 5_000_000
 

@@ -19,16 +19,13 @@ from patient_jobs import patient, running, starts
 from polling import wait_until
 from seamless.transformer import delayed, direct
 
-from seamless_dask import (
-    SeamlessDaskClient,
-    set_seamless_dask_client,
-)
-from seamless_dask import crew as crew_module
-from seamless_dask import processes as processes_module
-from seamless_dask.crew import Crew
-from seamless_dask.pool import Pool
-from seamless_dask.processes import SeamlessProcess
-from seamless_dask.watchdog import describe_exit
+from seamless_dask import SeamlessDaskClient, set_seamless_dask_client
+from seamless_dask.pool import allocation as crew_module
+from seamless_dask.pool import process as processes_module
+from seamless_dask.pool.allocation import Crew
+from seamless_dask.pool.os_processes import describe_exit
+from seamless_dask.pool.pool import Pool
+from seamless_dask.pool.process import SeamlessProcess
 
 pytestmark = pytest.mark.cluster
 

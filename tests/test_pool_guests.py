@@ -17,7 +17,7 @@ from seamless.transformer import delayed
 from test_pool_sharing import SOON, crew  # noqa: F401 - a fixture
 
 from seamless_dask import SeamlessDaskClient
-from seamless_dask.crew import Crew
+from seamless_dask.pool.allocation import Crew
 
 pytestmark = pytest.mark.cluster
 

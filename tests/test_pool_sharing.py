@@ -16,10 +16,10 @@ from polling import wait_until
 from seamless.transformer import delayed
 
 from seamless_dask import SeamlessDaskClient
-from seamless_dask import crew as crew_module
-from seamless_dask.crew import Crew
-from seamless_dask.pool import Pool
-from seamless_dask.turn_keeper import PATIENCE
+from seamless_dask.child.turn_keeper import PATIENCE
+from seamless_dask.pool import allocation as crew_module
+from seamless_dask.pool.allocation import Crew
+from seamless_dask.pool.pool import Pool
 
 pytestmark = pytest.mark.cluster
 

@@ -17,7 +17,7 @@ pytestmark = pytest.mark.cluster
 
 START = """
 import json, os, sys
-from seamless_dask.process_state import CannotPutBack, ProcessState
+from seamless_dask.child.state.process import CannotPutBack, ProcessState
 def show(*values): print(json.dumps(values, default=str))
 """
 

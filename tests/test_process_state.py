@@ -13,8 +13,8 @@ from typing import Any
 
 import pytest
 
-from seamless_dask.process_state import ProcessState
-from seamless_dask.state_namespaces import CLASSES, NAMESPACES
+from seamless_dask.child.state.namespaces import CLASSES, NAMESPACES
+from seamless_dask.child.state.process import ProcessState
 
 SCRIPT = Path(__file__).with_name("process_changes.py")
 
@@ -108,7 +108,7 @@ def test_packages_stay_loaded(tmp_path: Path) -> None:
     script = (
         "import json, os, sys\n"
         f"sys.path.append({str(tmp_path)!r})\n"
-        "from seamless_dask.process_state import ProcessState\n"
+        "from seamless_dask.child.state.process import ProcessState\n"
         "state = ProcessState()\n"
         "import made, space.part\n"
         f"os.makedirs({str(tmp_path / 'user' / 'more')!r})\n"
@@ -130,7 +130,7 @@ def test_same_module_name_in_two_jobs(tmp_path: Path) -> None:
         "import json, os, sys\n"
         f"os.chdir({str(tmp_path)!r})\n"
         "sys.dont_write_bytecode = True\n"
-        "from seamless_dask.process_state import ProcessState\n"
+        "from seamless_dask.child.state.process import ProcessState\n"
         "state = ProcessState()\n"
         "values = []\n"
         "for i in range(3):\n"
@@ -150,7 +150,7 @@ def test_same_module_name_in_two_jobs(tmp_path: Path) -> None:
 def test_matplotlib() -> None:
     script = (
         "import json\n"
-        "from seamless_dask.process_state import ProcessState\n"
+        "from seamless_dask.child.state.process import ProcessState\n"
         "state = ProcessState()\n"
         "import matplotlib, matplotlib.pyplot as plt\n"
         "def show(): return [matplotlib.rcParams['lines.linewidth'],\n"
@@ -178,7 +178,7 @@ def test_matplotlib() -> None:
 def test_pandas() -> None:
     script = (
         "import json\n"
-        "from seamless_dask.process_state import ProcessState\n"
+        "from seamless_dask.child.state.process import ProcessState\n"
         "state = ProcessState()\n"
         "import pandas\n"
         "names = 'display.max_rows', 'display.precision', 'compute.use_bottleneck'\n"
@@ -204,7 +204,7 @@ def test_directory_removed_by_others(tmp_path: Path) -> None:
     """A job that goes on is where it was, though that does not exist any more."""
     script = (
         "import json, os, sys\n"
-        "from seamless_dask.process_state import ProcessState\n"
+        "from seamless_dask.child.state.process import ProcessState\n"
         "state = ProcessState()\n"
         "home = os.getcwd()\n"
         f"os.mkdir({str(tmp_path / 'job')!r})\n"
@@ -229,7 +229,7 @@ def test_own_directory_removed(tmp_path: Path, when: str) -> None:
     remove = f"os.rmdir({str(tmp_path / 'home')!r})"
     script = (
         "import json, os, sys\n"
-        "from seamless_dask.process_state import ProcessState\n"
+        "from seamless_dask.child.state.process import ProcessState\n"
         f"os.mkdir({str(tmp_path / 'home')!r})\n"
         f"os.chdir({str(tmp_path / 'home')!r})\n"
         f"if {when == 'before'}: {remove}\n"
@@ -249,7 +249,7 @@ def test_a_process_with_other_ids_is_replaced() -> None:
     """It may lack the right to go back."""
     script = (
         "import json, os\n"
-        "from seamless_dask.process_state import ProcessState\n"
+        "from seamless_dask.child.state.process import ProcessState\n"
         "state = ProcessState()\n"
         "os.setpgid(0, 0)\n"
         "print(json.dumps(state.reset()))\n"
@@ -261,7 +261,7 @@ def test_a_process_with_other_ids_is_replaced() -> None:
 def test_saving_leaks_no_descriptors() -> None:
     script = (
         "import json, os\n"
-        "from seamless_dask.process_state import ProcessState\n"
+        "from seamless_dask.child.state.process import ProcessState\n"
         "state = ProcessState()\n"
         "before = len(os.listdir('/proc/self/fd'))\n"
         "for _ in range(50):\n"
@@ -281,11 +281,11 @@ def test_systems_with_less() -> None:
     """Without /proc and without the functions of glibc the rest is put back."""
     script = (
         "import json, os, platform\n"
-        "from seamless_dask import native_code, state_system\n"
-        "state_system.STATUS = '/nowhere'\n"
-        "state_system._environ = native_code._find_iterate = lambda: None\n"
+        "from seamless_dask.child.state import native_code, system\n"
+        "system.STATUS = '/nowhere'\n"
+        "system._environ = native_code._find_iterate = lambda: None\n"
         "platform.libc_ver = lambda: ('', '')\n"
-        "from seamless_dask.process_state import ProcessState\n"
+        "from seamless_dask.child.state.process import ProcessState\n"
         "os.umask(0o022)\n"
         "state = ProcessState()\n"
         "os.umask(0o007)\n"

@@ -12,7 +12,7 @@ from seamless import Buffer, Checksum
 from seamless.caching.buffer_cache import StrongEntry, get_buffer_cache
 from seamless_remote import buffer_remote
 
-from seamless_dask.recent import RecentBuffers
+from seamless_dask.storage.recent import RecentBuffers
 
 
 @pytest.fixture(autouse=True, scope="module")

@@ -12,8 +12,8 @@ import seamless_config.cluster
 import yaml
 from stack import CLUSTERS_YAML, RealStack
 
-from seamless_dask import record_mode
-from seamless_dask.selection import definition_of
+from seamless_dask.cluster import record_mode
+from seamless_dask.cluster.selection import definition_of
 
 pytestmark = pytest.mark.cluster
 

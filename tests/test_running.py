@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Any, cast
 
-from seamless_dask.running import RunningJobs
+from seamless_dask.worker.callers import RunningJobs
 
 
 def test_a_call_is_of_its_caller_or_of_nobody() -> None:

@@ -21,15 +21,15 @@ from hypothesis.stateful import (
     rule,
 )
 
-from scheduler_ext.events import (
+from scheduler_ext.permission.events import (
     Granted,
     IllegalEvent,
     Inconsistent,
     Refused,
     Request,
 )
-from scheduler_ext.permissions import PermissionMachine
-from scheduler_ext.released import MEMORY, MOST
+from scheduler_ext.permission.machine import PermissionMachine
+from scheduler_ext.permission.released import MEMORY, MOST
 
 EPOCH = 10.0
 START_TIMEOUT = 60.0

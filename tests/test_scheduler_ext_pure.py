@@ -15,8 +15,8 @@ import scheduler_ext
 from scheduler_ext import messages
 from scheduler_ext.activity import UNFINISHED, Activity
 from scheduler_ext.cancellation import LiveKeys, checksum_of, is_transformation
-from scheduler_ext.events import Request
 from scheduler_ext.messages import InvalidMessage
+from scheduler_ext.permission.events import Request
 
 PACKAGE = Path(scheduler_ext.__file__).parent
 ALLOWED = {"dask", "distributed", "tornado", "bokeh", "prometheus_client"}

@@ -28,18 +28,19 @@ from distributed.comm import connect
 from distributed.security import Security
 from wrapper_process import WrapperProcess
 
-from seamless_dask import SeamlessDaskClient, private_directories
-from seamless_dask.shared_buffers import SharedMemory
-from seamless_dask.wrapper import job_logs
+from seamless_dask import SeamlessDaskClient
+from seamless_dask.cluster import private_directories
+from seamless_dask.storage.shared_memory import SharedMemory
 from seamless_dask.wrapper.dry_run import dry_run
-from seamless_dask.wrapper.parameters import read_parameters
-from seamless_dask.wrapper.queues import Queue
-from seamless_dask.wrapper.security import (
+from seamless_dask.wrapper.jobs import logs as job_logs
+from seamless_dask.wrapper.jobs.queues import Queue
+from seamless_dask.wrapper.jobs.submission import Submitter
+from seamless_dask.wrapper.settings.parameters import read_parameters
+from seamless_dask.wrapper.settings.security import (
     directory_for_workers,
     tls_problems,
     warn_of_others,
 )
-from seamless_dask.wrapper.submission import Submitter
 
 needs_root = pytest.mark.skipif(os.getuid() != 0, reason="acts as another user")
 needs_openssl = pytest.mark.skipif(
@@ -176,7 +177,7 @@ def test_log_says_who_else_can_connect(wrapper: WrapperProcess) -> None:
 
 def _places(dask_worker: Any) -> dict[str, Any]:
     """Where the files of a worker are, and shared memory for one of its processes."""
-    from seamless_dask import pool
+    from seamless_dask.pool import pool
 
     manager = pool._pool_of_this_process._manager
     pointer = asyncio.run_coroutine_threadsafe(
@@ -193,7 +194,7 @@ def _places(dask_worker: Any) -> dict[str, Any]:
 
 
 def _release(key: str) -> None:
-    from seamless_dask import pool
+    from seamless_dask.pool import pool
 
     manager = pool._pool_of_this_process._manager
     asyncio.run_coroutine_threadsafe(
@@ -362,7 +363,9 @@ def test_reachable_scheduler_is_warned_of(caplog: pytest.LogCaptureFixture) -> N
         async with Scheduler(host="0.0.0.0", **address) as scheduler:
             warn_of_others(scheduler, read_parameters({})[0])
 
-    with caplog.at_level(logging.INFO, logger="seamless_dask.wrapper.security"):
+    with caplog.at_level(
+        logging.INFO, logger="seamless_dask.wrapper.settings.security"
+    ):
         asyncio.run(start())
     (record,) = [each for each in caplog.records if each.name.endswith(".security")]
     assert record.levelname == "WARNING"

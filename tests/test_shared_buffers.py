@@ -22,10 +22,12 @@ from seamless.transformer import delayed
 from seamless_remote import buffer_remote
 from seamless_remote.buffer_client import BufferClient
 
-from seamless_dask import SeamlessDaskClient, shared_buffers, writes
-from seamless_dask.buffers import write_to_hashserver
-from seamless_dask.pool import Pool
-from seamless_dask.shared_buffers import (
+from seamless_dask import SeamlessDaskClient
+from seamless_dask.pool.pool import Pool
+from seamless_dask.storage import hashserver as writes
+from seamless_dask.storage import shared_memory
+from seamless_dask.storage.cache import write_to_hashserver
+from seamless_dask.storage.shared_memory import (
     CONTENT,
     LARGE,
     PIECE,
@@ -34,7 +36,7 @@ from seamless_dask.shared_buffers import (
     SharedMemory,
     read,
 )
-from seamless_dask.wrapper.ports import free_ports
+from seamless_dask.wrapper.settings.ports import free_ports
 
 SOON = 30.0
 
@@ -77,7 +79,7 @@ def test_pieces() -> None:
     """Both kinds of buffers come in the same pieces."""
     content = content_of("pieces", LARGE + 1)
     for buffer in (taken(content), Buffer(content)):
-        parts = list(shared_buffers.pieces(buffer))
+        parts = list(shared_memory.pieces(buffer))
         assert b"".join(parts) == content
         assert {len(part) for part in parts} == {PIECE, 1}
 
@@ -314,7 +316,7 @@ def test_memory_is_used_again() -> None:
     """Once a process reads large buffers, and with Dask's setting: not before."""
     script = """
 import os, resource, sys
-from seamless_dask import shared_buffers
+from seamless_dask.storage import shared_memory
 
 def faults():
     before = resource.getrusage(resource.RUSAGE_SELF).ru_minflt
@@ -323,8 +325,8 @@ def faults():
     return resource.getrusage(resource.RUSAGE_SELF).ru_minflt - before
 
 first = faults()
-memory = shared_buffers.SharedMemory(bytes(shared_buffers.LARGE))
-shared_buffers.read(memory.path, shared_buffers.LARGE)
+memory = shared_memory.SharedMemory(bytes(shared_memory.LARGE))
+shared_memory.read(memory.path, shared_memory.LARGE)
 print(first > 5_000, faults() < 5_000)
 """
     environment = {**os.environ, "MALLOC_TRIM_THRESHOLD_": "65536"}

@@ -9,7 +9,7 @@ from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, invariant, rule
 from seamless import Buffer, Checksum
 
-from seamless_dask.small_buffers import (
+from seamless_dask.child.small_buffers import (
     OVERHEAD,
     ResultChecksum,
     SmallBuffers,

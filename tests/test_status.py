@@ -37,8 +37,9 @@ from test_security import (
 )
 
 import scheduler_ext
-from seamless_dask import status, status_view
-from seamless_dask.status_address import NotClear, NotFound, resolve
+from seamless_dask import status
+from seamless_dask.status import view
+from seamless_dask.status.address import NotClear, NotFound, resolve
 
 D = "d" * 64
 
@@ -69,7 +70,7 @@ async def command(capsys, *arguments: str) -> tuple[int, str, str]:
 def on_paper(answer, width: int) -> list[str]:
     """What is printed on so many columns."""
     console = Console(file=io.StringIO(), width=width)
-    console.print(status_view.status("tcp://127.0.0.1:1", answer))
+    console.print(view.status("tcp://127.0.0.1:1", answer))
     return console.file.getvalue().splitlines()
 
 

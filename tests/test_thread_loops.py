@@ -12,12 +12,13 @@ from polling import wait_until
 from seamless.transformer import delayed
 from seamless_transformer import transformation_class
 
-from seamless_dask import SeamlessDaskClient, thread_loops
+from seamless_dask import SeamlessDaskClient
+from seamless_dask.neighbours import event_loops
 
 
 @pytest.fixture(scope="module", autouse=True)
 def installed() -> None:
-    thread_loops.install()
+    event_loops.install()
 
 
 def in_a_thread(function):
@@ -63,7 +64,7 @@ def test_a_thread_keeps_its_loop_and_hands_it_on() -> None:
         first, second = in_a_thread(twice)
         assert first is second
         seen.add(first)
-        wait_until(lambda f=first: f in thread_loops._free, "the loop is free again")
+        wait_until(lambda f=first: f in event_loops._free, "the loop is free again")
     assert len(seen) == 1
 
 
@@ -80,7 +81,7 @@ def test_a_loop_with_tasks_serves_nobody_else() -> None:
     gate.set()
     wait_until(task.done, "the task ends")
     assert task.result() == "seamless-loop"
-    wait_until(lambda: task.get_loop() in thread_loops._free, "its loop is free")
+    wait_until(lambda: task.get_loop() in event_loops._free, "its loop is free")
 
 
 def test_loops_that_run_or_were_set_are_respected() -> None:

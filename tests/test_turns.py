@@ -9,9 +9,9 @@ import pytest
 from hypothesis import settings
 from hypothesis.stateful import RuleBasedStateMachine, invariant, precondition, rule
 
-from seamless_dask.state_part import CannotPutBack
-from seamless_dask.turn_keeper import PATIENCE, TurnKeeper
-from seamless_dask.turns import JobTurn, Turns
+from seamless_dask.child.state.part import CannotPutBack
+from seamless_dask.child.turn_keeper import PATIENCE, TurnKeeper
+from seamless_dask.child.turns import JobTurn, Turns
 
 FRESH = "fresh"
 #: a guard against hanging

@@ -22,8 +22,8 @@ from test_scheduler_ext_rpc import (
     until,
 )
 
-from scheduler_ext import figures
-from scheduler_ext.watchdog import Standstill
+from scheduler_ext.view import figures
+from scheduler_ext.view.standstill import Standstill
 
 LIMIT = 300.0
 
@@ -121,9 +121,11 @@ async def test_who_waits_for_what_is_in_the_log_once(caplog):
         await c.request(worker, f"base-{B}", owner=f"base-{A}", depth=1)
         clock.run(0.8 * LIMIT)
         assert c.plugin.status()["stall"] is None
-        with caplog.at_level(logging.WARNING, "scheduler_ext.watchdog"):
+        with caplog.at_level(logging.WARNING, "scheduler_ext.view.standstill"):
             clock.run(5 * LIMIT)
-        [record] = [r for r in caplog.records if r.name == "scheduler_ext.watchdog"]
+        [record] = [
+            r for r in caplog.records if r.name == "scheduler_ext.view.standstill"
+        ]
         lines = record.getMessage().splitlines()
         assert lines[0].startswith("Standstill: for 5 min nothing has ended")
         assert "unfinished: 1 processing, 2 not submitted." in lines[0]
@@ -144,7 +146,7 @@ async def test_who_waits_for_what_is_in_the_log_once(caplog):
         await future
         clock.run(0.5 * LIMIT)
         assert c.plugin.status()["stall"] is None
-        with caplog.at_level(logging.WARNING, "scheduler_ext.watchdog"):
+        with caplog.at_level(logging.WARNING, "scheduler_ext.view.standstill"):
             clock.run(2 * LIMIT)
         assert "Standstill" in caplog.text, "something ended in between"
 

@@ -16,7 +16,7 @@ from polling import wait_until
 
 import scheduler_ext
 from seamless_dask.client import SeamlessDaskClient
-from seamless_dask.worker_plugin import SeamlessWorkerPlugin
+from seamless_dask.worker.plugin import SeamlessWorkerPlugin
 
 pytestmark = pytest.mark.cluster
 

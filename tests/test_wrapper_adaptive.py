@@ -15,9 +15,9 @@ from hypothesis import strategies as st
 from test_scheduler_ext_rpc import asynchronous, gate, pass_gate, until
 
 import scheduler_ext
-from seamless_dask.wrapper import adaptive
-from seamless_dask.wrapper.adaptive import LocalAdaptive, choose
-from seamless_dask.wrapper.scaling import ScalingPolicy
+from seamless_dask.wrapper.scaling import local
+from seamless_dask.wrapper.scaling.local import LocalAdaptive, choose
+from seamless_dask.wrapper.scaling.policy import ScalingPolicy
 
 WORKERS = st.sampled_from("abcdefgh")
 
@@ -86,7 +86,7 @@ async def local_cluster(maximum, **options):
 @asynchronous
 async def test_workers_follow_the_work(caplog):
     """Up with the tasks, down without; each decision is logged and shown once."""
-    caplog.set_level("INFO", "seamless_dask.wrapper.adaptive")
+    caplog.set_level("INFO", "seamless_dask.wrapper.scaling.local")
     async with local_cluster(maximum=3) as (cluster, plugin, client):
         workers = cluster.scheduler.workers
         short = [client.submit(pass_gate, "s", key=f"s-{n}") for n in range(4)]
@@ -143,7 +143,7 @@ async def test_a_worker_that_leaves_is_replaced():
 @asynchronous
 async def test_workers_that_cannot_start_are_tried_less_and_less_often(monkeypatch):
     """The record says so, until one connects."""
-    monkeypatch.setattr(adaptive, "PAUSE", (0.05, 0.2))
+    monkeypatch.setattr(local, "PAUSE", (0.05, 0.2))
     preload = {"preload": ["no_such_module_at_all"]}
     async with local_cluster(1, **preload) as (cluster, plugin, client):
 
@@ -184,8 +184,8 @@ async def sluggish(tmp_path):
 @asynchronous
 async def test_a_worker_that_does_not_start_is_started_again(tmp_path, monkeypatch):
     """Dask would wait for it, and start no other, for ever."""
-    monkeypatch.setattr(adaptive, "START_SECONDS", 3.0)
-    monkeypatch.setattr(adaptive, "PAUSE", (0.05, 0.2))
+    monkeypatch.setattr(local, "START_SECONDS", 3.0)
+    monkeypatch.setattr(local, "PAUSE", (0.05, 0.2))
     async with sluggish(tmp_path) as (cluster, plugin, client, marker):
         marker.touch()
         assert await client.submit(int, 1) == 1
@@ -198,7 +198,7 @@ async def test_a_lost_worker_that_does_not_come_back_is_started_again(
     tmp_path, monkeypatch
 ):
     """By its keeper, under its name."""
-    monkeypatch.setattr(adaptive, "START_SECONDS", 3.0)
+    monkeypatch.setattr(local, "START_SECONDS", 3.0)
     async with sluggish(tmp_path) as (cluster, plugin, client, marker):
         pid = await client.submit(os.getpid, pure=False)
         await until(lambda: 0 in cluster.workers)
@@ -213,7 +213,7 @@ async def test_a_lost_worker_that_does_not_come_back_is_started_again(
 @asynchronous
 async def test_a_lost_worker_that_dask_forgets_is_replaced(tmp_path, monkeypatch):
     """It is no worker that will be there some time."""
-    monkeypatch.setattr(adaptive, "START_SECONDS", 3.0)
+    monkeypatch.setattr(local, "START_SECONDS", 3.0)
     with dask.config.set({"distributed.deploy.lost-worker-timeout": "100ms"}):
         async with sluggish(tmp_path) as (cluster, plugin, client, marker):
             pid = await client.submit(os.getpid, pure=False)

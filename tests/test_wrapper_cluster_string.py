@@ -11,7 +11,7 @@ import pytest
 
 from seamless_dask.wrapper.cluster_string import resolve
 from seamless_dask.wrapper.exit_codes import ClusterStringError, NoFreePort
-from seamless_dask.wrapper.ports import free_ports
+from seamless_dask.wrapper.settings.ports import free_ports
 
 
 @pytest.fixture

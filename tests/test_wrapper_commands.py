@@ -11,7 +11,7 @@ import psutil
 import pytest
 from wrapper_process import wait_for
 
-from seamless_dask.wrapper.commands import CommandFailed, call, run
+from seamless_dask.wrapper.jobs.commands import CommandFailed, call, run
 
 
 def test_what_a_program_said_is_there_when_it_has_ended(tmp_path: Path) -> None:

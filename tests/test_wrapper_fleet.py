@@ -9,9 +9,9 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from seamless_dask.wrapper.fleet import BURST, Fleet, Rules
-from seamless_dask.wrapper.nodes import EXCLUSION_SECONDS
-from seamless_dask.wrapper.queues import Row
+from seamless_dask.wrapper.jobs.queues import Row
+from seamless_dask.wrapper.scaling.fleet import BURST, Fleet, Rules
+from seamless_dask.wrapper.scaling.nodes import EXCLUSION_SECONDS
 
 RULES = Rules()
 

@@ -6,9 +6,9 @@ from dataclasses import replace
 
 import pytest
 
-from seamless_dask.wrapper.fleet import Actions, Fleet, Rules
-from seamless_dask.wrapper.nodes import EXCLUSION_SECONDS
-from seamless_dask.wrapper.queues import Row, Rows
+from seamless_dask.wrapper.jobs.queues import Row, Rows
+from seamless_dask.wrapper.scaling.fleet import Actions, Fleet, Rules
+from seamless_dask.wrapper.scaling.nodes import EXCLUSION_SECONDS
 
 RULES = Rules(maximum=2, death_timeout_key="jobqueue.slurm.death-timeout")
 PENDING, RUNNING = Row("pending", "PD"), Row("running", "R", "n1")

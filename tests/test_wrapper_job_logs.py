@@ -7,15 +7,15 @@ from pathlib import Path
 
 import pytest
 
-from seamless_dask.wrapper import job_logs
+from seamless_dask.wrapper.jobs import logs
 
 
 def test_directory_of_a_run(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """In the home directory, by the name of the status file, for our eyes only."""
     monkeypatch.setenv("HOME", str(tmp_path))
-    directory = job_logs.run_directory(Path("/somewhere/daskserver-x.json"))
+    directory = logs.run_directory(Path("/somewhere/daskserver-x.json"))
     assert directory.parent == tmp_path / ".seamless-dask" / "logs" / "daskserver-x"
-    assert job_logs.make(directory)
+    assert logs.make(directory)
     assert stat.S_IMODE(directory.stat().st_mode) == 0o700
 
 
@@ -24,7 +24,7 @@ def test_directory_that_cannot_be_made(
 ) -> None:
     """That is no reason not to start."""
     (tmp_path / "file").touch()
-    assert not job_logs.make(tmp_path / "file" / "run")
+    assert not logs.make(tmp_path / "file" / "run")
     assert "No directory for the output of jobs" in caplog.text
 
 
@@ -35,18 +35,18 @@ def test_clean_up(tmp_path: Path) -> None:
         run.mkdir()
         (run / "job-1.log").write_text("said something")
         (run / "job-2.log").touch()
-    job_logs.prune(runs[-1], success=False)
-    assert sorted(tmp_path.iterdir()) == runs[-job_logs.KEPT_RUNS :]
+    logs.prune(runs[-1], success=False)
+    assert sorted(tmp_path.iterdir()) == runs[-logs.KEPT_RUNS :]
     assert [path.name for path in runs[-1].iterdir()] == ["job-1.log"]
     # a run whose jobs said nothing leaves nothing
     (runs[-1] / "job-1.log").write_text("")
-    job_logs.prune(runs[-1], success=False)
+    logs.prune(runs[-1], success=False)
     assert not runs[-1].exists()
-    job_logs.prune(runs[-1], success=False)  # is gone already
+    logs.prune(runs[-1], success=False)  # is gone already
 
 
 def test_after_a_success_nothing_is_kept(tmp_path: Path) -> None:
     (tmp_path / "run").mkdir()
     (tmp_path / "run" / "job-1.log").write_text("said something")
-    job_logs.prune(tmp_path / "run", success=True)
+    logs.prune(tmp_path / "run", success=True)
     assert not (tmp_path / "run").exists()

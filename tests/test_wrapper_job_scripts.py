@@ -14,10 +14,10 @@ from typing import Any
 
 import pytest
 
-from seamless_dask.wrapper.batch import job_arguments
 from seamless_dask.wrapper.cluster_string import resolve
+from seamless_dask.wrapper.jobs.arguments import job_arguments
 from seamless_dask.wrapper.launch import check
-from seamless_dask.wrapper.parameters import read_parameters
+from seamless_dask.wrapper.settings.parameters import read_parameters
 
 BATCH = {"cores": 4, "memory": "8GiB", "walltime": "01:00:00"}
 LONG = {"-J": "--job-name", "-n": "--ntasks", "-t": "--time", "-p": "--partition"}

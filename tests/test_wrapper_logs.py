@@ -91,8 +91,8 @@ def test_the_log_of_a_run(tmp_path: Path) -> None:
     assert loggers <= {
         "distributed.nanny",
         "scheduler_ext.plugin",
-        "seamless_dask.wrapper.adaptive",
-        "seamless_dask.wrapper.security",
+        "seamless_dask.wrapper.scaling.local",
+        "seamless_dask.wrapper.settings.security",
         "seamless_dask.wrapper.supervisor",
     }
     assert len(rest) < 20, rest

@@ -19,9 +19,9 @@ from hypothesis.stateful import (
     rule,
 )
 
-from seamless_dask.wrapper.farewell import Farewell
-from seamless_dask.wrapper.fleet import Fleet, Rules
-from seamless_dask.wrapper.queues import Row, Rows
+from seamless_dask.wrapper.jobs.farewell import Farewell
+from seamless_dask.wrapper.jobs.queues import Row, Rows
+from seamless_dask.wrapper.scaling.fleet import Fleet, Rules
 
 #: How long an accepted job may be invisible; with a stale answer, less than the rules allow.
 INVISIBLE = 18

@@ -10,7 +10,9 @@ from typing import Any
 import pytest
 
 from seamless_dask.wrapper.cluster_string import ClusterClass
-from seamless_dask.wrapper.dask_config import (
+from seamless_dask.wrapper.exit_codes import ParametersError
+from seamless_dask.wrapper.launch import check, local_arguments
+from seamless_dask.wrapper.settings.dask_config import (
     dask_settings,
     exports,
     lifetime_seconds,
@@ -18,15 +20,17 @@ from seamless_dask.wrapper.dask_config import (
     seamless_environment,
     stagger_seconds,
 )
-from seamless_dask.wrapper.durations import (
+from seamless_dask.wrapper.settings.durations import (
     format_clock,
     format_duration,
     parse_duration,
     slurm_memory,
 )
-from seamless_dask.wrapper.exit_codes import ParametersError
-from seamless_dask.wrapper.launch import check, local_arguments
-from seamless_dask.wrapper.parameters import Parameters, json_schema, read_parameters
+from seamless_dask.wrapper.settings.parameters import (
+    Parameters,
+    json_schema,
+    read_parameters,
+)
 
 BATCH: dict[str, Any] = {"cores": 4, "memory": "4GB", "walltime": "01:00:00"}
 

@@ -9,9 +9,9 @@ import time
 
 import pytest
 
-from seamless_dask.wrapper import commands
-from seamless_dask.wrapper.ending import make_sure
-from seamless_dask.wrapper.queues import QUEUES, Queue, Row, UnreadableAnswer
+from seamless_dask.wrapper.jobs import commands
+from seamless_dask.wrapper.jobs.cancellation import make_sure
+from seamless_dask.wrapper.jobs.queues import QUEUES, Queue, Row, UnreadableAnswer
 
 QSTAT_XML = """<?xml version='1.0'?>
 <job_info>

@@ -10,8 +10,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from seamless_dask.wrapper.launch import policy as policy_of
-from seamless_dask.wrapper.parameters import Parameters
-from seamless_dask.wrapper.scaling import ScalingPolicy
+from seamless_dask.wrapper.scaling.policy import ScalingPolicy
+from seamless_dask.wrapper.settings.parameters import Parameters
 
 
 @dataclass(frozen=True)

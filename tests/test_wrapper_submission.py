@@ -9,10 +9,18 @@ import pytest
 from hypothesis import example, given
 from hypothesis import strategies as st
 
-from seamless_dask.wrapper.job_names import job_name, new_tag, split_name
-from seamless_dask.wrapper.queues import QUEUES, Row, UnreadableAnswer
-from seamless_dask.wrapper.submission_answers import Accepted, is_terse, read_answer
-from seamless_dask.wrapper.surroundings import for_commands, for_submission, withheld
+from seamless_dask.wrapper.jobs.names import job_name, new_tag, split_name
+from seamless_dask.wrapper.jobs.queues import QUEUES, Row, UnreadableAnswer
+from seamless_dask.wrapper.jobs.submission_answers import (
+    Accepted,
+    is_terse,
+    read_answer,
+)
+from seamless_dask.wrapper.jobs.surroundings import (
+    for_commands,
+    for_submission,
+    withheld,
+)
 
 ANSWERS = {
     "slurm": ["Submitted batch job {}", "{}", "{};other"],

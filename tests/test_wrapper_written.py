@@ -11,12 +11,12 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from seamless_dask.wrapper.batch import job_arguments
 from seamless_dask.wrapper.cluster_string import ClusterClass, resolve
-from seamless_dask.wrapper.durations import parse_memory
 from seamless_dask.wrapper.exit_codes import ParametersError
+from seamless_dask.wrapper.jobs.arguments import job_arguments
 from seamless_dask.wrapper.launch import check, with_further_problems
-from seamless_dask.wrapper.parameters import Parameters, read_parameters
+from seamless_dask.wrapper.settings.durations import parse_memory
+from seamless_dask.wrapper.settings.parameters import Parameters, read_parameters
 
 BATCH: dict[str, Any] = {"cores": 1, "memory": "4GB", "walltime": "01:00:00"}
 SYSTEMS = {

@@ -1,7 +1,7 @@
 """The command ``seamless-dask-wrapper``: a Dask cluster with a supervisor.
 
-`supervisor` holds the life cycle; `status_file` and `parameters` what callers write and
-read; `cluster_string`, `launch`, `batch` and `dask_config` what is started and how.
+`supervisor` holds the life cycle, `launch` starts the cluster; `settings` is what comes
+in, `jobs` what a batch system is told and answers, `scaling` how many workers there are.
 """
 
 from __future__ import annotations

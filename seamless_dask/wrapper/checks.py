@@ -5,15 +5,15 @@ from __future__ import annotations
 import logging
 import re
 
-from .batch import batch_problems
 from .cluster_string import ClusterClass
-from .config_checks import config_problems
-from .dask_config import lifetime_seconds
-from .directory_checks import directory_problems
-from .durations import parse_memory
 from .exit_codes import ParametersError
-from .parameters import Parameters
-from .security import tls_problems
+from .jobs.arguments import batch_problems
+from .settings.config_checks import config_problems
+from .settings.dask_config import lifetime_seconds
+from .settings.directory_checks import directory_problems
+from .settings.durations import parse_memory
+from .settings.parameters import Parameters
+from .settings.security import tls_problems
 
 logger = logging.getLogger(__name__)
 

@@ -117,7 +117,7 @@ class _PrintSchema(argparse.Action):
     def __call__(
         self, parser: argparse.ArgumentParser, *arguments: object, **options: object
     ) -> None:
-        from .parameters import json_schema
+        from .settings.parameters import json_schema
 
         print(json.dumps(json_schema(), indent=2))
         parser.exit()

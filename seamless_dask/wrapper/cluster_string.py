@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from typing import Any, Literal
 
 from .exit_codes import ClusterStringError
-from .queues import QUEUES
+from .jobs.queues import QUEUES
 
 EXAMPLES = "distributed::LocalCluster or dask_jobqueue::SLURMCluster"
 

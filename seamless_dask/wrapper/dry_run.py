@@ -7,14 +7,15 @@ import logging
 from pathlib import Path
 from typing import Any
 
-from . import job_logs, json_text
-from .batch import job_arguments
 from .cluster_string import ClusterClass, resolve
-from .dask_config import apply_config, dask_settings, merged_config
 from .exit_codes import ParametersError, StatusFileUnusable
+from .jobs import logs
+from .jobs.arguments import job_arguments
 from .launch import check, local_arguments, with_further_problems
-from .parameters import Parameters, read_parameters
-from .security import tls_arguments
+from .settings import json_text
+from .settings.dask_config import apply_config, dask_settings, merged_config
+from .settings.parameters import Parameters, read_parameters
+from .settings.security import tls_arguments
 
 logger = logging.getLogger(__name__)
 
@@ -48,7 +49,7 @@ def dry_run(cluster_string: str, file: Path, scheduler: str) -> str:
     merged = merged_config(settings, parameters.extra_dask_config)
     apply_config(merged)
     if batch:
-        return _job(parameters, cluster_class, job_logs.run_directory(file), scheduler)
+        return _job(parameters, cluster_class, logs.run_directory(file), scheduler)
     return json.dumps(
         {
             "workers": [parameters.minimum_workers, parameters.maximum_workers],

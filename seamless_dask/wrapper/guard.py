@@ -34,11 +34,11 @@ from pathlib import Path
 
 import psutil
 
-from .ending import make_sure
 from .events import News
 from .exit_codes import WrapperError
-from .farewell import Farewell
-from .queues import QUEUES
+from .jobs.cancellation import make_sure
+from .jobs.farewell import Farewell
+from .jobs.queues import QUEUES
 from .status_file import declare_dead, start_time
 
 #: Environment variable that all processes below one wrapper share. The name does not

@@ -9,36 +9,36 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from ..record_mode import publish
-from .batch import job_arguments
+from ..cluster.record_mode import publish
 from .checks import check, with_further_problems
 from .cluster_string import ClusterClass
-from .dask_config import (
+from .events import News
+from .exit_codes import StartFailed
+from .jobs.arguments import job_arguments
+from .jobs.names import new_tag
+from .jobs.queues import QUEUES, Queue
+from .jobs.signs_of_life import Signs
+from .logs import configure_dask
+from .scaling.policy import ScalingPolicy
+from .settings.dask_config import (
     apply_config,
     dask_settings,
     local_tmpdir,
     merged_config,
     seamless_environment,
 )
-from .durations import parse_duration, parse_memory
-from .events import News
-from .exit_codes import StartFailed
-from .job_names import new_tag
-from .logs import configure_dask
-from .parameters import Parameters
-from .ports import free_ports
-from .queues import QUEUES, Queue
-from .scaling import ScalingPolicy
-from .security import (
+from .settings.durations import parse_duration, parse_memory
+from .settings.parameters import Parameters
+from .settings.ports import free_ports
+from .settings.security import (
     directory_for_workers,
     keep_files_private,
     tls_arguments,
     warn_of_others,
 )
-from .signs_of_life import Signs
 
 if TYPE_CHECKING:
-    from .batch_adaptive import BatchAdaptive
+    from .scaling.batch import BatchAdaptive
 
 __all__ = ["Endpoint", "Launched", "check", "launch", "with_further_problems"]
 
@@ -281,7 +281,7 @@ def queue_of(arguments: Mapping[str, Any], system: str) -> Queue:
 
 def scale(cluster: Any, plugin: Any, parameters: Parameters) -> None:
     """Let the number of workers on this machine follow the work."""
-    from .adaptive import LocalAdaptive
+    from .scaling.local import LocalAdaptive
 
     cluster.adapt(
         Adaptive=LocalAdaptive,
@@ -302,7 +302,7 @@ def scale_jobs(
     log_directory: Path | None,
 ) -> BatchAdaptive:
     """Let the number of jobs of a batch system follow the work."""
-    from .batch_adaptive import BatchAdaptive, rules
+    from .scaling.batch import BatchAdaptive, rules
 
     async def start() -> BatchAdaptive:
         return BatchAdaptive(

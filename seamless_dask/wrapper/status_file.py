@@ -31,8 +31,8 @@ from typing import Any
 
 import psutil
 
-from . import json_text
 from .exit_codes import StatusFileLost, StatusFileMissing, StatusFileUnusable
+from .settings import json_text
 
 logger = logging.getLogger(__name__)
 

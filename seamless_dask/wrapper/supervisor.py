@@ -25,19 +25,15 @@ from queue import Empty, SimpleQueue
 from types import FrameType
 from typing import Any
 
-from . import job_logs, signals
+from . import signals
 from .closing import Closing
 from .cluster_string import resolve
 from .events import Activity, Event, Failure, FileLost, News, SignalArrived, Started
-from .exit_codes import (
-    ExitCode,
-    ParametersError,
-    StatusFileLost,
-    WrapperError,
-)
+from .exit_codes import ExitCode, ParametersError, StatusFileLost, WrapperError
 from .guard import Guard
+from .jobs import logs
 from .launch import Endpoint, Launched, check, launch, with_further_problems
-from .parameters import Parameters, read_parameters
+from .settings.parameters import Parameters, read_parameters
 from .status_file import Heartbeat, StatusFile
 
 logger = logging.getLogger(__name__)
@@ -170,8 +166,8 @@ class Supervisor:
         )
         begin = time.monotonic()
         if cluster_class.kind == "jobqueue":
-            directory = job_logs.run_directory(status_file.path)
-            if directory is not None and job_logs.make(directory):
+            directory = logs.run_directory(status_file.path)
+            if directory is not None and logs.make(directory):
                 self._job_output = directory
         self._guard = Guard(status_file.path, cluster_class.batch_system)
         self._starting.start()
@@ -184,7 +180,7 @@ class Supervisor:
         launched = self._launched
         self._announce()
         if self._job_output is not None:
-            script = job_logs.keep_script(self._job_output, launched.cluster)
+            script = logs.keep_script(self._job_output, launched.cluster)
             if script is not None:
                 logger.info("Jobs run %s; what they print is kept beside it.", script)
         logger.info(
@@ -379,7 +375,7 @@ class Supervisor:
             return
         jobs = self._launched.jobs if self._launched is not None else None
         healthy = code is ExitCode.CLEAN and jobs is not None and jobs.healthy
-        job_logs.prune(self._job_output, success=healthy)
+        logs.prune(self._job_output, success=healthy)
 
     def _last_word(self, code: ExitCode, failure: str) -> None:
         """Leave the status file as callers should find it."""

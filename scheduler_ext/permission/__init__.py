@@ -1,0 +1,1 @@
+"""The permission machine: pure, without Dask. See docs/permission-manager.md."""

@@ -1,0 +1,81 @@
+"""What the permission machine did: totals, waiting times, and the latest events."""
+
+from __future__ import annotations
+
+from collections import deque
+from collections.abc import Iterable
+from dataclasses import dataclass, field
+from itertools import islice
+
+from ..view.history import WaitTimes
+from .events import Granted, RefusalKind, Refused, Request, StoryLine
+from .lease import Lease
+
+#: Events that are remembered
+STORY_LENGTH = 5000
+
+
+@dataclass
+class Chronicle:
+    """Told of every decision, and makes those for the holders. Decides nothing."""
+
+    #: of the requests that were granted
+    wait_times: WaitTimes = field(default_factory=WaitTimes)
+    granted_total: int = 0
+    refused_total: dict[str, int] = field(
+        default_factory=lambda: dict.fromkeys(("capacity", "cycle", "ceiling"), 0)
+    )
+    #: slots given out beyond the capacity
+    over_capacity_total: int = 0
+    #: granted leases that ended, for whatever reason
+    ended_total: int = 0
+    expired_total: int = 0
+    unknown_releases_total: int = 0
+    #: what a :class:`StoryLine` is made of, once somebody reads it
+    _events: deque[tuple[float, str, str, str]] = field(
+        default_factory=lambda: deque(maxlen=STORY_LENGTH)
+    )
+
+    def requested(self, request: Request, now: float) -> None:
+        """A lease was entered."""
+        self._events.append((now, "requested", request.lease_id, ""))
+
+    def granted(self, lease: Lease, why: str, now: float) -> Granted:
+        """A lease was granted; what its holder is told."""
+        request = lease.request
+        self.granted_total += 1
+        self.wait_times.add(now - lease.since)
+        self._events.append((now, "granted", request.lease_id, why))
+        return Granted(request.lease_id, request.holder)
+
+    def refused(
+        self, request: Request, kind: RefusalKind, reason: str, now: float
+    ) -> Refused:
+        """A request was refused; what its holder is told."""
+        self.refused_total[kind] += 1
+        reason = f"{kind}: {reason}"
+        self._events.append((now, "refused", request.lease_id, reason))
+        return Refused(request.lease_id, request.holder, reason)
+
+    def overtaken(self, request: Request, now: float) -> Refused:
+        """A request came after the release of its lease: nobody waits for it."""
+        self._events.append((now, "overtaken", request.lease_id, ""))
+        reason = "released: the lease was given back before it was granted"
+        return Refused(request.lease_id, request.holder, reason)
+
+    def ended(self, lease: Lease, why: str, now: float) -> None:
+        """A lease that lived ended."""
+        self.ended_total += lease.granted_at is not None
+        self._events.append((now, "ended", lease.request.lease_id, why))
+
+    def story(self, lease_id: str) -> list[StoryLine]:
+        """What happened to one lease, as far as it is remembered, oldest first."""
+        return _lines(event for event in self._events if event[2] == lease_id)
+
+    def latest(self, count: int) -> list[StoryLine]:
+        """The last events, oldest first."""
+        return _lines(islice(reversed(self._events), count))[::-1]
+
+
+def _lines(events: Iterable[tuple[float, str, str, str]]) -> list[StoryLine]:
+    return [StoryLine(*event) for event in events]

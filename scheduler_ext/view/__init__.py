@@ -1,0 +1,1 @@
+"""What people and programs are told of a scheduler. See docs/operations.md."""

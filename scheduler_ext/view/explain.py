@@ -1,0 +1,375 @@
+"""Where transformations are and what they wait for, in sentences.
+
+Functions over the state of the scheduler and of the plugin; nothing is changed. What
+they return goes over the wire, see :func:`overview` and :func:`why`.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from itertools import islice
+from typing import Any, Literal
+
+from distributed.core import Status
+from distributed.metrics import time
+from distributed.scheduler import Scheduler, TaskState, WorkerState
+
+from ..activity import UNFINISHED
+from ..cancellation import LiveKeys, checksum_of
+from ..permission.ledger import Lease
+from ..permission.machine import PermissionMachine
+from ..scaling import ScalingRecord
+from .history import Ended, Journal
+from .phrases import count, listed, span
+from .workers import PAUSED, paused
+
+#: Transformations that each list of an overview has at most
+SHOWN = 100
+#: Steps that a chain has at most
+MAX_STEPS = 50
+#: Keys that are named where many are meant
+MAX_NAMED = 5
+
+#: "token": it was asked for and waits for a slot. "submission": it has the slot, its
+#: task is on the way. "dependency": it waits for its inputs. "no-worker": no worker
+#: fits. "queued": Dask holds it back. "assigned": a worker has it and did not begin.
+#: "running", and "calling" when it waits for transformations that it called.
+State = Literal[
+    "token",
+    "submission",
+    "dependency",
+    "no-worker",
+    "queued",
+    "assigned",
+    "running",
+    "calling",
+    "ended",
+    "unknown",
+]
+
+_ENDINGS = {
+    "stored": "finished, the result is stored",
+    "cached": "finished, the result was found in the database",
+    "remote_job": "finished, it was written as a remote job",
+    "finished": "finished",
+    "failed": "failed: its code or an input raised an exception",
+    "erred": "failed: Dask could not run it",
+    "cancelled": "cancelled",
+    "dropped": "dropped: nobody wanted it any more",
+}
+
+
+@dataclass(frozen=True)
+class Subject:
+    """What the explanations are about."""
+
+    scheduler: Scheduler
+    machine: PermissionMachine
+    live: LiveKeys
+    journal: Journal
+    scaling: ScalingRecord
+
+
+def totals(subject: Subject) -> tuple[int, int]:
+    """Numbers of transformations that wait, and that are with a worker."""
+    journal = subject.journal
+    waiting = len(journal.waiting) + subject.machine.ledger.unsubmitted
+    return waiting, len(journal.with_worker)
+
+
+def overview(subject: Subject, now: float, limit: int = SHOWN) -> dict[str, Any]:
+    """All unfinished transformations, in numbers, and the oldest by name.
+
+    Returns ``waiting_total``, ``with_workers_total``, and ``waiting`` and
+    ``with_workers``, lists of up to ``limit`` rows, oldest first::
+
+        key, checksum     of the transformation; checksum is None while an input is
+                          still to be computed
+        state, reason     see State; a sentence for people
+        age_seconds       since it was asked for
+        worker            address of the worker that has it, or None
+        worker_name       its name, or None
+        worker_seconds    since that worker got it, or None
+
+    ``now`` is monotonic seconds.
+    """
+    journal = subject.journal
+    leases = subject.machine.ledger.oldest_unsubmitted(limit)
+    unsubmitted = {_name(lease): lease for lease in leases}
+    waiting = [_lease_row(subject, lease, now) for lease in unsubmitted.values()]
+    waiting += [_row(subject, key, now) for key in islice(journal.waiting, limit)]
+    waiting.sort(key=lambda row: row["age_seconds"], reverse=True)
+    waiting_total, with_workers_total = totals(subject)
+    return {
+        "waiting_total": waiting_total,
+        "with_workers_total": with_workers_total,
+        "waiting": waiting[:limit],
+        "with_workers": [
+            _row(subject, key, now) for key in islice(journal.with_worker, limit)
+        ],
+    }
+
+
+def why(subject: Subject, checksum: str, now: float) -> dict[str, Any]:
+    """Where one transformation is, and the chain of what it waits for.
+
+    Returns::
+
+        checksum     as asked
+        found        whether anything is known about it
+        state        as in the rows of overview, or "ended" or "unknown"
+        reason       a sentence for people
+        ended        None, or {"ending": see history.Ending, "seconds_ago": float,
+                     "seconds": float with a worker or None}
+        tasks        one for each Dask task, usually one: the row of overview, with
+          chain      [rows of overview]: first what the task waits for, then what that
+                     waits for, and so on; of several it follows the oldest
+          waits_for  {"total": int, "keys": [str]}, the first few
+          called_by  {"total": int, "keys": [str]}, transformations that wait for it
+          clients    number of Dask clients that want its task
+          token      None, or where it waits for one: {"position": int from 1,
+                     "waiting": int, "slots_in_use": int, "capacity": int,
+                     "held_by": [str]}, the first few keys that use slots
+
+    ``now`` is monotonic seconds.
+    """
+    keys = dict.fromkeys(subject.live.of(checksum))
+    for key in subject.machine.ledger.keys():
+        if checksum in key and checksum_of(key) == checksum:
+            keys[key] = None
+    ended = subject.journal.ended(checksum)
+    tasks = [_task(subject, key, now) for key in keys]
+    tasks = [task for task in tasks if task["state"] not in ("ended", "unknown")]
+    reply: dict[str, Any] = {
+        "checksum": checksum,
+        "found": bool(tasks or ended),
+        "state": "unknown",
+        "reason": "the scheduler has no task for it: it was not submitted here, or "
+        "ended long ago (a result would be in the database)",
+        "ended": None,
+        "tasks": tasks,
+    }
+    if ended is not None:
+        reply["ended"] = {
+            "ending": ended.ending,
+            "seconds_ago": now - ended.at,
+            "seconds": ended.seconds,
+        }
+        reply["state"] = "ended"
+        reply["reason"] = f"{_ended(subject, ended)} {span(now - ended.at)} ago"
+    if tasks:
+        reply["state"], reply["reason"] = tasks[0]["state"], tasks[0]["reason"]
+    return reply
+
+
+def chain(subject: Subject, key: str, now: float) -> list[dict[str, Any]]:
+    """What a task waits for, and what that waits for: rows of overview, see why."""
+    steps: list[dict[str, Any]] = []
+    seen = {key}
+    while len(steps) < MAX_STEPS:
+        below = [other for other in waits_for(subject, key) if other not in seen]
+        if not below:
+            break
+        key = below[0]
+        seen.add(key)
+        steps.append(_row(subject, key, now))
+    return steps
+
+
+def on_the_way(subject: Subject) -> str:
+    """What the batch system has in its queue, or empty."""
+    jobs = subject.scaling.snapshot()["jobs"]
+    pending, starting = jobs.get("pending", 0), jobs.get("starting", 0)
+    if not (pending or starting):
+        return ""
+    return f"; batch system: {pending} pending, {starting} starting"
+
+
+def named(subject: Subject, prefix: str) -> list[str]:
+    """The checksums of all known transformations that begin so, sorted."""
+    keys = map(checksum_of, subject.machine.ledger.keys())
+    known = {*subject.live.checksums(), *subject.journal.remembered(), *keys}
+    return sorted(each for each in known if each and each.startswith(prefix))
+
+
+def waits_for(subject: Subject, key: str) -> list[str]:
+    """Keys of the tasks that a transformation waits for, oldest first."""
+    task = subject.scheduler.tasks.get(key)
+    if task is not None and task.state == "waiting":
+        return [str(other.key) for other in task.waiting_on or ()]
+    requested = subject.machine.ledger.requested_by(key)
+    return list(dict.fromkeys(each.key for each in requested if each.key is not None))
+
+
+# -- rows --------------------------------------------------------------------------
+
+
+def _task(subject: Subject, key: str, now: float) -> dict[str, Any]:
+    task = subject.scheduler.tasks.get(key)
+    ledger = subject.machine.ledger
+    called_by = {request.owner for request in ledger.requests_for(key)} - {None}
+    below = waits_for(subject, key)
+    row = _row(subject, key, now)
+    return {
+        **row,
+        "chain": chain(subject, key, now),
+        "waits_for": _named(below),
+        "called_by": _named(sorted(map(str, called_by))),
+        "clients": len(task.who_wants or ()) if task is not None else 0,
+        "token": _token(subject, key) if row["state"] == "token" else None,
+    }
+
+
+def _token(subject: Subject, key: str) -> dict[str, Any]:
+    ledger = subject.machine.ledger
+    positions = [
+        ledger.position(lease)
+        for lease in map(ledger.leases.__getitem__, ledger.bound_to(key))
+        if lease.granted_at is None
+    ]
+    return {
+        "position": min(positions),
+        "waiting": ledger.waiting,
+        "slots_in_use": ledger.slots_in_use,
+        "capacity": subject.machine.capacity,
+        "held_by": ledger.holding(MAX_NAMED),
+    }
+
+
+def _row(subject: Subject, key: str, now: float) -> dict[str, Any]:
+    """Whatever is known by a key; for a task of Dask only that it is one."""
+    task = subject.scheduler.tasks.get(key)
+    if task is None or task.state not in UNFINISHED:
+        ledger = subject.machine.ledger
+        ids = ledger.bound_to(key)
+        if ids:
+            return _lease_row(subject, ledger.leases[ids[0]], now)
+        state: State = "unknown" if task is None else "ended"
+        reason = "it has no task any more" if task is None else f"it is {task.state}"
+        return _fields(subject, key, state, reason, 0.0)
+    waiting_since = subject.journal.waiting.get(key, now)
+    since, started = subject.journal.with_worker.get(key, (waiting_since, None))
+    state, reason = _state(subject, task)
+    row = _fields(subject, key, state, reason, now - since)
+    ws = task.processing_on
+    if ws is not None:
+        row["worker"], row["worker_name"] = ws.address, str(ws.name)
+        row["worker_seconds"] = None if started is None else now - started
+    return row
+
+
+def _lease_row(subject: Subject, lease: Lease, now: float) -> dict[str, Any]:
+    """A transformation without a task; its key is None if nobody said."""
+    if lease.granted_at is None:
+        state: State = "token"
+        reason = f"no token: {subject.machine.why_waiting()}"
+        if not subject.machine.capacity:
+            reason += on_the_way(subject)
+        reason += _paused(subject)
+    else:
+        state = "submission"
+        reason = f"it has a token, {lease.request.holder} is about to submit it"
+    return _fields(subject, lease.request.key, state, reason, now - lease.since)
+
+
+def _fields(
+    subject: Subject, key: str | None, state: State, reason: str, age: float
+) -> dict[str, Any]:
+    return {
+        "key": key,
+        "checksum": None if key is None else subject.live.checksum(key),
+        "state": state,
+        "reason": reason,
+        "age_seconds": max(0.0, age),
+        "worker": None,
+        "worker_name": None,
+        "worker_seconds": None,
+    }
+
+
+# -- reasons -----------------------------------------------------------------------
+
+
+def _state(subject: Subject, task: TaskState) -> tuple[State, str]:
+    """Where an unfinished task of Dask is."""
+    if task.state == "processing" and task.processing_on is not None:
+        return _with_worker(subject, task, task.processing_on)
+    if task.state == "waiting":
+        keys = [str(other.key) for other in islice(task.waiting_on or (), MAX_NAMED)]
+        number = len(task.waiting_on or ())
+        return (
+            "dependency",
+            f"waits for {count(number, 'input')}: {listed(keys, number)}",
+        )
+    if task.state == "queued" and subject.scheduler.workers:
+        reason = "held back by Dask until a worker has a free thread"
+        return "queued", reason + _paused(subject)
+    return "no-worker", _no_worker(subject, task)
+
+
+def _with_worker(
+    subject: Subject, task: TaskState, ws: WorkerState
+) -> tuple[State, str]:
+    key = str(task.key)
+    called = subject.machine.ledger.requested_by(key)
+    if called:
+        waiting = sum(
+            subject.machine.ledger.leases[i].granted_at is None
+            for i in subject.machine.ledger.owned_by(key)
+        )
+        text = f"waits for {count(len(called), 'call')}"
+        return "calling", text + (f", {waiting} without token" if waiting else "")
+    if task in ws.long_running:
+        return "running", "runs, has called others"
+    if task in ws.executing:
+        seconds = ws.executing[task] + max(0.0, time() - ws.last_seen)
+        return "running", f"has run for {span(seconds)}"
+    if ws.status == Status.paused:
+        return "assigned", f"not begun, its worker is paused: {PAUSED}"
+    busy = ws.metrics.get("task_counts", {}).get("executing", 0)
+    return "assigned", f"not begun, {count(busy, 'task')} run there"
+
+
+def _no_worker(subject: Subject, task: TaskState) -> str:
+    """Why no worker may run a task: there is none, or what it asks for is not there."""
+    scheduler = subject.scheduler
+    asked: list[str] = []
+    if task.host_restrictions:
+        asked.append(f"host {listed(sorted(task.host_restrictions)[:MAX_NAMED])}")
+    if task.worker_restrictions:
+        names = sorted(map(str, task.worker_restrictions))
+        asked.append(f"worker {listed(names[:MAX_NAMED], len(names))}")
+    offers: list[str] = []
+    for name, amount in sorted((task.resource_restrictions or {}).items()):
+        asked.append(f"{name} {amount:g}")
+        offered = scheduler.resources.get(name, {}).values()
+        offers.append(f"{name} at most {max(offered):g}" if offered else f"no {name}")
+    number = len(scheduler.workers)
+    if not number:
+        return "no worker is connected" + on_the_way(subject)
+    text = f"no worker fits: it needs {listed(asked) or 'a running worker'}"
+    if offers:
+        text += f"; {count(number, 'worker')} connected with {listed(offers)}"
+    return text + _paused(subject)
+
+
+def _paused(subject: Subject) -> str:
+    """Workers that take no tasks, in addition to a reason."""
+    text = paused(subject.scheduler)
+    return f"; {text}" if text else ""
+
+
+def _ended(subject: Subject, ended: Ended) -> str:
+    text = _ENDINGS[ended.ending]
+    if ended.ending == "cancelled" and subject.machine.waits(ended.key):
+        return f"being {text}, its worker has not said so yet; asked for it"
+    return text
+
+
+def _name(lease: Lease) -> str:
+    """Leases for one key stand for one transformation."""
+    return lease.request.key or lease.request.lease_id
+
+
+def _named(keys: list[str]) -> dict[str, Any]:
+    return {"total": len(keys), "keys": keys[:MAX_NAMED]}

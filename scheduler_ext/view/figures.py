@@ -1,0 +1,300 @@
+"""What the page shows, as rows of numbers and words; without Bokeh.
+
+However large the cluster is, the rows are few, and totals are exact.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from datetime import datetime
+from heapq import nlargest
+from typing import Any
+
+from distributed.metrics import monotonic, time
+
+from . import explain
+from .operations import Operations
+from .phrases import count, listed, size, span
+from .workers import TASKS_SEEN, paused, processes, work
+
+#: Rows of the tables
+WORKERS_SHOWN = 20
+TRANSFORMATIONS_SHOWN = 15
+DECISIONS_SHOWN = 10
+#: Characters of a checksum or key that are shown
+KEY_SHOWN = 16
+
+Row = dict[str, Any]
+
+#: {field: heading} of each table
+WORKER_FIELDS = {
+    "name": "worker",
+    "processes": "processes",
+    "slots": "slots",
+    "top_level": "top-level",
+    "nested": "nested",
+    "waiting": "waiting for calls",
+    "not_begun": "not begun",
+    "load": "load [% of slots]",
+    "cpu": "CPU [% of a core]",
+    "memory": "memory",
+}
+WAITING_FIELDS = {
+    "name": "transformation",
+    "age": "asked for",
+    "state": "waits for",
+    "reason": "reason",
+}
+RUNNING_FIELDS = {
+    "name": "transformation",
+    "age": "asked for",
+    "held": "on it since",
+    "worker": "worker",
+    "state": "state",
+    "reason": "what it does",
+}
+DECISION_FIELDS = {"time": "time", "change": "workers", "reason": "reason"}
+
+
+@dataclass(frozen=True)
+class Card:
+    """A figure in large type, with what it is and what there is to say about it."""
+
+    title: str
+    value: str
+    note: str
+    #: whether somebody should act
+    alarming: bool = False
+
+
+@dataclass(frozen=True)
+class Figures:
+    """All that changes on the page, apart from the curves."""
+
+    cards: list[Card]
+    workers: list[Row]
+    waiting: list[Row]
+    running: list[Row]
+    decisions: list[Row]
+    #: above each table, what it holds and what was left out
+    workers_title: str
+    waiting_title: str
+    running_title: str
+    decisions_title: str
+    #: what is wrong with the batch system
+    problems: list[str]
+
+
+def figures(operations: Operations) -> Figures:
+    """The figures of this moment."""
+    overview = explain.overview(
+        operations.subject, monotonic(), limit=TRANSFORMATIONS_SHOWN
+    )
+    scaling = operations.scaling.snapshot()
+    workers = _workers(operations)
+    waiting = [_waiting_row(row) for row in overview["waiting"]]
+    running = [_running_row(row) for row in overview["with_workers"]]
+    decisions = [
+        _decision_row(decision)
+        for decision in reversed(scaling["decisions"][-DECISIONS_SHOWN:])
+    ]
+    return Figures(
+        cards=_cards(operations, overview, scaling),
+        workers=workers,
+        waiting=waiting,
+        running=running,
+        decisions=decisions,
+        workers_title=_title(
+            "Workers",
+            workers,
+            len(operations.scheduler.workers),
+            "busiest",
+            "no worker is connected",
+        ),
+        waiting_title=_title(
+            "Transformations that wait",
+            waiting,
+            overview["waiting_total"],
+            "oldest",
+            "no transformation waits",
+        ),
+        running_title=_title(
+            "Transformations with a worker",
+            running,
+            overview["with_workers_total"],
+            "oldest",
+            "no worker has a transformation",
+        ),
+        decisions_title=_title(
+            "Scaling decisions",
+            decisions,
+            len(scaling["decisions"]),
+            "latest",
+            "the number of workers was not changed",
+        ),
+        problems=_stalls(operations) + _problems(scaling),
+    )
+
+
+def _title(what: str, rows: list[Row], total: int, which: str, none: str) -> str:
+    if not total:
+        return f"{what}: {none}"
+    if len(rows) < total:
+        return f"{what}: {total}, the {which} {len(rows)} are shown"
+    return f"{what}: {total}"
+
+
+# -- cards -------------------------------------------------------------------------
+
+
+def _cards(
+    operations: Operations, overview: dict[str, Any], scaling: dict[str, Any]
+) -> list[Card]:
+    statistics = operations.machine.statistics()
+    refused = statistics.refused_total
+    endings = operations.journal.endings
+    failed = endings["failed"] + endings["erred"]
+    ended = sum(endings.values())
+    number = len(operations.scheduler.workers)
+    jobs = {state: n for state, n in scaling["jobs"].items() if n}
+    wanted = scaling["wanted"]
+    return [
+        Card(
+            "Tokens in use",
+            f"{statistics.slots_in_use} of {statistics.capacity}",
+            f"{statistics.lent} lent by those that wait for calls",
+        ),
+        Card(
+            "Requests waiting",
+            str(statistics.waiting),
+            f"{statistics.granted_total} granted so far",
+        ),
+        Card(
+            "Requests refused",
+            str(sum(refused.values())),
+            listed(f"{n} {kind}" for kind, n in refused.items() if n) or "none so far",
+            alarming=any(refused.values()),
+        ),
+        Card(
+            "Transformations",
+            f"{overview['waiting_total']} + {overview['with_workers_total']}",
+            "waiting + with a worker",
+        ),
+        Card(
+            "Ended",
+            str(ended),
+            listed(f"{n} {ending}" for ending, n in endings.items() if n)
+            or "none so far",
+            alarming=failed > 0,
+        ),
+        Card(
+            "Workers",
+            str(number),
+            f"{wanted} wanted" if wanted is not None else "scaling: none decided yet",
+        ),
+        Card(
+            "Jobs",
+            str(sum(jobs.values())),
+            listed(f"{n} {state}" for state, n in jobs.items()) or "of no batch system",
+            alarming=scaling["submission_error"] is not None,
+        ),
+    ]
+
+
+# -- rows --------------------------------------------------------------------------
+
+
+def _workers(operations: Operations) -> list[Row]:
+    """The workers with the most tasks; "?" where there are too many tasks to look."""
+    offers = operations.machine.offers()
+    rows = []
+    left = TASKS_SEEN
+    for ws in nlargest(
+        WORKERS_SHOWN,
+        operations.scheduler.workers.values(),
+        key=lambda ws: len(ws.processing),
+    ):
+        least, _, slots = offers.get(ws.address, ("none", 0, ws.nthreads))
+        left -= len(ws.processing)
+        row: Row = dict.fromkeys(WORKER_FIELDS, "?")
+        row |= {
+            "name": str(ws.name),
+            "processes": processes(ws) or least,
+            "slots": slots,
+            "cpu": f"{ws.metrics.get('cpu') or 0:.0f}",
+            "memory": size(ws.metrics.get("memory") or 0),
+        }
+        if left >= 0:
+            row |= work(operations.machine, ws)
+            running = len(ws.processing) - row["waiting"] - row["not_begun"]
+            row["load"] = round(100 * running / max(1, slots))
+        rows.append(row)
+    return rows
+
+
+def _waiting_row(row: Row) -> Row:
+    return {
+        "name": _short(row),
+        "checksum": row["checksum"],
+        "age": f"{span(row['age_seconds'])} ago",
+        "state": row["state"],
+        "reason": row["reason"],
+    }
+
+
+def _running_row(row: Row) -> Row:
+    held = row["worker_seconds"]
+    return {
+        "name": _short(row),
+        "checksum": row["checksum"],
+        "age": f"{span(row['age_seconds'])} ago",
+        "held": "" if held is None else f"{span(held)} ago",
+        "worker": row["worker_name"] or "",
+        "state": row["state"],
+        "reason": row["reason"],
+    }
+
+
+def _decision_row(decision: Row) -> Row:
+    return {
+        "time": f"{span(max(0.0, time() - decision['time']))} ago",
+        "change": f"{decision['from']} → {decision['to']}",
+        "reason": decision["reason"],
+    }
+
+
+def _short(row: Row) -> str:
+    """The beginning of what identifies a transformation."""
+    name = row["checksum"] or row["key"]
+    if name is None:
+        return "not said"
+    return name if len(name) <= KEY_SHOWN else name[:KEY_SHOWN] + "…"
+
+
+def _stalls(operations: Operations) -> list[str]:
+    problems = [paused(operations.scheduler)]
+    stall = operations.watchdog.state()
+    if stall is not None:
+        problems.append(stall["message"])
+    return [problem for problem in problems if problem]
+
+
+def _problems(scaling: dict[str, Any]) -> list[str]:
+    problems = []
+    error = scaling["submission_error"]
+    if error is not None:
+        problems.append(
+            f"{count(error['failures'], 'submission')} in a row failed, the last at "
+            f"{_clock(error['time'])}, the next try is at {_clock(error['retry_at'])}: "
+            f"{error['message']}"
+        )
+    for node, exclusion in scaling["excluded_nodes"].items():
+        problems.append(
+            f"Node {node} gets no jobs until {_clock(exclusion['until'])}: "
+            f"{exclusion['reason']}"
+        )
+    return problems
+
+
+def _clock(unix: float | None) -> str:
+    return "?" if unix is None else datetime.fromtimestamp(unix).strftime("%H:%M:%S")

@@ -1,0 +1,124 @@
+"""What is said about workers: what they offer and do, and whether they take tasks."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+from distributed.core import Status
+from distributed.scheduler import Scheduler, WorkerState
+
+from ..cancellation import is_transformation
+from ..messages import METRICS
+from ..permission.machine import PermissionMachine
+from .phrases import count
+
+#: Tasks that are looked at, for all workers together
+TASKS_SEEN = 5_000
+#: What Dask says when a worker needs more memory than it was given
+PAUSED = "memory limit reached; ask for more memory"
+
+
+def condition(ws: WorkerState, leaves: bool) -> str:
+    """running, paused (it starts no task, for want of memory), leaving, or what else."""
+    if leaves or ws.status == Status.closing_gracefully:
+        return "leaving"
+    return str(ws.status.name)
+
+
+def paused(scheduler: Scheduler) -> str:
+    """A sentence if workers are paused, which nothing else would tell; else empty."""
+    number = sum(ws.status == Status.paused for ws in scheduler.workers.values())
+    verb = "is" if number == 1 else "are"
+    return f"{count(number, 'worker')} {verb} paused: {PAUSED}" if number else ""
+
+
+def processes(ws: WorkerState) -> int | None:
+    """Seamless processes that a worker had at its last heartbeat; None: not known."""
+    figures = ws.metrics.get(METRICS)
+    number = figures.get("processes") if isinstance(figures, dict) else None
+    return number if isinstance(number, int) else None
+
+
+def work(machine: PermissionMachine, ws: WorkerState) -> dict[str, int]:
+    """Transformations of a worker: top-level, nested, and those of both that wait.
+
+    What has not begun is known from the worker's last heartbeat.
+    """
+    counts = {"top_level": 0, "nested": 0, "waiting": 0, "not_begun": 0}
+    for task in ws.processing:
+        if is_transformation(task.key):
+            # nested work is submitted with its depth as its priority
+            nested = task.priority is not None and task.priority[0] < 0
+            counts["nested" if nested else "top_level"] += 1
+            waiting = task in ws.long_running or machine.waits(str(task.key))
+            counts["waiting"] += waiting
+            counts["not_begun"] += not waiting and task not in ws.executing
+    return counts
+
+
+def rows(
+    scheduler: Scheduler,
+    machine: PermissionMachine,
+    executing: Callable[[WorkerState], int],
+    leaves: Callable[[str], bool],
+) -> list[dict[str, Any]]:
+    """All workers, those of Seamless first, for the wire::
+
+        address, name      name is None for a worker that has not connected yet
+        status             see condition; "expected" before it has connected
+        processes          of Seamless at least, or None for a plain worker of Dask
+        processes_now      of Seamless at its last heartbeat, or None
+        throttle           transformations for each of them, or None
+        capacity           slots: the product, or 0
+        threads            of Dask
+        executing          tasks that do not merely wait
+        long_running       tasks that left the thread pool
+        top_level, nested, waiting, not_begun: see work; None if there are too many
+                           tasks on all workers to count them
+        memory             of its Dask process in bytes
+        memory_limit       in bytes, 0 for none
+        cpu                of its Dask process in percent of a core
+
+    ``executing`` counts such tasks, ``leaves`` knows who only finishes what it runs.
+    """
+    offers = machine.offers()
+    addresses = [*offers, *(a for a in scheduler.workers if a not in offers)]
+    left = TASKS_SEEN
+    result = []
+    for address in addresses:
+        size, throttle, capacity = offers.get(address, (None, None, 0))
+        row: dict[str, Any] = {
+            "address": address,
+            "name": None,
+            "status": "expected",
+            "processes": size,
+            "processes_now": None,
+            "throttle": throttle,
+            "capacity": capacity,
+            "threads": 0,
+            "executing": 0,
+            "long_running": 0,
+            **dict.fromkeys(("top_level", "nested", "waiting", "not_begun")),
+            "memory": 0,
+            "memory_limit": 0,
+            "cpu": 0.0,
+        }
+        ws = scheduler.workers.get(address)
+        if ws is not None:
+            row |= {
+                "name": str(ws.name),
+                "status": condition(ws, leaves(address)),
+                "processes_now": processes(ws),
+                "threads": ws.nthreads,
+                "executing": executing(ws),
+                "long_running": len(ws.long_running),
+                "memory": ws.metrics.get("memory") or 0,
+                "memory_limit": ws.memory_limit or 0,
+                "cpu": ws.metrics.get("cpu") or 0.0,
+            }
+            left -= len(ws.processing)
+            if left >= 0:
+                row |= work(machine, ws)
+        result.append(row)
+    return result

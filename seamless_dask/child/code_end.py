@@ -1,0 +1,103 @@
+"""What happens as soon as the code of a job has come to its end.
+
+The serialization of its result, the text of its error and the end of the job need
+functions that it may have replaced or removed. So these are put back first, before the
+rest of the process is put right: see `seamless_dask.child.state.namespaces`.
+
+The event loop of the process needs some of them while the code runs. If it fails for
+want of one, they are put back at once, and the job, whose result would not be the one
+that its code gives alone, fails.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import functools
+import threading
+from collections.abc import Callable
+from time import monotonic
+from typing import Any
+
+from .job_identity import current_job
+
+#: bound here, as a job may replace the name
+_EXCEPTION = Exception
+
+
+class CodeEnd:
+    """Has something done at the end of the code of each job.
+
+    Parameters
+    ----------
+    put_back
+        Is called then, and must not need what is to be put back.
+    """
+
+    def __init__(self, put_back: Callable[[], object]) -> None:
+        self.put_back = put_back
+        #: of each thread: whether the code that it executes next is that of a job
+        self._here = threading.local()
+
+    def expect(self) -> None:
+        """Take note that the calling thread is about to execute a job.
+
+        What it or other threads execute within that is no job: calls of other
+        transformations for which there was no room elsewhere.
+        """
+        self._here.of_job = True
+
+    def install(self) -> None:
+        """Have Seamless tell when the code ends, in this process."""
+        from seamless_transformer import run
+
+        execute, here = run.exec_code, self._here
+
+        @functools.wraps(execute)
+        def exec_code(*arguments: Any, **options: Any) -> Any:
+            of_job = getattr(here, "of_job", False)
+            here.of_job = False
+            job = current_job() if of_job else None
+            try:
+                return execute(*arguments, **options)
+            finally:
+                if job is not None:
+                    job.code_ended = monotonic()  # what is put back may have finalisers
+                    self.put_back()
+
+        run.exec_code = exec_code
+
+    def guard(
+        self,
+        loop: asyncio.AbstractEventLoop,
+        replaced: Callable[[], list[str]],
+        blame: Callable[[str], bool],
+    ) -> None:
+        """Let an event loop go on when a job has replaced what it needs.
+
+        Parameters
+        ----------
+        loop
+            Of this process.
+        replaced
+            Returns what is replaced now, as words.
+        blame
+            Is called with the error that the job is to have, and says whether there is
+            one that executes.
+        """
+        once: Callable[[], None] = loop._run_once  # type: ignore[attr-defined]
+
+        def run_once() -> None:
+            try:
+                once()
+            except _EXCEPTION as error:
+                names = replaced()
+                self.put_back()
+                if not names or not blame(
+                    f"The code has replaced {', '.join(names)}, without which its "
+                    f"Seamless process cannot work ({type(error).__name__}: {error}). "
+                    "Replace it in the modules that are to use another one, not in "
+                    "the one that defines it\n"
+                ):
+                    raise
+
+        loop._run_once = run_once  # type: ignore[attr-defined]

@@ -1,0 +1,216 @@
+"""Runs the jobs of a Seamless process, each in a thread of its own.
+
+A new thread has nothing of the job before: no thread-local values, no decimal context, no
+trace function. When it has ended, with all that hangs on it, another thread puts right
+what the process has of the job. Only then the answer goes out; where that cannot be done,
+it says why the process has to be replaced.
+
+Code of the job may have replaced functions that are needed for that, so they are bound
+at the import.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import threading
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from os import getpid
+from queue import SimpleQueue
+from time import perf_counter, thread_time, time
+from typing import Any
+
+from . import forked_jobs
+from .code_end import CodeEnd
+from .errors import error_text
+from .job_identity import belong_to
+from .leftovers import Leftovers, end_processes
+from .state.interpreter import release_lock_of_logging
+from .turn_keeper import TurnKeeper
+from .turns import JobTurn
+
+logger = logging.getLogger(__name__)
+
+#: request by which a process is given a job
+RUN = "seamless_dask_run"
+#: request by which a job that waits in a process is given up
+ABANDON = "seamless_dask_abandon"
+#: request whether a process answers; it tells which of its jobs are ending
+PING = "ping"
+#: message that a job which could go on waits long for its process
+STARVED = "seamless_dask_starved"
+#: message that a job may wait for a lock which an abandoned one holds
+STUCK = "seamless_dask_stuck"
+
+
+@dataclass
+class JobReport:
+    """How a job went in its process."""
+
+    #: checksum of the result, or the text of an error
+    result: Any
+    #: threads and processes that it has left running, as words
+    left: list[str] = field(default_factory=list)
+    #: what else the process cannot have another job for
+    replace: list[str] = field(default_factory=list)
+    #: seconds from its begin to its end
+    wall: float = 0.0
+    #: seconds of CPU time, those of its subprocesses included
+    cpu_user: float = 0.0
+    cpu_system: float = 0.0
+    #: the most memory that the process had meanwhile, in bytes; None: not known
+    memory_peak: int | None = None
+    #: the process, and when it was started (seconds since the epoch)
+    pid: int = 0
+    process_started: float = 0.0
+    #: how often it was given to a process: it may have been lost with one
+    begun: int = 1
+    #: seconds that it could go on and waited for its process
+    waited: float = 0.0
+
+
+@dataclass
+class _Ended:
+    """What a job has come to, whose thread is about to end."""
+
+    job: JobTurn
+    thread: threading.Thread
+    report: JobReport
+    #: seconds of CPU time of its thread
+    seconds: float
+    tell: Callable[[JobReport | None], None]
+
+
+class JobRunner:
+    """Answers the requests of the Dask worker to run jobs.
+
+    Parameters
+    ----------
+    execute
+        Runs a job; returns a checksum or the text of an error.
+    keeper
+        Lets one job at a time execute.
+    collect
+        Frees what a job has left, given the seconds for which it has computed.
+    code_end
+        Puts back what the end of a job needs.
+    """
+
+    def __init__(
+        self,
+        execute: Callable[[Any], Any],
+        keeper: TurnKeeper,
+        collect: Callable[[float], None],
+        code_end: CodeEnd,
+    ) -> None:
+        self._execute = execute
+        self._keeper = keeper
+        self._collect = collect
+        self._code_end = code_end
+        self._pid, self._process_started = getpid(), time()
+        self._leftovers = Leftovers()
+        self._ended: SimpleQueue[_Ended] = SimpleQueue()
+        threading.Thread(
+            target=self._finish_jobs, name="seamless-clean-up", daemon=True
+        ).start()
+
+    async def run(self, payload: dict[str, Any]) -> JobReport | None:
+        """Run a job; None if another one executes in this process."""
+        loop = asyncio.get_running_loop()
+        answer: asyncio.Future[JobReport | None] = loop.create_future()
+
+        def work() -> None:
+            job = JobTurn(payload["job"])
+            try:
+                ended = self._run(job, payload)
+            except BaseException as error:  # whatever it is, somebody waits
+                logger.exception("The end of a job fails")
+                text = f"The end of the transformation fails: {error_text(error)}"
+                ended = self._report(text, replace=["the end of a job failed"]), 0.0
+            if ended is None:
+                tell(None)
+            else:
+                report, seconds = ended
+                self._ended.put(_Ended(job, thread, report, seconds, tell))
+
+        def tell(report: JobReport | None) -> None:
+            try:
+                loop.call_soon_threadsafe(settle, report)
+            except RuntimeError as error:  # the loop is closed: the process is ending
+                logger.debug(
+                    "Nobody is told how job %s ended: %r", payload["job"], error
+                )
+
+        def settle(report: JobReport | None) -> None:
+            if not answer.done():  # it is if the Dask worker has been lost
+                answer.set_result(report)
+
+        thread = threading.Thread(target=work, name="seamless-job", daemon=True)
+        thread.start()
+        return await answer
+
+    def abandon(self, payload: dict[str, Any]) -> bool:
+        """Let a job that waits never go on; False if it executes."""
+        return self._keeper.abandon(payload["job"])
+
+    async def ping(self, _payload: Any) -> dict[str, float]:
+        """Answer; see `TurnKeeper.ending`."""
+        return self._keeper.ending()
+
+    def _run(
+        self, job: JobTurn, payload: dict[str, Any]
+    ) -> tuple[JobReport, float] | None:
+        """Execute a job; return how it went, and the CPU seconds of this thread."""
+        belong_to(job)
+        self._code_end.expect()
+        if not self._keeper.begin(job):
+            return None
+        began = perf_counter()
+        error: BaseException | None = None
+        try:
+            try:
+                result = self._execute(payload)
+            finally:
+                self._code_end.put_back()
+        except BaseException as exc:  # noqa: BLE001 - the job fails, not the process
+            result, error = error_text(exc), exc
+        wall = perf_counter() - began
+        if getpid() != self._pid:
+            forked_jobs.end(error, result)
+        report = self._report(result, wall=wall)
+        if job.broke is not None:
+            report.result = job.broke
+            report.replace.append("a job has replaced what the process needs")
+        try:
+            release_lock_of_logging()  # nobody else can
+        except BaseException as exc:  # noqa: BLE001 - what the job has put in its place
+            report.replace.append(f"the lock of logging cannot be released: {exc!r}")
+        return report, thread_time()
+
+    def _report(self, result: Any, **values: Any) -> JobReport:
+        started = self._process_started
+        return JobReport(result, pid=self._pid, process_started=started, **values)
+
+    def _finish_jobs(self) -> None:
+        while True:
+            self._finish(self._ended.get())
+
+    def _finish(self, ended: _Ended) -> None:
+        """Put the process right once the thread of a job has ended, and answer."""
+        job, report = ended.job, ended.report
+        try:
+            _join(ended.thread)
+            self._collect(ended.seconds)
+            own, others = self._keeper.threads_of(job)
+            report.left = self._leftovers.threads(own, others) + end_processes()
+            report.replace += self._keeper.end(job, report.left)
+        except BaseException as exc:
+            logger.exception("A job does not end as it should")
+            report.replace.append(f"a job did not end well: {exc!r}")
+        report.cpu_user, report.cpu_system = job.cpu_user, job.cpu_system
+        report.memory_peak, report.waited = job.memory_peak, job.waited
+        ended.tell(report)
+
+
+_join = threading.Thread.join

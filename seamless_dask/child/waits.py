@@ -1,0 +1,72 @@
+"""Where a job of a Seamless process waits, so that others may execute meanwhile.
+
+These places are known: ``run()``, ``compute()`` and calls of transformations, the event
+loops that a job runs itself, the commands of bash transformations. A job that waits in
+another place, such as a thread pool of its own, keeps its process.
+"""
+
+from __future__ import annotations
+
+import functools
+import selectors
+from collections.abc import Callable
+from contextlib import AbstractContextManager
+from typing import Any
+
+from .job_identity import current_job
+from .turn_keeper import TurnKeeper
+
+
+def install(keeper: TurnKeeper) -> Callable[[], AbstractContextManager[None]]:
+    """Arrange all this in the process that calls, once.
+
+    Parameters
+    ----------
+    keeper
+        Lets one job at a time execute.
+
+    Returns
+    -------
+    callable
+        Returns a context manager: what it encloses waits.
+    """
+    from seamless_transformer import transformation_cache, transformation_class
+
+    def waiting() -> AbstractContextManager[None]:
+        return keeper.waiting(current_job())
+
+    transformation = transformation_class.Transformation
+    compute = transformation._compute
+    run_here = transformation_cache.run_transformation_dict
+
+    @functools.wraps(compute)
+    def compute_waiting(self: Any, *args: Any, **kwargs: Any) -> Any:
+        with waiting():
+            return compute(self, *args, **kwargs)
+
+    @functools.wraps(run_here)
+    def run_executing(*args: Any, **kwargs: Any) -> Any:
+        """Run a nested transformation that is to run in the same process."""
+        with keeper.executing(current_job()):
+            return run_here(*args, **kwargs)
+
+    transformation._compute = compute_waiting
+    transformation_cache.run_transformation_dict = run_executing
+    selectors.DefaultSelector = _selector(waiting)  # type: ignore[assignment,misc]
+    return waiting
+
+
+def _selector(
+    waiting: Callable[[], AbstractContextManager[None]],
+) -> type[selectors.BaseSelector]:
+    class JobSelector(selectors.DefaultSelector):
+        """Waits for what the event loop of a job waits for."""
+
+        def select(self, timeout: float | None = None) -> Any:
+            events = super().select(0)
+            if events or timeout == 0:
+                return events
+            with waiting():
+                return super().select(timeout)
+
+    return JobSelector

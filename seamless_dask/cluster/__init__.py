@@ -1,0 +1,1 @@
+"""What all processes agree on with the scheduler. See docs/architecture.md."""

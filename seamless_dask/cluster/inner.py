@@ -1,0 +1,111 @@
+"""Nested work of processes that a transformation has started.
+
+``seamless-run`` in a bash transformation, for instance, is no Seamless process, so
+nobody sees that the transformation waits for what it submits. Such a process therefore
+says so to the Dask worker under which it runs, and asks for its leases itself.
+
+Its environment says where it is: the address of the Dask worker, the name of the
+Seamless process and, in bash transformations, the key of the task.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import itertools
+import logging
+import os
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+from scheduler_ext.messages import MAX_WAIT_SECONDS
+
+from ..child.bash_commands import OWNER_ENV, PROCESS_ENV
+from . import scheduler
+from .leases import LeaseRefused
+
+if TYPE_CHECKING:
+    from distributed import Client
+
+logger = logging.getLogger(__name__)
+
+WORKER_ENV = "SEAMLESS_DASK_WORKER_ADDRESS"
+#: RPC call of a Dask worker; see `WorkerRuntime.caller_waits`
+CALLER_WAITS = "seamless_caller_waits"
+
+
+@dataclass(frozen=True)
+class InnerLease:
+    """Permission for one nested transformation, and its depth in the tree."""
+
+    id: str
+    depth: int
+
+
+@dataclass(frozen=True)
+class _Caller:
+    """The transformation that waits; the key is None if that is not known."""
+
+    key: str | None = None
+    depth: int = 0
+
+
+class InnerLeases:
+    """Asks the permission manager for leases; lives on the client's event loop."""
+
+    def __init__(self, client: Client) -> None:
+        self._client = client
+        self._ids = itertools.count(1)
+        self._announcement: asyncio.Task[_Caller] | None = None
+
+    async def acquire(self, key: str) -> InnerLease:
+        """Wait for the permission to have a transformation run.
+
+        Parameters
+        ----------
+        key
+            Key of its Dask task.
+
+        Raises
+        ------
+        LeaseRefused
+        """
+        if self._announcement is None:
+            self._announcement = asyncio.create_task(self._announce())
+        caller = await asyncio.shield(self._announcement)
+        lease = InnerLease(f"{self._client.id}-{next(self._ids)}", caller.depth + 1)
+        request = {
+            "id": lease.id,
+            "key": key,
+            "owner": caller.key,
+            "depth": lease.depth,
+            "wait": True,
+        }
+        try:
+            answer = await scheduler.ask_for_lease(
+                self._client, request, MAX_WAIT_SECONDS
+            )
+        except RuntimeError as error:
+            raise LeaseRefused(str(error)) from error
+        if lease.id in answer["refused"]:
+            self.release(lease)  # no copy of the request may be granted later
+            raise LeaseRefused(answer["refused"][lease.id])
+        return lease
+
+    def release(self, lease: InnerLease) -> None:
+        """Give a lease back, without waiting; any thread may call."""
+        scheduler.release_lease(self._client, lease.id)
+
+    async def _announce(self) -> _Caller:
+        """Tell the Dask worker that a transformation waits for this process."""
+        address = os.environ.get(WORKER_ENV)
+        if address is None:
+            return _Caller()
+        try:
+            worker: Any = self._client.rpc(address)
+            answer = await getattr(worker, CALLER_WAITS)(
+                process=os.environ.get(PROCESS_ENV), key=os.environ.get(OWNER_ENV)
+            )
+        except OSError as exc:
+            logger.warning("The Dask worker %s does not answer: %r", address, exc)
+            return _Caller()
+        return _Caller(answer["key"], answer["depth"])

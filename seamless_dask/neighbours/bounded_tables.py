@@ -1,0 +1,198 @@
+"""Keeps tables of seamless-core and seamless-transformer from growing for ever.
+
+Both packages remember something about every checksum that they have seen, which does
+no harm in a process that runs one script. A Dask worker lives for days. The tables are
+replaced by others that forget what is oldest; all of them are caches, and what is
+missing there is asked for elsewhere.
+"""
+
+from __future__ import annotations
+
+import functools
+import gc
+import logging
+import threading
+from collections import OrderedDict
+from collections.abc import Callable, Mapping
+from time import perf_counter
+from typing import Any
+
+import psutil
+
+from ..child import usage
+
+logger = logging.getLogger(__name__)
+
+#: entries of a table that has one small entry per checksum
+TABLE_LIMIT = 5_000
+#: bytes by which a Seamless process may grow before it collects garbage
+GARBAGE = 64 * 1024**2
+#: part of the time of a job that a collection of everything may take after it
+WORTH = 0.05
+#: bytes of buffers that a Dask worker holds for what has just been computed
+WORKER_SOFT_CAP = 1024**3
+
+
+class BoundedTable(OrderedDict[Any, Any]):
+    """A dict of at most `limit` entries; the oldest make room.
+
+    Parameters
+    ----------
+    limit
+        How many.
+    entries
+        To begin with.
+    """
+
+    def __init__(self, limit: int, entries: Mapping[Any, Any] | None = None) -> None:
+        self._limit = limit
+        self._lock = threading.Lock()
+        super().__init__()
+        for key, value in (entries or {}).items():
+            self[key] = value
+
+    def __setitem__(self, key: Any, value: Any) -> None:
+        with self._lock:
+            super().__setitem__(key, value)
+            while len(self) > self._limit:
+                self.popitem(last=False)
+
+
+#: methods of Seamless' small caches that several threads use at a time
+_CACHE_METHODS = (
+    "__contains__",
+    "__delitem__",
+    "__getitem__",
+    "__setitem__",
+    "clear",
+    "get",
+    "peek",
+    "pop",
+    "popitem",
+    "setdefault",
+    "update",
+)
+_caches_lock = threading.RLock()
+
+
+def synchronize_caches() -> None:
+    """Let threads share Seamless' caches of checksums and parsed buffers; idempotent.
+
+    They are linked lists of ten entries without a lock. Several jobs in one process
+    would damage them: making a buffer then fails with a KeyError.
+    """
+    from seamless.util.pylru import lrucache
+
+    with _caches_lock:
+        for name in _CACHE_METHODS:
+            method = getattr(lrucache, name)
+            if not hasattr(method, "__wrapped__"):
+                setattr(lrucache, name, _locked(method))
+
+
+def _locked(method: Callable[..., Any]) -> Callable[..., Any]:
+    @functools.wraps(method)
+    def locked(*args: Any, **kwargs: Any) -> Any:
+        with _caches_lock:
+            return method(*args, **kwargs)
+
+    return locked
+
+
+def bound_tables(*, worker: bool = False) -> None:
+    """Bound the tables of this process; idempotent.
+
+    Parameters
+    ----------
+    worker
+        It is a Dask worker: its buffers can all be had from elsewhere.
+    """
+    from seamless.caching import eviction_cost
+    from seamless.caching.buffer_cache import get_buffer_cache
+
+    synchronize_caches()
+    cache = get_buffer_cache()
+    with cache.lock:
+        _bound(cache, "_sizes")
+        if worker:
+            cache.soft_cap = min(cache.soft_cap, WORKER_SOFT_CAP)
+    _bound(eviction_cost._cost_module.buffer_lengths, "_lengths")
+    bound_results()
+
+
+def bound_results() -> None:
+    """Bound what this process remembers of transformations; idempotent."""
+    from seamless_transformer.transformation_cache import get_transformation_cache
+
+    results = get_transformation_cache()
+    for name in (
+        "_transformation_cache",
+        "_rev_transformation_cache",
+        "_transformation_dunder_cache",
+    ):
+        _bound(results, name)
+
+
+async def evict_buffers() -> None:
+    """Have this process let go of buffers that were used and uploaded long ago.
+
+    Seamless forgets them only where somebody has asked for it, and somebody who has no
+    hashserver must not: it would forget the only copy.
+    """
+    from seamless.caching.buffer_cache import get_buffer_cache
+    from seamless_remote import buffer_remote
+
+    if buffer_remote.has_write_server():
+        await get_buffer_cache().start_eviction_loop()
+
+
+class Collector:
+    """Frees what the finished jobs of a Seamless process have left, as it adds up.
+
+    The code of a transformation runs in a namespace whose functions refer to it: a
+    cycle, which holds all inputs until Python's garbage collector looks for cycles.
+    That depends on the number of objects, not on their size, and takes some hundred
+    jobs.
+    """
+
+    def __init__(self) -> None:
+        # What is there before the first job stays: no need to look at it every time.
+        gc.freeze()
+        self._process = psutil.Process()
+        self._settled = self._memory()
+        #: seconds that a collection of everything took the last time
+        self._cost = 0.0
+
+    def collect(self, seconds: float) -> None:
+        """Collect after a job, so that nothing of it ends during the next one.
+
+        Parameters
+        ----------
+        seconds
+            For which it has computed.
+        """
+        if seconds * WORTH < self._cost and not self._has_grown():
+            gc.collect(1)  # what a short job has made is still young
+            return
+        began = perf_counter()
+        gc.collect()
+        self._cost = perf_counter() - began
+        self._settled = self._memory()
+
+    def _has_grown(self) -> bool:
+        most = self._settled + GARBAGE
+        peak = usage.now().memory_peak
+        return (peak is None or peak > most) and self._memory() > most
+
+    def _memory(self) -> int:
+        try:
+            return self._process.memory_info().rss
+        except (OSError, psutil.Error) as error:  # no descriptor is free, say
+            logger.debug("The memory of this process is not known: %r", error)
+            return 0
+
+
+def _bound(owner: Any, name: str) -> None:
+    table = getattr(owner, name)
+    if not isinstance(table, BoundedTable):
+        setattr(owner, name, BoundedTable(TABLE_LIMIT, table))

@@ -1,0 +1,195 @@
+"""Buffers that do not travel with messages, between a Dask worker and its processes.
+
+Answers what the code of seamless-transformer in a process asks for: a piece of shared
+memory to fill or to read. What is large stays there, see
+`seamless_dask.storage.shared_memory`. Runs on the event loop of seamless-transformer's pool.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import uuid
+from typing import TYPE_CHECKING, Any
+
+from seamless import Buffer, Checksum
+from seamless.caching.buffer_cache import get_buffer_cache
+from seamless_transformer.worker import _Pointer
+
+from ..child.values import KEEP_SCRATCH
+from ..storage.cache import has_hashserver
+from ..storage.shared_memory import (
+    CONTENT,
+    PLAIN,
+    SUPPORTED,
+    Loan,
+    SharedBuffer,
+    SharedMemory,
+)
+
+if TYPE_CHECKING:
+    from .pool import Pool
+
+logger = logging.getLogger(__name__)
+
+#: marks shared memory whose content is written by us and not by Seamless' writer
+_OURS = "seamless_dask"
+
+
+class Exchange:
+    """Answers the processes of a pool.
+
+    Parameters
+    ----------
+    pool
+        Whose buffers are handed out.
+    """
+
+    def __init__(self, pool: Pool) -> None:
+        self._pool = pool
+        self._manager: Any = None
+
+    def install(self, manager: Any) -> None:
+        """Take these requests over.
+
+        Parameters
+        ----------
+        manager
+            seamless-transformer's pool.
+        """
+        self._manager = manager
+        for name, handler in (
+            ("download", self.download),
+            ("downloaded", self._downloaded),
+            ("ref_op", self.refer),
+            ("upload", self._filled),
+            (KEEP_SCRATCH, self._keep_scratch),
+        ):
+            manager._manager.add_parent_handler(name, handler)
+
+    async def download(
+        self, handle: Any, payload: dict[str, Any]
+    ) -> dict[str, Any] | None:
+        """Say where a process can read a buffer; None if that cannot be had."""
+        checksum = Checksum(payload["checksum"]).hex()
+        buffer = self._pool.buffers.at_hand(checksum)
+        if buffer is None:
+            # The original would block the pool's event loop while it fetches.
+            runtime = self._pool.runtime_of(None)
+            found = asyncio.run_coroutine_threadsafe(
+                runtime.nested.buffer(handle.name, checksum), runtime.loop
+            )
+            buffer = await asyncio.wrap_future(found)
+            if buffer is None:
+                return None
+        if not SUPPORTED:
+            answer = await self._manager._handle_download(handle, payload)
+            self._pool.segments_of(handle.name).add(answer["key"])
+            return answer
+        if payload.get(PLAIN):
+            return {CONTENT: buffer.content}
+        try:
+            return self._lend(handle, buffer)
+        except OSError as error:
+            logger.warning("A buffer goes through the pipe: %s", error)
+            return {CONTENT: buffer.content}
+
+    def _lend(self, handle: Any, buffer: Buffer) -> dict[str, Any]:
+        """Let a process read a buffer; `_downloaded` ends that.
+
+        Raises
+        ------
+        OSError
+            If the buffer is not in shared memory, and does not get there.
+        """
+        memory: Loan | SharedMemory
+        if isinstance(buffer, SharedBuffer):
+            memory, path = Loan(buffer), buffer.path
+        else:
+            memory = SharedMemory(buffer.content)
+            path = memory.path
+        return self._pointer(handle, memory, path, len(buffer), {})
+
+    def _pointer(
+        self,
+        handle: Any,
+        memory: Loan | SharedMemory | None,
+        path: str | None,
+        size: int,
+        metadata: dict[str, Any],
+    ) -> dict[str, Any]:
+        """Keep memory for a process; return what it is to know."""
+        key = uuid.uuid4().hex
+        self._manager._pointers[key] = _Pointer(key, memory, size, metadata)
+        self._pool.segments_of(handle.name).add(key)
+        return {"key": key, "name": path, "size": size, "metadata": metadata}
+
+    async def _downloaded(self, handle: Any, payload: dict[str, Any]) -> None:
+        self._pool.segments_of(handle.name).discard(payload["pointer"]["key"])
+        await self._manager._handle_downloaded(handle, payload)
+
+    async def refer(self, handle: Any, payload: dict[str, Any]) -> Any:
+        """Take note that a process has made a buffer that is not small.
+
+        Returns
+        -------
+        dict or int or None
+            Shared memory for the process to fill, if we do not have the buffer.
+        """
+        if not SUPPORTED:
+            answer = await self._manager._handle_ref_op(handle, payload)
+            if isinstance(answer, dict):
+                self._pool.segments_of(handle.name).add(answer["key"])
+            return answer
+        checksum = Checksum(payload["checksum"])
+        ours = payload["op"] == "tempref" and has_hashserver()
+        if ours:
+            buffer = self._pool.buffers.at_hand(checksum.hex())
+            if buffer is not None:
+                self._made(handle, buffer)
+                return 0
+        elif payload["op"] == "decref":
+            return await self._manager._handle_ref_op(handle, payload)
+        else:
+            checksum.incref() if payload["op"] == "incref" else checksum.tempref()
+            if get_buffer_cache().get(checksum) is not None:
+                return 0
+        metadata = {"checksum": checksum.hex(), _OURS: ours}
+        try:
+            memory = SharedMemory()
+        except OSError as error:
+            logger.warning("A buffer goes through the pipe: %s", error)
+            return self._pointer(handle, None, None, payload["length"], metadata)
+        return self._pointer(handle, memory, memory.path, payload["length"], metadata)
+
+    async def _filled(self, handle: Any, payload: dict[str, Any]) -> Any:
+        key = payload["pointer"]["key"]
+        self._pool.segments_of(handle.name).discard(key)
+        if not SUPPORTED:
+            return await self._manager._handle_upload(handle, payload)
+        # Nothing waits from here on: the memory has an owner at any time.
+        pointer = self._manager._pointers.pop(key)
+        checksum = Checksum(pointer.metadata["checksum"])
+        content = payload.get(CONTENT)
+        if content is None:
+            buffer = pointer.shm.take(pointer.size, checksum)
+        else:
+            buffer = Buffer(content, checksum=checksum)
+            if pointer.shm is not None:
+                pointer.shm.unlink()
+        if pointer.metadata[_OURS]:
+            self._made(handle, buffer)
+        else:
+            # There is a reference to it since the process has told of it.
+            get_buffer_cache().register(checksum, buffer, size=len(buffer))
+        return {"checksum": checksum.hex()}
+
+    def _made(self, handle: Any, buffer: Buffer) -> None:
+        """Have a buffer written; that begins before the job can end."""
+        key = next(iter(self._pool.jobs_of(handle.name)), None)
+        runtime = self._pool.runtime_of(key)
+        runtime.loop.call_soon_threadsafe(runtime.made, buffer)
+
+    async def _keep_scratch(self, _handle: Any, payload: dict[str, Any]) -> None:
+        checksum = Checksum(payload["checksum"])
+        self._pool.buffers.keep(Buffer(payload["content"], checksum=checksum))

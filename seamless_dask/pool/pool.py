@@ -1,0 +1,379 @@
+"""The pool of Seamless processes in a Dask worker.
+
+With `seamless_dask.pool.process` the only module that knows the inside of
+seamless-transformer's pool. Nested transformations are answered here in one exchange
+per transformation: the pool's own protocol would have the child poll, and cannot tell
+which job asks. Which process runs what is decided in `seamless_dask.pool.allocation`.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import os
+import signal
+import threading
+import time
+from collections.abc import Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import psutil
+from seamless import Buffer, Checksum, ensure_open
+from seamless_transformer import worker as transformer_worker
+from seamless_transformer.process import manager as process_manager
+
+from ..child import fork_server
+from ..child.job_runner import STARVED, STUCK, JobReport
+from ..child.small_buffers import BUFFERS, SMALL, Contents, ResultChecksum
+from ..storage.cache import BufferStore
+from . import os_processes
+from .allocation import Crew, JobFailed
+from .buffer_requests import Exchange
+from .process import PoolJob
+
+if TYPE_CHECKING:
+    from ..worker.task_runner import WorkerRuntime
+
+logger = logging.getLogger(__name__)
+
+#: threads for what blocks, such as a message that does not fit into a pipe
+MAX_THREADS = 4096
+#: seconds between the request to end and SIGKILL
+GRACE = 1.0
+_pool_of_this_process: Pool | None = None
+_creation = threading.Lock()
+
+
+class Pool:
+    """Starts, feeds and ends the Seamless processes of this process.
+
+    seamless-transformer has one pool per process. The workers of a dummy scheduler,
+    which live in one process, share it.
+
+    Parameters
+    ----------
+    processes
+        How many.
+    environment
+        Environment variables for the processes.
+    scratch
+        Directory for their temporary files.
+    """
+
+    def __init__(
+        self, processes: int, environment: dict[str, str], scratch: str | Path
+    ) -> None:
+        self.processes = processes
+        #: where the processes' requests for buffers are answered from
+        self.buffers = BufferStore()
+        self.exchange = Exchange(self)
+        self._environment = environment
+        self._scratch = Path(scratch)
+        self._runtimes: list[WorkerRuntime] = []
+        self._manager: Any = None
+        self._crew: Crew
+        self._lock = threading.Lock()
+
+    @classmethod
+    def of_this_process(
+        cls, processes: int, environment: dict[str, str], scratch: str | Path
+    ) -> Pool:
+        """Return the pool of this process; the arguments are for a new one."""
+        global _pool_of_this_process
+        with _creation:
+            if _pool_of_this_process is None:
+                _pool_of_this_process = cls(processes, environment, scratch)
+            return _pool_of_this_process
+
+    @property
+    def throttle(self) -> int:
+        """Concurrent jobs per process."""
+        return transformer_worker.TRANSFORMATION_THROTTLE
+
+    def join(self, runtime: WorkerRuntime) -> None:
+        """Serve a worker; the first starts the processes, which takes a second or two.
+
+        Raises
+        ------
+        RuntimeError
+            If this process has Seamless processes that are not ours, or if they do not
+            start; the message says how they ended.
+        """
+        with self._lock:
+            self._runtimes.append(runtime)
+            if self._manager is None:
+                try:
+                    self._start()
+                except BaseException:
+                    self._runtimes.remove(runtime)
+                    raise
+
+    async def leave(self, runtime: WorkerRuntime) -> None:
+        """Serve a worker no longer; the last ends the processes."""
+        global _pool_of_this_process
+        with self._lock:
+            if runtime in self._runtimes:
+                self._runtimes.remove(runtime)
+            if self._runtimes:
+                return
+        await self._stop()
+        with _creation:
+            if _pool_of_this_process is self:
+                _pool_of_this_process = None
+
+    def _start(self) -> None:
+        """Do what `seamless_transformer.worker.spawn` does, with our own processes."""
+        if transformer_worker.has_spawned():
+            raise RuntimeError("This process has Seamless processes of its own")
+        ensure_open("spawn workers")
+        fork_server.use(self._scratch)
+        os.environ.setdefault(transformer_worker._ALLOW_REMOTE_CLIENTS_ENV, "1")
+        transformer_worker._set_dask_available(True)
+        self._manager = manager = transformer_worker._WorkerManager(0)
+        process_manager._CTX = fork_server.Context()
+        self._crew = Crew(
+            manager,
+            self.processes,
+            self.processes * self.throttle,
+            self._environment,
+            self._scratch,
+        )
+        transformer_worker._worker_manager = manager
+        transformer_worker._set_has_spawned(True)
+        started = asyncio.run_coroutine_threadsafe(self._take_over(), manager.loop)
+        try:
+            started.result()
+        except BaseException:
+            asyncio.run(self._stop())
+            raise
+
+    async def _take_over(self) -> None:
+        manager = self._manager
+        # The default allows for a fixed number of processes.
+        executor = transformer_worker._DaemonThreadPoolExecutor(
+            MAX_THREADS, thread_name_prefix="seamless-pool"
+        )
+        manager.loop.set_default_executor(executor)
+        manager._executor.shutdown(wait=False)
+        manager._executor = executor
+        manager._prefetched_buffers = self.buffers
+        manager._dispatch = self._dispatch_other
+        handlers = manager._manager
+        handlers.add_parent_handler("__worker_ready__", self._on_ready)
+        handlers.add_parent_handler("delegate_transformation_submit", self._delegate)
+        handlers.add_parent_handler(STARVED, self._on_starved)
+        handlers.add_parent_handler(STUCK, self._on_stuck)
+        self.exchange.install(manager)
+        await self._crew.start()
+
+    def _on_ready(self, handle: Any, _payload: Any) -> dict[str, Any]:
+        process = self._crew.process(handle.name)
+        if process is not None:
+            process.started()
+        return {"status": "ok", "generation": 1}
+
+    async def _on_starved(self, handle: Any, payload: Any) -> None:
+        process = self._crew.process(handle.name)
+        if process is not None:
+            await process.evict(payload["job"], payload["waited"])
+
+    async def _on_stuck(self, handle: Any, payload: Any) -> None:
+        process = self._crew.process(handle.name)
+        if process is not None:
+            process.give_up(payload["job"])
+
+    async def _stop(self) -> None:
+        """End the processes and what they started, within two seconds.
+
+        Needs no thread: when the interpreter exits, none can be had.
+        """
+        manager, self._manager = self._manager, None
+        if manager is None:
+            return
+        crew = self._crew
+        await asyncio.wrap_future(
+            asyncio.run_coroutine_threadsafe(crew.close(), manager.loop)
+        )
+        processes = crew.processes()
+        doomed = [p for process in processes for p in os_processes.tree(process.pid)]
+        alive = await _signal(doomed, signal.SIGTERM, GRACE)
+        alive = await _signal(alive, signal.SIGKILL, GRACE / 2)
+        if alive:
+            logger.warning("Processes %s do not end", [p.pid for p in alive])
+        os_processes.kill_marked(crew.marker)
+        await asyncio.wrap_future(
+            asyncio.run_coroutine_threadsafe(crew.clean_up(processes), manager.loop)
+        )
+        transformer_worker.shutdown_workers(wait=False)
+        fork_server.stop()
+        self.buffers.clear()
+
+    @property
+    def alive(self) -> int:
+        """How many processes there are now; more than `processes` under load."""
+        return len(self._crew.processes())
+
+    # -- requests of the processes -----------------------------------------------
+
+    def runtime_of(self, owner_key: str | None) -> WorkerRuntime:
+        """Return the worker that runs a task; one of them if none is known to."""
+        if owner_key is not None:
+            for runtime in self._runtimes:
+                if owner_key in runtime.running:
+                    return runtime
+        return self._runtimes[0]
+
+    async def _delegate(self, handle: Any, payload: dict[str, Any]) -> dict[str, Any]:
+        owner = payload.get("owner_dask_key")
+        runtime = self.runtime_of(owner)
+        caller = self._job(handle, owner)
+        if caller is not None:
+            caller.waiting += 1
+        answer = asyncio.run_coroutine_threadsafe(
+            runtime.nested.answer(handle.name, payload), runtime.loop
+        )
+        # If the process is lost meanwhile, this is cancelled and the caller stays one
+        # that waits: then it is not the one that caused the loss.
+        response = await asyncio.wrap_future(answer)
+        if caller is not None:
+            caller.waiting -= 1
+        return response
+
+    def _job(self, handle: Any, key: str | None) -> PoolJob | None:
+        process = self._crew.process(handle.name)
+        if process is None or key is None:
+            return None
+        return next((job for job in process.jobs if job.key == key), None)
+
+    # -- jobs --------------------------------------------------------------------
+
+    def segments_of(self, process_name: str) -> set[str]:
+        """The shared memory that is meant for a process, to be removed at its end."""
+        process = self._crew.process(process_name)
+        return set() if process is None else process.segments
+
+    def jobs_of(self, process_name: str) -> set[str]:
+        """Return the keys of the tasks that a process is running; from any thread."""
+        process = self._crew.process(process_name)
+        if process is None:
+            return set()
+        return {job.key for job in tuple(process.jobs) if job.key is not None}
+
+    async def dispatch(
+        self,
+        transformation_dict: dict[str, Any],
+        *,
+        tf_checksum: str,
+        tf_dunder: dict[str, Any],
+        scratch: bool,
+        strict_dunder: bool,
+        key: str,
+        depth: int,
+        inputs: Sequence[Buffer],
+    ) -> tuple[str, Contents, JobReport]:
+        """Run a transformation in one of the processes; cancelling it stops it.
+
+        Parameters
+        ----------
+        transformation_dict, tf_checksum, tf_dunder, scratch, strict_dunder
+            The transformation.
+        key, depth
+            Of its Dask task, and in the tree of transformations.
+        inputs
+            Buffers that it needs; for the small ones the process need not ask.
+
+        Returns
+        -------
+        str
+            Checksum of the result in hexadecimal digits, or the marker of a written
+            remote job.
+        Contents
+            Small buffers that the process has made, among them the result.
+        JobReport
+            How it went in its process.
+
+        Raises
+        ------
+        JobFailed
+            With the traceback of the user's code, or with how its processes ended.
+        """
+        from seamless_transformer.remote_job import parse_remote_job_written
+
+        small = {
+            buffer.get_checksum().hex(): buffer.content
+            for buffer in inputs
+            if 0 < len(buffer) <= SMALL
+        }
+        job = PoolJob(
+            name=f"transformation {tf_checksum}",
+            payload={
+                "transformation_dict": transformation_dict,
+                "tf_checksum": Checksum(tf_checksum),
+                "tf_dunder": {**tf_dunder, BUFFERS: small},
+                "scratch": scratch,
+                "strict_dunder": strict_dunder,
+                "owner_dask_key": key,
+                "owner_dask_priority": depth,
+            },
+            key=key,
+        )
+        running = asyncio.run_coroutine_threadsafe(
+            self._crew.run(job), self._manager.loop
+        )
+        report = await asyncio.wrap_future(running)
+        result = report.result
+        if isinstance(result, str):
+            if parse_remote_job_written(result) is None:
+                raise JobFailed(result, report)
+            return result, {}, report
+        made = result.buffers if isinstance(result, ResultChecksum) else {}
+        return Checksum(result).hex(), made, report
+
+    async def _dispatch_other(
+        self,
+        transformation_dict: dict[str, Any] | None,
+        tf_checksum: Checksum,
+        tf_dunder: dict[str, Any],
+        scratch: bool,
+        *,
+        strict_dunder: bool = False,
+        **_options: Any,
+    ) -> Checksum | str:
+        """Run what others than our tasks give to seamless-transformer's pool."""
+        checksum = Checksum(tf_checksum)
+        job = PoolJob(
+            name=f"transformation {checksum.hex()}",
+            payload={
+                "transformation_dict": transformation_dict,
+                "tf_checksum": checksum,
+                "tf_dunder": tf_dunder,
+                "scratch": scratch,
+                "strict_dunder": strict_dunder,
+                "owner_dask_key": None,
+            },
+        )
+        try:
+            report = await self._crew.run(job)
+        except JobFailed as error:
+            return str(error)
+        result: Checksum | str = report.result
+        return result
+
+
+async def _signal(
+    processes: list[psutil.Process], number: signal.Signals, seconds: float
+) -> list[psutil.Process]:
+    """Send a signal and wait; return the processes that are still there."""
+    for process in processes:
+        try:
+            process.send_signal(number)
+        except psutil.NoSuchProcess:
+            continue
+    deadline = time.monotonic() + seconds
+    while True:
+        # wait_procs reaps those that are children of this process
+        _, processes = psutil.wait_procs(processes, timeout=0)
+        if not processes or time.monotonic() > deadline:
+            return processes
+        await asyncio.sleep(0.02)

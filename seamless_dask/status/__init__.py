@@ -1,0 +1,302 @@
+"""``python -m seamless_dask.status``: what a cluster does, in a terminal.
+
+Asks the plugin in the scheduler over Dask's RPC, so it needs no dashboard, and the
+same TLS configuration of Dask as any client.
+"""
+
+from __future__ import annotations
+
+import argparse
+import asyncio
+import json
+import logging
+import os
+import sys
+import time
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from typing import Any
+
+from .address import NotClear, NotFound, resolve
+
+#: Seconds for an answer
+TIMEOUT = 10.0
+#: Part of them for the connection
+CONNECT = 0.8
+#: Columns where no terminal says how many there are
+PIPE_WIDTH = 160
+
+DESCRIPTION = """\
+Show what a Dask cluster does that runs Seamless transformations.
+
+  python -m seamless_dask.status                        the only cluster that runs
+  python -m seamless_dask.status tcp://HOST:PORT        this scheduler
+  python -m seamless_dask.status PATH/daskserver-X.json the cluster of a status file
+  python -m seamless_dask.status daskserver-X           the same, by its name
+  python -m seamless_dask.status [ADDRESS] why CHECKSUM where a transformation is, and
+                                                        what it waits for
+"""
+
+EPILOG = """\
+The only cluster is looked for among the status files of daskservers in
+~/.remote-http-launcher/server and ~/.remote-http-launcher/client.
+
+exit codes:
+  0  the state is shown
+  1  not found: no cluster, no answer from it, no Seamless plugin in it or one of another
+     version, or a transformation that nothing is known of
+  2  wrong usage; also several clusters, or several checksums that begin so
+"""
+
+Answer = dict[str, Any]
+
+
+@dataclass(frozen=True)
+class _Question:
+    """What to ask a scheduler; ``checksum`` None means its status."""
+
+    address: str
+    checksum: str | None
+
+
+class Refused(Exception):
+    """The scheduler did not understand what was asked; the message is a sentence."""
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Run the command; return its exit code."""
+    parser = _parser()
+    options = parser.parse_args(arguments)
+    what, checksum = _words(parser, options.words)
+    try:
+        question = _Question(resolve(what, protocol=_protocol()), checksum)
+        with _quiet():
+            return _show(question, as_json=options.json, every=options.watch)
+    except NotFound as problem:
+        print(problem, file=sys.stderr)
+        return 1
+    except (NotClear, Refused) as problem:
+        print(problem, file=sys.stderr)
+        return 2
+    except KeyboardInterrupt:
+        return 0
+    except BrokenPipeError:
+        # such as "| head": whoever read has seen enough; Python would complain at its end
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return 0
+
+
+def ask(address: str, checksum: str | None, timeout: float) -> Answer:
+    """Ask a scheduler for its status, or where a transformation is.
+
+    Parameters
+    ----------
+    address
+        Of the scheduler, "tcp://host:port".
+    checksum
+        Of a transformation, or its first digits; None for the status.
+    timeout
+        Seconds for the connection and the answers.
+
+    Raises
+    ------
+    NotFound
+        If it does not answer, or has no plugin that we understand.
+    Refused
+        If `checksum` is none, or belongs to several.
+    """
+    from distributed.security import Security
+
+    try:
+        arguments = Security().get_connection_args("client")
+        answer = asyncio.run(
+            asyncio.wait_for(_ask(address, checksum, timeout, arguments), timeout)
+        )
+    except (
+        asyncio.TimeoutError,  # another one before Python 3.11
+        OSError,  # CommClosedError as well; the others come from the address or TLS
+        ValueError,
+        TypeError,
+        RuntimeError,
+    ) as problem:
+        raise NotFound(f"{address} {_cause(problem, timeout)}.") from None
+    if answer.pop("status", None) != "ok":
+        raise Refused("; ".join(answer.get("errors", ["The scheduler refused."])))
+    return answer
+
+
+# -- the command line --------------------------------------------------------------
+
+
+def _parser() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(
+        prog="python -m seamless_dask.status",
+        usage="%(prog)s [options] [ADDRESS] [why CHECKSUM]",
+        description=DESCRIPTION,
+        epilog=EPILOG,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+        allow_abbrev=False,
+    )
+    parser.add_argument(
+        "words",
+        nargs="*",
+        metavar="ADDRESS",
+        help='see above; at least 6 digits of a checksum, and "why" before them',
+    )
+    parser.add_argument(
+        "--json", action="store_true", help="print the answer of the scheduler as JSON"
+    )
+    parser.add_argument(
+        "--watch",
+        type=_seconds,
+        metavar="SECONDS",
+        help="show it again after so many seconds, until Ctrl-C",
+    )
+    return parser
+
+
+def _words(
+    parser: argparse.ArgumentParser, words: Sequence[str]
+) -> tuple[str | None, str | None]:
+    """What comes before "why", and after it."""
+    rest = list(words)
+    address = rest.pop(0) if rest and rest[0] != "why" else None
+    if not rest:
+        return address, None
+    if rest[0] != "why" or len(rest) != 2:
+        parser.error(
+            f'got {" ".join(words)!r}, allowed: at most one address, then "why" and one '
+            "checksum"
+        )
+    return address, rest[1].lower()
+
+
+def _seconds(text: str) -> float:
+    seconds = float(text)
+    if not 0.1 <= seconds <= 86_400:
+        raise argparse.ArgumentTypeError(f"{text} is not between 0.1 and 86400")
+    return seconds
+
+
+def _protocol() -> str:
+    """That of the scheduler, if it has the configuration of Dask that we have."""
+    import dask.config
+
+    encrypted = dask.config.get("distributed.comm.require-encryption", False)
+    return "tls" if encrypted else "tcp"
+
+
+# -- printing ----------------------------------------------------------------------
+
+
+def _show(question: _Question, *, as_json: bool, every: float | None) -> int:
+    answer = ask(question.address, question.checksum, TIMEOUT)
+    if as_json:
+        for each in _repeated(question, answer, every):
+            print(json.dumps(each, indent=None if every else 2), flush=True)
+        return _code(answer)
+
+    from rich.console import Console
+    from rich.live import Live
+
+    console = Console(highlight=False)
+    if not console.is_terminal:
+        if "COLUMNS" not in os.environ:
+            console.width = PIPE_WIDTH
+        for each in _repeated(question, answer, every):
+            with console.capture() as captured:
+                console.print(_view(question, each))
+            for line in captured.get().splitlines():
+                print(line.rstrip())
+            sys.stdout.flush()
+        return _code(answer)
+    if every is None:
+        console.print(_view(question, answer))
+        return _code(answer)
+    with Live(console=console, auto_refresh=False, screen=True) as live:
+        for each in _repeated(question, answer, every):
+            live.update(_view(question, each), refresh=True)
+    return _code(answer)
+
+
+def _repeated(
+    question: _Question, answer: Answer, every: float | None
+) -> Iterator[Answer]:
+    yield answer
+    while every is not None:
+        time.sleep(every)
+        yield ask(question.address, question.checksum, TIMEOUT)
+
+
+def _view(question: _Question, answer: Answer) -> Any:
+    from . import view
+
+    if question.checksum is None:
+        return view.status(question.address, answer)
+    return view.why(answer)
+
+
+def _code(answer: Answer) -> int:
+    return 0 if answer.get("found", True) else 1
+
+
+# -- the scheduler -----------------------------------------------------------------
+
+
+async def _ask(
+    address: str, checksum: str | None, timeout: float, arguments: dict[str, Any]
+) -> Answer:
+    from distributed.core import rpc
+
+    # less than for all, so that the reason is known why there is no connection
+    scheduler = rpc(address, timeout=CONNECT * timeout, connection_args=arguments)
+    try:
+        _check(address, await scheduler.seamless_version())
+        call: Callable[..., Any] = scheduler.seamless_status
+        if checksum is not None:
+            call = scheduler.seamless_why
+            return dict(await call(checksum=checksum))
+        return dict(await call())
+    finally:
+        await scheduler.close_rpc()
+
+
+def _check(address: str, version: Any) -> None:
+    from scheduler_ext import PROTOCOL, __version__
+
+    if not isinstance(version, dict) or "protocol" not in version:
+        raise NotFound(
+            f"{address} is a Dask server without the Seamless plugin: no Seamless "
+            "client has used it, or it is no scheduler."
+        )
+    if version["protocol"] != PROTOCOL:
+        raise NotFound(
+            f"{address} has version {version.get('version')} of the Seamless plugin "
+            f"(protocol {version['protocol']}), this is version {__version__} (protocol "
+            f"{PROTOCOL}): use the same version on both sides."
+        )
+
+
+def _cause(problem: BaseException, timeout: float) -> str:
+    """The first reason, which says most, as the end of a sentence."""
+    late = (asyncio.TimeoutError, TimeoutError)
+    while problem.__cause__ is not None and not isinstance(problem, late):
+        problem = problem.__cause__
+    if isinstance(problem, late):
+        return (
+            f"does not answer within {timeout:g} s; is that the port of the scheduler, "
+            "not of its dashboard?"
+        )
+    return f"cannot be reached: {str(problem).rstrip('.') or type(problem).__name__}"
+
+
+@contextmanager
+def _quiet() -> Iterator[None]:
+    """What Dask logs about connections we say ourselves."""
+    before = logging.root.manager.disable
+    logging.disable(logging.CRITICAL)
+    try:
+        yield
+    finally:
+        logging.disable(before)

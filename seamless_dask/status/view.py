@@ -1,0 +1,357 @@
+"""What :mod:`seamless_dask.status` prints: the answers of a scheduler, for people.
+
+Takes the answers as they arrive, see `scheduler_ext.view.explain`, `scheduler_ext.scaling`
+and `scheduler_ext.view.workers`; knows nothing of connections.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Mapping, Sequence
+from datetime import datetime
+from typing import Any
+
+from rich.console import Group, RenderableType
+from rich.padding import Padding
+from rich.table import Table
+from rich.text import Text
+
+from scheduler_ext.view.phrases import count, listed, size, span
+from scheduler_ext.view.workers import PAUSED
+
+from .tables import HEADING, table, text
+
+#: Rows of each table; totals are exact
+ROWS = 15
+DECISIONS = 5
+#: Digits of a checksum that are shown: enough to ask for it
+DIGITS = 12
+
+_ALARM = "bold red"
+_STATES = {"paused": _ALARM, "leaving": "yellow", "running": "green"}
+
+Answer = Mapping[str, Any]
+
+
+def status(address: str, answer: Answer) -> RenderableType:
+    """The whole cluster."""
+    parts: list[RenderableType] = [_head(address, answer), _summary(answer)]
+    problems = _problems(answer)
+    if problems:
+        parts += [Text(f"! {problem}", style=_ALARM) for problem in problems]
+        parts.append(Text())
+    transformations = answer["transformations"]
+    parts += [
+        *_workers(answer["workers"]),
+        *_waiting(transformations),
+        *_with_workers(transformations),
+        *_decisions(answer["scaling"]["decisions"]),
+    ]
+    return Group(*parts)
+
+
+def why(answer: Answer) -> RenderableType:
+    """One transformation, and what it waits for."""
+    parts: list[RenderableType] = [
+        Text(answer["checksum"], style=HEADING),
+        text(f"{answer['state']}: {answer['reason']}"),
+    ]
+    ended = answer["ended"]
+    if ended is not None and answer["state"] != "ended":
+        parts.append(
+            text(f"before: {ended['ending']}, {span(ended['seconds_ago'])} ago")
+        )
+    for task in answer["tasks"]:
+        parts += [Text(), _task(task)]
+        chain = task["chain"]
+        if chain:
+            rows = [
+                (str(number), _name(row), _where(row), row["state"], row["reason"])
+                for number, row in enumerate(chain, 1)
+            ]
+            parts.append(Text())
+            parts += table(
+                "What it waits for, each of them for the next:",
+                ("", "transformation", "worker", "state", "reason"),
+                rows,
+            )
+    return Group(*parts)
+
+
+# -- the cluster -------------------------------------------------------------------
+
+
+def _head(address: str, answer: Answer) -> Text:
+    clock = datetime.now().strftime("%H:%M:%S")
+    return Text.assemble(
+        (address, HEADING), f"  at {clock}, Seamless plugin {answer['version']}"
+    )
+
+
+def _summary(answer: Answer) -> RenderableType:
+    permissions, activity = answer["permissions"], answer["activity"]
+    scaling, transformations = answer["scaling"], answer["transformations"]
+    workers = answer["workers"]
+    again, resumes = transformations["begun_again_total"], transformations["resumes"]
+    lines = {
+        "workers": _sentence(
+            count(len(workers), "worker") if workers else "none",
+            *(f"{n} {state}" for state, n in _conditions(workers).items()),
+            f"{scaling['wanted']} wanted" if scaling["wanted"] is not None else "",
+        ),
+        "slots": _sentence(
+            f"{permissions['slots_in_use']} of {permissions['capacity']} in use",
+            f"{permissions['lent']} lent by those that wait for calls",
+        ),
+        "permissions": _permissions(answer),
+        "transformations": _sentence(
+            f"{transformations['waiting_total']} wait",
+            f"{transformations['with_workers_total']} with a worker",
+            *_numbers(transformations["endings_total"]),
+            f"code began again {count(again, 'time')}" if again else "",
+        ),
+        "Dask tasks": _sentence(
+            *_numbers(
+                {
+                    name: activity[name]
+                    for name in ("processing", "waiting", "queued", "no_worker")
+                }
+            )
+            or ["none unfinished"],
+            f"{activity['finished_total']} finished",
+            f"{activity['erred_total']} erred",
+            f"idle for {span(activity['idle_seconds'])}"
+            if activity["idle_seconds"]
+            else "",
+        ),
+    }
+    if resumes["waited"]:
+        lines["resumed"] = (
+            f"{count(resumes['waited'], 'transformation')} waited for "
+            f"{'its' if resumes['waited'] == 1 else 'their'} process after the calls, "
+            f"{span(resumes['seconds'])} together"
+        )
+    jobs = _numbers(scaling["jobs"])
+    if jobs:
+        lines["batch jobs"] = listed(jobs)
+    grid = Table.grid(padding=(0, 2))
+    grid.add_column(style=HEADING, no_wrap=True)
+    grid.add_column()
+    for name, line in lines.items():
+        grid.add_row(name, text(line))
+    return Padding(grid, (0, 0, 1, 0))
+
+
+def _permissions(answer: Answer) -> str:
+    permissions, waiting = answer["permissions"], answer["waiting"]
+    number = permissions["waiting"]
+    reason = f": {waiting[0]['reason']}" if waiting else ""
+    refused = permissions["refused_total"]
+    return _sentence(
+        f"{count(number, 'request')} {'waits' if number == 1 else 'wait'}{reason}",
+        f"{permissions['granted_total']} granted",
+        f"{sum(refused.values())} refused"
+        + (f" ({listed(_numbers(refused))})" if any(refused.values()) else ""),
+    )
+
+
+def _problems(answer: Answer) -> list[str]:
+    scaling = answer["scaling"]
+    problems = []
+    paused = _conditions(answer["workers"]).get("paused", 0)
+    if paused:
+        verb = "is" if paused == 1 else "are"
+        problems.append(f"{count(paused, 'worker')} {verb} paused: {PAUSED}")
+    if answer["stall"] is not None:
+        problems.append(answer["stall"]["message"])
+    error = scaling["submission_error"]
+    if error is not None:
+        retry = error["retry_at"]
+        again = "" if retry is None else f", the next try is at {_clock(retry)}"
+        problems.append(
+            f"{count(error['failures'], 'submission')} in a row failed, the last at "
+            f"{_clock(error['time'])}{again}: {error['message']}"
+        )
+    for node, exclusion in scaling["excluded_nodes"].items():
+        problems.append(
+            f"node {node} gets no jobs until {_clock(exclusion['until'])}: "
+            f"{exclusion['reason']}"
+        )
+    return problems
+
+
+def _workers(rows: Sequence[Answer]) -> list[RenderableType]:
+    # those that somebody should see first; otherwise in the order of their arrival
+    urgent = sorted(rows, key=lambda row: row["status"] == "running")
+    return table(
+        _title("Workers", "no worker is connected", len(rows), "first"),
+        ("worker", "status", "processes", "slots", "top-level", "nested", "calling")
+        + ("not begun", "load", "memory"),
+        [
+            (
+                row["name"] or row["address"],
+                Text(row["status"], style=_STATES.get(row["status"], "")),
+                row["processes_now"] or row["processes"],
+                row["capacity"] or row["threads"],
+                *(
+                    row[name] if row[name] is not None else "?"
+                    for name in ("top_level", "nested", "waiting", "not_begun")
+                ),
+                _load(row),
+                size(row["memory"])
+                + (f" of {size(row['memory_limit'])}" if row["memory_limit"] else ""),
+            )
+            for row in urgent[:ROWS]
+        ],
+        numbers=range(2, 9),
+    )
+
+
+def _load(row: Answer) -> str:
+    if row["top_level"] is None:
+        return "?"
+    running = row["top_level"] + row["nested"] - row["waiting"] - row["not_begun"]
+    if row["processes"] is None:  # tasks of Dask
+        running = row["executing"]
+    return f"{100 * running / max(1, row['capacity'] or row['threads']):.0f} %"
+
+
+def _waiting(transformations: Answer) -> list[RenderableType]:
+    rows = transformations["waiting"][:ROWS]
+    return table(
+        _title(
+            "Transformations that wait",
+            "no transformation waits",
+            transformations["waiting_total"],
+            "oldest",
+        ),
+        ("transformation", "asked for", "waits for", "reason"),
+        [
+            (_name(row), _ago(row["age_seconds"]), row["state"], row["reason"])
+            for row in rows
+        ],
+    )
+
+
+def _with_workers(transformations: Answer) -> list[RenderableType]:
+    rows = transformations["with_workers"][:ROWS]
+    return table(
+        _title(
+            "Transformations with a worker",
+            "no worker has a transformation",
+            transformations["with_workers_total"],
+            "oldest",
+        ),
+        ("transformation", "asked for", "worker", "state", "what it does"),
+        [
+            (
+                _name(row),
+                _ago(row["age_seconds"]),
+                _where(row),
+                row["state"],
+                row["reason"],
+            )
+            for row in rows
+        ],
+    )
+
+
+def _decisions(decisions: Sequence[Answer]) -> list[RenderableType]:
+    return table(
+        _title(
+            "Scaling decisions",
+            "the number of workers was not changed",
+            len(decisions),
+            "latest",
+            DECISIONS,
+        ),
+        ("time", "workers", "reason"),
+        [
+            (
+                f"{_clock(decision['time'])} ({_ago(time.time() - decision['time'])})",
+                f"{decision['from']} -> {decision['to']}",
+                decision["reason"],
+            )
+            for decision in reversed(decisions[-DECISIONS:])
+        ],
+    )
+
+
+# -- one transformation ------------------------------------------------------------
+
+
+def _task(task: Answer) -> RenderableType:
+    grid = Table.grid(padding=(0, 2))
+    grid.add_column(style=HEADING, no_wrap=True)
+    grid.add_column(overflow="fold")
+    token = task["token"]
+    lines = {
+        "task": task["key"] or "(no key)",
+        "state": f"{task['state']}: {task['reason']}",
+        "asked for": _ago(task["age_seconds"]),
+        "worker": ""
+        if task["worker"] is None
+        else f"{_where(task)} at {task['worker']}"
+        + (
+            f", since {span(task['worker_seconds'])}"
+            if task["worker_seconds"] is not None
+            else ""
+        ),
+        "wanted by": count(task["clients"], "client"),
+        "called by": listed(task["called_by"]["keys"], task["called_by"]["total"]),
+        "waits for": listed(task["waits_for"]["keys"], task["waits_for"]["total"]),
+        "token": ""
+        if token is None
+        else f"place {token['position']} of {token['waiting']} that wait; "
+        f"{token['slots_in_use']} of {token['capacity']} slots are in use"
+        + (f", by {listed(token['held_by'])}" if token["held_by"] else ""),
+    }
+    for name, line in lines.items():
+        if line:
+            grid.add_row(name, text(line))
+    return grid
+
+
+# -- pieces ------------------------------------------------------------------------
+
+
+def _title(what: str, none: str, total: int, which: str, limit: int = ROWS) -> str:
+    if not total:
+        return f"{what}: {none}"
+    shown = f", the {which} {limit} are shown" if total > limit else ""
+    return f"{what}: {total}{shown}"
+
+
+def _sentence(*parts: str) -> str:
+    return ", ".join(part for part in parts if part)
+
+
+def _numbers(numbers: Mapping[str, int]) -> list[str]:
+    return [f"{n} {name.replace('_', '-')}" for name, n in numbers.items() if n]
+
+
+def _conditions(workers: Sequence[Answer]) -> dict[str, int]:
+    """{condition: number of workers}, without those that simply run."""
+    found: dict[str, int] = {}
+    for row in workers:
+        if row["status"] != "running":
+            found[row["status"]] = found.get(row["status"], 0) + 1
+    return found
+
+
+def _name(row: Answer) -> str:
+    if row["checksum"]:
+        return str(row["checksum"][:DIGITS])
+    return str(row["key"] or "not said")
+
+
+def _where(row: Answer) -> str:
+    return str(row["worker_name"] or row["worker"] or "")
+
+
+def _ago(seconds: float) -> str:
+    return f"{span(max(0.0, seconds))} ago"
+
+
+def _clock(unix: float | None) -> str:
+    return "?" if unix is None else datetime.fromtimestamp(unix).strftime("%H:%M:%S")

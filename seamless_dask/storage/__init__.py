@@ -1,0 +1,1 @@
+"""Buffers, results and execution records. See docs/architecture.md."""

@@ -1,0 +1,202 @@
+"""Writes results and execution records to the Seamless database."""
+
+from __future__ import annotations
+
+import logging
+from typing import TYPE_CHECKING, Any
+
+from aiohttp import ClientError
+from seamless import Checksum
+
+from .outages import DATABASE, ServiceUnavailable
+
+if TYPE_CHECKING:
+    from ..child.job_runner import JobReport
+
+logger = logging.getLogger(__name__)
+
+#: execution mode of what runs on a cluster, in records
+EXECUTION = "remote"
+#: how writing can fail for reasons outside of the program
+STORAGE_ERRORS = (ServiceUnavailable, ClientError, OSError)
+
+
+class StorageError(RuntimeError):
+    """A result could not be written to the database."""
+
+
+def times_of(report: JobReport) -> dict[str, float]:
+    """Return the fields of an execution record that hold times, in seconds."""
+    return {
+        "wall_time_seconds": round(report.wall, 6),
+        "cpu_user_seconds": round(report.cpu_user, 6),
+        "cpu_system_seconds": round(report.cpu_system, 6),
+    }
+
+
+async def known_result(tf_checksum: str) -> str | None:
+    """Return the checksum of a transformation's result if the database has it.
+
+    Raises
+    ------
+    ServiceUnavailable
+        If the database stays away.
+    """
+    from seamless_remote import database_remote
+
+    if not database_remote.has_read_server():
+        return None
+    transformation = Checksum(tf_checksum)
+    result = await DATABASE.call(
+        lambda: database_remote.get_transformation_result(transformation)
+    )
+    return None if result is None else Checksum(result).hex()
+
+
+async def store_result(tf_checksum: str, result_checksum: str) -> None:
+    """Write a result; return once it is there.
+
+    Parameters
+    ----------
+    tf_checksum, result_checksum
+        64 hexadecimal digits.
+
+    Raises
+    ------
+    StorageError
+        If it could not be written.
+    """
+    from seamless_remote import database_remote
+
+    if not database_remote.has_write_server():
+        return
+    transformation, result = Checksum(tf_checksum), Checksum(result_checksum)
+    try:
+        await DATABASE.call(
+            lambda: database_remote.set_transformation_result(transformation, result)
+        )
+    except STORAGE_ERRORS as exc:
+        raise StorageError(
+            f"The result of transformation {tf_checksum} could not be written to the "
+            f"database: {exc}"
+        ) from exc
+
+
+def minimal_record(
+    tf_checksum: str, result_checksum: str, report: JobReport
+) -> dict[str, Any]:
+    """Return the record of an execution when record mode is off.
+
+    Parameters
+    ----------
+    tf_checksum, result_checksum
+        64 hexadecimal digits.
+    report
+        What the Seamless process has measured.
+    """
+    from seamless_transformer.record_assembly import build_minimal_execution_record
+
+    record: dict[str, Any] = build_minimal_execution_record(
+        tf_checksum=Checksum(tf_checksum),
+        result_checksum=Checksum(result_checksum),
+        execution=EXECUTION,
+        runtime_metadata={"memory_peak_bytes": report.memory_peak},
+        **times_of(report),
+    )
+    if report.begun > 1:
+        record["retry_count"] = report.begun - 1
+    return record
+
+
+#: whether the database adds the result when it gets the record; None: not known yet
+_record_adds_result: bool | None = None
+
+
+async def store_with_record(
+    tf_checksum: str, result_checksum: str, record: dict[str, Any]
+) -> None:
+    """Write a result with its minimal record; return once the result is there.
+
+    A database that gets the record of a transformation that it does not know adds the
+    result by itself (seamless-database does so since 2.1): one request does for both.
+    The first time it is checked; with another database there are two requests.
+
+    Parameters
+    ----------
+    tf_checksum, result_checksum
+        64 hexadecimal digits.
+    record
+        Of this transformation and result; if it cannot be written, that is logged.
+
+    Raises
+    ------
+    StorageError
+        If the result could not be written.
+    ServiceUnavailable
+        If the database stays away.
+    """
+    global _record_adds_result
+    from seamless_remote import database_remote
+
+    if not database_remote.has_write_server():
+        return
+    if _record_adds_result is not False:
+        stored = await store_record(
+            tf_checksum, result_checksum, record, required=False
+        )
+        if stored and _record_adds_result is None:
+            found = await known_result(tf_checksum)
+            _record_adds_result = stored = found == result_checksum
+        if not stored:
+            await store_result(tf_checksum, result_checksum)
+        return
+    await store_result(tf_checksum, result_checksum)
+    await store_record(tf_checksum, result_checksum, record, required=False)
+
+
+async def store_record(
+    tf_checksum: str, result_checksum: str, record: dict[str, Any], *, required: bool
+) -> bool:
+    """Write an execution record. One that is there already stays as it is.
+
+    Parameters
+    ----------
+    tf_checksum, result_checksum
+        64 hexadecimal digits.
+    record
+        Of this transformation and result.
+    required
+        Whether a record that cannot be written is an error; otherwise it is logged.
+
+    Returns
+    -------
+    bool
+        Whether the database has a record for this result.
+
+    Raises
+    ------
+    StorageError
+        If it is required and could not be written.
+    """
+    from seamless_remote import database_remote
+
+    if not required and not database_remote.has_write_server():
+        return False
+    transformation, result = Checksum(tf_checksum), Checksum(result_checksum)
+    try:
+        written = await DATABASE.call(
+            lambda: database_remote.set_execution_record(transformation, result, record)
+        )
+    except STORAGE_ERRORS as exc:
+        if required:
+            raise StorageError(
+                f"The execution record of transformation {tf_checksum} could not be "
+                f"written to the database: {exc}"
+            ) from exc
+        logger.warning(
+            "No execution record for transformation %s: %s", tf_checksum, exc
+        )
+        return False
+    if not written:
+        logger.info("Transformation %s has a record already", tf_checksum)
+    return True

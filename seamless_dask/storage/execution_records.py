@@ -1,0 +1,300 @@
+"""Observes executions and stores what they leave behind: result and record.
+
+A minimal record holds times and peak memory. In record mode the record also says
+under which conditions the transformation ran: the probes of its node, environment and
+queue (which must be there and fresh, before and after), how it was compiled, which
+contracts it violated.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import importlib.util
+import itertools
+import socket
+import threading
+from collections.abc import Coroutine
+from typing import Any, TypeVar
+
+import psutil
+from seamless import Checksum
+from seamless_transformer.probe_index import (
+    ensure_record_bucket_preconditions,
+    is_record_probe,
+)
+from seamless_transformer.record_assembly import (
+    _normalize_job_validation_payload,
+    build_compilation_context_checksum,
+    build_execution_record,
+    build_validation_snapshot_checksum,
+    collect_compilation_runtime_metadata,
+    collect_job_validation,
+    load_bucket_contract_violations,
+    start_gpu_memory_sampler,
+    stop_gpu_memory_sampler,
+)
+from seamless_transformer.record_utils import _utcnow_iso
+from seamless_transformer.run import get_transformation_inputs_output
+from seamless_transformer.transformation_utils import resolve_env_checksum
+
+from ..child.job_runner import JobReport
+from ..cluster import record_mode
+from .cache import BufferStore
+from .database import (
+    EXECUTION,
+    StorageError,
+    minimal_record,
+    store_record,
+    store_result,
+    store_with_record,
+    times_of,
+)
+from .outages import DATABASE
+
+T = TypeVar("T")
+
+
+class Recorder:
+    """Makes the records of one Dask worker.
+
+    Parameters
+    ----------
+    buffers
+        Where inputs and results are, to tell their sizes.
+    """
+
+    def __init__(self, buffers: BufferStore) -> None:
+        self.buffers = buffers
+        self._index = itertools.count(1)
+        self._has_gpu_library = importlib.util.find_spec("pynvml") is not None
+        self._loop: asyncio.AbstractEventLoop | None = None
+
+    async def begin(
+        self, transformation_dict: dict[str, Any], tf_dunder: dict[str, Any]
+    ) -> Execution:
+        """Return an execution that starts now.
+
+        Raises
+        ------
+        seamless_transformer.probe_index.RecordBucketError
+            In record mode, if a probe is missing or stale.
+        StorageError
+            In record mode, if there is no database to write to.
+        """
+        probe = is_record_probe(transformation_dict, tf_dunder)
+        full = not probe and record_mode.of_this_process()
+        execution = Execution(self, transformation_dict, tf_dunder, probe, full)
+        if full:
+            _check_database()
+            await self.on_thread(execution.check_probes())
+        execution.start()
+        return execution
+
+    async def on_thread(self, coroutine: Coroutine[Any, Any, T]) -> T:
+        """Run what a full record needs; some of it blocks: compilers, ``readelf``.
+
+        The thread is one for all, since seamless-remote keeps connections by thread.
+        """
+        if self._loop is None:
+            self._loop = loop = asyncio.new_event_loop()
+            threading.Thread(
+                target=loop.run_forever, name="seamless-records", daemon=True
+            ).start()
+        future = asyncio.run_coroutine_threadsafe(coroutine, self._loop)
+        return await asyncio.wrap_future(future)
+
+    def next_index(self) -> int:
+        """Count the executions of this worker that leave a full record."""
+        return next(self._index)
+
+    def start_gpu_samplers(self) -> list[Any]:
+        """Observe the GPU memory of the processes in which transformations run."""
+        if not self._has_gpu_library:
+            return []
+        children = psutil.Process().children(recursive=True)
+        samplers = [start_gpu_memory_sampler(child.pid) for child in children]
+        return [sampler for sampler in samplers if sampler is not None]
+
+    def close(self) -> None:
+        """End the thread."""
+        if self._loop is not None:
+            self._loop.call_soon_threadsafe(self._loop.stop)
+            self._loop = None
+
+
+class Execution:
+    """One execution of a transformation, observed by a `Recorder`."""
+
+    def __init__(
+        self,
+        recorder: Recorder,
+        transformation_dict: dict[str, Any],
+        tf_dunder: dict[str, Any],
+        probe: bool,
+        full: bool,
+    ) -> None:
+        self._recorder = recorder
+        self._transformation_dict = transformation_dict
+        self._tf_dunder = tf_dunder
+        self._probe = probe
+        #: whether it leaves a full record
+        self.full = full
+        self._samplers: list[Any] = []
+        self._gpu_memory: int | None = None
+
+    def start(self) -> None:
+        """Start the clock."""
+        if self.full:
+            self._samplers = self._recorder.start_gpu_samplers()
+        self._started_at = self._finished_at = _utcnow_iso()
+
+    async def end(self) -> None:
+        """Stop the clock and the samplers, whatever the outcome."""
+        self._finished_at = _utcnow_iso()
+        if self._samplers:
+            # Each takes up to 0.2 s to end.
+            peaks = await asyncio.gather(
+                *(asyncio.to_thread(stop_gpu_memory_sampler, s) for s in self._samplers)
+            )
+            known = [peak for peak in peaks if peak is not None]
+            self._gpu_memory = sum(known) if known else None
+
+    async def store(
+        self,
+        tf_checksum: str,
+        result_checksum: str,
+        report: JobReport,
+        *,
+        scratch: bool,
+    ) -> None:
+        """Write result and record; return once both are there.
+
+        In record mode the record comes first: the database then adds the result by
+        itself, and never has one without its record.
+
+        Parameters
+        ----------
+        tf_checksum, result_checksum
+            64 hexadecimal digits.
+        report
+            What the Seamless process has measured.
+        scratch
+            Whether only the checksum of the result is kept.
+
+        Raises
+        ------
+        StorageError
+            If the result, or in record mode the record, could not be written.
+        seamless_transformer.probe_index.RecordBucketError
+            In record mode, if a probe is missing or has become stale.
+        """
+        if self.full:
+            sizes = await self._sizes(result_checksum)
+            record = await self._recorder.on_thread(
+                self._full_record(tf_checksum, result_checksum, report)
+            )
+            record["execution_envelope"]["scratch"] = scratch
+            record["input_total_bytes"], record["output_total_bytes"] = sizes
+            await store_record(tf_checksum, result_checksum, record, required=True)
+        elif not self._probe:
+            record = minimal_record(tf_checksum, result_checksum, report)
+            await store_with_record(tf_checksum, result_checksum, record)
+            return
+        await store_result(tf_checksum, result_checksum)
+
+    async def check_probes(self) -> dict[str, Any] | None:
+        """Return the probes that describe this place. Runs on the recorder's thread."""
+        environment = resolve_env_checksum(self._transformation_dict, self._tf_dunder)
+        if environment is not None:
+            buffer = self._recorder.buffers.at_hand(Checksum(environment).hex())
+            if buffer is not None:
+                # The check looks for it in Seamless' cache, or else blocks.
+                buffer.tempref(scratch=True)
+        return await DATABASE.call(
+            lambda: ensure_record_bucket_preconditions(
+                self._transformation_dict, self._tf_dunder, execution=EXECUTION
+            )
+        )
+
+    async def _full_record(
+        self, tf_checksum: str, result_checksum: str, report: JobReport
+    ) -> dict[str, Any]:
+        transformation = self._transformation_dict, self._tf_dunder
+        probes = await self.check_probes()
+        bucket_violations = await load_bucket_contract_violations(probes)
+        context = await build_compilation_context_checksum(*transformation)
+        validation = _normalize_job_validation_payload(
+            await collect_job_validation(
+                *transformation, compilation_context=context, probe_context=probes
+            )
+        )
+        runtime = {
+            "memory_peak_bytes": report.memory_peak,
+            "gpu_memory_peak_bytes": self._gpu_memory,
+            "hostname": socket.gethostname(),
+            "pid": report.pid,
+            "process_create_time_epoch": report.process_started,
+            "worker_execution_index": self._recorder.next_index(),
+            "retry_count": report.begun - 1,
+            **await collect_compilation_runtime_metadata(*transformation),
+        }
+        job_violations = validation["job_contract_violations"]
+        snapshot = await build_validation_snapshot_checksum(
+            *transformation,
+            execution=EXECUTION,
+            probe_context=probes,
+            compilation_context=context,
+            bucket_contract_violations=bucket_violations,
+            job_contract_violations=job_violations,
+            job_validation_diagnostics=validation["diagnostics"],
+            runtime_metadata=runtime,
+        )
+        return build_execution_record(
+            self._transformation_dict,
+            tf_checksum=Checksum(tf_checksum),
+            result_checksum=Checksum(result_checksum),
+            tf_dunder=self._tf_dunder,
+            execution=EXECUTION,
+            started_at=self._started_at,
+            finished_at=self._finished_at,
+            probe_context=probes,
+            bucket_contract_violations=bucket_violations,
+            job_contract_violations=job_violations,
+            compilation_context=context,
+            validation_snapshot=snapshot,
+            runtime_metadata=runtime,
+            **times_of(report),
+        )
+
+    async def _sizes(self, result_checksum: str) -> tuple[int | None, int | None]:
+        """Return the bytes of all distinct inputs, and of the result.
+
+        seamless-transformer would ask the hashserver, which over HTTP only says
+        whether it has a buffer.
+        """
+        inputs = await _gather_sizes(
+            self._recorder.buffers.size_of(c)
+            for c in input_checksums(self._transformation_dict)
+        )
+        total = sum(size for size in inputs if size is not None)
+        output = await self._recorder.buffers.size_of(result_checksum)
+        return None if None in inputs else total, output
+
+
+async def _gather_sizes(sizes: Any) -> list[int | None]:
+    return list(await asyncio.gather(*sizes))
+
+
+def input_checksums(transformation_dict: dict[str, Any]) -> set[str]:
+    """Return the distinct checksums of the pins that a transformation reads."""
+    names = get_transformation_inputs_output(transformation_dict)[0]
+    original = {v: k for k, v in transformation_dict.get("__as__", {}).items()}
+    pins = (transformation_dict.get(original.get(name, name)) for name in names)
+    return {Checksum(pin[2]).hex() for pin in pins if pin is not None and pin[2]}
+
+
+def _check_database() -> None:
+    from seamless_remote import database_remote
+
+    if not database_remote.has_write_server():
+        raise StorageError("Record mode requires an active database write server")

@@ -1,0 +1,1 @@
+"""From a Transformation to a Dask task and back. See docs/architecture.md."""

@@ -1,0 +1,120 @@
+"""Clients of other makes.
+
+Any object with the documented methods of `SeamlessDaskClient` can be the client of a
+process: a wrapper around ours, one for tests, one that submits elsewhere. `adapt` gives
+it what `seamless_dask.submit.tree` needs.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import concurrent.futures
+import threading
+from collections.abc import Coroutine
+from typing import TYPE_CHECKING, Any, TypeVar
+
+from ..client import SeamlessDaskClient
+from ..neighbours.event_loops import ThreadLoop
+from ..types import TransformationResult
+from .handles import until_done
+
+if TYPE_CHECKING:
+    from ..types import TransformationFutures, TransformationSubmission
+
+T = TypeVar("T")
+
+
+class Guest:
+    """A client that only has the documented methods.
+
+    Parameters
+    ----------
+    client
+        Has ``submit_transformation(submission)``, whose futures have ``base`` and
+        ``thin``; may have ``release_transformation_futures(futures, cancel=...)``.
+    """
+
+    #: it knows nothing of record mode
+    record = None
+    #: whether a task may be submitted before its inputs are known
+    defers = False
+
+    def __init__(self, client: Any) -> None:
+        self._client = client
+
+    @property
+    def loop(self) -> asyncio.AbstractEventLoop:
+        """The event loop on which evaluations run, the same for all guests."""
+        return _loop()
+
+    def start(self, coroutine: Coroutine[Any, Any, T]) -> concurrent.futures.Future[T]:
+        """Run a coroutine on `loop`."""
+        return asyncio.run_coroutine_threadsafe(coroutine, self.loop)
+
+    def submit_transformation(
+        self, submission: TransformationSubmission
+    ) -> TransformationFutures:
+        """Submit a transformation whose inputs are all known."""
+        futures: TransformationFutures = self._client.submit_transformation(submission)
+        return futures
+
+    async def keep_pace(self) -> None:
+        """Wait until more may be submitted: that is the business of the client."""
+
+    async def result_of(self, futures: TransformationFutures) -> TransformationResult:
+        """Wait for the end of a transformation.
+
+        Raises
+        ------
+        asyncio.CancelledError
+            If it was cancelled.
+        Exception
+            What the future has raised.
+        """
+        thin = futures.thin
+        if not thin.done():
+            if hasattr(thin, "add_done_callback"):
+                await until_done(thin)
+            else:
+                await asyncio.to_thread(_wait, thin)
+        if thin.cancelled():
+            raise asyncio.CancelledError("the future was cancelled")
+        tf_checksum, result_checksum, error = thin.result()
+        if error:
+            text = error if isinstance(error, str) else repr(error)
+            return TransformationResult(tf_checksum, None, text)
+        return TransformationResult(tf_checksum, result_checksum)
+
+    def release_transformation_futures(
+        self, futures: TransformationFutures, cancel: bool = False
+    ) -> None:
+        """Release what `submit_transformation` returned."""
+        release = getattr(self._client, "release_transformation_futures", None)
+        if release is not None:
+            release(futures, cancel=cancel)
+
+
+def adapt(client: Any) -> SeamlessDaskClient | Guest:
+    """Return a client as the evaluation of transformations needs it."""
+    return client if isinstance(client, SeamlessDaskClient) else Guest(client)
+
+
+def _wait(future: Any) -> None:
+    """Block until a future without callbacks has ended, one way or another."""
+    try:
+        future.result()
+    except BaseException:  # noqa: B036 - asked for again, where it is handled
+        if not (future.done() or future.cancelled()):
+            raise
+
+
+_lock = threading.Lock()
+_own_loop: ThreadLoop | None = None
+
+
+def _loop() -> ThreadLoop:
+    global _own_loop
+    with _lock:
+        if _own_loop is None:
+            _own_loop = ThreadLoop()
+        return _own_loop

@@ -1,0 +1,111 @@
+"""How the results of a client's tasks come to it, also if the connection is lost."""
+
+from __future__ import annotations
+
+import asyncio
+import concurrent.futures
+import logging
+import threading
+from collections.abc import Callable
+from typing import TYPE_CHECKING, Any
+
+import dask
+
+from scheduler_ext.messages import RUNS_AGAIN
+
+from ..cluster import scheduler
+from .handles import Entry, was_disconnected
+
+if TYPE_CHECKING:
+    from distributed import Client, Future
+
+    from ..types import TransformationResult
+    from .pace import Pace
+
+logger = logging.getLogger(__name__)
+
+
+class Results:
+    """Waits for tasks; submits them again if the scheduler has forgotten them.
+
+    Parameters
+    ----------
+    client
+        By which the tasks were submitted.
+    local
+        Looks up a finished task's result in this process by its key.
+    pace
+        Of the client's submissions.
+    """
+
+    def __init__(
+        self, client: Client, local: Callable[[Any], Any] | None, pace: Pace
+    ) -> None:
+        self._client = client
+        self._pace = pace
+        self._local = local
+        # Submitting a task again does so for those that it depends on.
+        self._lock = threading.RLock()
+
+    async def of(self, entry: Entry) -> TransformationResult:
+        """Return the result of a task, once it has ended.
+
+        Raises
+        ------
+        asyncio.CancelledError, concurrent.futures.CancelledError
+            If it was cancelled.
+        ConnectionError
+            If the client was closed after it had lost the scheduler.
+        Exception
+            What the task has raised.
+        """
+        while True:
+            anchor = entry.anchor
+            try:
+                return await self._of_attempt(entry, anchor)
+            except (asyncio.CancelledError, concurrent.futures.CancelledError):
+                if entry.outcome.done():
+                    raise
+                lost = entry.renewed or was_disconnected(anchor)
+                if self._client.status in ("closing", "closed"):
+                    address = scheduler.rpc(self._client).address
+                    what = "lost" if lost else "closed"
+                    raise ConnectionError(
+                        f"the connection to the scheduler at {address} was {what}"
+                    ) from None
+                if not was_disconnected(anchor):
+                    raise
+            await self._pace.keep()
+            self._renew(entry)
+
+    async def _of_attempt(self, entry: Entry, future: Future) -> TransformationResult:
+        state = future._state
+        if state is not None:
+            await state.wait()
+            result = entry.pushed if state.status == "finished" else None
+            if result is None and self._local is not None:
+                result = self._local(future.key)
+            if result is not None:
+                return result
+        return await self._client.gather(future, asynchronous=True)
+
+    def as_argument(self, entry: Entry) -> Future | TransformationResult:
+        """Return what a task that depends on another one is submitted with."""
+        outcome = entry.outcome
+        if outcome.done() and not outcome.cancelled():
+            return outcome.result()
+        self._renew(entry)
+        return entry.anchor
+
+    def _renew(self, entry: Entry) -> None:
+        """Submit a task again that the scheduler has forgotten together with us.
+
+        Should it still run, or have finished, then nothing is executed again.
+        """
+        with self._lock:
+            if was_disconnected(entry.anchor):
+                logger.info("The scheduler was gone: %s is submitted again", entry.key)
+                with dask.annotate(**{RUNS_AGAIN: True}):
+                    entry.anchor = entry.submit()
+                self._pace.sent()
+                entry.renewed = True

@@ -1,0 +1,123 @@
+"""Transformations on their way to a worker: what they refer to, what they wait for."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import replace
+from typing import TYPE_CHECKING, Any
+
+from seamless import Checksum
+from seamless_transformer.remote_job import parse_remote_job_written
+
+from ..types import TransformationInputSpec, TransformationResult
+from ..types import TransformationSubmission as Submission
+
+if TYPE_CHECKING:
+    from .tasks import Job
+
+
+class DependencyFailed(RuntimeError):
+    """A transformation that this one depends on has no result."""
+
+
+def with_dependencies(job: Job, results: Sequence[TransformationResult]) -> Job:
+    if not results:
+        return job
+    transformation_dict = dict(job.transformation_dict)
+    dependencies = {}
+    for name, result in zip(job.dependencies, results, strict=True):
+        if result.error is not None or result.result_checksum is None:
+            raise DependencyFailed(
+                f"Dependency '{name}' has an exception:\n{result.error}"
+            )
+        if parse_remote_job_written(result.result_checksum) is not None:
+            raise DependencyFailed(
+                f"Dependency '{name}' has no result: it was written as a remote job"
+            )
+        celltype, subcelltype, _ = transformation_dict[name]
+        transformation_dict[name] = celltype, subcelltype, result.result_checksum
+        dependencies[name] = result.tf_checksum
+    known = job.tf_dunder.get("__deps__") or {}
+    tf_dunder = {**job.tf_dunder, "__deps__": {**known, **dependencies}}
+    return replace(job, transformation_dict=transformation_dict, tf_dunder=tf_dunder)
+
+
+def _pins(transformation_dict: Mapping[str, Any]) -> Iterator[tuple[str, Any]]:
+    for name, value in transformation_dict.items():
+        if not name.startswith("__") and isinstance(value, tuple) and len(value) >= 3:
+            yield name, value
+
+
+def checksums_in(transformation_dict: Mapping[str, Any]) -> list[str]:
+    """Return the checksums of the inputs that are known."""
+    return [
+        Checksum(checksum).hex()
+        for _, (_, _, checksum) in _pins(transformation_dict)
+        if checksum is not None
+    ]
+
+
+def without_value(names: Sequence[str]) -> str:
+    """Return the message about inputs that have neither a checksum nor a task.
+
+    Only None leaves an input without a checksum.
+    """
+    inputs = ", ".join(repr(name) for name in names)
+    subject = f"Input {inputs} is" if len(names) == 1 else f"Inputs {inputs} are"
+    return (
+        f"{subject} None: for Seamless None means that there is no value, so it has no "
+        "checksum, and a transformation cannot start without it. Pass another value, "
+        "give the function a default and leave the argument out, or put None into a "
+        "list or dictionary"
+    )
+
+
+def submission_of(
+    transformation_dict: dict[str, Any],
+    *,
+    tf_checksum: str,
+    tf_dunder: dict[str, Any],
+    scratch: bool,
+    strict_dunder: bool,
+) -> Submission:
+    """Return the submission of a transformation whose inputs are all known.
+
+    Raises
+    ------
+    ValueError
+        If a pin has no checksum; all of them are named.
+    """
+    inputs = {}
+    missing = []
+    for name, (celltype, subcelltype, checksum) in _pins(transformation_dict):
+        if checksum is None:
+            missing.append(name)
+            continue
+        inputs[name] = TransformationInputSpec(
+            name=name,
+            celltype=celltype,
+            subcelltype=subcelltype,
+            checksum=Checksum(checksum).hex(),
+            kind="checksum",
+        )
+    if missing:
+        raise ValueError(without_value(missing))
+    meta = transformation_dict.get("__meta__") or {}
+    return Submission(
+        transformation_dict=transformation_dict,
+        inputs=inputs,
+        input_futures={},
+        tf_checksum=tf_checksum,
+        tf_dunder=tf_dunder,
+        scratch=scratch,
+        require_value=False,
+        allow_input_fingertip=bool(meta.get("allow_input_fingertip")),
+        strict_dunder=strict_dunder,
+    )
+
+
+def checksums_of(submission: Submission) -> set[str]:
+    """Return the checksums of the buffers that a submission refers to."""
+    checksums = {spec.checksum for spec in submission.inputs.values()}
+    checksums.add(submission.tf_checksum)
+    return {checksum for checksum in checksums if checksum is not None}

@@ -1,0 +1,158 @@
+"""The functions that Dask calls on a worker.
+
+The scheduler unpickles submitted tasks and therefore imports this module: it stays
+light, and everything that needs Seamless is reached through the worker's runtime.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+from dataclasses import dataclass, field
+from time import monotonic
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from seamless import Buffer
+
+    from ..types import TransformationResult
+    from ..worker.task_runner import WorkerRuntime
+
+logger = logging.getLogger(__name__)
+
+#: seconds for which a worker may be without the plugin, while it gets another one
+REPLACING = 10.0
+#: name under which the worker plugin is registered
+WORKER_PLUGIN = "seamless-worker"
+
+
+@dataclass(frozen=True)
+class Job:
+    """What a worker needs in order to run one transformation.
+
+    Parameters
+    ----------
+    key
+        Key of the Dask task.
+    transformation_dict
+        Pins are ``(celltype, subcelltype, checksum hex)``; None stands for the
+        checksum of a pin in `dependencies`.
+    tf_checksum
+        None while an input is still to be computed.
+    tf_dunder
+        What travels with the transformation but is no part of its identity.
+    dependencies
+        Pins whose value is the result of another task, in the order in which these
+        tasks are passed.
+    scratch, allow_input_fingertip, strict_dunder
+        See `seamless_dask.types.TransformationSubmission`.
+    depth
+        0 for top-level work, otherwise the depth in the tree of transformations.
+    contents
+        Small inputs that need not be fetched, checksum (hexadecimal) to bytes.
+    client
+        Id of the client that gets a small result together with the task's end. None:
+        it asks for the result, as others do who wait for the task.
+    """
+
+    key: str
+    transformation_dict: dict[str, Any]
+    tf_checksum: str | None
+    tf_dunder: dict[str, Any]
+    dependencies: tuple[str, ...]
+    scratch: bool
+    allow_input_fingertip: bool
+    strict_dunder: bool
+    depth: int
+    contents: dict[str, bytes] = field(default_factory=dict)
+    client: str | None = None
+
+
+async def _runtime() -> WorkerRuntime:
+    from distributed import get_worker
+
+    worker = get_worker()
+    plugin: Any = worker.plugins.get(WORKER_PLUGIN)
+    deadline = monotonic() + REPLACING
+    while plugin is None and monotonic() < deadline:
+        # It may be about to be replaced by one that knows services at other addresses.
+        await asyncio.sleep(REPLACING / 100)
+        plugin = worker.plugins.get(WORKER_PLUGIN)
+    if plugin is None:
+        raise RuntimeError(
+            f"Dask worker {worker.address} runs without the plugin {WORKER_PLUGIN!r}: "
+            "no SeamlessDaskClient has configured this cluster"
+        )
+    return await plugin.runtime()
+
+
+async def run_transformation(
+    job: Job, *dependencies: TransformationResult
+) -> TransformationResult:
+    """Run one transformation in the worker's pool of Seamless processes.
+
+    Parameters
+    ----------
+    job
+        The transformation.
+    dependencies
+        Results of the tasks that `job.dependencies` stand for.
+    """
+    runtime = await _runtime()
+    return await runtime.run(job, dependencies)
+
+
+async def fetch_buffer(
+    source: TransformationResult | str, fingertip: bool, key: str
+) -> Buffer:
+    """Return the buffer of a result, or of a checksum given as hexadecimal digits.
+
+    Parameters
+    ----------
+    source
+        A task's result, or a checksum.
+    fingertip
+        Recompute a buffer that is nowhere.
+    key
+        Key of the Dask task.
+    """
+    runtime = await _runtime()
+    if isinstance(source, str):
+        checksum = source
+    elif source.error is not None or source.result_checksum is None:
+        raise RuntimeError(source.error or "The transformation has no result")
+    else:
+        checksum = source.result_checksum
+    if fingertip:
+        return await runtime.fingertips.buffer(checksum, key=key, depth=1)
+    return await runtime.buffers.resolve(checksum)
+
+
+async def fetch_checksum(
+    checksum: str, fingertip: bool, key: str
+) -> tuple[str, Buffer | None, str | None]:
+    """Return a checksum, its buffer, and why there is none.
+
+    Neighbours hand such a task to tasks of their own, which look for the error.
+
+    Parameters
+    ----------
+    checksum
+        64 hexadecimal digits.
+    fingertip, key
+        See `fetch_buffer`.
+
+    Returns
+    -------
+    tuple
+        ``(checksum, buffer, None)``, or ``(checksum, None, text of the error)``.
+    """
+    from seamless import CacheMissError
+
+    try:
+        return checksum, await fetch_buffer(checksum, fingertip, key), None
+    except CacheMissError as error:
+        return checksum, None, f"The buffer is nowhere to be found: {error}"
+    except Exception as error:  # part of the answer, whatever it is
+        logger.exception("Buffer %s cannot be fetched", checksum)
+        return checksum, None, f"The buffer cannot be fetched: {error!r}"

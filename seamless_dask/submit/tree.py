@@ -1,0 +1,442 @@
+"""Computes a tree of Transformation objects on the cluster.
+
+Everything here runs on the client's event loop, so any number of transformations can
+be under way without a thread each.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import traceback
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+from seamless import Checksum
+from seamless_transformer.run import _driver_context
+from seamless_transformer.transformation_cache import (
+    TransformationCancelledError,
+    get_transformation_cache,
+)
+
+from ..cluster import record_mode, scheduler
+from ..cluster.leases import LeaseRefused
+from ..cluster.record_mode import RecordModeMismatch
+from ..neighbours import connections, outcomes
+from ..neighbours import transformation as definition
+from ..storage.cache import UploadError, await_pending_uploads, contents_at_hand
+from ..storage.database import known_result
+from ..storage.outages import ServiceUnavailable
+from ..storage.recent import recent_buffers
+from ..types import TransformationFutures, TransformationInputSpec, TransformationResult
+from ..types import TransformationSubmission as Submission
+from . import handles
+from .envelopes import EnvelopeMismatch
+from .identity import is_driver
+from .other_clients import Guest
+from .submissions import checksums_in, checksums_of, submission_of, without_value
+
+if TYPE_CHECKING:
+    from ..client import SeamlessDaskClient
+
+logger = logging.getLogger(__name__)
+
+#: work for which the cluster is optional asks so often, so many seconds apart
+OPTIONAL_ATTEMPTS = 3
+OPTIONAL_INTERVAL = 1.0
+
+
+class Unavailable(Exception):
+    """The transformation cannot be submitted; the text is for its `exception`."""
+
+
+@dataclass(eq=False)
+class _Node:
+    """A transformation of the tree that has no result yet."""
+
+    transformation: Any
+    #: done when it was submitted, found in the database, or has failed
+    submitted: asyncio.Task[TransformationFutures | None]
+
+
+async def evaluate(
+    client: SeamlessDaskClient | Guest,
+    transformation: Any,
+    *,
+    driver_context: bool = False,
+) -> None:
+    """Compute a transformation and all it depends on; put the outcome into them.
+
+    Parameters
+    ----------
+    client
+        Of the cluster.
+    transformation
+        A `seamless_transformer.Transformation`.
+    driver_context
+        Whether a driver transformation asks for it.
+
+    Raises
+    ------
+    asyncio.CancelledError
+        If it was cancelled, in whatever way.
+    """
+    if outcomes.is_settled(transformation):
+        return
+    evaluation = _Evaluation(client, driver_context)
+    nodes = evaluation.start(transformation)
+    try:
+        await evaluation.finish(nodes, transformation)
+    except asyncio.CancelledError:
+        for node in nodes:
+            node.submitted.cancel()
+            evaluation.abandon(node.transformation)
+        raise
+
+
+async def submit(
+    client: SeamlessDaskClient | Guest,
+    transformation: Any,
+    *,
+    driver_context: bool = False,
+) -> None:
+    """Submit a transformation and all it depends on, without waiting for results."""
+    nodes = _Evaluation(client, driver_context).start(transformation)
+    await asyncio.gather(*(node.submitted for node in nodes))
+
+
+class _Evaluation:
+    def __init__(
+        self, client: SeamlessDaskClient | Guest, driver_context: bool
+    ) -> None:
+        self._client = client
+        self._driver_context = driver_context
+        self._nodes: dict[int, _Node] = {}
+        self._futures: dict[int, TransformationFutures] = {}
+
+    def abandon(self, transformation: Any) -> None:
+        """Give up a transformation; if it was cancelled elsewhere, it learns that."""
+        futures = self._futures.pop(id(transformation), None)
+        if futures is None:
+            return
+        if transformation._dask_futures is futures:
+            transformation._dask_futures = None
+        if futures.base.cancelled() and not transformation._cancelled:
+            transformation._mark_cancelled()
+        self._client.release_transformation_futures(futures, cancel=True)
+
+    def _settle(self, transformation: Any, result: TransformationResult) -> None:
+        """Put a result into a transformation, and release its task."""
+        outcomes.apply(transformation, result)
+        futures = self._futures.pop(id(transformation), None)
+        if futures is None:
+            return
+        if transformation._dask_futures is futures:
+            transformation._dask_futures = handles.ended(futures, result)
+        self._client.release_transformation_futures(futures, cancel=False)
+
+    def start(self, root: Any) -> list[_Node]:
+        """Start the submission of `root` and what it depends on, in that order last."""
+        for transformation in _upstream_first(root):
+            task = asyncio.create_task(self._submit(transformation))
+            self._nodes[id(transformation)] = _Node(transformation, task)
+        return list(self._nodes.values())
+
+    async def finish(self, nodes: list[_Node], root: Any) -> None:
+        """Wait for the root, then put the outcome into every transformation."""
+        root_node = self._nodes.get(id(root))
+        if root_node is None:
+            return
+        await self._finish(root_node)
+        for node in nodes:
+            if node is not root_node:
+                await self._finish(node)
+
+    async def _finish(self, node: _Node) -> None:
+        transformation = node.transformation
+        try:
+            futures = await node.submitted
+            if futures is None:
+                return
+            result = await self._client.result_of(futures)
+        except Exception:  # noqa: BLE001 - becomes the transformation's exception
+            outcomes.fail(transformation, traceback.format_exc().strip("\n") + "\n")
+            return
+        self._settle(transformation, result)
+
+    async def _submit(self, transformation: Any) -> TransformationFutures | None:
+        """Submit one transformation; None if there is nothing (more) to wait for."""
+        try:
+            record_mode.check(self._client.record)
+            submission = await self._submission(transformation)
+            if submission is None:
+                return None
+            client = self._client
+            if _is_remote_optional(transformation) and not isinstance(client, Guest):
+                lease = await self._permission(client, submission)
+                if lease is None:
+                    await self._run_in_this_process(transformation, submission)
+                    return None
+                try:
+                    futures = await self._admitted(submission)
+                except BaseException:
+                    scheduler.release_lease(client.client, lease)
+                    raise
+            else:
+                futures = await self._admitted(submission)
+        except (
+            EnvelopeMismatch,
+            LeaseRefused,
+            RecordModeMismatch,
+            Unavailable,
+            UploadError,
+            ServiceUnavailable,
+            ValueError,
+        ) as exc:
+            outcomes.fail(transformation, str(exc))
+            return None
+        self._futures[id(transformation)] = futures
+        if not handles.under_way(transformation._dask_futures):
+            transformation._dask_futures = futures
+        if transformation._cancelled:
+            # meanwhile, when there was nothing yet that could be cancelled
+            self.abandon(transformation)
+            return None
+        return futures
+
+    async def _admitted(self, submission: Submission) -> TransformationFutures:
+        """Submit, in a process that is part of a transformation once that is granted."""
+        client = self._client
+        if (
+            isinstance(client, Guest)
+            or client.inner is None
+            or is_driver(submission.transformation_dict, submission.tf_dunder)
+        ):
+            return client.submit_transformation(submission)
+        inner = client.inner
+        lease = await inner.acquire(client.task_key(submission))
+        try:
+            futures = client.submit_transformation(
+                submission, priority_boost=lease.depth
+            )
+        except BaseException:
+            inner.release(lease)
+            raise
+        futures.entry.outcome.add_done_callback(lambda _: inner.release(lease))
+        return futures
+
+    async def _submission(self, transformation: Any) -> Submission | None:
+        if transformation._prefer_local_execution():
+            await self._compute_locally(transformation)
+            return None
+        pending = await self._pending(transformation)
+        if pending and (
+            not self._client.defers  # a lease is for what can start
+            or definition.has_post_prepare_hook(transformation)
+        ):
+            await self._await_results(transformation)
+            pending = {}
+        if not pending and definition.has_post_prepare_hook(transformation):
+            await asyncio.to_thread(self._construct, transformation)
+        async with connections.place():
+            await self._client.keep_pace()
+            if pending:
+                submission = self._deferred_submission(transformation, pending)
+            else:
+                known = await self._concrete_submission(transformation)
+                if known is None:
+                    return None
+                submission = known
+            checksums = checksums_of(submission)
+            submission.contents = contents_at_hand(checksums)
+            await await_pending_uploads(checksums)
+        return submission
+
+    async def _pending(self, transformation: Any) -> dict[str, TransformationFutures]:
+        """Return the futures of inputs that are still to be computed."""
+        pending = {}
+        for name, dependency in definition.dependencies(transformation).items():
+            node = self._nodes.get(id(dependency))
+            if node is None:
+                futures = None
+            elif dependency._prefer_local_execution():
+                await self._finish(node)
+                futures = None
+            else:
+                futures = await node.submitted
+            if futures is not None:
+                pending[name] = futures
+            else:
+                _check(name, dependency)
+        return pending
+
+    async def _await_results(self, transformation: Any) -> None:
+        for name, dependency in definition.dependencies(transformation).items():
+            node = self._nodes.get(id(dependency))
+            if node is not None:
+                await self._finish(node)
+            _check(name, dependency)
+
+    async def _compute_locally(self, transformation: Any) -> None:
+        for dependency in definition.dependencies(transformation).values():
+            node = self._nodes.get(id(dependency))
+            if node is not None:
+                await self._finish(node)
+        await asyncio.to_thread(transformation.compute)
+
+    async def _permission(
+        self, client: SeamlessDaskClient, submission: Submission
+    ) -> str | None:
+        """Ask whether the cluster has room for work that may as well run here.
+
+        Returns the id of a lease, or None.
+        """
+        for attempt in range(OPTIONAL_ATTEMPTS):
+            if attempt:
+                await asyncio.sleep(OPTIONAL_INTERVAL)
+            lease = await scheduler.has_room(client.client, client.task_key(submission))
+            if lease is not None:
+                return lease
+        return None
+
+    async def _run_in_this_process(
+        self, transformation: Any, submission: Submission
+    ) -> None:
+        if submission.tf_checksum is None:
+            await self._await_results(transformation)
+            concrete = await self._concrete_submission(transformation)
+            if concrete is None:
+                return
+            submission = concrete
+        logger.info("The cluster has no room: %s runs here", submission.tf_checksum)
+        tf_checksum = Checksum(submission.tf_checksum)
+        try:
+            result = await get_transformation_cache().run(
+                submission.transformation_dict,
+                tf_checksum=tf_checksum,
+                tf_dunder=submission.tf_dunder,
+                scratch=submission.scratch,
+                require_value=False,
+                force_local=True,
+            )
+        except TransformationCancelledError:
+            transformation._mark_cancelled()
+            return
+        except Exception as exc:  # noqa: BLE001 - the code of a transformation failed
+            error = "".join(traceback.format_exception_only(exc))
+            outcomes.apply(
+                transformation,
+                TransformationResult(tf_checksum.hex(), None, error),
+            )
+            return
+        outcomes.apply(
+            transformation,
+            TransformationResult(tf_checksum.hex(), Checksum(result).hex()),
+        )
+
+    def _deferred_submission(
+        self, transformation: Any, pending: dict[str, TransformationFutures]
+    ) -> Submission:
+        transformation_dict, tf_dunder = definition.template(
+            transformation, driver_context=self._driver_context
+        )
+        inputs = {}
+        dependencies = definition.dependencies(transformation)
+        pins = [name for name in transformation_dict if not name.startswith("__")]
+        missing = [
+            name
+            for name in pins
+            if transformation_dict[name][2] is None and name not in dependencies
+        ]
+        if missing:
+            raise Unavailable(without_value(missing))
+        for name in pins:
+            celltype, subcelltype, checksum = transformation_dict[name]
+            if name in pending:
+                checksum = None
+            elif checksum is None:
+                checksum = dependencies[name].result_checksum.hex()
+                transformation_dict[name] = celltype, subcelltype, checksum
+            inputs[name] = TransformationInputSpec(
+                name=name,
+                celltype=celltype,
+                subcelltype=subcelltype,
+                checksum=checksum,
+                kind="transformation" if checksum is None else "checksum",
+            )
+        recent_buffers.keep_uploaded(checksums_in(transformation_dict))
+        return Submission(
+            transformation_dict=transformation_dict,
+            inputs=inputs,
+            input_futures=pending,
+            tf_checksum=None,
+            tf_dunder=tf_dunder,
+            scratch=transformation.scratch,
+            require_value=False,
+            allow_input_fingertip=definition.may_recompute_inputs(transformation),
+            strict_dunder=bool(transformation._strict_dunder),
+        )
+
+    async def _concrete_submission(self, transformation: Any) -> Submission | None:
+        self._construct(transformation)
+        tf_checksum = transformation._transformation_checksum
+        if tf_checksum is None:
+            raise Unavailable(transformation._exception or "Construction failed")
+        transformation_dict, tf_dunder = definition.prepared(transformation)
+        used = [tf_checksum.hex(), *checksums_in(transformation_dict)]
+        recent_buffers.keep_uploaded(used)
+        known = await known_result(tf_checksum.hex())
+        if known is not None:
+            outcomes.apply(
+                transformation, TransformationResult(tf_checksum.hex(), known)
+            )
+            return None
+        submission = submission_of(
+            transformation_dict,
+            tf_checksum=tf_checksum.hex(),
+            tf_dunder=tf_dunder,
+            scratch=transformation.scratch,
+            strict_dunder=bool(transformation._strict_dunder),
+        )
+        submission.allow_input_fingertip = definition.may_recompute_inputs(
+            transformation
+        )
+        return submission
+
+    def _construct(self, transformation: Any) -> None:
+        with _driver_context(self._driver_context):
+            transformation.construct()
+
+
+def _is_remote_optional(transformation: Any) -> bool:
+    """Whether a transformation may run in the driver as well: ``local = None``."""
+    meta = transformation._meta
+    return "local" in meta and meta["local"] is None
+
+
+def _upstream_first(root: Any) -> list[Any]:
+    """Return the transformations without a result, each after what it depends on."""
+    order: list[Any] = []
+    seen: set[int] = set()
+    stack: list[tuple[Any, bool]] = [(root, False)]
+    while stack:
+        transformation, expanded = stack.pop()
+        if expanded:
+            order.append(transformation)
+            continue
+        if id(transformation) in seen or outcomes.is_settled(transformation):
+            continue
+        seen.add(id(transformation))
+        stack.append((transformation, True))
+        for dependency in definition.dependencies(transformation).values():
+            stack.append((dependency, False))
+    return order
+
+
+def _check(name: str, dependency: Any) -> None:
+    if dependency._cancelled:
+        raise Unavailable(f"Dependency '{name}' was canceled")
+    if dependency._exception is not None and dependency._result_checksum is None:
+        raise Unavailable(
+            f"Dependency '{name}' has an exception:\n{dependency._exception}"
+        )

@@ -1,0 +1,1 @@
+"""A Dask worker: runs the tasks, answers nested calls. See docs/architecture.md."""

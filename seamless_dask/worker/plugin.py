@@ -1,0 +1,298 @@
+"""Turns a Dask worker into one that runs Seamless transformations."""
+
+from __future__ import annotations
+
+import asyncio
+import gc
+import json
+import logging
+import os
+import threading
+from collections.abc import Mapping
+from typing import TYPE_CHECKING, Any
+
+from dask.system import CPU_COUNT
+from distributed import Client, Worker
+from distributed.diagnostics.plugin import WorkerPlugin
+
+from scheduler_ext.messages import METRICS
+
+from ..child.cores import THREADS_ENV, cores_of_job, threads_per_transformation
+from ..cluster import private_directories
+from ..cluster.inner import WORKER_ENV
+from ..cluster.record_mode import set_in_this_process
+from ..cluster.selection import ENVIRONMENT, select
+from ..submit.identity import NESTED_RESOURCE, NESTED_SUPPLY, TOP_LEVEL_RESOURCE
+from ..submit.tasks import WORKER_PLUGIN
+
+if TYPE_CHECKING:
+    from ..client import SeamlessDaskClient
+    from .task_runner import WorkerRuntime
+
+logger = logging.getLogger(__name__)
+
+
+class SeamlessWorkerPlugin(WorkerPlugin):
+    """Runs a pool of Seamless processes in each Dask worker.
+
+    On setup it configures the remote clients, starts the processes, gives the worker
+    its units for top-level work and registers the worker with the permission manager
+    in the scheduler. On teardown everything ends within two seconds.
+
+    Parameters
+    ----------
+    processes
+        Seamless processes per Dask worker.
+    remote_clients
+        Hashservers and databases, see
+        ``seamless_config.extern_clients.collect_remote_clients``. None: this process
+        has its own configuration already, or none.
+    record
+        Whether executions leave full records.
+    selection
+        Cluster and queue of the worker, see `seamless_dask.cluster.selection.current`.
+    """
+
+    name = WORKER_PLUGIN
+
+    def __init__(
+        self,
+        processes: int,
+        remote_clients: Mapping[str, Any] | None = None,
+        *,
+        record: bool = False,
+        selection: Mapping[str, Any] | None = None,
+    ) -> None:
+        if processes < 1:
+            raise ValueError(f"processes: got {processes!r}, allowed is 1 or more")
+        self.processes = processes
+        self.remote_clients = None if remote_clients is None else dict(remote_clients)
+        self.record = record
+        self.selection = None if selection is None else dict(selection)
+
+    def __getstate__(self) -> dict[str, Any]:
+        return {
+            "processes": self.processes,
+            "remote_clients": self.remote_clients,
+            "record": self.record,
+            "selection": self.selection,
+        }
+
+    async def setup(self, worker: Worker) -> None:
+        """Make the worker ready; tasks that need it wait until it is."""
+        loop = asyncio.get_running_loop()
+        self._runtime: asyncio.Future[WorkerRuntime] = loop.create_future()
+        try:
+            runtime = await self._start(worker)
+        except BaseException as exc:
+            # Tasks that reach this worker say why; retrieved here, so that asyncio
+            # does not report an exception that nobody waited for.
+            self._runtime.set_exception(
+                RuntimeError(f"Seamless did not start in {worker.address}: {exc!r}")
+            )
+            self._runtime.exception()
+            raise
+        self._runtime.set_result(runtime)
+        logger.info(
+            "Seamless worker %s: %d processes, throttle %d",
+            worker.address,
+            self.processes,
+            self._throttle(runtime),
+        )
+
+    async def _start(self, worker: Worker) -> WorkerRuntime:
+        private_directories.protect(worker.local_directory)
+        # These start threads and raise resource limits, so not at import.
+        from ..pool.pool import Pool
+        from .task_runner import WorkerRuntime
+
+        if self.remote_clients is not None:
+            _configure_remote_clients(self.remote_clients)
+        if self.selection is not None:
+            select(self.selection)
+        set_in_this_process(self.record)
+        _stop_profiling(worker)
+        client = await self._client(worker)
+        # The processes are forked from one that inherits it.
+        os.environ[THREADS_ENV] = str(self._library_threads(worker))
+        pool = Pool.of_this_process(
+            self.processes, self._environment(worker), worker.local_directory
+        )
+        runtime = WorkerRuntime(worker, client, pool)
+        await asyncio.to_thread(pool.join, runtime)
+        worker.metrics[METRICS] = lambda _worker: {"processes": pool.alive}
+        if self.remote_clients is not None:
+            from seamless.caching.buffer_cache import get_buffer_cache
+
+            await get_buffer_cache().start_eviction_loop()
+        await self._register(worker, runtime)
+        if worker.nanny is not None:  # else it may be in the process of a user
+            gc.collect()
+            gc.freeze()  # a collection need not look at all that was imported
+        return runtime
+
+    def _library_threads(self, worker: Worker) -> int:
+        """How many threads the libraries of one transformation may use."""
+        from seamless_transformer.worker import TRANSFORMATION_THROTTLE
+
+        slots = self.processes * TRANSFORMATION_THROTTLE
+        exclusive = worker.state.total_resources.get(TOP_LEVEL_RESOURCE) == 1
+        cores = cores_of_job(os.environ, CPU_COUNT)
+        return threads_per_transformation(
+            cores=cores if exclusive else min(cores, slots),
+            slots=slots,
+            threads=worker.state.nthreads,
+            exclusive=exclusive,
+        )
+
+    def _throttle(self, runtime: WorkerRuntime) -> int:
+        return runtime.pool.throttle
+
+    async def _client(self, worker: Worker) -> SeamlessDaskClient:
+        from ..client import SeamlessDaskClient
+        from ..transformer_client import (
+            get_seamless_dask_client,
+            set_seamless_dask_client,
+        )
+
+        self._own_client: Client | None = None
+        # A synchronous client, for other threads. It shares the worker's loop, so that
+        # nested work changes threads less often, and is made in a thread because its
+        # creation waits for that loop.
+        self._own_client = await asyncio.to_thread(
+            Client,
+            worker.scheduler.address,
+            loop=worker.loop,
+            set_as_default=False,
+            security=worker.security,
+            name="seamless-worker",
+        )
+        client = SeamlessDaskClient(
+            self._own_client,
+            worker_plugin_workers=self.processes,
+            remote_clients=self.remote_clients,
+            role="worker",
+            local_results=worker.data.get,
+        )
+        # In a dummy scheduler's process the driver's client is there, or will be.
+        if get_seamless_dask_client() is None:
+            set_seamless_dask_client(client)
+        return client
+
+    def _environment(self, worker: Worker) -> dict[str, str]:
+        environment = {
+            "SEAMLESS_DASK_SCHEDULER": worker.scheduler.address,
+            WORKER_ENV: worker.address,
+            "SEAMLESS_DASK_WORKERS": str(self.processes),
+            THREADS_ENV: os.environ[THREADS_ENV],
+        }
+        if self.remote_clients is not None:
+            environment["SEAMLESS_REMOTE_CLIENTS"] = json.dumps(self.remote_clients)
+        if self.selection is not None:
+            environment[ENVIRONMENT] = json.dumps(self.selection)
+        return environment
+
+    async def _register(self, worker: Worker, runtime: WorkerRuntime) -> None:
+        throttle = self._throttle(runtime)
+        state = worker.state
+        resources = {NESTED_RESOURCE: NESTED_SUPPLY}
+        if TOP_LEVEL_RESOURCE not in state.total_resources:
+            resources[TOP_LEVEL_RESOURCE] = float(throttle * self.processes)
+        # First here, so that a task that the scheduler sends at once can start.
+        for name, amount in resources.items():
+            state.available_resources[name] = amount - (
+                state.total_resources.get(name, 0.0)
+                - state.available_resources.get(name, 0.0)
+            )
+            state.total_resources[name] = amount
+        answer = await worker.scheduler.seamless_register_worker(
+            worker=worker.contact_address,
+            processes=self.processes,
+            throttle=throttle,
+            resources=dict(state.total_resources),
+        )
+        if answer is None or answer.get("status") != "ok":
+            raise RuntimeError(
+                f"The scheduler did not register worker {worker.address}: {answer}"
+            )
+
+    def transition(self, key: Any, start: str, finish: str, **_: Any) -> None:
+        """A task of this worker changed its state; called for every task.
+
+        One that executes is released when nobody wants it any more. Dask lets it run
+        to its end; we stop it.
+        """
+        if finish == "released" and start in ("executing", "long-running"):
+            if self._runtime.done() and self._runtime.exception() is None:
+                self._runtime.result().cancel([key])
+
+    async def runtime(self) -> WorkerRuntime:
+        """Return the runtime once the worker is ready.
+
+        Raises
+        ------
+        RuntimeError
+            If Seamless did not start here; the message says why.
+        """
+        return await asyncio.shield(self._runtime)
+
+    async def teardown(self, worker: Worker) -> None:
+        """End the processes, and the client if it is ours."""
+        from ..transformer_client import (
+            get_seamless_dask_client,
+            set_seamless_dask_client,
+        )
+
+        if self._runtime.done() and self._runtime.exception() is None:
+            runtime = self._runtime.result()
+            worker.metrics.pop(METRICS, None)
+            runtime.close()
+            await runtime.pool.leave(runtime)
+            if get_seamless_dask_client() is runtime.client:
+                set_seamless_dask_client(None)
+        client = self._own_client
+        if client is not None:
+            await _close(client)
+
+
+async def _close(client: Client) -> None:
+    """Close a client, whose event loop is another, within a second or so."""
+    loop = asyncio.get_running_loop()
+    closed = asyncio.Event()
+
+    def close() -> None:
+        try:
+            client.close(timeout=1)
+        except TimeoutError:
+            # The scheduler also forgets a client whose connection ends.
+            logger.info("The client %s did not close in time", client.id)
+        loop.call_soon_threadsafe(closed.set)
+
+    try:
+        threading.Thread(target=close, name="seamless-client-close").start()
+    except RuntimeError:
+        # The interpreter exits and starts no more threads: the connection just ends.
+        return
+    await closed.wait()
+
+
+def _stop_profiling(worker: Worker) -> None:
+    """Have Dask profile the threads of a worker no longer.
+
+    It looks at them 100 times per second. What a Seamless worker computes runs in other
+    processes, so there is nothing to be seen.
+    """
+    for name in ("profile", "profile-cycle"):
+        callback = worker.periodic_callbacks.pop(name, None)
+        if callback is not None:
+            callback.stop()
+
+
+def _configure_remote_clients(remote_clients: dict[str, Any]) -> None:
+    """Let this process use the hashservers and databases of the cluster."""
+    import seamless_config
+    from seamless_config.extern_clients import set_remote_clients
+
+    os.environ["SEAMLESS_REMOTE_CLIENTS"] = json.dumps(remote_clients)
+    if not seamless_config._initialized:
+        set_remote_clients(remote_clients, in_remote=True)

@@ -1,0 +1,165 @@
+"""Recomputes buffers that are stored nowhere: results of scratch transformations.
+
+The database knows which transformations give a checksum; one of them runs again, in
+the pool like any other, so that what it calls is nested work as well. Nothing is
+stored: the buffer ends up in this worker's memory.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+from collections import OrderedDict
+from collections.abc import Mapping
+from typing import TYPE_CHECKING, Any
+
+from seamless import Buffer, CacheMissError, Checksum
+
+from ..pool.pool import JobFailed
+from ..storage.outages import DATABASE
+
+if TYPE_CHECKING:
+    from .task_runner import WorkerRuntime
+
+logger = logging.getLogger(__name__)
+
+#: transformations whose dunder is remembered
+REMEMBERED = 5_000
+
+
+class Fingertips:
+    """Gets buffers for a Dask worker, by computing them if it must.
+
+    Lives on the worker's event loop.
+    """
+
+    def __init__(self, runtime: WorkerRuntime) -> None:
+        self._runtime = runtime
+        self._computing: dict[str, asyncio.Task[Buffer]] = {}
+        self._dunders: OrderedDict[str, dict[str, Any]] = OrderedDict()
+
+    def remember(self, tf_checksum: str, tf_dunder: Mapping[str, Any]) -> None:
+        """Keep what travels with a scratch transformation, in case it runs again.
+
+        It is stored nowhere; elsewhere the transformation runs without it.
+        """
+        self._dunders[tf_checksum] = dict(tf_dunder)
+        self._dunders.move_to_end(tf_checksum)
+        while len(self._dunders) > REMEMBERED:
+            self._dunders.popitem(last=False)
+
+    async def buffer(
+        self, checksum: str, *, key: str, depth: int, parents: tuple[str, ...] = ()
+    ) -> Buffer:
+        """Return a buffer, from wherever it can be had.
+
+        Concurrent calls of different tasks for one checksum share the work.
+
+        Parameters
+        ----------
+        checksum
+            64 hexadecimal digits.
+        key
+            Key of the Dask task that needs it, for which nested work will be counted.
+        depth
+            Of that task in the tree of transformations.
+        parents
+            What is being recomputed from this buffer.
+
+        Raises
+        ------
+        seamless.CacheMissError
+            If it cannot be had; the text says what was tried.
+        """
+        try:
+            return await self._runtime.buffers.resolve(checksum)
+        except CacheMissError:
+            if checksum in parents:
+                raise
+        if parents:
+            # Not shared: two that need each other would wait for ever.
+            return await self._recompute(checksum, key, depth, (*parents, checksum))
+        task = self._computing.get(checksum)
+        if task is None:
+            task = asyncio.create_task(
+                self._recompute(checksum, key, depth, (checksum,))
+            )
+            self._computing[checksum] = task
+            task.add_done_callback(lambda _: self._computing.pop(checksum, None))
+        return await asyncio.shield(task)
+
+    async def _recompute(
+        self, checksum: str, key: str, depth: int, parents: tuple[str, ...]
+    ) -> Buffer:
+        from seamless_remote import database_remote
+
+        candidates = await DATABASE.call(
+            lambda: database_remote.get_rev_transformations(Checksum(checksum))
+        )
+        problems = []
+        for candidate in candidates or ():
+            tf_checksum = Checksum(candidate).hex()
+            logger.info("Computing buffer %s again, by %s", checksum, tf_checksum)
+            try:
+                result = await self._run(tf_checksum, key, depth, parents)
+            except (CacheMissError, JobFailed) as exc:
+                problems.append(f"transformation {tf_checksum}: {exc}")
+                continue
+            buffer = self._runtime.buffers.at_hand(checksum)
+            if result == checksum and buffer is not None:
+                return buffer
+            problems.append(f"transformation {tf_checksum} gave {result}")
+        tried = "; ".join(problems) or "no transformation is known to give it"
+        raise CacheMissError(f"{checksum} ({tried})")
+
+    async def _run(
+        self, tf_checksum: str, key: str, depth: int, parents: tuple[str, ...]
+    ) -> str:
+        runtime = self._runtime
+        stored = await runtime.buffers.resolve(tf_checksum)
+        transformation_dict = with_tuples(await stored.get_value_async("plain"))
+        tf_dunder = self._dunders.get(tf_checksum, {})
+        inputs = await asyncio.gather(
+            *(
+                self.buffer(c, key=key, depth=depth, parents=parents)
+                for c in buffers_to_run(transformation_dict, tf_dunder)
+            )
+        )
+        with runtime.running.occupied(key, tf_checksum, depth):
+            result, made, _report = await runtime.pool.dispatch(
+                transformation_dict,
+                tf_checksum=tf_checksum,
+                tf_dunder=tf_dunder,
+                scratch=True,
+                strict_dunder=False,
+                key=key,
+                depth=depth,
+                inputs=inputs,
+            )
+        runtime.received(made)
+        return result
+
+
+def with_tuples(transformation_dict: dict[str, Any]) -> dict[str, Any]:
+    """Undo what a passage through JSON does to pins."""
+    return {
+        name: tuple(value)
+        if isinstance(value, list) and not name.startswith("__")
+        else value
+        for name, value in transformation_dict.items()
+    }
+
+
+def buffers_to_run(
+    transformation_dict: Mapping[str, Any], tf_dunder: Mapping[str, Any]
+) -> set[str]:
+    """Return the checksums of what a transformation needs: inputs and environment."""
+    checksums = {
+        value[2]
+        for value in transformation_dict.values()
+        if isinstance(value, tuple) and len(value) > 2 and value[2]
+    }
+    environment = tf_dunder.get("__env__")
+    if isinstance(environment, str):
+        checksums.add(environment)
+    return checksums

@@ -1,0 +1,333 @@
+"""From parameters to a job of a batch system, in the words of dask_jobqueue."""
+
+from __future__ import annotations
+
+import logging
+import math
+import os
+import re
+import shlex
+import sys
+from pathlib import Path
+from typing import Any
+
+import dask.config
+
+from ..settings.config_checks import effective
+from ..settings.dask_config import (
+    dask_settings,
+    exports,
+    lifetime_seconds,
+    merged_config,
+    seamless_environment,
+    stagger_seconds,
+)
+from ..settings.durations import (
+    format_clock,
+    is_bare,
+    is_clock_of_yaml,
+    parse_clock,
+    parse_duration,
+    parse_memory,
+    slurm_memory,
+)
+from ..settings.parameters import DEFAULT_TMPDIR, GRACE_PERIOD, WALLTIME, Parameters
+from .directive_checks import (
+    directive_problems,
+    option_problem,
+    prologue_problems,
+    unmarked,
+)
+from .directives import extra_directives, htcondor_directives, with_cluster
+from .environment import cpu_count, inherited
+from .logs import configured as log_directory_of
+from .names import DEFAULT_NAME, job_name, split_name
+from .prologue_checks import shell_problems
+from .repeated_directives import repeated, repeated_in_request
+from .signs_of_life import around
+
+logger = logging.getLogger(__name__)
+
+#: Batch systems whose ``resource_spec`` parameter dask_jobqueue passes on.
+_WITH_RESOURCE_SPEC = ("oar", "pbs", "moab", "sge")
+#: Batch systems where dask_jobqueue calls the project an account.
+_WITH_ACCOUNT = ("slurm", "pbs", "moab")
+#: Of dask_jobqueue, which may not be loaded yet.
+DEFAULT_SHEBANG = "#!/usr/bin/env bash"
+
+
+def batch_problems(parameters: Parameters, system: str) -> list[str]:
+    """What is wrong with the parameters for this batch system, taken together."""
+    problems = []
+    for name in ("walltime", "memory"):
+        if getattr(parameters, name) is None:
+            problems.append(f"{name}: is required on a batch system")
+    if parameters.cores is None and not parameters.exclusive:
+        problems.append(
+            "cores: is required on a batch system, unless exclusive is true"
+        )
+    if (
+        parameters.exclusive
+        and parameters.cores is None
+        and parameters.job_cores is None
+        and parameters.resource_spec is None
+        and "--exclusive" not in parameters.job_extra_directives
+    ):
+        problems.append(
+            "exclusive = True: needs cores or job_cores, or a request for a whole node "
+            "(job_extra_directives --exclusive on SLURM, otherwise resource_spec)"
+        )
+    if system == "oar" and parameters.memory_per_core_property_name is None:
+        problems.append(
+            "memory_per_core_property_name: is required on OAR, for example memcore; "
+            "write not_applicable if the cluster has no such property"
+        )
+    if system == "htcondor" and not _condor_disk(parameters):
+        problems.append(
+            "extra_dask_config: HTCondor needs jobqueue.htcondor.disk, the disk space of "
+            'a job, for example {"jobqueue": {"htcondor": {"disk": "2GB"}}}'
+        )
+    if parameters.processes > parameters.cores_per_job:
+        problems.append(
+            f"processes = {parameters.processes}: must not exceed the cores of a job "
+            f"({parameters.cores_per_job})"
+        )
+    problems += _lifetime_problems(parameters) or _walltime_problems(parameters)
+    return problems + _written_problems(parameters, system)
+
+
+def _condor_disk(parameters: Parameters) -> Any:
+    return effective(parameters, "jobqueue.htcondor.disk")
+
+
+def _walltime_problems(parameters: Parameters) -> list[str]:
+    walltime = parameters.walltime
+    if walltime is None or not is_bare(walltime) or is_clock_of_yaml(walltime):
+        return []
+    return [
+        f"walltime = {walltime!r}: allowed is {WALLTIME} (needs a unit: batch systems "
+        "read a number as seconds, minutes or hours)"
+    ]
+
+
+def _written_problems(parameters: Parameters, system: str) -> list[str]:
+    """What is wrong with texts that go into the job script as they are."""
+    section = f"jobqueue.{system}."
+    problems = _directive_problems(
+        parameters, system, parameters.job_extra_directives, "job_extra_directives"
+    )
+    problems += _prologue_problems(
+        parameters, system, parameters.job_script_prologue, "job_script_prologue"
+    )
+    for name in ("partition", "project", "resource_spec"):
+        problems += option_problem(getattr(parameters, name), name, system)
+    problems += repeated_in_request(parameters, system)
+    key = section + "job-extra-directives"
+    lines = _texts(effective(parameters, key))
+    problems += _directive_problems(
+        parameters, system, lines, f"Dask's configuration {key}"
+    )
+    key = section + "job-script-prologue"
+    lines = _texts(effective(parameters, key))
+    return problems + _prologue_problems(
+        parameters, system, lines, f"Dask's configuration {key}"
+    )
+
+
+def _directive_problems(
+    parameters: Parameters, system: str, directives: list[str], field: str
+) -> list[str]:
+    left_out = effective(parameters, f"jobqueue.{system}.job-directives-skip")
+    return directive_problems(directives, system, field) + repeated(
+        directives, parameters, system, field, _texts(left_out)
+    )
+
+
+def _prologue_problems(
+    parameters: Parameters, system: str, lines: list[str], field: str
+) -> list[str]:
+    shebang = effective(parameters, f"jobqueue.{system}.shebang") or DEFAULT_SHEBANG
+    return prologue_problems(lines, system, field) or shell_problems(
+        lines, system, field, str(shebang)
+    )
+
+
+def _texts(value: Any) -> list[str]:
+    """The items of a value that may be a single one; `config_problems` judges others."""
+    if isinstance(value, (list, tuple)):
+        return list(map(str, value))
+    return [value] if isinstance(value, str) else []
+
+
+def _lifetime_problems(parameters: Parameters) -> list[str]:
+    lifetime = lifetime_seconds(parameters, walltime=True)
+    if lifetime is None or parameters.walltime is None:
+        return []
+    walltime = parse_duration(parameters.walltime)
+    stagger = stagger_seconds(parameters)
+    reason = "since workers are replaced when maximum_jobs is over 1"
+    if parameters.lifetime is None:
+        shortest = 2 * stagger + GRACE_PERIOD
+        if walltime <= shortest:
+            return [
+                f"walltime = {parameters.walltime!r}: must be longer than {shortest:g} s, "
+                f"twice lifetime-stagger ({stagger:g} s) plus {GRACE_PERIOD} s of grace, "
+                + reason
+            ]
+    elif not stagger < lifetime < walltime - stagger:
+        return [
+            f"lifetime = {parameters.lifetime!r}: must be over lifetime-stagger "
+            f"({stagger:g} s), and both together below walltime ({walltime:g} s), "
+            + reason
+        ]
+    return []
+
+
+def job_arguments(
+    parameters: Parameters,
+    system: str,
+    log_directory: Path | None = None,
+    tag: str = "",
+) -> dict[str, Any]:
+    """Keyword arguments of the dask_jobqueue cluster class, but for the scheduler.
+
+    Parameters
+    ----------
+    parameters
+        They have passed `batch_problems`.
+    system
+        The batch system, by the name of its section in Dask's configuration.
+    log_directory
+        For the output of jobs, see `job_logs`. None: wherever the batch system puts it.
+    tag
+        What the name of the jobs ends with, so that no other cluster has such jobs.
+        Without it the name is as the user chose it.
+    """
+    configured = _configured(system, "job-extra-directives")
+    directives = extra_directives(
+        parameters,
+        system,
+        log_directory,
+        [unmarked(item, system) for item in configured],
+    )
+    base, directives = split_name(directives, system)
+    name = job_name(base or _configured_name(system), system, tag)
+    directives = with_cluster(directives, system, os.environ)
+    arguments: dict[str, Any] = {
+        "job_name": name,
+        "cores": parameters.cores_per_job,
+        "processes": parameters.processes,
+        "memory": _memory(parameters),
+        "job_extra_directives": directives,
+        "job_script_prologue": _prologue(parameters, system, log_directory),
+        "worker_extra_args": _worker_arguments(parameters, system, directives),
+    }
+    if dask.config.get(f"jobqueue.{system}.python", None) is None:
+        arguments["python"] = shlex.quote(sys.executable)
+    if parameters.tmpdir is not None or not parameters.pure_dask:
+        arguments["local_directory"] = _shell_path(parameters.tmpdir or DEFAULT_TMPDIR)
+    chosen = log_directory_of(system)
+    if chosen is not None:  # dask_jobqueue would take ~ for a name
+        arguments["log_directory"] = chosen
+    if system == "htcondor":
+        named = {"batch_name": name} if tag else {}
+        arguments["job_extra_directives"] = htcondor_directives(directives) | named
+        _ignored(parameters, system, "walltime", "partition", "project")
+    else:
+        arguments["walltime"] = _walltime(parameters, system)
+        if parameters.partition is not None:
+            arguments["queue"] = parameters.partition
+        if parameters.project is not None:
+            name = "account" if system in _WITH_ACCOUNT else "project"
+            arguments[name] = parameters.project
+    if system == "slurm":
+        # what the user wrote, instead of dask_jobqueue's rounding to gibibytes
+        arguments["job_mem"] = slurm_memory(parameters.memory or 0)
+    if system == "oar":
+        # all conditions are in one directive, see there
+        arguments["memory_per_core_property_name"] = "not_applicable"
+    else:
+        _ignored(parameters, system, "memory_per_core_property_name")
+    if system in _WITH_RESOURCE_SPEC:
+        if parameters.resource_spec is not None:
+            arguments["resource_spec"] = parameters.resource_spec
+    else:
+        _ignored(parameters, system, "resource_spec")
+    return arguments
+
+
+def _shell_path(path: str) -> str:
+    """A path as one word for a shell, in which variables and ``~`` keep their meaning."""
+    if not re.search(r"[^\w%+,./:=@~-]", path, re.ASCII):
+        return path
+    home, slash, rest = path.partition("/") if path.startswith("~") else ("", "", path)
+    return home + slash + '"' + re.sub(r'(["\\`])', r"\\\1", rest) + '"'
+
+
+def _configured(system: str, name: str) -> list[str]:
+    """What dask_jobqueue's own configuration adds; arguments would replace it."""
+    found = dask.config.get(f"jobqueue.{system}.{name}", None) or []
+    if isinstance(found, dict):  # HTCondor
+        return [f"{key} = {value}" for key, value in found.items()]
+    return _texts(found)
+
+
+def _memory(parameters: Parameters) -> str:
+    return f"{parse_memory(parameters.memory or 0)} B"
+
+
+def _walltime(parameters: Parameters, system: str) -> str:
+    walltime = parameters.walltime
+    assert walltime is not None  # see batch_problems
+    if system == "lsf":  # counts in minutes
+        minutes = math.ceil(parse_duration(walltime) / 60)
+        return f"{minutes // 60:02d}:{minutes % 60:02d}"
+    if isinstance(walltime, str) and parse_clock(walltime) is not None:
+        if system == "slurm" or "-" not in walltime:
+            return walltime
+    return format_clock(parse_duration(walltime))
+
+
+def _prologue(
+    parameters: Parameters, system: str, log_directory: Path | None
+) -> list[str]:
+    """Shell lines before the worker; the user's come last and so may overrule ours."""
+    settings = dask_settings(parameters, walltime=True)
+    extra = parameters.extra_dask_config
+    lines = inherited(parameters, system, os.environ)
+    lines += [
+        f"export {name}={value}"
+        for name, value in seamless_environment(parameters).items()
+    ]
+    lines += exports(settings, extra, merged_config(settings, extra))
+    lines += cpu_count(system)
+    users = _configured(system, "job-script-prologue")
+    users += parameters.job_script_prologue
+    return lines + around(users, system, log_directory)
+
+
+def _configured_name(system: str) -> str:
+    return str(dask.config.get(f"jobqueue.{system}.name", None) or DEFAULT_NAME)
+
+
+def _worker_arguments(
+    parameters: Parameters, system: str, directives: list[str]
+) -> list[str]:
+    """Options behind those of dask_jobqueue; the last one of a name counts."""
+    arguments = ["--nthreads", str(parameters.threads)]
+    if system == "slurm":
+        name = "worker-$SLURM_JOB_ID"
+        if any(re.match(r"(?:--array\b|-a)", item) for item in directives):
+            # the queue and we know an array by the id of its first job
+            name = "worker-$SLURM_ARRAY_JOB_ID-$SLURM_ARRAY_TASK_ID"
+        arguments += ["--name", name]
+    if parameters.internal_port_range is not None:
+        arguments += ["--worker-port", parameters.internal_port_range]
+        arguments += ["--nanny-port", parameters.internal_port_range]
+    return arguments + _configured(system, "worker-extra-args")
+
+
+def _ignored(parameters: Parameters, system: str, *names: str) -> None:
+    for name in names:
+        if getattr(parameters, name) is not None:
+            logger.warning("Parameter %s has no meaning on %s: ignored.", name, system)

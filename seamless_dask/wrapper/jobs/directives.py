@@ -1,0 +1,151 @@
+"""Directives for the head of a job script, where a batch system needs more thought."""
+
+from __future__ import annotations
+
+import logging
+import math
+import re
+import shlex
+from collections.abc import Mapping
+from pathlib import Path
+
+from ..settings.durations import parse_memory
+from ..settings.parameters import Parameters
+from .directive_checks import unmarked
+from .logs import configured as log_directory_of
+from .logs import output_directives
+from .queues import QUEUES
+from .surroundings import clusters
+
+logger = logging.getLogger(__name__)
+
+#: Options that say where output goes; on OAR where the job starts, see `job_logs`.
+_OUTPUT_OPTIONS = ("-o", "--output", "Output", "output")
+_OAR_DIRECTORY = ("-d", "--directory")
+
+
+def extra_directives(
+    parameters: Parameters,
+    system: str,
+    log_directory: Path | None,
+    configured: list[str],
+) -> list[str]:
+    """All directives beyond those that dask_jobqueue makes of its arguments.
+
+    `configured` are those of Dask's configuration; the parameters have passed
+    `batch.batch_problems`.
+    """
+    directives = list(configured)
+    directives += [unmarked(item, system) for item in parameters.job_extra_directives]
+    if system == "oar":
+        directives = oar_directives(parameters, directives)
+    elif system == "sge":
+        directives = sge_directives(parameters, directives)
+    # the user's words come last, and so win where options are given twice
+    return _output(directives, system, log_directory) + directives
+
+
+def with_cluster(
+    directives: list[str], system: str, environment: Mapping[str, str]
+) -> list[str]:
+    """The directives, and the cluster that the user's environment chooses on SLURM.
+
+    Said openly, since otherwise jobs would be submitted there and asked for elsewhere.
+    """
+    chosen = clusters(system, environment)
+    if not chosen or QUEUES[system].options_of(directives):
+        return directives
+    return [*directives, f"--clusters={chosen}"]
+
+
+def _output(
+    directives: list[str], system: str, log_directory: Path | None
+) -> list[str]:
+    chosen = log_directory_of(system)
+    if chosen is not None:
+        # dask_jobqueue knows what to do, but for OAR
+        return output_directives(system, Path(chosen)) if system == "oar" else []
+    options = _OAR_DIRECTORY if system == "oar" else _OUTPUT_OPTIONS
+    given = {item.replace("=", " ").split()[0] for item in directives if item.strip()}
+    if log_directory is None or given & set(options):
+        return []
+    return output_directives(system, log_directory)
+
+
+def oar_directives(parameters: Parameters, given: list[str]) -> list[str]:
+    """The given directives, with all ``-p`` conditions in one, the memory included.
+
+    OAR heeds only the last ``-p``. Conditions are SQL with quotes of its own, which
+    must survive the shell rules by which directives become arguments of ``oarsub``.
+    A condition arrives as ``-p CONDITION`` or as two directives in a row.
+    """
+    directives: list[str] = []
+    conditions: list[str] = []
+    items = iter(given)
+    for item in items:
+        if item == "-p":
+            conditions.append(next(items))
+        elif item.startswith(("-p ", "-p'", '-p"')):
+            conditions.append(_unquoted(item[2:].strip()))
+        else:
+            directives.append(item)
+    name = parameters.memory_per_core_property_name
+    # for a whole node of unknown size there is no memory per core
+    known = parameters.cores is not None or parameters.job_cores is not None
+    if known and name not in (None, "not_applicable"):
+        total = parse_memory(parameters.memory or 0)
+        per_core = math.ceil(total / (parameters.cores_per_job * 2**20))
+        conditions.append(f"{name}>={per_core}")
+    if len(conditions) > 1:
+        conditions = [
+            f"({condition})" if re.search(r"(?i)\bor\b", condition) else condition
+            for condition in conditions
+        ]
+    if conditions:
+        directives.append(f"-p {_quoted(' AND '.join(conditions))}")
+    return directives
+
+
+def _unquoted(text: str) -> str:
+    if len(text) > 1 and text[0] == text[-1] and text[0] in "'\"":
+        if text[0] not in text[1:-1]:
+            return text[1:-1]
+    return text
+
+
+def _quoted(text: str) -> str:
+    if "'" in text and not set(text) & set('"\\$`'):
+        return f'"{text}"'
+    return shlex.quote(text)
+
+
+def sge_directives(parameters: Parameters, given: list[str]) -> list[str]:
+    """The given directives, with the number of slots behind a bare ``-pe NAME``.
+
+    Grid Engine has no request for cores. A job asks for slots in a parallel environment
+    whose name every site chooses for itself.
+    """
+    slots = parameters.cores_per_job
+    directives = []
+    asks = parameters.resource_spec is not None
+    for item in given:
+        words = item.split()
+        if words[:1] == ["-pe"]:
+            asks = True
+            if len(words) == 2:
+                item = f"{item.strip()} {slots}"
+        directives.append(item)
+    if slots > 1 and not asks:
+        logger.warning(
+            'Grid Engine gives each job one slot, but it will use %d. Add "-pe NAME" to '
+            "job_extra_directives, with the name of a parallel environment (qconf -spl "
+            "lists them) whose slots are on one node; the number is added to it.",
+            slots,
+        )
+    return directives
+
+
+def htcondor_directives(directives: list[str]) -> dict[str, str]:
+    """The same as the mapping that dask_jobqueue wants for HTCondor."""
+    pairs = (item.partition("=") for item in directives)
+    return {name.strip(): value.strip() for name, _, value in pairs}

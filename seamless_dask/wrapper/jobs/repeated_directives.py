@@ -1,0 +1,209 @@
+"""Directives that say what a parameter says already.
+
+The batch system would take the one or the other, or refuse both, while the wrapper goes
+by the parameter: workers that expect an hour where the job has ten minutes. Pure.
+"""
+
+from __future__ import annotations
+
+import re
+import shlex
+from collections.abc import Iterator
+from dataclasses import dataclass
+
+from ..settings.parameters import Parameters
+from .directive_checks import unmarked
+
+#: {batch system: {option: the parameter that says it}}
+_OPTIONS = {
+    "slurm": {
+        **dict.fromkeys(("-t", "--time"), "walltime"),
+        **dict.fromkeys(("--mem", "--mem-per-cpu", "--mem-per-gpu"), "memory"),
+        **dict.fromkeys(("-c", "--cpus-per-task", "--cpus-per-gpu"), "cores"),
+        **dict.fromkeys(("-n", "--ntasks"), "cores"),
+        **dict.fromkeys(("-p", "--partition"), "partition"),
+        **dict.fromkeys(("-A", "--account"), "project"),
+    },
+    "sge": {"-pe": "cores", "-q": "partition", "-P": "project"},
+    "oar": {"-q": "partition", "--queue": "partition", "--project": "project"},
+    "pbs": {"-q": "partition", "-A": "project"},
+    "moab": {"-q": "partition", "-A": "project"},
+    "lsf": {
+        **{"-W": "walltime", "-M": "memory", "-n": "cores"},
+        **{"-q": "partition", "-P": "project"},
+    },
+}
+#: Options that are followed by a list such as ``walltime=1:00,mem=4gb``.
+_RESOURCES = ("-l", "--resource")
+_OF_PBS = {
+    "walltime": "walltime",
+    "mem": "memory",
+    **dict.fromkeys(("select", "ncpus", "nodes", "ppn", "procs"), "cores"),
+}
+#: {batch system: {name in such a list: the parameter}}
+_NAMES = {
+    "sge": {"h_rt": "walltime"},
+    "oar": {
+        "walltime": "walltime",
+        # a second list makes another job of it, with the resources of either
+        **dict.fromkeys(("nodes", "host", "network_address", "cpu", "core"), "cores"),
+    },
+    "pbs": _OF_PBS,
+    "moab": _OF_PBS,
+}
+_OF_CONDOR = {"requestcpus": "cores", "requestmemory": "memory"}
+#: How the line begins in which dask_jobqueue says it.
+_OURS = {
+    ("slurm", "walltime"): "#SBATCH -t ",
+    ("slurm", "memory"): "#SBATCH --mem=",
+    ("slurm", "cores"): "#SBATCH --cpus-per-task=",
+    ("sge", "walltime"): "#$ -l h_rt=",
+    ("pbs", "walltime"): "#PBS -l walltime=",
+    ("pbs", "memory"): "#PBS -l select=1:ncpus=",
+    ("pbs", "cores"): "#PBS -l select=1:ncpus=",
+    ("lsf", "walltime"): "#BSUB -W ",
+    ("lsf", "memory"): "#BSUB -M ",
+    ("lsf", "cores"): "#BSUB -n ",
+}
+#: Batch systems that have one word for all that a job needs.
+_WITH_RESOURCE_SPEC = ("oar", "pbs", "moab")
+
+
+@dataclass(frozen=True)
+class _Said:
+    """One thing that a directive says."""
+
+    parameter: str
+    value: str
+
+
+def repeated(
+    directives: list[str],
+    parameters: Parameters,
+    system: str,
+    field: str,
+    left_out: list[str],
+) -> list[str]:
+    """What is wrong with directives, given the parameters.
+
+    Parameters
+    ----------
+    directives
+        As the user wrote them.
+    parameters
+        They are right, each by itself.
+    system
+        The batch system.
+    field
+        Where the user wrote the directives.
+    left_out
+        Parts of lines that dask_jobqueue is told to leave out of scripts; what they said
+        may be said by directives.
+    """
+    problems = []
+    for written in directives:
+        names = []
+        for said in _said(unmarked(written, system), system):
+            line = _OURS.get((system, said.parameter), "")
+            if any(part and part in line for part in left_out):
+                continue
+            if said.parameter not in names and not _agrees(said, parameters, system):
+                names.append(said.parameter)
+        if names:
+            known = " and ".join(_known(name, parameters) for name in names)
+            problems.append(
+                f"{field} = {written!r}: says what {known} is for; allowed is only the "
+                f"latter{_advice(names, system)}"
+            )
+    return problems
+
+
+def repeated_in_request(parameters: Parameters, system: str) -> list[str]:
+    """The same for the request for resources, beside which the walltime is written."""
+    names = _resources(parameters.resource_spec or "", system)
+    if "walltime" not in [said.parameter for said in names]:
+        return []
+    return [
+        f"resource_spec = {parameters.resource_spec!r}: says what "
+        f"{_known('walltime', parameters)} is for; allowed is only the latter"
+    ]
+
+
+def _known(name: str, parameters: Parameters) -> str:
+    """A parameter and its value."""
+    if name != "cores":
+        value = getattr(parameters, name)
+        return name if value is None else f"{name} = {value!r}"
+    if parameters.job_cores is not None:
+        return f"job_cores = {parameters.job_cores}"
+    return f"cores = {parameters.cores} ({parameters.cores_per_job} CPU cores per job)"
+
+
+def _advice(names: list[str], system: str) -> str:
+    if "cores" not in names:
+        return ""
+    if system in _WITH_RESOURCE_SPEC:
+        return "; job_cores says the CPU cores, and resource_spec all that a job needs"
+    return "; job_cores says the CPU cores of a job"
+
+
+def _agrees(said: _Said, parameters: Parameters, system: str) -> bool:
+    """Whether the directive leaves the parameter its meaning."""
+    if said.parameter in ("partition", "project"):
+        return getattr(parameters, said.parameter) is None
+    if system == "slurm" and said.parameter == "memory":
+        return said.value == "--mem 0"  # all memory of the node, never less
+    if system == "slurm" and said.value in ("-n 1", "--ntasks 1"):
+        return True
+    if system == "sge" and said.parameter == "cores":
+        # the name of a parallel environment, without a number or with ours
+        return said.value.split()[2:] in ([], [str(parameters.cores_per_job)])
+    return False
+
+
+def _said(item: str, system: str) -> Iterator[_Said]:
+    """What a directive says that parameters can say as well."""
+    if system == "htcondor":
+        name = item.partition("=")[0].strip().lower().replace("_", "")
+        if name in _OF_CONDOR:
+            yield _Said(_OF_CONDOR[name], item)
+        return
+    for option, values in _options(item, system):
+        if option in _RESOURCES:
+            yield from _resources(values[0] if values else "", system)
+        elif option in _OPTIONS.get(system, {}):
+            yield _Said(_OPTIONS[system][option], " ".join([option, *values]))
+
+
+def _resources(request: str, system: str) -> list[_Said]:
+    """What is in a list such as ``select=1:ncpus=4,walltime=1:00``."""
+    names = re.findall(r"(?:^|[\s,:+/{}])([\w.]+)\s*=", request)
+    known = _NAMES.get(system, {})
+    return [_Said(known[name], request) for name in names if name in known]
+
+
+def _options(item: str, system: str) -> Iterator[tuple[str, list[str]]]:
+    """The options of a directive, which may have several, with the words behind each."""
+    if not item.startswith("-"):
+        return
+    try:
+        words = shlex.split(item)
+    except ValueError:  # quotes of another kind
+        words = item.split()
+    known = {*_OPTIONS.get(system, {}), *_RESOURCES}
+    option, values = "", []
+    for word in words:
+        if not word.startswith("-"):
+            values.append(word)
+            continue
+        if option:
+            yield option, values
+        option, equals, value = word.partition("=")
+        values = [value] if equals else []
+        short = word[:2]
+        if not word.startswith("--") and word not in known and short in known:
+            # the value follows at once, but for options that are longer words
+            rest = word[2:].lstrip("=")
+            if system == "slurm" or short == "-l" or rest[:1].isdigit():
+                option, values = short, [rest]
+    yield option, values

@@ -1,0 +1,1 @@
+"""How many workers, by which jobs. See docs/wrapper.md."""

@@ -1,0 +1,287 @@
+"""Scaling on one machine: starts and ends the workers of a LocalCluster.
+
+Runs on the event loop of the scheduler, once a second. How many workers the work needs is
+decided by the policy; which of them may end, here.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import math
+import os
+import signal
+import time
+from collections.abc import Collection, Mapping, Sequence
+from typing import Any, TypeVar
+
+from distributed.core import Status
+from distributed.deploy import Adaptive
+from distributed.metrics import monotonic
+
+from .backoff import Backoff
+from .policy import ScalingPolicy
+
+logger = logging.getLogger(__name__)
+
+_Job = TypeVar("_Job")
+
+#: Bounds of the pause after workers that could not start, in seconds.
+PAUSE = (5.0, 300.0)
+#: How long a process of a worker may take to start, in seconds. File systems can be
+#: slow; but Dask starts no other worker meanwhile.
+START_SECONDS = 300.0
+#: What the keeper of a worker says when a worker that is gone will not come back.
+ENDED = {Status.closing_gracefully, Status.closing, Status.closed, Status.failed}
+
+#: What it says when it has ended itself.
+GONE = {Status.closed, Status.failed}
+#: Between two looks at what starts while the cluster closes, in seconds.
+END_PAUSE = 0.1
+
+
+def choose(
+    jobs: Mapping[_Job, Sequence[str]],
+    free: Collection[str],
+    number: int,
+    results: Collection[str] = (),
+) -> list[_Job]:
+    """Choose up to `number` jobs to end, the first ones first.
+
+    `jobs` has the connected workers of each job; a job is chosen only if all of them are
+    `free`. Where every job would end, one that holds `results` stays: nobody could take
+    them over.
+    """
+    able = [job for job, workers in jobs.items() if set(workers) <= set(free)]
+    chosen = able[: max(0, number)]
+    if len(chosen) == len(jobs):
+        holding = [job for job in chosen if set(jobs[job]) & set(results)]
+        if holding:
+            chosen.remove(holding[-1])
+    return chosen
+
+
+def choose_now(
+    scheduler: Any, plugin: Any, jobs: Mapping[_Job, Sequence[str]], number: int
+) -> list[_Job]:
+    """Choose jobs to end by what their workers do at this moment; see `choose`."""
+    known = list(scheduler.workers.values())
+    idle = plugin.valid_workers_downscaling(scheduler, known)
+    return choose(
+        jobs,
+        {ws.address for ws in idle},
+        number,
+        {ws.address for ws in known if ws.has_what},
+    )
+
+
+class LocalAdaptive(Adaptive):
+    """Adds and ends workers, so that their number follows the work.
+
+    `plugin` is the Seamless plugin of the scheduler. The bounds are those of the policy.
+    """
+
+    #: A LocalCluster, whose scheduler is in this process.
+    cluster: Any
+
+    def __init__(
+        self,
+        cluster: Any,
+        *,
+        plugin: Any,
+        policy: ScalingPolicy,
+        interval: str,
+        minimum: int = 0,
+        maximum: float = math.inf,
+    ):
+        self._plugin = plugin
+        self._policy = policy
+        self._wanted = 0
+        #: Names of workers that have had a keeper.
+        self._kept: set[Any] = set()
+        #: When processes of workers were seen first that start; by their ids.
+        self._seen: dict[int, float] = {}
+        #: Names of workers that have connected.
+        self._connected: set[Any] = set()
+        #: Starts of workers that failed.
+        self._starts = Backoff(*PAUSE)
+        self._starting: asyncio.Task[None] | None = None
+        #: Ends what starts while the cluster closes.
+        self._ending: asyncio.Task[None] | None = None
+        #: Why the last start failed, until that was looked at.
+        self._start_error = ""
+        super().__init__(
+            cluster, interval=interval, minimum=minimum, maximum=maximum, wait_count=1
+        )
+
+    async def adapt(self) -> None:
+        """Decide, and carry it out; one call at a time."""
+        if self._adapting:
+            return
+        self._adapting = True
+        try:
+            await self._step()
+        finally:
+            self._adapting = False
+
+    async def _step(self) -> None:
+        now = monotonic()
+        self._end_stuck(now)
+        await self._clear_away(now)
+        staying = self._staying()
+        have = len(staying)
+        wanted, reason = self._policy.decide(self._plugin.demand(), have, now)
+        if wanted != self._wanted:
+            logger.info("Workers: %d -> %d: %s", self._wanted, wanted, reason)
+            self._plugin.scaling.decided(self._wanted, wanted, reason, time.time())
+            self._wanted = wanted
+        if wanted < have:
+            await self._end(staying, have - wanted)
+        elif wanted > have and now >= self._starts.retry_at:
+            there = len(self.cluster.worker_spec)
+            if there > have:
+                logger.info("Replacing workers: %d leave.", there - have)
+            self.cluster.scale(there + wanted - have)
+            if self._starting is None or self._starting.done():
+                self._starting = asyncio.create_task(self._watch_start())
+
+    async def _watch_start(self) -> None:
+        """Wait until the workers have started, which scaling does not."""
+        try:
+            await self.cluster
+        except Exception as error:  # noqa: BLE001 - whatever workers raise; shown later
+            self._start_error = f"{type(error).__name__}: {error}"
+
+    def stop(self, reason: str = "unknown") -> None:
+        """Scale no more, and let no worker start any more: see `distributed`.
+
+        Called when the cluster closes, which would wait for all starts to end.
+        """
+        ends = self.state == "running" and self.cluster.status == Status.closing
+        super().stop(reason)
+        if ends:
+            self._ending = asyncio.ensure_future(self._end_starts())
+
+    async def _end_starts(self) -> None:
+        while any(keeper.status not in GONE for keeper in self.cluster._created):
+            for pid in self._starting_processes():
+                logger.info("The process %d of a worker starts too late.", pid)
+                os.kill(pid, signal.SIGKILL)
+            await asyncio.sleep(END_PAUSE)
+
+    def _starting_processes(self) -> set[int]:
+        processes = [
+            getattr(keeper, "process", None) for keeper in tuple(self.cluster._created)
+        ]
+        return {
+            process.pid
+            for process in processes
+            if process is not None and process.status == Status.starting
+        } - {None}
+
+    def _end_stuck(self, now: float) -> None:
+        """Kill processes that do not get to the end of their start.
+
+        Their keepers, which wait for that for ever, start others.
+        """
+        starting = self._starting_processes()
+        self._seen = {pid: self._seen.get(pid, now) for pid in starting}
+        for pid, since in self._seen.items():
+            if now - since > START_SECONDS:
+                logger.warning(
+                    "The process %d of a worker has not started within %.0f s: killing "
+                    "it.",
+                    pid,
+                    now - since,
+                )
+                os.kill(pid, signal.SIGKILL)
+
+    async def _clear_away(self, now: float) -> None:
+        """Forget workers that have ended, and notice those that could not start."""
+        cluster = self.cluster
+        aliases = cluster.scheduler.aliases
+        connected = {name for name in cluster.worker_spec if name in aliases}
+        if connected - self._connected and self._starts.failures:
+            self._starts.worked()
+            self._tell(None)
+        self._connected |= connected
+        ended = [
+            name
+            for name, each in cluster.workers.items()
+            if each.status in ENDED and name not in aliases
+        ]
+        # Those that did not come back in time, see LOST_WORKER in `dask_config`.
+        ended += [
+            name
+            for name in cluster.worker_spec
+            if name in self._kept
+            and name not in cluster.workers
+            and name not in aliases
+        ]
+        self._kept = set(cluster.workers)
+        if self._start_error:  # perhaps there is not even an object for them
+            ended += [
+                name
+                for name in cluster.worker_spec
+                if name not in cluster.workers and name not in ended
+            ]
+        if not ended:
+            return
+        failed = set(ended) - self._connected
+        cause = f" ({self._start_error})" if self._start_error else ""
+        why = f"workers {_names(ended)} ended before they connected{cause}"
+        self._start_error = ""
+        if failed and self._starts.failed(why, now):
+            pause = self._starts.retry_at - now
+            logger.warning(
+                "Not started: %s, failure %d in a row; the next try is in %.0f s. More "
+                "is in the lines above.",
+                why,
+                self._starts.failures,
+                pause,
+            )
+            self._tell(
+                {
+                    "time": time.time(),
+                    "message": why,
+                    "retry_at": time.time() + pause,
+                    "failures": self._starts.failures,
+                }
+            )
+        elif not failed:
+            logger.info("Workers %s have ended.", _names(ended))
+        self._connected.difference_update(ended)
+        await cluster.scale_down(ended)
+
+    def _tell(self, error: dict[str, Any] | None) -> None:
+        self._plugin.scaling.update(jobs={}, submission_error=error, excluded_nodes={})
+
+    def _staying(self) -> dict[Any, str | None]:
+        """The address of every worker that is there or will be, but for those that leave.
+
+        None is the address of one that is not connected.
+        """
+        scheduler = self.cluster.scheduler
+        addresses = {name: scheduler.aliases.get(name) for name in self.plan}
+        return {
+            name: address
+            for name, address in addresses.items()
+            if address is None or not self._plugin.leaves(address)
+        }
+
+    async def _end(self, staying: Mapping[Any, str | None], surplus: int) -> None:
+        """End workers: first those that are not connected, then those that are free."""
+        scheduler = self.cluster.scheduler
+        connected = {name: [at] for name, at in staying.items() if at is not None}
+        ending = [name for name in staying if name not in connected][:surplus]
+        number = surplus - len(ending)
+        for name in choose_now(scheduler, self._plugin, connected, number):
+            if await self._plugin.retire(connected[name]):
+                ending.append(name)
+        if ending:
+            logger.info("Ending workers %s.", _names(ending))
+            await self.cluster.scale_down(ending)
+
+
+def _names(names: Collection[Any]) -> str:
+    return ", ".join(map(str, names))
