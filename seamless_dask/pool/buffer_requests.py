@@ -17,7 +17,7 @@ from seamless.caching.buffer_cache import get_buffer_cache
 from seamless_transformer.worker import _Pointer
 
 from ..child.values import KEEP_SCRATCH
-from ..storage.cache import has_hashserver
+from ..neighbours.services import has_hashserver
 from ..storage.shared_memory import (
     CONTENT,
     PLAIN,
