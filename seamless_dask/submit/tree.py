@@ -22,8 +22,9 @@ from seamless_transformer.transformation_cache import (
 from ..cluster import record_mode, scheduler
 from ..cluster.leases import LeaseRefused
 from ..cluster.record_mode import RecordModeMismatch
-from ..neighbours import connections, outcomes
+from ..neighbours import connections
 from ..neighbours import transformation as definition
+from ..neighbours.pins import checksums_in
 from ..storage.cache import UploadError, await_pending_uploads, contents_at_hand
 from ..storage.database import known_result
 from ..storage.outages import ServiceUnavailable
@@ -34,7 +35,7 @@ from . import handles
 from .envelopes import EnvelopeMismatch
 from .identity import is_driver
 from .other_clients import Guest
-from .submissions import checksums_in, checksums_of, submission_of, without_value
+from .submissions import checksums_of, submission_of, without_value
 
 if TYPE_CHECKING:
     from ..client import SeamlessDaskClient
@@ -81,7 +82,7 @@ async def evaluate(
     asyncio.CancelledError
         If it was cancelled, in whatever way.
     """
-    if outcomes.is_settled(transformation):
+    if definition.is_settled(transformation):
         return
     evaluation = _Evaluation(client, driver_context)
     nodes = evaluation.start(transformation)
@@ -127,7 +128,7 @@ class _Evaluation:
 
     def _settle(self, transformation: Any, result: TransformationResult) -> None:
         """Put a result into a transformation, and release its task."""
-        outcomes.apply(transformation, result)
+        definition.apply(transformation, result)
         futures = self._futures.pop(id(transformation), None)
         if futures is None:
             return
@@ -160,7 +161,7 @@ class _Evaluation:
                 return
             result = await self._client.result_of(futures)
         except Exception:  # noqa: BLE001 - becomes the transformation's exception
-            outcomes.fail(transformation, traceback.format_exc().strip("\n") + "\n")
+            definition.fail(transformation, traceback.format_exc().strip("\n") + "\n")
             return
         self._settle(transformation, result)
 
@@ -193,7 +194,7 @@ class _Evaluation:
             ServiceUnavailable,
             ValueError,
         ) as exc:
-            outcomes.fail(transformation, str(exc))
+            definition.fail(transformation, str(exc))
             return None
         self._futures[id(transformation)] = futures
         if not handles.under_way(transformation._dask_futures):
@@ -324,12 +325,12 @@ class _Evaluation:
             return
         except Exception as exc:  # noqa: BLE001 - the code of a transformation failed
             error = "".join(traceback.format_exception_only(exc))
-            outcomes.apply(
+            definition.apply(
                 transformation,
                 TransformationResult(tf_checksum.hex(), None, error),
             )
             return
-        outcomes.apply(
+        definition.apply(
             transformation,
             TransformationResult(tf_checksum.hex(), Checksum(result).hex()),
         )
@@ -387,7 +388,7 @@ class _Evaluation:
         recent_buffers.keep_uploaded(used)
         known = await known_result(tf_checksum.hex())
         if known is not None:
-            outcomes.apply(
+            definition.apply(
                 transformation, TransformationResult(tf_checksum.hex(), known)
             )
             return None
@@ -424,7 +425,7 @@ def _upstream_first(root: Any) -> list[Any]:
         if expanded:
             order.append(transformation)
             continue
-        if id(transformation) in seen or outcomes.is_settled(transformation):
+        if id(transformation) in seen or definition.is_settled(transformation):
             continue
         seen.add(id(transformation))
         stack.append((transformation, True))

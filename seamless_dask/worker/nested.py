@@ -13,6 +13,7 @@ from seamless_transformer.remote_job import parse_remote_job_written
 from ..child.small_buffers import BUFFERS, SMALL
 from ..cluster.inner import CALLER_WAITS
 from ..cluster.leases import LeaseRefused
+from ..neighbours.pins import with_tuples
 from ..storage.cache import UploadError, await_pending_uploads
 from ..storage.database import known_result
 from ..storage.outages import ServiceUnavailable
@@ -22,7 +23,6 @@ from ..submit.submissions import checksums_of, submission_of
 from ..types import TransformationFutures, TransformationResult
 from ..types import TransformationSubmission as Submission
 from .callers import RunningJob
-from .recompute import with_tuples
 
 if TYPE_CHECKING:
     from .task_runner import WorkerRuntime

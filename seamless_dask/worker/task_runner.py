@@ -19,6 +19,7 @@ from scheduler_ext.messages import REPORT, RESULT, RUNS_AGAIN
 from ..child.job_runner import JobReport
 from ..child.small_buffers import Contents
 from ..cluster.leases import Leases
+from ..neighbours.pins import buffers_to_run
 from ..pool.pool import JobFailed, Pool
 from ..storage.cache import BufferStore, UploadError, ensure_uploaded
 from ..storage.database import StorageError, known_result
@@ -30,7 +31,7 @@ from ..submit.submissions import DependencyFailed, with_dependencies
 from ..types import TransformationResult
 from .callers import RunningJobs
 from .nested import NestedWork
-from .recompute import Fingertips, buffers_to_run
+from .recompute import Fingertips
 
 if TYPE_CHECKING:
     from distributed import Worker
