@@ -1,0 +1,50 @@
+"""What is installed on this machine, and whether it is what we need: ``--check``."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from ..neighbours.check import Neighbour
+
+
+def as_text(neighbours: Sequence[Neighbour]) -> str:
+    """Return a line for each package, and one for each name that is missing."""
+    rows = [
+        (
+            each.distribution,
+            each.version or "not installed",
+            each.allowed or "any",
+            f"{len(each.names)} names" if each.names else "",
+            "ok" if each.ok else "NOT OK",
+        )
+        for each in neighbours
+    ]
+    widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
+    lines = []
+    for row, each in zip(rows, neighbours, strict=True):
+        cells = (cell.ljust(width) for cell, width in zip(row, widths, strict=True))
+        lines.append("  ".join(cells).rstrip())
+        lines += [f"    {problem}" for problem in each.problems()]
+    return "\n".join(lines)
+
+
+def as_data(neighbours: Sequence[Neighbour]) -> list[dict[str, object]]:
+    """Return the same with all names, for JSON."""
+    return [
+        {
+            "distribution": each.distribution,
+            "version": each.version,
+            "allowed": each.allowed,
+            "ok": each.ok,
+            "names": [
+                {
+                    "name": str(entry),
+                    "use": entry.use.value,
+                    "reason": entry.reason,
+                    "ok": entry not in each.missing,
+                }
+                for entry in (*each.names, *each.missing)
+            ],
+        }
+        for each in neighbours
+    ]
