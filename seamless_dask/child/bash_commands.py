@@ -15,6 +15,8 @@ from contextlib import AbstractContextManager
 from importlib import import_module
 from typing import Any
 
+from ..neighbours.replacing import replace
+
 #: set in each Seamless process, for the processes that jobs start: its name
 PROCESS_ENV = "SEAMLESS_DASK_PROCESS"
 #: set for the command of a bash transformation: the key of its Dask task
@@ -99,6 +101,8 @@ def let_commands_wait(
     import seamless_transformer
 
     execute_bash = import_module("seamless_transformer.execute_bash")
-    execute_bash.subprocess = _BashSubprocess(  # type: ignore[attr-defined]
-        seamless_transformer.global_lock, owner, waiting
+    replace(
+        execute_bash,
+        "subprocess",
+        _BashSubprocess(seamless_transformer.global_lock, owner, waiting),
     )

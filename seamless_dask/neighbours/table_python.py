@@ -19,7 +19,7 @@ _logging = Module(_PYTHON, "logging")
 _warnings = Module(_PYTHON, "warnings")
 
 #: functions whose effect nobody can undo, and the modules where they are found
-REGISTERING = (
+_REGISTERING = (
     ("addaudithook", ("sys",)),
     ("register_error", ("codecs", "_codecs")),
     ("register", ("codecs", "_codecs")),
@@ -100,7 +100,7 @@ NAMES = (
         Module(_PYTHON, module).replaced(
             function, _CHILD, "notes what cannot be undone"
         )
-        for function, modules in REGISTERING
+        for function, modules in _REGISTERING
         for module in modules
     ),
     Module(_PYTHON, "os").read("environ._data", _CHILD, "without the checks"),
