@@ -26,6 +26,8 @@ from .neighbours import (
     fewer_requests,
     own_random,
 )
+from .neighbours.check import check as check_neighbours
+from .neighbours.names import Where
 from .neighbours.services import of_current_stage
 from .storage import serialization
 from .storage.recent import recent_buffers
@@ -100,7 +102,8 @@ class SeamlessDaskClient:
     RuntimeError
         If the scheduler runs without the Seamless plugin and does not let clients
         install it, or with the plugin of another version. If the cluster's record
-        mode is not that of this process.
+        mode is not that of this process. A `NeighbourChanged` if this version cannot
+        work with the packages that are installed.
     """
 
     def __init__(
@@ -118,6 +121,8 @@ class SeamlessDaskClient:
         if role is None:
             surrounded = SCHEDULER_ENV in os.environ and remote_clients is None
             role = "inner" if surrounded else "driver"
+        if role != "worker":  # else the plugin has done so
+            check_neighbours(Where.DRIVER)
         #: a forked process has the object, but not the threads that serve it
         self._process = os.getpid()
         self.client = dask_client

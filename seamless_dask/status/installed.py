@@ -2,9 +2,23 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Sequence
 
-from ..neighbours.check import Neighbour
+from .. import __version__
+from ..neighbours.check import Neighbour, report
+
+
+def show(*, as_json: bool) -> int:
+    """Print it; return the exit code."""
+    neighbours = report()
+    ok = all(each.ok for each in neighbours)
+    if as_json:
+        found = {"version": __version__, "ok": ok, "packages": as_data(neighbours)}
+        print(json.dumps(found, indent=2))
+    else:
+        print(f"seamless-dask {__version__}\n{as_text(neighbours)}")
+    return 0 if ok else 1
 
 
 def as_text(neighbours: Sequence[Neighbour]) -> str:
@@ -14,7 +28,7 @@ def as_text(neighbours: Sequence[Neighbour]) -> str:
             each.distribution,
             each.version or "not installed",
             each.allowed or "any",
-            f"{len(each.names)} names" if each.names else "",
+            _count(len(each.names)),
             "ok" if each.ok else "NOT OK",
         )
         for each in neighbours
@@ -32,7 +46,7 @@ def as_data(neighbours: Sequence[Neighbour]) -> list[dict[str, object]]:
     """Return the same with all names, for JSON."""
     return [
         {
-            "distribution": each.distribution,
+            "package": each.distribution,
             "version": each.version,
             "allowed": each.allowed,
             "ok": each.ok,
@@ -48,3 +62,7 @@ def as_data(neighbours: Sequence[Neighbour]) -> list[dict[str, object]]:
         }
         for each in neighbours
     ]
+
+
+def _count(names: int) -> str:
+    return "1 name" if names == 1 else f"{names} names" if names else ""

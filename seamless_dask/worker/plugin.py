@@ -22,6 +22,8 @@ from ..cluster import private_directories
 from ..cluster.inner import WORKER_ENV
 from ..cluster.record_mode import set_in_this_process
 from ..cluster.selection import ENVIRONMENT, select
+from ..neighbours.check import check
+from ..neighbours.names import Where
 from ..submit.identity import NESTED_RESOURCE, NESTED_SUPPLY, TOP_LEVEL_RESOURCE
 from ..submit.tasks import WORKER_PLUGIN
 
@@ -101,6 +103,7 @@ class SeamlessWorkerPlugin(WorkerPlugin):
         )
 
     async def _start(self, worker: Worker) -> WorkerRuntime:
+        check(Where.WORKER | Where.CHILD)  # it starts processes, with the same packages
         private_directories.protect(worker.local_directory)
         # These start threads and raise resource limits, so not at import.
         from ..pool.pool import Pool

@@ -10,6 +10,9 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from ..cluster.record_mode import publish
+from ..errors import NeighbourChanged
+from ..neighbours.check import check as check_neighbours
+from ..neighbours.names import Where
 from .checks import check, with_further_problems
 from .cluster_string import ClusterClass
 from .events import News
@@ -125,6 +128,10 @@ def _check_config(parameters: Parameters) -> None:
 
     if parameters.pure_dask:
         return
+    try:
+        check_neighbours(Where.WRAPPER)
+    except NeighbourChanged as error:
+        raise StartFailed(str(error)) from None
     if not dask.config.get("distributed.scheduler.pickle", True):
         raise StartFailed(
             "The Dask configuration turns distributed.scheduler.pickle off; Seamless "
