@@ -30,6 +30,9 @@ from seamless_dask.wrapper.settings.parameters import read_parameters
 #: what nobody needs for Seamless, and jobs may use
 OF_JOBS = {"joblib", "loky", "matplotlib", "pandas"}
 ALL = ~Where(0)
+#: flags of classes in C: "made at run time", and that without "immutable"
+HEAP_TYPE = 1 << 9
+MUTABLE = HEAP_TYPE | 1 << 8
 
 
 def check(where: Where) -> None:
@@ -75,7 +78,7 @@ def hide(entry: Name, monkeypatch: pytest.MonkeyPatch) -> None:
         monkeypatch.delattr(owner, last, raising=not entry.unless)
     elif isinstance(owner, FunctionType):
         monkeypatch.setattr(owner, "__code__", renamed(owner.__code__, last))
-    elif isinstance(owner, type) and owner.__flags__ & (1 << 9):  # may be changed
+    elif isinstance(owner, type) and owner.__flags__ & MUTABLE == HEAP_TYPE:
         for each in owner.__mro__:
             if last in vars(each):
                 monkeypatch.delattr(each, last)
