@@ -7,6 +7,8 @@ import itertools
 import logging
 from typing import TYPE_CHECKING, Any
 
+from ..errors import LeaseRefused
+
 if TYPE_CHECKING:
     from distributed import Worker
 
@@ -22,10 +24,6 @@ MAX_BATCH = 1000
 #: Of all leases of this process: one that was given back is never granted again, and a
 #: worker that learns of other services begins anew.
 _numbers = itertools.count(1)
-
-
-class LeaseRefused(RuntimeError):
-    """The permission manager refused a nested transformation; the text says why."""
 
 
 class Lease(str):

@@ -29,7 +29,9 @@ from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
-from ..child.job_runner import JobReport
+from ..cluster.environment import UNRESPONSIVE_LIMIT_ENV
+from ..errors import JobFailed
+from ..storage.job_report import JobReport
 from .process import (
     MAX_LOSSES,
     Evicted,
@@ -55,23 +57,6 @@ IDLE_LIMIT = 60.0
 #: environment variable says otherwise. Generous: compiled code that holds the GIL looks
 #: the same, and ends some time.
 UNRESPONSIVE_LIMIT = 3600.0
-UNRESPONSIVE_LIMIT_ENV = "SEAMLESS_DASK_UNRESPONSIVE_LIMIT"
-
-
-class JobFailed(RuntimeError):
-    """A transformation has failed; the text is its traceback, or names the cause.
-
-    Parameters
-    ----------
-    text
-        For the caller.
-    report
-        How it went in its process; None if it did not come to an end there.
-    """
-
-    def __init__(self, text: str, report: JobReport | None = None) -> None:
-        super().__init__(text)
-        self.report = report
 
 
 class Crew:

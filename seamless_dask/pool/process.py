@@ -23,8 +23,10 @@ from seamless_transformer.process.manager import ProcessError
 
 from ..child import fork_server
 from ..child.initializer import Initializer
-from ..child.job_runner import ABANDON, PING, RUN, JobReport
+from ..child.job_runner import ABANDON, PING, RUN
+from ..cluster.environment import MARKER_ENV
 from ..neighbours import pipes
+from ..storage.job_report import JobReport
 from . import os_processes
 
 logger = logging.getLogger(__name__)
@@ -165,7 +167,7 @@ class SeamlessProcess:
         shared
             Directory that it has in common with others.
         marker
-            See `seamless_dask.pool.os_processes.MARKER`.
+            See `seamless_dask.cluster.environment.MARKER_ENV`.
         unresponsive_limit
             Seconds without a sign of life after which it is killed.
         on_end
@@ -178,7 +180,7 @@ class SeamlessProcess:
         """
         scratch.mkdir(parents=True)
         initializer = Initializer(
-            {**environment, "TMPDIR": str(scratch), os_processes.MARKER: marker}, shared
+            {**environment, "TMPDIR": str(scratch), MARKER_ENV: marker}, shared
         )
         try:
             handle = await manager._manager.start_worker(

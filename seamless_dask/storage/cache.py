@@ -13,6 +13,8 @@ from seamless.caching import buffer_writer
 from seamless.caching.buffer_cache import get_buffer_cache
 from seamless.checksum.calculate_checksum import TRIVIAL_CHECKSUMS
 
+from ..errors import UploadError
+from ..types import TransformationResult
 from .hashserver import write
 from .outages import HASHSERVER
 
@@ -31,10 +33,6 @@ def has_hashserver() -> bool:
     from seamless_remote import buffer_remote
 
     return bool(buffer_remote.has_write_server())
-
-
-class UploadError(RuntimeError):
-    """A buffer could not be written to any hashserver."""
 
 
 class BufferStore:
@@ -110,6 +108,13 @@ class BufferStore:
         self.add(buffer)
         if buffer.get_checksum().hex() not in self:
             buffer.tempref(scratch=True)
+
+    def add_contents(self, results: Iterable[TransformationResult]) -> None:
+        """Keep the small buffers that have come with results."""
+        for result in results:
+            if result.content is not None and result.result_checksum is not None:
+                checksum = Checksum(result.result_checksum)
+                self.add(Buffer(result.content, checksum=checksum))
 
     def at_hand(self, checksum: str) -> Buffer | None:
         """Return a buffer without any communication, or None."""

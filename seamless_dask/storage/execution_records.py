@@ -37,18 +37,18 @@ from seamless_transformer.record_utils import _utcnow_iso
 from seamless_transformer.run import get_transformation_inputs_output
 from seamless_transformer.transformation_utils import resolve_env_checksum
 
-from ..child.job_runner import JobReport
 from ..cluster import record_mode
+from ..errors import StorageError
 from .cache import BufferStore
 from .database import (
     EXECUTION,
-    StorageError,
     minimal_record,
     store_record,
     store_result,
     store_with_record,
     times_of,
 )
+from .job_report import JobReport
 from .outages import DATABASE
 
 T = TypeVar("T")

@@ -19,6 +19,8 @@ import weakref
 from collections.abc import Awaitable, Callable, Sequence
 from typing import Any, TypeVar
 
+from ..errors import ServiceUnavailable
+
 logger = logging.getLogger(__name__)
 
 T = TypeVar("T")
@@ -38,13 +40,6 @@ _ANSWER = re.compile(
 EXCERPT = 200
 #: what it, and aiohttp, raise as RuntimeError when there is no connection
 _NO_CONNECTION = ("Healthcheck failed", "Session is closed", "Connector is closed")
-
-
-class ServiceUnavailable(RuntimeError):
-    """A service was away for longer than `PATIENCE`; the text names it.
-
-    Or it answered with nothing but errors of its own.
-    """
 
 
 class Service:

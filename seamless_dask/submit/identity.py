@@ -10,7 +10,13 @@ from __future__ import annotations
 import hashlib
 import json
 from collections.abc import Mapping
-from typing import Any
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+from .registry import Entry
+
+if TYPE_CHECKING:
+    from ..types import TransformationSubmission
 
 #: Units that top-level transformations take, one each, on a worker.
 TOP_LEVEL_RESOURCE = "S"
@@ -127,3 +133,32 @@ def is_driver(
         dict(transformation_dict), dict(tf_dunder) if tf_dunder else None
     )
     return bool(meta.get("driver"))
+
+
+@dataclass(frozen=True)
+class Identity:
+    """What decides which task a submission is."""
+
+    key: str
+    resources: dict[str, float]
+    driver: bool
+    dependencies: dict[str, Entry]
+
+
+def identify(submission: TransformationSubmission) -> Identity:
+    """Work out which task a submission is."""
+    transformation_dict = submission.transformation_dict
+    resources = required_resources(transformation_dict, submission.tf_dunder)
+    driver = is_driver(transformation_dict, submission.tf_dunder)
+    dependencies: dict[str, Entry] = {}
+    for name, spec in submission.inputs.items():
+        if spec.kind == "transformation":
+            dependencies[name] = submission.input_futures[name].entry
+    if dependencies or submission.tf_checksum is None:
+        keys = {name: entry.key for name, entry in dependencies.items()}
+        key = deferred_base_key(transformation_dict, keys, resources, driver=driver)
+    else:
+        key = base_key(submission.tf_checksum, resources, driver=driver)
+    if submission.scratch:
+        key += "-scratch"
+    return Identity(key, resources, driver, dependencies)

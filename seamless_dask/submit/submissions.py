@@ -9,15 +9,12 @@ from typing import TYPE_CHECKING, Any
 from seamless import Checksum
 from seamless_transformer.remote_job import parse_remote_job_written
 
+from ..errors import DependencyFailed
 from ..types import TransformationInputSpec, TransformationResult
 from ..types import TransformationSubmission as Submission
 
 if TYPE_CHECKING:
     from .tasks import Job
-
-
-class DependencyFailed(RuntimeError):
-    """A transformation that this one depends on has no result."""
 
 
 def with_dependencies(job: Job, results: Sequence[TransformationResult]) -> Job:

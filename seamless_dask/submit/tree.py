@@ -20,34 +20,27 @@ from seamless_transformer.transformation_cache import (
 )
 
 from ..cluster import record_mode, scheduler
-from ..cluster.leases import LeaseRefused
-from ..cluster.record_mode import RecordModeMismatch
+from ..errors import TransformationError, Unavailable
 from ..neighbours import connections, outcomes
 from ..neighbours import transformation as definition
-from ..storage.cache import UploadError, await_pending_uploads, contents_at_hand
+from ..storage.cache import await_pending_uploads, contents_at_hand
 from ..storage.database import known_result
-from ..storage.outages import ServiceUnavailable
 from ..storage.recent import recent_buffers
 from ..types import TransformationFutures, TransformationInputSpec, TransformationResult
 from ..types import TransformationSubmission as Submission
 from . import handles
-from .envelopes import EnvelopeMismatch
 from .identity import is_driver
 from .other_clients import Guest
 from .submissions import checksums_in, checksums_of, submission_of, without_value
 
 if TYPE_CHECKING:
-    from ..client import SeamlessDaskClient
+    from .submitter import Submitter
 
 logger = logging.getLogger(__name__)
 
 #: work for which the cluster is optional asks so often, so many seconds apart
 OPTIONAL_ATTEMPTS = 3
 OPTIONAL_INTERVAL = 1.0
-
-
-class Unavailable(Exception):
-    """The transformation cannot be submitted; the text is for its `exception`."""
 
 
 @dataclass(eq=False)
@@ -60,7 +53,7 @@ class _Node:
 
 
 async def evaluate(
-    client: SeamlessDaskClient | Guest,
+    client: Submitter | Guest,
     transformation: Any,
     *,
     driver_context: bool = False,
@@ -95,7 +88,7 @@ async def evaluate(
 
 
 async def submit(
-    client: SeamlessDaskClient | Guest,
+    client: Submitter | Guest,
     transformation: Any,
     *,
     driver_context: bool = False,
@@ -106,9 +99,7 @@ async def submit(
 
 
 class _Evaluation:
-    def __init__(
-        self, client: SeamlessDaskClient | Guest, driver_context: bool
-    ) -> None:
+    def __init__(self, client: Submitter | Guest, driver_context: bool) -> None:
         self._client = client
         self._driver_context = driver_context
         self._nodes: dict[int, _Node] = {}
@@ -184,16 +175,8 @@ class _Evaluation:
                     raise
             else:
                 futures = await self._admitted(submission)
-        except (
-            EnvelopeMismatch,
-            LeaseRefused,
-            RecordModeMismatch,
-            Unavailable,
-            UploadError,
-            ServiceUnavailable,
-            ValueError,
-        ) as exc:
-            outcomes.fail(transformation, str(exc))
+        except (TransformationError, ValueError) as error:
+            outcomes.fail(transformation, str(error))
             return None
         self._futures[id(transformation)] = futures
         if not handles.under_way(transformation._dask_futures):
@@ -285,7 +268,7 @@ class _Evaluation:
         await asyncio.to_thread(transformation.compute)
 
     async def _permission(
-        self, client: SeamlessDaskClient, submission: Submission
+        self, client: Submitter, submission: Submission
     ) -> str | None:
         """Ask whether the cluster has room for work that may as well run here.
 
