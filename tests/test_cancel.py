@@ -139,7 +139,7 @@ def test_jobs_of_one_process_that_are_cancelled_together(
     dummy: SeamlessDaskClient, tmp_path: Path
 ) -> None:
     """Each ends its process; none runs again because of another."""
-    crew = Pool.of_this_process(2, {}, "")._crew
+    group = Pool.of_this_process(2, {}, "")._processes
     for attempt in range(5):
         names = [f"together-{attempt}-{i}" for i in range(6)]
         started = [delayed(endless)(str(tmp_path), name) for name in names]
@@ -150,7 +150,7 @@ def test_jobs_of_one_process_that_are_cancelled_together(
         for tf in started:
             tf.cancel()
         wait_until(
-            lambda: not any(process.jobs for process in crew.processes()),
+            lambda: not any(process.jobs for process in group.all()),
             "no process has a job",
             SOON,
         )
@@ -185,7 +185,7 @@ def test_cancelled_before_the_worker_is_ready(
     monkeypatch.undo()
     wait_until(lambda: state() is None, "it is forgotten", SOON)
     assert not (tmp_path / "late").exists()
-    assert not any(process.jobs for process in pool._crew.processes())
+    assert not any(process.jobs for process in pool._processes.all())
 
 
 def test_what_waits_never_starts(dummy: SeamlessDaskClient, tmp_path: Path) -> None:

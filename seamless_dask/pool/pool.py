@@ -3,7 +3,7 @@
 With `seamless_dask.pool.process` the only module that knows the inside of
 seamless-transformer's pool. Nested transformations are answered here in one exchange
 per transformation: the pool's own protocol would have the child poll, and cannot tell
-which job asks. Which process runs what is decided in `seamless_dask.pool.allocation`.
+which job asks. Which process runs what is decided in `seamless_dask.pool.processes`.
 """
 
 from __future__ import annotations
@@ -31,9 +31,9 @@ from ..storage.cache import BufferStore
 from ..storage.job_report import JobReport
 from ..storage.uploads import Uploads
 from . import os_processes
-from .allocation import Crew
 from .buffer_requests import BufferRequests
-from .process import PoolJob
+from .job import PoolJob
+from .processes import Processes
 
 logger = logging.getLogger(__name__)
 
@@ -112,7 +112,7 @@ class Pool:
         self._scratch = Path(scratch)
         self._users: list[User] = []
         self._manager: Any = None
-        self._crew: Crew
+        self._processes: Processes
         self._lock = threading.Lock()
 
     @classmethod
@@ -172,7 +172,7 @@ class Pool:
         transformer_worker._set_dask_available(True)
         self._manager = manager = transformer_worker._WorkerManager(0)
         process_manager._CTX = fork_server.Context()
-        self._crew = Crew(
+        self._processes = Processes(
             manager,
             self.processes,
             self.processes * self.throttle,
@@ -205,21 +205,21 @@ class Pool:
         handlers.add_parent_handler(STARVED, self._on_starved)
         handlers.add_parent_handler(STUCK, self._on_stuck)
         self._requests.install(manager)
-        await self._crew.start()
+        await self._processes.start()
 
     def _on_ready(self, handle: Any, _payload: Any) -> dict[str, Any]:
-        process = self._crew.process(handle.name)
+        process = self._processes.process(handle.name)
         if process is not None:
             process.started()
         return {"status": "ok", "generation": 1}
 
     async def _on_starved(self, handle: Any, payload: Any) -> None:
-        process = self._crew.process(handle.name)
+        process = self._processes.process(handle.name)
         if process is not None:
             await process.evict(payload["job"], payload["waited"])
 
     async def _on_stuck(self, handle: Any, payload: Any) -> None:
-        process = self._crew.process(handle.name)
+        process = self._processes.process(handle.name)
         if process is not None:
             process.give_up(payload["job"])
 
@@ -231,19 +231,19 @@ class Pool:
         manager, self._manager = self._manager, None
         if manager is None:
             return
-        crew = self._crew
+        processes = self._processes
         await asyncio.wrap_future(
-            asyncio.run_coroutine_threadsafe(crew.close(), manager.loop)
+            asyncio.run_coroutine_threadsafe(processes.close(), manager.loop)
         )
-        processes = crew.processes()
-        doomed = [p for process in processes for p in os_processes.tree(process.pid)]
+        there = processes.all()
+        doomed = [p for process in there for p in os_processes.tree(process.pid)]
         alive = await _signal(doomed, signal.SIGTERM, GRACE)
         alive = await _signal(alive, signal.SIGKILL, GRACE / 2)
         if alive:
             logger.warning("Processes %s do not end", [p.pid for p in alive])
-        os_processes.kill_marked(crew.marker)
+        os_processes.kill_marked(processes.marker)
         await asyncio.wrap_future(
-            asyncio.run_coroutine_threadsafe(crew.clean_up(processes), manager.loop)
+            asyncio.run_coroutine_threadsafe(processes.clean_up(there), manager.loop)
         )
         transformer_worker.shutdown_workers(wait=False)
         fork_server.stop()
@@ -252,7 +252,7 @@ class Pool:
     @property
     def alive(self) -> int:
         """How many processes there are now; more than `processes` under load."""
-        return len(self._crew.processes())
+        return len(self._processes.all())
 
     # -- requests of the processes -----------------------------------------------
 
@@ -294,7 +294,7 @@ class Pool:
         user.loop.call_soon_threadsafe(user.uploads.made, buffer)
 
     def _job(self, handle: Any, key: str | None) -> PoolJob | None:
-        process = self._crew.process(handle.name)
+        process = self._processes.process(handle.name)
         if process is None or key is None:
             return None
         return next((job for job in process.jobs if job.key == key), None)
@@ -303,12 +303,12 @@ class Pool:
 
     def segments_of(self, process_name: str) -> set[str]:
         """The shared memory that is meant for a process, to be removed at its end."""
-        process = self._crew.process(process_name)
+        process = self._processes.process(process_name)
         return set() if process is None else process.segments
 
     def jobs_of(self, process_name: str) -> set[str]:
         """Return the keys of the tasks that a process is running; from any thread."""
-        process = self._crew.process(process_name)
+        process = self._processes.process(process_name)
         if process is None:
             return set()
         return {job.key for job in tuple(process.jobs) if job.key is not None}
@@ -372,7 +372,7 @@ class Pool:
             key=key,
         )
         running = asyncio.run_coroutine_threadsafe(
-            self._crew.run(job), self._manager.loop
+            self._processes.run(job), self._manager.loop
         )
         report = await asyncio.wrap_future(running)
         result = report.result
@@ -407,7 +407,7 @@ class Pool:
             },
         )
         try:
-            report = await self._crew.run(job)
+            report = await self._processes.run(job)
         except JobFailed as error:
             return str(error)
         result: Checksum | str = report.result

@@ -302,7 +302,7 @@ class TaskRunner:
 
         Called by the scheduler, and when nobody wants the tasks any more. Others that
         execute have processes of their own; what waits in one of these processes begins
-        again, see `seamless_dask.pool.allocation`. Nothing is stored of what is stopped.
+        again, see `seamless_dask.pool.processes`. Nothing is stored of what is stopped.
         """
         for key in keys:
             attempt = self._attempts.get(key)
