@@ -257,10 +257,9 @@ class TaskRunner:
     async def _execute(self, job: Job, tf_checksum: str, inputs: list[Buffer]) -> str:
         attempt = self._attempts[job.key]
         with self.running.occupied(job.key, tf_checksum, job.depth):
-            execution = await self._recorder.begin(
+            async with self._recorder.execution(
                 job.transformation_dict, job.tf_dunder
-            )
-            try:
+            ) as execution:
                 attempt.check()
                 result, made, report = await self.pool.dispatch(
                     job.transformation_dict,
@@ -272,8 +271,6 @@ class TaskRunner:
                     depth=job.depth,
                     inputs=inputs,
                 )
-            finally:
-                await execution.end()
         attempt.report = report
         self.uploads.received(made)
         if parse_remote_job_written(result) is not None:
