@@ -22,8 +22,8 @@ from prometheus_client.core import (
 )
 from prometheus_client.registry import Collector
 
+from ..permission.event_log import WaitTimes
 from .explain import totals
-from .history import WaitTimes
 from .operations import Operations, Undo
 from .workers import processes
 
