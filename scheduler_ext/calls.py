@@ -11,7 +11,7 @@ from typing import Any
 from distributed.metrics import monotonic
 from distributed.scheduler import Scheduler, TaskState
 
-from . import __version__, messages
+from . import messages
 from .activity import UNFINISHED
 from .cancellation import LiveKeys, is_transformation
 from .delivery import Delivery, sorted_out
@@ -19,6 +19,7 @@ from .messages import PROTOCOL, InvalidMessage, error_reply
 from .permission.events import Decision, Granted, IllegalEvent
 from .permission.machine import PermissionMachine
 from .registrations import Registrations
+from .version import __version__
 
 logger = logging.getLogger(__name__)
 

@@ -20,7 +20,7 @@ from distributed.metrics import monotonic
 from distributed.scheduler import Scheduler, WorkerState
 from tornado.ioloop import PeriodicCallback
 
-from . import __version__, messages
+from . import messages
 from .activity import UNFINISHED, Activity
 from .calls import Calls, Reply
 from .cancellation import LiveKeys, is_transformation
@@ -33,6 +33,7 @@ from .permission.machine import PermissionMachine
 from .registrations import Registrations
 from .retiring import Retiring
 from .scaling import ScalingRecord
+from .version import __version__
 from .view import workers
 from .view.operations import Operations
 
