@@ -41,7 +41,7 @@ def _answers(handler: Callable[..., Reply]) -> Callable[..., Reply]:
 
 @dataclass
 class Calls:
-    """The handlers; ``status`` and ``activity`` are what the plugin answers."""
+    """The handlers; ``status``, ``activity`` and ``why`` are what the plugin answers."""
 
     scheduler: Scheduler
     machine: PermissionMachine
@@ -50,6 +50,7 @@ class Calls:
     registrations: Registrations
     status: Callable[[], Reply]
     activity: Callable[[], Reply]
+    why: Callable[[str], Reply]
 
     def handlers(self) -> dict[str, Callable[..., Any]]:
         """Calls that have an answer, by name."""
@@ -61,6 +62,7 @@ class Calls:
             messages.OP_STATUS: self._on_status,
             messages.OP_ACTIVITY: self._on_activity,
             messages.OP_CANCEL: self._on_cancel,
+            messages.OP_WHY: self._on_why,
         }
 
     def stream_handlers(self) -> dict[str, Callable[..., None]]:
@@ -93,6 +95,10 @@ class Calls:
     def _on_activity(self, **payload: Any) -> Reply:
         messages.parse_nothing(payload)
         return {"status": "ok", **self.activity()}
+
+    @_answers
+    def _on_why(self, **payload: Any) -> Reply:
+        return {"status": "ok", **self.why(messages.parse_why(payload))}
 
     @_answers
     def _on_register_worker(self, **payload: Any) -> Reply:

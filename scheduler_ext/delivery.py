@@ -1,4 +1,4 @@
-"""How decisions about leases reach those who asked for them."""
+"""How decisions about leases, and results, reach those who wait for them."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from collections.abc import Iterable
 from typing import Any
 
 from distributed.metrics import monotonic
-from distributed.scheduler import Scheduler
+from distributed.scheduler import Scheduler, TaskState
 
 from . import messages
 from .permission.events import Decision, Granted, Refused
@@ -85,6 +85,20 @@ class Delivery:
                     )
                     self.abandon([lease_id], why)
         return {lease_id: future.result() for lease_id, future in futures.items()}
+
+    def pass_on(self, task: TaskState) -> None:
+        """Send a client what a worker has put into the metadata of its finished task.
+
+        The client would otherwise hear that there is a result and ask the scheduler for
+        it, which asks the worker: two requests, one after the other, for a few bytes.
+        The scheduler itself does not look into it, and does not keep it. The client gets
+        it before it hears of the task's end.
+        """
+        parcel = (task.metadata or {}).pop(messages.RESULT, None)
+        if isinstance(parcel, dict):
+            result = parcel.get("result")
+            message = {"op": messages.PUSH_RESULT, "key": task.key, "result": result}
+            self._scheduler.client_send(str(parcel.get("client")), message)
 
 
 def sorted_out(decisions: Iterable[Decision]) -> dict[str, Any]:

@@ -15,6 +15,8 @@ from typing import Any, Literal, NamedTuple
 from ..activity import UNFINISHED
 from ..permission.event_log import WaitTimes
 
+#: Seconds between two samples
+INTERVAL = 1.0
 #: Samples kept: a quarter of an hour with one per second
 MAX_SAMPLES = 900
 #: Ends of transformations that are remembered
