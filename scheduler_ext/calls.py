@@ -13,12 +13,13 @@ from distributed.scheduler import Scheduler, TaskState
 
 from . import messages
 from .activity import UNFINISHED
-from .cancellation import LiveKeys, is_transformation
+from .cancellation import LiveKeys
 from .delivery import Delivery, sorted_out
 from .messages import PROTOCOL, InvalidMessage, error_reply
 from .permission.events import Decision, Granted, IllegalEvent
 from .permission.machine import PermissionMachine
 from .registrations import Registrations
+from .task_keys import is_transformation
 from .version import __version__
 
 logger = logging.getLogger(__name__)

@@ -24,7 +24,7 @@ from tornado.ioloop import PeriodicCallback
 from . import messages
 from .activity import UNFINISHED, Activity
 from .calls import Calls, Reply
-from .cancellation import LiveKeys, is_transformation
+from .cancellation import LiveKeys
 from .clock import Clock
 from .delivery import Delivery
 from .demand import Demand, DemandMeter
@@ -34,6 +34,7 @@ from .permission.machine import PermissionMachine
 from .registrations import Registrations
 from .retiring import Retiring
 from .scaling import ScalingRecord
+from .task_keys import is_transformation
 from .version import __version__
 from .view import workers
 from .view.operations import Operations

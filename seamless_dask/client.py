@@ -16,6 +16,14 @@ from distributed import Client
 from seamless import Buffer, Checksum
 
 from scheduler_ext.messages import PUSH_RESULT
+from scheduler_ext.task_keys import (
+    NESTED_RESOURCE,
+    TOP_LEVEL_RESOURCE,
+    buffer_key,
+    fat_key,
+    name_and_attempt,
+    task_key_of,
+)
 
 from .cluster import record_mode, scheduler, selection
 from .cluster.inner import InnerLeases
@@ -32,15 +40,7 @@ from .storage.recent import recent_buffers
 from .submit import forked_drivers, tasks
 from .submit.envelopes import Envelope
 from .submit.envelopes import check as check_envelope
-from .submit.handles import (
-    Entry,
-    FatFuture,
-    Handle,
-    identify,
-    name_and_attempt,
-    task_key_of,
-)
-from .submit.identity import NESTED_RESOURCE, TOP_LEVEL_RESOURCE
+from .submit.handles import Entry, FatFuture, Handle, identify
 from .submit.ongoing import ClientClosed
 from .submit.pace import Pace
 from .submit.result_waiter import Results
@@ -520,13 +520,13 @@ class SeamlessDaskClient:
     def _fetch_checksum(self, checksum: Checksum | str, *, fingertip: bool) -> Future:
         digits = Checksum(checksum).hex()
         return self._submit_fetch(
-            tasks.fetch_checksum, f"buffer-{digits}", digits, fingertip
+            tasks.fetch_checksum, buffer_key(digits), digits, fingertip
         )
 
     def _fat_of_entry(self, entry: Entry, *, fingertip: bool) -> FatFuture:
         return FatFuture(
             lambda: self._submit_fetch(
-                tasks.fetch_buffer, f"fat-{entry.key}", entry.anchor, fingertip
+                tasks.fetch_buffer, fat_key(entry.key), entry.anchor, fingertip
             ),
             entry,
         )

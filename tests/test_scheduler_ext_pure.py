@@ -14,9 +14,10 @@ from hypothesis import strategies as st
 import scheduler_ext
 from scheduler_ext import messages
 from scheduler_ext.activity import UNFINISHED, Activity
-from scheduler_ext.cancellation import LiveKeys, checksum_of, is_transformation
+from scheduler_ext.cancellation import LiveKeys
 from scheduler_ext.messages import InvalidMessage
 from scheduler_ext.permission.events import Request
+from scheduler_ext.task_keys import checksum_of, is_transformation
 
 PACKAGE = Path(scheduler_ext.__file__).parent
 ALLOWED = {"dask", "distributed", "tornado", "bokeh", "prometheus_client"}

@@ -8,9 +8,9 @@ from typing import Any
 from distributed.core import Status
 from distributed.scheduler import Scheduler, WorkerState
 
-from ..cancellation import is_transformation
 from ..messages import METRICS
 from ..permission.machine import PermissionMachine
+from ..task_keys import is_transformation
 from .phrases import count
 
 #: Tasks that are looked at, for all workers together

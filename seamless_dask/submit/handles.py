@@ -12,9 +12,11 @@ from typing import TYPE_CHECKING, Any
 
 from seamless import Buffer
 
+from scheduler_ext.task_keys import base_key
+
 from ..types import TransformationFutures, TransformationResult
 from .envelopes import Envelope
-from .identity import base_key, deferred_base_key, is_driver, required_resources
+from .identity import deferred_base_key, is_driver, required_resources
 
 if TYPE_CHECKING:
     from distributed import Future
@@ -78,11 +80,20 @@ def identify(submission: TransformationSubmission) -> Identity:
             dependencies[name] = submission.input_futures[name].entry
     if dependencies or submission.tf_checksum is None:
         keys = {name: entry.key for name, entry in dependencies.items()}
-        key = deferred_base_key(transformation_dict, keys, resources, driver=driver)
+        key = deferred_base_key(
+            transformation_dict,
+            keys,
+            resources,
+            driver=driver,
+            scratch=submission.scratch,
+        )
     else:
-        key = base_key(submission.tf_checksum, resources, driver=driver)
-    if submission.scratch:
-        key += "-scratch"
+        key = base_key(
+            submission.tf_checksum,
+            resources,
+            driver=driver,
+            scratch=submission.scratch,
+        )
     return Identity(key, resources, driver, dependencies)
 
 
@@ -90,20 +101,6 @@ def was_disconnected(future: Future) -> bool:
     """Whether a future was cancelled because its client lost the scheduler."""
     exception = getattr(future._state, "exception", None)
     return getattr(exception, "reason", None) == "scheduler-connection-lost"
-
-
-def task_key_of(name: str, attempt: int) -> str:
-    """Return the key of an attempt at a task.
-
-    A failed task may still be wanted by somebody, so a new attempt is another task.
-    """
-    return f"{name}-r{attempt}" if attempt else name
-
-
-def name_and_attempt(key: str) -> tuple[str, int]:
-    """Undo `task_key_of`."""
-    name, separator, attempt = key.rpartition("-r")
-    return (name, int(attempt)) if separator and attempt.isdigit() else (key, 0)
 
 
 async def until_done(outcome: concurrent.futures.Future[Any]) -> None:

@@ -16,13 +16,13 @@ from distributed import Client, Worker
 from distributed.diagnostics.plugin import WorkerPlugin
 
 from scheduler_ext.messages import METRICS
+from scheduler_ext.task_keys import NESTED_RESOURCE, NESTED_SUPPLY, TOP_LEVEL_RESOURCE
 
 from ..child.cores import THREADS_ENV, cores_of_job, threads_per_transformation
 from ..cluster import private_directories
 from ..cluster.inner import WORKER_ENV
 from ..cluster.record_mode import set_in_this_process
 from ..cluster.selection import ENVIRONMENT, select
-from ..submit.identity import NESTED_RESOURCE, NESTED_SUPPLY, TOP_LEVEL_RESOURCE
 from ..submit.tasks import WORKER_PLUGIN
 
 if TYPE_CHECKING:
