@@ -15,7 +15,8 @@ from . import messages
 from .activity import UNFINISHED
 from .cancellation import LiveKeys
 from .delivery import Delivery, sorted_out
-from .messages import PROTOCOL, InvalidMessage, error_reply
+from .fields import InvalidMessage
+from .messages import PROTOCOL, error_reply
 from .permission.events import Decision, Granted, IllegalEvent
 from .permission.machine import PermissionMachine
 from .registrations import Registrations

@@ -15,7 +15,7 @@ import scheduler_ext
 from scheduler_ext import messages
 from scheduler_ext.activity import UNFINISHED, Activity
 from scheduler_ext.cancellation import LiveKeys
-from scheduler_ext.messages import InvalidMessage
+from scheduler_ext.fields import InvalidMessage
 from scheduler_ext.permission.events import Request
 from scheduler_ext.task_keys import checksum_of, is_transformation
 

@@ -14,7 +14,7 @@ from distributed.scheduler import Scheduler
 from .. import messages
 from ..activity import UNFINISHED, Activity
 from ..cancellation import LiveKeys
-from ..messages import InvalidMessage
+from ..fields import InvalidMessage
 from ..permission.machine import PermissionMachine
 from ..scaling import ScalingRecord
 from . import explain

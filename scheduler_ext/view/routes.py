@@ -15,7 +15,7 @@ from distributed.scheduler import Scheduler
 from tornado import web
 
 from .. import messages
-from ..messages import InvalidMessage
+from ..fields import InvalidMessage
 from .operations import Operations
 
 

@@ -17,7 +17,7 @@ import os
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
-from scheduler_ext.messages import MAX_WAIT_SECONDS
+from scheduler_ext.fields import MAX_WAIT_SECONDS
 
 from ..child.bash_commands import OWNER_ENV, PROCESS_ENV
 from . import scheduler
