@@ -80,8 +80,7 @@ class Calls:
     def _on_mark_stream(self, client: Any = None, number: Any = None, **_: Any) -> None:
         # An exception would end the connection of the client.
         if isinstance(client, str) and isinstance(number, int):
-            message = {"op": messages.PUSH_SEEN, "number": number}
-            self.scheduler.client_send(client, message)
+            self.scheduler.client_send(client, messages.push_seen(number))
 
     @_answers
     def _on_version(self, **payload: Any) -> Reply:
@@ -240,8 +239,7 @@ class Calls:
                 by_client.setdefault(client.client_key, []).append(key)
         for address, theirs in by_worker.items():
             if self.machine.is_worker(address):
-                message = {"op": messages.PUSH_CANCEL, "keys": theirs}
-                scheduler.worker_send(address, message)
+                scheduler.worker_send(address, messages.push_cancel(theirs))
         stimulus_id = f"seamless-cancel-{monotonic()}"
         for client_id, theirs in by_client.items():
             scheduler.client_releases_keys(theirs, client_id, stimulus_id)

@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import logging
 from collections.abc import Iterable
-from typing import Any
+from typing import Any, cast
 
 from distributed.metrics import monotonic
 from distributed.scheduler import Scheduler, TaskState
@@ -50,7 +50,7 @@ class Delivery:
                 messages_by_holder.setdefault(decision.holder, []).append(decision)
         for holder, theirs in messages_by_holder.items():
             if self._machine.is_worker(holder):
-                message = {"op": messages.PUSH_DECISIONS, **sorted_out(theirs)}
+                message = messages.push_decisions(**sorted_out(theirs))
                 self._scheduler.worker_send(holder, message)
 
     def abandon(self, lease_ids: Iterable[str], why: str) -> None:
@@ -94,11 +94,11 @@ class Delivery:
         The scheduler itself does not look into it, and does not keep it. The client gets
         it before it hears of the task's end.
         """
-        parcel = (task.metadata or {}).pop(messages.RESULT, None)
-        if isinstance(parcel, dict):
-            result = parcel.get("result")
-            message = {"op": messages.PUSH_RESULT, "key": task.key, "result": result}
-            self._scheduler.client_send(str(parcel.get("client")), message)
+        parcel = messages.parse_parcel((task.metadata or {}).pop(messages.RESULT, None))
+        if parcel is not None:
+            client, result = parcel
+            message = messages.push_result(cast(str, task.key), result)
+            self._scheduler.client_send(client, message)
 
 
 def sorted_out(decisions: Iterable[Decision]) -> dict[str, Any]:

@@ -1,5 +1,8 @@
 """What goes over the wire: names of the calls, and what their arguments must be.
 
+Each message is built here, beside the function that parses it. What builds the arguments
+of a call returns them by keyword; what builds a message on a stream adds its name.
+
 Nothing that arrives is trusted. A ``parse_*`` function takes the raw keyword arguments
 of one call and returns a frozen value, or raises :class:`.fields.InvalidMessage` with
 *all* problems.
@@ -48,18 +51,14 @@ PUSH_SEEN = "seamless_seen"
 #: annotation of a task that was with a worker before: its result may be stored
 RUNS_AGAIN = "seamless_runs_again"
 
-#: name under which a worker reports in the metadata of a task how its run ended:
-#: {"ending": see scheduler_ext.view.history.REPORTED, "cache_hits": nested ones,
-#: "begun": how often its code began, "resume_wait": seconds that it could go on after
-#: its calls and waited for its process}; the last two only if its code ran
+#: name under which a worker reports in the metadata of a task how its run ended, see
+#: :func:`report`
 REPORT = "seamless"
 
-#: name under which a worker puts a small result there, for the client that submitted the
-#: task: {"client": its id, "result": whatever the two of them understand}
+#: name under which a worker puts a small result there, see :func:`parcel`
 RESULT = "seamless_result"
 
-#: name of a worker's figures in its heartbeat:
-#: {"processes": Seamless processes that it has now}
+#: name of a worker's figures in its heartbeat, see :func:`figures`
 METRICS = "seamless"
 
 
@@ -96,9 +95,30 @@ def error_reply(errors: Iterable[str]) -> dict[str, Any]:
     return {"status": "error", "errors": list(errors)}
 
 
+# -- calls and messages to the scheduler -------------------------------------------
+
+
 def parse_nothing(payload: Mapping[str, Any]) -> None:
     """A call without arguments."""
     Fields(payload).finish()
+
+
+def registration(
+    worker: str,
+    *,
+    processes: int,
+    throttle: int,
+    ceiling: int | None = None,
+    resources: Mapping[str, float],
+) -> dict[str, Any]:
+    """The arguments of OP_REGISTER_WORKER; see :class:`Registration`."""
+    return {
+        "worker": worker,
+        "processes": processes,
+        "throttle": throttle,
+        "ceiling": ceiling,
+        "resources": dict(resources),
+    }
 
 
 def parse_registration(payload: Mapping[str, Any]) -> Registration:
@@ -111,6 +131,32 @@ def parse_registration(payload: Mapping[str, Any]) -> Registration:
     resources = arguments.take("resources", fields.optional(fields.resources), None)
     arguments.finish()
     return Registration(worker, processes, throttle, ceiling, resources or {})
+
+
+def lease_request(
+    lease_id: str,
+    *,
+    key: str | None = None,
+    owner: str | None = None,
+    depth: int = 0,
+    wait: bool = True,
+) -> dict[str, Any]:
+    """One of the requests of :func:`lease_requests`.
+
+    What its fields mean: :class:`.permission.events.Request`.
+    """
+    return {"id": lease_id, "key": key, "owner": owner, "depth": depth, "wait": wait}
+
+
+def lease_requests(
+    holder: str, requests: Iterable[Mapping[str, Any]], wait_seconds: float = 0.0
+) -> dict[str, Any]:
+    """The arguments of OP_REQUEST; see :class:`Requests`."""
+    return {
+        "holder": holder,
+        "requests": [dict(request) for request in requests],
+        "wait_seconds": wait_seconds,
+    }
 
 
 def parse_requests(payload: Mapping[str, Any]) -> Requests:
@@ -138,6 +184,12 @@ def parse_requests(payload: Mapping[str, Any]) -> Requests:
     return Requests(tuple(requests.values()), holder, wait_seconds)
 
 
+def release(holder: str, ids: Iterable[str]) -> dict[str, Any]:
+    """The message OP_RELEASE on a stream; see :class:`Releases`."""
+    ids = [str(lease_id) for lease_id in ids]
+    return {"op": OP_RELEASE, "holder": holder, "ids": ids}
+
+
 def parse_releases(payload: Mapping[str, Any]) -> Releases:
     """The arguments of OP_RELEASE."""
     arguments = Fields(payload)
@@ -145,6 +197,11 @@ def parse_releases(payload: Mapping[str, Any]) -> Releases:
     ids = arguments.take("ids", fields.list_of(fields.text))
     arguments.finish()
     return Releases(holder, ids)
+
+
+def cancel(checksums: Iterable[str]) -> dict[str, Any]:
+    """The arguments of OP_CANCEL."""
+    return {"checksums": list(checksums)}
 
 
 def parse_cancel(payload: Mapping[str, Any]) -> tuple[str, ...]:
@@ -155,12 +212,22 @@ def parse_cancel(payload: Mapping[str, Any]) -> tuple[str, ...]:
     return checksums
 
 
+def why(checksum: str) -> dict[str, Any]:
+    """The argument of OP_WHY."""
+    return {"checksum": checksum}
+
+
 def parse_why(payload: Mapping[str, Any]) -> str:
     """The argument of OP_WHY: the checksum of a transformation, or how it begins."""
     arguments = Fields(payload)
     checksum = arguments.take("checksum", fields.prefix)
     arguments.finish()
     return checksum
+
+
+def name(key: str, checksum: str) -> dict[str, Any]:
+    """The message OP_NAME on a worker's stream."""
+    return {"op": OP_NAME, "key": key, "checksum": checksum}
 
 
 def parse_name(payload: Mapping[str, Any]) -> tuple[str, str]:
@@ -170,3 +237,88 @@ def parse_name(payload: Mapping[str, Any]) -> tuple[str, str]:
     checksum = arguments.take("checksum", fields.checksum)
     arguments.finish()
     return key, checksum
+
+
+def mark(number: int) -> dict[str, Any]:
+    """The message OP_MARK on a client's stream."""
+    return {"op": OP_MARK, "number": number}
+
+
+# -- messages of the scheduler; the fields arrive as keyword arguments ---------------
+
+
+def push_decisions(
+    granted: Iterable[str], refused: Mapping[str, str]
+) -> dict[str, Any]:
+    """The message PUSH_DECISIONS to a worker."""
+    return {"op": PUSH_DECISIONS, "granted": list(granted), "refused": dict(refused)}
+
+
+def push_cancel(keys: Iterable[str]) -> dict[str, Any]:
+    """The message PUSH_CANCEL to a worker."""
+    return {"op": PUSH_CANCEL, "keys": list(keys)}
+
+
+def push_result(key: str, result: Any) -> dict[str, Any]:
+    """The message PUSH_RESULT to a client: what a worker has put into :func:`parcel`."""
+    return {"op": PUSH_RESULT, "key": key, "result": result}
+
+
+def push_seen(number: int) -> dict[str, Any]:
+    """The message PUSH_SEEN to a client: the answer to :func:`mark`."""
+    return {"op": PUSH_SEEN, "number": number}
+
+
+# -- what a worker says of itself and its tasks --------------------------------------
+
+
+def report(
+    ending: str, cache_hits: int, *, begun: int | None, resume_wait: float | None
+) -> dict[str, Any]:
+    """What is under REPORT in the metadata of a task.
+
+    ``ending`` is one of :data:`.view.history.REPORTED`, ``cache_hits`` the number of
+    results that were found for nested transformations. Only if its code ran: ``begun``,
+    how often it began, and ``resume_wait``, how many seconds it could go on after its
+    calls and waited for its process.
+    """
+    details: dict[str, Any] = {"ending": ending, "cache_hits": cache_hits}
+    if begun is not None:
+        details["begun"] = begun
+    if resume_wait is not None:
+        details["resume_wait"] = resume_wait
+    return details
+
+
+def parse_report(metadata: Mapping[str, Any] | None) -> Mapping[str, Any] | None:
+    """What :func:`report` has built, with nothing in it checked; None if there is none."""
+    details = (metadata or {}).get(REPORT)
+    return details if isinstance(details, dict) else None
+
+
+def parcel(client: str, result: Any) -> dict[str, Any]:
+    """What is under RESULT in the metadata of a task.
+
+    ``client`` is the id of the one that submitted the task, ``result`` whatever worker
+    and client understand.
+    """
+    return {"client": client, "result": result}
+
+
+def parse_parcel(value: Any) -> tuple[str, Any] | None:
+    """Client and result of a :func:`parcel`; None if it is none."""
+    if not isinstance(value, dict):
+        return None
+    return str(value.get("client")), value.get("result")
+
+
+def figures(processes: int) -> dict[str, Any]:
+    """What is under METRICS in a worker's heartbeat: Seamless processes it has now."""
+    return {"processes": processes}
+
+
+def parse_figures(metrics: Mapping[str, Any]) -> int | None:
+    """The Seamless processes that :func:`figures` told; None if that is not known."""
+    told = metrics.get(METRICS)
+    number = told.get("processes") if isinstance(told, dict) else None
+    return number if isinstance(number, int) else None

@@ -62,7 +62,7 @@ class Operations:
         task = self.scheduler.tasks[key]
         report = None
         if finish == "memory" and start == "processing":
-            report = (task.metadata or {}).get(messages.REPORT)
+            report = messages.parse_report(task.metadata)
         self.journal.moved(
             key,
             finish,
@@ -70,7 +70,7 @@ class Operations:
             again=finish == "released" and bool(task.who_wants or task.waiters),
             checksum=self.subject.live.checksum(key),
             cancelled=stimulus_id.startswith(_CANCELLATIONS),
-            report=report if isinstance(report, dict) else None,
+            report=report,
         )
 
     def sample(self) -> Sample:

@@ -9,13 +9,13 @@ import logging
 import os
 import threading
 from collections.abc import Mapping
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, cast
 
 from dask.system import CPU_COUNT
 from distributed import Client, Worker
 from distributed.diagnostics.plugin import WorkerPlugin
 
-from scheduler_ext.messages import METRICS
+from scheduler_ext import messages
 from scheduler_ext.task_keys import NESTED_RESOURCE, NESTED_SUPPLY, TOP_LEVEL_RESOURCE
 
 from ..child.cores import THREADS_ENV, cores_of_job, threads_per_transformation
@@ -120,7 +120,7 @@ class SeamlessWorkerPlugin(WorkerPlugin):
         )
         runtime = WorkerRuntime(worker, client, pool)
         await asyncio.to_thread(pool.join, runtime)
-        worker.metrics[METRICS] = lambda _worker: {"processes": pool.alive}
+        worker.metrics[messages.METRICS] = lambda _worker: messages.figures(pool.alive)
         if self.remote_clients is not None:
             from seamless.caching.buffer_cache import get_buffer_cache
 
@@ -205,12 +205,14 @@ class SeamlessWorkerPlugin(WorkerPlugin):
                 - state.available_resources.get(name, 0.0)
             )
             state.total_resources[name] = amount
-        answer = await worker.scheduler.seamless_register_worker(
-            worker=worker.contact_address,
+        arguments = messages.registration(
+            cast(str, worker.contact_address),
             processes=self.processes,
             throttle=throttle,
-            resources=dict(state.total_resources),
+            resources=state.total_resources,
         )
+        register = getattr(worker.scheduler, messages.OP_REGISTER_WORKER)
+        answer = await register(**arguments)
         if answer is None or answer.get("status") != "ok":
             raise RuntimeError(
                 f"The scheduler did not register worker {worker.address}: {answer}"
@@ -245,7 +247,7 @@ class SeamlessWorkerPlugin(WorkerPlugin):
 
         if self._runtime.done() and self._runtime.exception() is None:
             runtime = self._runtime.result()
-            worker.metrics.pop(METRICS, None)
+            worker.metrics.pop(messages.METRICS, None)
             runtime.close()
             await runtime.pool.leave(runtime)
             if get_seamless_dask_client() is runtime.client:

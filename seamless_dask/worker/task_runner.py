@@ -14,7 +14,7 @@ from seamless_transformer.probe_index import RecordBucketError
 from seamless_transformer.remote_job import parse_remote_job_written
 from seamless_transformer.transformation_utils import tf_get_buffer
 
-from scheduler_ext.messages import REPORT, RESULT, RUNS_AGAIN
+from scheduler_ext import messages
 
 from ..child.job_runner import JobReport
 from ..child.small_buffers import Contents
@@ -40,10 +40,6 @@ if TYPE_CHECKING:
 
 logger = logging.getLogger(__name__)
 
-#: message by which the scheduler has tasks of this worker stopped
-CANCEL = "seamless_cancel"
-#: message by which the scheduler learns the checksum of a transformation
-NAME = "seamless_name"
 #: results up to this size (bytes) travel with their checksum
 INLINE_LIMIT = 32 * 1024
 
@@ -89,7 +85,7 @@ class WorkerRuntime:
         self.uploads = Uploads()
         self.recorder = Recorder(pool.buffers)
         self.fingertips = Fingertips(self)
-        worker.stream_handlers[CANCEL] = self.cancel
+        worker.stream_handlers[messages.PUSH_CANCEL] = self.cancel
         self._closed = False
         self._attempts: dict[str, _Attempt] = {}
         self.running = RunningJobs(worker, pool.jobs_of)
@@ -187,7 +183,7 @@ class WorkerRuntime:
     def _runs_again(self, key: str) -> bool:
         """Whether a task has been with a worker before, which may have stored it."""
         task = self.worker.state.tasks.get(key)
-        return task is not None and RUNS_AGAIN in (task.annotations or {})
+        return task is not None and messages.RUNS_AGAIN in (task.annotations or {})
 
     def _result(
         self, tf_checksum: str, result: str, *, cached: bool = False
@@ -215,13 +211,15 @@ class WorkerRuntime:
             ending = "remote_job"
         else:
             ending = "cached" if result.cached else "stored"
-        details = {"ending": ending, "cache_hits": attempt.cache_hits}
-        if attempt.report is not None:
-            details["begun"] = attempt.report.begun
-            details["resume_wait"] = attempt.report.waited
-        task.metadata[REPORT] = details
+        ran = attempt.report
+        task.metadata[messages.REPORT] = messages.report(
+            ending,
+            attempt.cache_hits,
+            begun=None if ran is None else ran.begun,
+            resume_wait=None if ran is None else ran.waited,
+        )
         if job.client is not None and len(result.error or "") <= INLINE_LIMIT:
-            task.metadata[RESULT] = {"client": job.client, "result": asdict(result)}
+            task.metadata[messages.RESULT] = messages.parcel(job.client, asdict(result))
 
     def count_cache_hit(self, key: str) -> None:
         """Note that what a running transformation called has a result already."""
@@ -233,7 +231,7 @@ class WorkerRuntime:
         """Tell the scheduler what a task runs, so that it can be cancelled by that."""
         stream = self.worker.batched_stream
         if stream is not None and not stream.closed():
-            stream.send({"op": NAME, "key": key, "checksum": tf_checksum})
+            stream.send(messages.name(key, tf_checksum))
 
     async def _resolve_inputs(self, job: Job) -> list[Buffer]:
         """Bring the inputs into this process, all at once; the list keeps them here."""
@@ -311,7 +309,7 @@ class WorkerRuntime:
     def close(self) -> None:
         """Stop asking for leases; what is under way begins again elsewhere."""
         self._closed = True
-        self.worker.stream_handlers.pop(CANCEL, None)
+        self.worker.stream_handlers.pop(messages.PUSH_CANCEL, None)
         self.nested.close()
         self.leases.close()
         self.recorder.close()
