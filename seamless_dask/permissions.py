@@ -93,16 +93,12 @@ def _request(wait_seconds: float) -> bool:
     client = _client()
     if client is None:
         return True
+    from scheduler_ext.messages import lease_request
+
     from .cluster.scheduler import ask_for_lease, release_lease
 
     lease = f"{client.client.id}-{os.getpid()}-{next(_ids)}"
-    request = {
-        "id": lease,
-        "key": None,
-        "owner": None,
-        "depth": 1,
-        "wait": wait_seconds > 0,
-    }
+    request = lease_request(lease, depth=1, wait=wait_seconds > 0)
 
     async def ask() -> dict[str, Any]:
         return await asyncio.wait_for(

@@ -11,8 +11,9 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from scheduler_ext.activity import UNFINISHED
+from scheduler_ext.permission.event_log import WAIT_BOUNDS, WaitTimes
 from scheduler_ext.view import history
-from scheduler_ext.view.history import WAIT_BOUNDS, History, Journal, Sample, WaitTimes
+from scheduler_ext.view.history import History, Journal, Sample
 
 STATES = [*UNFINISHED, "memory", "erred", "released", "forgotten"]
 

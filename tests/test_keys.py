@@ -6,8 +6,17 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from seamless_dask.submit.identity import (
+from scheduler_ext.task_keys import (
     base_key,
+    buffer_key,
+    checksum_of,
+    deferred_key,
+    fat_key,
+    is_transformation,
+    name_and_attempt,
+    task_key_of,
+)
+from seamless_dask.submit.identity import (
     deferred_base_key,
     is_driver,
     required_resources,
@@ -24,6 +33,8 @@ PINS = {
 }
 amounts = st.floats(min_value=0.01, max_value=1e6)
 resources = st.dictionaries(st.text(min_size=1, max_size=5), amounts, max_size=4)
+checksums = st.text("0123456789abcdef", min_size=64, max_size=64)
+attempts = st.integers(min_value=0, max_value=10**6)
 
 
 @given(resources, resources)
@@ -32,6 +43,32 @@ def test_key_tells_resources_apart(one: dict, other: dict) -> None:
     same = dict(reversed(list(one.items())))
     assert base_key(CHECKSUM, one) == base_key(CHECKSUM, same)
     assert (base_key(CHECKSUM, one) == base_key(CHECKSUM, other)) == (one == other)
+
+
+@given(checksums, resources, st.booleans(), st.booleans(), attempts)
+def test_what_builds_keys_and_what_parses_them_agree(
+    checksum: str, needs: dict, driver: bool, scratch: bool, attempt: int
+) -> None:
+    """Checksum and attempt come back, whatever else a key says."""
+    name = base_key(checksum, needs, driver=driver, scratch=scratch)
+    key = task_key_of(name, attempt)
+    assert is_transformation(key)
+    assert checksum_of(key) == checksum
+    assert name_and_attempt(key) == (name, attempt)
+    for other in (fat_key(key), buffer_key(checksum)):
+        assert not is_transformation(other)
+
+
+@given(resources, resources, st.booleans(), st.booleans(), attempts)
+def test_key_of_unknown_checksum_names_none(
+    definition: dict, needs: dict, driver: bool, scratch: bool, attempt: int
+) -> None:
+    """Its digest is not taken for the checksum of a transformation."""
+    name = deferred_key(definition, needs, driver=driver, scratch=scratch)
+    key = task_key_of(name, attempt)
+    assert is_transformation(key)
+    assert checksum_of(key) is None
+    assert name_and_attempt(key) == (name, attempt)
 
 
 def test_prefixes_that_the_neighbours_test_for() -> None:
@@ -43,6 +80,13 @@ def test_prefixes_that_the_neighbours_test_for() -> None:
 def test_driver_does_not_share_a_task_with_the_same_plain_transformation() -> None:
     """A driver runs outside the gate; whoever is not a driver must not wait for it."""
     assert base_key(CHECKSUM, {}, driver=True) != base_key(CHECKSUM, {})
+
+
+def test_keys_say_the_same_in_every_version() -> None:
+    """Clients of one cluster share tasks only if they spell the keys in one way."""
+    assert base_key(CHECKSUM, {"GPU": 2}, driver=True, scratch=True) == (
+        f"base-{CHECKSUM}-c1a98416add2652b-driver-scratch"
+    )
 
 
 def test_deferred_key_depends_on_definition_and_inputs_only() -> None:

@@ -67,6 +67,7 @@ class Network:
             None,  # type: ignore[arg-type]  # nobody registers
             status=dict,
             activity=dict,
+            why=lambda checksum: {},
         )
 
     def _push(self, holder: str, message: dict[str, Any]) -> None:

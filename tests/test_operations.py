@@ -158,7 +158,7 @@ async def test_what_cannot_be_removed_keeps_nothing_else(caplog):
 
     async with await scheduler_without_plugin() as scheduler:
         plugin = scheduler_ext.attach(scheduler)
-        plugin.operations._undo.append(fails)
+        plugin._pages._undo.append(fails)
         scheduler_ext.detach(scheduler)
         assert "fails" in caplog.text and "stuck" in caplog.text
         assert (await fetch(scheduler, "seamless"))[0] == 404

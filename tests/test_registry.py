@@ -10,12 +10,11 @@ from hypothesis import settings
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, precondition, rule
 
+from scheduler_ext.task_keys import name_and_attempt, task_key_of
 from seamless_dask.submit.envelopes import Envelope
 from seamless_dask.submit.registry import (
     Entry,
     Registry,
-    name_and_attempt,
-    task_key_of,
 )
 from seamless_dask.types import TransformationResult
 

@@ -14,9 +14,10 @@ from hypothesis import strategies as st
 import scheduler_ext
 from scheduler_ext import messages
 from scheduler_ext.activity import UNFINISHED, Activity
-from scheduler_ext.cancellation import LiveKeys, checksum_of, is_transformation
-from scheduler_ext.messages import InvalidMessage
+from scheduler_ext.cancellation import LiveKeys
+from scheduler_ext.fields import InvalidMessage
 from scheduler_ext.permission.events import Request
+from scheduler_ext.task_keys import checksum_of, is_transformation
 
 PACKAGE = Path(scheduler_ext.__file__).parent
 ALLOWED = {"dask", "distributed", "tornado", "bokeh", "prometheus_client"}
@@ -263,6 +264,69 @@ def test_checksums_and_ids_in_lists():
     assert "item 1 is 'BBB" in error
     [error] = errors_of(messages.parse_releases, {"holder": "w", "ids": "abc"})
     assert error.startswith("field 'ids': got 'abc', allowed: list")
+
+
+TEXTS = st.text(min_size=1, max_size=20)
+CHECKSUMS = st.text("0123456789abcdef", min_size=64, max_size=64)
+
+
+@given(
+    TEXTS, st.lists(TEXTS, max_size=4), CHECKSUMS, st.integers(1, 9), st.floats(0, 9)
+)
+def test_what_builds_messages_and_what_parses_them_agree(
+    holder, ids, checksum, number, amount
+):
+    """Everything that is sent is understood."""
+    built = messages.registration(
+        holder, processes=number, throttle=2, resources={"S": amount}
+    )
+    assert messages.parse_registration(built) == messages.Registration(
+        holder, number, 2, None, {"S": amount}
+    )
+    asked = {
+        lease_id: messages.lease_request(
+            lease_id, key=checksum, owner=holder, depth=number, wait=amount > 1
+        )
+        for lease_id in ids
+    }
+    assert messages.parse_requests(
+        messages.lease_requests(holder, asked.values(), amount)
+    ) == messages.Requests(
+        tuple(
+            Request(lease_id, holder, checksum, holder, number, amount > 1)
+            for lease_id in asked
+        ),
+        holder,
+        amount,
+    )
+    release = messages.release(holder, ids)
+    assert release.pop("op") == messages.OP_RELEASE
+    assert messages.parse_releases(release) == messages.Releases(holder, tuple(ids))
+    named = messages.name(holder, checksum)
+    assert named.pop("op") == messages.OP_NAME
+    assert messages.parse_name(named) == (holder, checksum)
+    assert messages.parse_cancel(messages.cancel([checksum])) == (checksum,)
+    assert messages.parse_why(messages.why(checksum)) == checksum
+    assert messages.parse_parcel(messages.parcel(holder, ids)) == (holder, ids)
+    assert (
+        messages.parse_figures({messages.METRICS: messages.figures(number)}) == number
+    )
+    told = messages.report("stored", number, begun=None, resume_wait=amount)
+    assert messages.parse_report({messages.REPORT: told}) == {
+        "ending": "stored",
+        "cache_hits": number,
+        "resume_wait": amount,
+    }
+
+
+@pytest.mark.parametrize("value", [None, 1, "x", [], {"processes": "many"}])
+def test_what_a_worker_says_of_itself_may_be_nonsense(value):
+    """It is taken for nothing: a heartbeat and the end of a task have no answer."""
+    assert messages.parse_figures({messages.METRICS: value}) is None
+    if not isinstance(value, dict):
+        assert messages.parse_report({messages.REPORT: value}) is None
+        assert messages.parse_parcel(value) is None
+    assert messages.parse_report(None) is None
 
 
 WIRE = st.recursive(

@@ -19,7 +19,8 @@ from test_scheduler_ext_rpc import (
 
 import scheduler_ext
 from scheduler_ext import retiring
-from scheduler_ext.retiring import RETIRE, STEAL_RESPONSE, TOP_LEVEL_RESOURCE
+from scheduler_ext.retiring import RETIRE, STEAL_RESPONSE
+from scheduler_ext.task_keys import NESTED_RESOURCE, TOP_LEVEL_RESOURCE
 
 pytestmark = pytest.mark.cluster
 
@@ -171,8 +172,7 @@ async def test_a_worker_that_dies_while_it_leaves():
 @asynchronous
 async def test_the_last_worker_runs_nested_work_while_it_leaves():
     """Otherwise its tasks would wait for ever; another worker takes that over."""
-    nested = "seamless-nested"
-    units = {TOP_LEVEL_RESOURCE: 1.0, nested: 100.0}
+    units = {TOP_LEVEL_RESOURCE: 1.0, NESTED_RESOURCE: 100.0}
     outer, child, later = f"base-{A}", f"base-{B}", "later"
     async with cluster() as c:
         client = await c.client()
@@ -183,7 +183,7 @@ async def test_the_last_worker_runs_nested_work_while_it_leaves():
         await until(lambda: EXECUTED[outer])
         call = asyncio.create_task(c.plugin.retire([worker.address]))
         await until(lambda: c.state(later) == "no-worker")
-        futures += submit(client, [child], "y", resources={nested: 1})
+        futures += submit(client, [child], "y", resources={NESTED_RESOURCE: 1})
         await until(lambda: EXECUTED[child])
         assert worker.status == Status.running
         # a second one takes the top-level task, and nested work from now on
@@ -191,7 +191,7 @@ async def test_the_last_worker_runs_nested_work_while_it_leaves():
         await c.register(second, resources=units)
         await until(lambda: EXECUTED[later])
         await until(lambda: worker.status == Status.closing_gracefully)
-        futures += submit(client, ["grandchild"], "y", resources={nested: 1})
+        futures += submit(client, ["grandchild"], "y", resources={NESTED_RESOURCE: 1})
         await until(lambda: EXECUTED["grandchild"])
         assert "grandchild" in second.state.tasks
         gate("y").set()

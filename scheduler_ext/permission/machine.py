@@ -34,8 +34,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 
-from ..view.history import WaitTimes
-from .event_log import Chronicle
+from .event_log import Chronicle, WaitTimes
 from .events import (
     Decision,
     Granted,

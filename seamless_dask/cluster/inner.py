@@ -17,7 +17,8 @@ import os
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
-from scheduler_ext.messages import MAX_WAIT_SECONDS
+from scheduler_ext.fields import MAX_WAIT_SECONDS
+from scheduler_ext.messages import lease_request
 
 from ..errors import LeaseRefused
 from . import scheduler
@@ -72,13 +73,7 @@ class InnerLeases:
             self._announcement = asyncio.create_task(self._announce())
         caller = await asyncio.shield(self._announcement)
         lease = InnerLease(f"{self._client.id}-{next(self._ids)}", caller.depth + 1)
-        request = {
-            "id": lease.id,
-            "key": key,
-            "owner": caller.key,
-            "depth": lease.depth,
-            "wait": True,
-        }
+        request = lease_request(lease.id, key=key, owner=caller.key, depth=lease.depth)
         try:
             answer = await scheduler.ask_for_lease(
                 self._client, request, MAX_WAIT_SECONDS

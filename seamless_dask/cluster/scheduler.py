@@ -11,7 +11,7 @@ from typing import Any
 from distributed import Client
 from distributed.client import ClosedClientError
 
-from scheduler_ext.messages import OP_RELEASE
+from scheduler_ext import messages
 
 from .leases import RETRY_INTERVAL
 
@@ -46,8 +46,7 @@ async def ask_for_lease(
     client
         The client that will hold the lease; on its event loop.
     request
-        ``id``, ``key``, ``owner``, ``depth`` and ``wait``, as in
-        `scheduler_ext.permission.events.Request`.
+        See `scheduler_ext.messages.lease_request`.
     wait_seconds
         How long the scheduler may wait for a slot before it answers.
 
@@ -76,11 +75,10 @@ async def ask_for_lease(
 async def _until_answered(
     client: Client, request: Mapping[str, Any], wait_seconds: float
 ) -> dict[str, Any]:
+    arguments = messages.lease_requests(client.id, [request], wait_seconds)
     while True:
         try:
-            return await rpc(client).seamless_request(
-                holder=client.id, requests=[dict(request)], wait_seconds=wait_seconds
-            )
+            return await getattr(rpc(client), messages.OP_REQUEST)(**arguments)
         except OSError as error:
             if client.status in ("closing", "closed"):
                 raise
@@ -95,9 +93,8 @@ def release_lease(client: Client, lease_id: str) -> None:
     The message travels on the client's stream. If that is lost, the scheduler ends all
     leases of the client.
     """
-    message = {"op": OP_RELEASE, "holder": client.id, "ids": [lease_id]}
     try:
-        client._send_to_scheduler(message)
+        client._send_to_scheduler(messages.release(client.id, [lease_id]))
     except ClosedClientError as error:
         logger.debug("Lease %s ended with its client: %s", lease_id, error)
 
@@ -119,19 +116,20 @@ async def has_room(client: Client, key: str) -> str | None:
         all. None if there is no room.
     """
     lease_id = f"{client.id}-{key}-{uuid.uuid4().hex}"
-    request = {"id": lease_id, "key": key, "owner": None, "depth": 0, "wait": False}
+    request = messages.lease_request(lease_id, key=key, wait=False)
     answer = await ask_for_lease(client, request)
     return lease_id if answer["granted"] else None
 
 
 async def status(client: Client) -> dict[str, Any]:
     """Return what the scheduler's plugin knows."""
-    return await rpc(client).seamless_status()
+    return await getattr(rpc(client), messages.OP_STATUS)()
 
 
 async def cancel(client: Client, checksums: Iterable[str]) -> list[str]:
     """Cancel transformations; return the keys of the tasks that were cancelled."""
-    answer = await rpc(client).seamless_cancel(checksums=list(checksums))
+    call = getattr(rpc(client), messages.OP_CANCEL)
+    answer = await call(**messages.cancel(checksums))
     if answer.get("status") != "ok":
         raise RuntimeError(f"The scheduler refused to cancel: {answer}")
     return list(answer["cancelled"])

@@ -11,6 +11,8 @@ from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
+from scheduler_ext.task_keys import name_and_attempt, task_key_of
+
 from ..types import TransformationResult
 from .envelopes import Envelope
 
@@ -202,17 +204,3 @@ class Registry:
 
 def _attempt_after(key: str) -> int:
     return name_and_attempt(key)[1] + 1
-
-
-def task_key_of(name: str, attempt: int) -> str:
-    """Return the key of an attempt at a task.
-
-    A failed task may still be wanted by somebody, so a new attempt is another task.
-    """
-    return f"{name}-r{attempt}" if attempt else name
-
-
-def name_and_attempt(key: str) -> tuple[str, int]:
-    """Undo `task_key_of`."""
-    name, separator, attempt = key.rpartition("-r")
-    return (name, int(attempt)) if separator and attempt.isdigit() else (key, 0)

@@ -16,6 +16,12 @@ from distributed import Client
 from seamless import Buffer, Checksum
 
 from scheduler_ext.messages import PUSH_RESULT
+from scheduler_ext.task_keys import (
+    NESTED_RESOURCE,
+    TOP_LEVEL_RESOURCE,
+    buffer_key,
+    fat_key,
+)
 
 from ..cluster import scheduler
 from ..cluster.inner import InnerLeases
@@ -26,7 +32,7 @@ from . import forked_drivers, tasks
 from .envelopes import Envelope
 from .envelopes import check as check_envelope
 from .handles import FatFuture, Handle
-from .identity import NESTED_RESOURCE, TOP_LEVEL_RESOURCE, identify
+from .identity import identify
 from .ongoing import ClientClosed
 from .pace import Pace
 from .registry import Entry, Registry
@@ -413,13 +419,13 @@ class Submitter:
     def _fetch_checksum(self, checksum: Checksum | str, *, fingertip: bool) -> Future:
         digits = Checksum(checksum).hex()
         return self._submit_fetch(
-            tasks.fetch_checksum, f"buffer-{digits}", digits, fingertip
+            tasks.fetch_checksum, buffer_key(digits), digits, fingertip
         )
 
     def _fat_of_entry(self, entry: Entry, *, fingertip: bool) -> FatFuture:
         return FatFuture(
             lambda: self._submit_fetch(
-                tasks.fetch_buffer, f"fat-{entry.key}", entry.anchor, fingertip
+                tasks.fetch_buffer, fat_key(entry.key), entry.anchor, fingertip
             ),
             entry,
         )

@@ -11,6 +11,7 @@ from typing import Any
 from distributed import Client
 
 import scheduler_ext
+from scheduler_ext import messages
 
 from ..cluster import scheduler
 from ..cluster.record_mode import RECORD_MODE
@@ -34,7 +35,7 @@ def ensure_plugin(client: Client) -> None:
     RuntimeError
         If it does not and cannot be made to; the message says what to do.
     """
-    answer = scheduler.call(client, "seamless_version")
+    answer = scheduler.call(client, messages.OP_VERSION)
     if answer is None:
         try:
             client.run_on_scheduler(scheduler_ext.install)
@@ -43,7 +44,7 @@ def ensure_plugin(client: Client) -> None:
                 "The Dask scheduler runs without the Seamless plugin and does not let "
                 f"a client install it ({exc!r}). Start it as: {PRELOAD}"
             ) from exc
-        answer = scheduler.call(client, "seamless_version")
+        answer = scheduler.call(client, messages.OP_VERSION)
         if answer is None:
             raise RuntimeError(
                 "The Seamless plugin was installed in the Dask scheduler but does not "

@@ -10,6 +10,8 @@ from typing import Any
 from seamless import Buffer, CacheMissError, Checksum
 from seamless_transformer.remote_job import parse_remote_job_written
 
+from scheduler_ext.task_keys import base_key
+
 from ..child.small_buffers import BUFFERS, SMALL
 from ..cluster.leases import Leases
 from ..errors import TransformationError
@@ -197,7 +199,7 @@ class NestedWork:
             None if it cannot be had.
         """
         callers = self._running.callers(process, None)
-        key = callers[0].key if callers else f"base-{checksum}"
+        key = callers[0].key if callers else base_key(checksum, {})
         depth = 1 + max((caller.depth for caller in callers), default=0)
         try:
             return await self._recompute.buffer(checksum, key=key, depth=depth)

@@ -9,13 +9,14 @@ import logging
 import os
 import threading
 from collections.abc import Mapping
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, cast
 
 from dask.system import CPU_COUNT
 from distributed import Client, Worker
 from distributed.diagnostics.plugin import WorkerPlugin
 
-from scheduler_ext.messages import METRICS
+from scheduler_ext import messages
+from scheduler_ext.task_keys import NESTED_RESOURCE, NESTED_SUPPLY, TOP_LEVEL_RESOURCE
 
 from ..child.cores import cores_of_job, threads_per_transformation
 from ..cluster import private_directories
@@ -29,7 +30,6 @@ from ..cluster.environment import (
 )
 from ..cluster.record_mode import set_in_this_process
 from ..cluster.selection import select
-from ..submit.identity import NESTED_RESOURCE, NESTED_SUPPLY, TOP_LEVEL_RESOURCE
 from ..submit.tasks import WORKER_PLUGIN
 
 if TYPE_CHECKING:
@@ -127,7 +127,7 @@ class SeamlessWorkerPlugin(WorkerPlugin):
         )
         runner = TaskRunner(worker, submitter, pool)
         await asyncio.to_thread(pool.join, runner)
-        worker.metrics[METRICS] = lambda _worker: {"processes": pool.alive}
+        worker.metrics[messages.METRICS] = lambda _worker: messages.figures(pool.alive)
         if self.remote_clients is not None:
             from seamless.caching.buffer_cache import get_buffer_cache
 
@@ -210,12 +210,14 @@ class SeamlessWorkerPlugin(WorkerPlugin):
                 - state.available_resources.get(name, 0.0)
             )
             state.total_resources[name] = amount
-        answer = await worker.scheduler.seamless_register_worker(
-            worker=worker.contact_address,
+        arguments = messages.registration(
+            cast(str, worker.contact_address),
             processes=self.processes,
             throttle=throttle,
-            resources=dict(state.total_resources),
+            resources=state.total_resources,
         )
+        register = getattr(worker.scheduler, messages.OP_REGISTER_WORKER)
+        answer = await register(**arguments)
         if answer is None or answer.get("status") != "ok":
             raise RuntimeError(
                 f"The scheduler did not register worker {worker.address}: {answer}"
@@ -250,7 +252,7 @@ class SeamlessWorkerPlugin(WorkerPlugin):
 
         if self._runner.done() and self._runner.exception() is None:
             runner = self._runner.result()
-            worker.metrics.pop(METRICS, None)
+            worker.metrics.pop(messages.METRICS, None)
             runner.close()
             await runner.pool.leave(runner)
             if get_seamless_dask_client() is runner.submitter:

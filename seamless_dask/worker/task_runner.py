@@ -14,7 +14,7 @@ from seamless_transformer.probe_index import RecordBucketError
 from seamless_transformer.remote_job import parse_remote_job_written
 from seamless_transformer.transformation_utils import tf_get_buffer
 
-from scheduler_ext.messages import REPORT, RESULT, RUNS_AGAIN
+from scheduler_ext import messages
 
 from ..cluster.inner import CALLER_WAITS
 from ..cluster.leases import Leases
@@ -40,10 +40,6 @@ if TYPE_CHECKING:
 
 logger = logging.getLogger(__name__)
 
-#: message by which the scheduler has tasks of this worker stopped
-CANCEL = "seamless_cancel"
-#: message by which the scheduler learns the checksum of a transformation
-NAME = "seamless_name"
 #: results up to this size (bytes) travel with their checksum
 INLINE_LIMIT = 32 * 1024
 
@@ -107,7 +103,7 @@ class TaskRunner:
         self._closed = False
         #: {key of a task: its attempt}
         self._attempts: dict[str, _Attempt] = {}
-        worker.stream_handlers[CANCEL] = self.cancel
+        worker.stream_handlers[messages.PUSH_CANCEL] = self.cancel
         worker.handlers[CALLER_WAITS] = self._caller_waits
 
     def __repr__(self) -> str:
@@ -193,7 +189,7 @@ class TaskRunner:
     def _runs_again(self, key: str) -> bool:
         """Whether a task has been with a worker before, which may have stored it."""
         task = self._worker.state.tasks.get(key)
-        return task is not None and RUNS_AGAIN in (task.annotations or {})
+        return task is not None and messages.RUNS_AGAIN in (task.annotations or {})
 
     def _result(
         self, tf_checksum: str, result: str, *, cached: bool = False
@@ -221,13 +217,15 @@ class TaskRunner:
             ending = "remote_job"
         else:
             ending = "cached" if result.cached else "stored"
-        details = {"ending": ending, "cache_hits": attempt.cache_hits}
-        if attempt.report is not None:
-            details["begun"] = attempt.report.begun
-            details["resume_wait"] = attempt.report.waited
-        task.metadata[REPORT] = details
+        ran = attempt.report
+        task.metadata[messages.REPORT] = messages.report(
+            ending,
+            attempt.cache_hits,
+            begun=None if ran is None else ran.begun,
+            resume_wait=None if ran is None else ran.waited,
+        )
         if job.client is not None and len(result.error or "") <= INLINE_LIMIT:
-            task.metadata[RESULT] = {"client": job.client, "result": asdict(result)}
+            task.metadata[messages.RESULT] = messages.parcel(job.client, asdict(result))
 
     def _count_cache_hit(self, key: str) -> None:
         """Note that what a running transformation called has a result already."""
@@ -239,7 +237,7 @@ class TaskRunner:
         """Tell the scheduler what a task runs, so that it can be cancelled by that."""
         stream = self._worker.batched_stream
         if stream is not None and not stream.closed():
-            stream.send({"op": NAME, "key": key, "checksum": tf_checksum})
+            stream.send(messages.name(key, tf_checksum))
 
     async def _resolve_inputs(self, job: Job) -> list[Buffer]:
         """Bring the inputs into this process, all at once; the list keeps them here."""
@@ -320,7 +318,7 @@ class TaskRunner:
     def close(self) -> None:
         """Stop asking for leases; what is under way begins again elsewhere."""
         self._closed = True
-        self._worker.stream_handlers.pop(CANCEL, None)
+        self._worker.stream_handlers.pop(messages.PUSH_CANCEL, None)
         self._worker.handlers.pop(CALLER_WAITS, None)
         self.leases.close()
         self._recorder.close()

@@ -9,6 +9,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from scheduler_ext.task_keys import TOP_LEVEL_RESOURCE
+
 from ..cluster.record_mode import publish
 from .checks import check, with_further_problems
 from .cluster_string import ClusterClass
@@ -258,7 +260,9 @@ def policy(parameters: Parameters, unit: str = "worker") -> ScalingPolicy:
         transformations = (
             parameters.seamless_processes * parameters.transformation_throttle
         )
-        slots = min(slots, int(parameters.resources.get("S", transformations)))
+        slots = min(
+            slots, int(parameters.resources.get(TOP_LEVEL_RESOURCE, transformations))
+        )
     return ScalingPolicy(
         minimum=parameters.minimum_workers,
         maximum=parameters.maximum_workers,
