@@ -73,10 +73,10 @@ class TransformationDaskMixin:
 
     def _failed(self, error: Exception) -> None:
         """Let the transformation have failed because nobody evaluates it."""
-        from .neighbours import outcomes
+        from .neighbours import transformation
 
-        if not outcomes.is_settled(self):
-            outcomes.fail(self, f"{error}\n")
+        if not transformation.is_settled(self):
+            transformation.fail(self, f"{error}\n")
 
     def _end_evaluation(self, futures: TransformationFutures | None) -> None:
         """Stop an evaluation of a transformation that was cancelled.

@@ -28,7 +28,8 @@ from typing import Any
 from ..cluster import selection
 from ..cluster.environment import PROCESS_ENV, SELECTION_ENV
 from ..neighbours import event_loops, fewer_requests, own_random, pipes
-from ..neighbours.bounded_tables import Collector, bound_results, synchronize_caches
+from ..neighbours.bounded_tables import bound_results, synchronize_caches
+from ..neighbours.event_loops import JobExecutor
 from . import (
     bash_commands,
     compiling,
@@ -40,8 +41,9 @@ from . import (
     waits,
 )
 from .code_end import CodeEnd
+from .garbage import Collector
 from .holdings import JobState
-from .job_identity import JobExecutor, JobLocal, inherit_in_threads, let_each_job_ask
+from .job_identity import JobLocal, inherit_in_threads, let_each_job_ask
 from .job_runner import ABANDON, PING, RUN, STARVED, STUCK, JobRunner
 from .turn_keeper import TurnKeeper
 

@@ -17,7 +17,8 @@ from seamless.caching.buffer_cache import get_buffer_cache
 from seamless_transformer.worker import _Pointer
 
 from ..child.values import KEEP_SCRATCH
-from ..storage.cache import BufferStore, has_hashserver
+from ..neighbours.services import has_hashserver
+from ..storage.cache import BufferStore
 from ..storage.shared_memory import (
     CONTENT,
     PLAIN,

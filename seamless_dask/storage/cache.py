@@ -14,6 +14,7 @@ from seamless.caching.buffer_cache import get_buffer_cache
 from seamless.checksum.calculate_checksum import TRIVIAL_CHECKSUMS
 
 from ..errors import UploadError
+from ..neighbours.services import has_hashserver
 from ..types import TransformationResult
 from .hashserver import write
 from .outages import HASHSERVER
@@ -26,13 +27,6 @@ DEFAULT_CAPACITY = 128 * 1024**2
 MAX_BUFFERS = 5_000
 #: bytes up to which an input travels with a job; four times that for all of its inputs
 WITH_JOB = 4 * 1024
-
-
-def has_hashserver() -> bool:
-    """Whether there is one that takes what this process writes."""
-    from seamless_remote import buffer_remote
-
-    return bool(buffer_remote.has_write_server())
 
 
 class BufferStore:

@@ -34,11 +34,11 @@ from seamless_transformer.record_assembly import (
     stop_gpu_memory_sampler,
 )
 from seamless_transformer.record_utils import _utcnow_iso
-from seamless_transformer.run import get_transformation_inputs_output
 from seamless_transformer.transformation_utils import resolve_env_checksum
 
 from ..cluster import record_mode
 from ..errors import StorageError
+from ..neighbours.pins import input_checksums
 from .cache import BufferStore
 from .database import (
     EXECUTION,
@@ -323,14 +323,6 @@ class _InFull(Execution):
 
 async def _gather_sizes(sizes: Any) -> list[int | None]:
     return list(await asyncio.gather(*sizes))
-
-
-def input_checksums(transformation_dict: dict[str, Any]) -> set[str]:
-    """Return the distinct checksums of the pins that a transformation reads."""
-    names = get_transformation_inputs_output(transformation_dict)[0]
-    original = {v: k for k, v in transformation_dict.get("__as__", {}).items()}
-    pins = (transformation_dict.get(original.get(name, name)) for name in names)
-    return {Checksum(pin[2]).hex() for pin in pins if pin is not None and pin[2]}
 
 
 def _check_database() -> None:

@@ -21,8 +21,9 @@ from seamless_transformer.transformation_cache import (
 
 from ..cluster import record_mode, scheduler
 from ..errors import TransformationError, Unavailable
-from ..neighbours import connections, outcomes
+from ..neighbours import connections
 from ..neighbours import transformation as definition
+from ..neighbours.pins import checksums_in
 from ..storage.cache import await_pending_uploads, contents_at_hand
 from ..storage.database import known_result
 from ..storage.recent import recent_buffers
@@ -31,7 +32,7 @@ from ..types import TransformationSubmission as Submission
 from . import handles
 from .identity import is_driver
 from .other_clients import Guest
-from .submissions import checksums_in, checksums_of, submission_of, without_value
+from .submissions import checksums_of, submission_of, without_value
 
 if TYPE_CHECKING:
     from .submitter import Submitter
@@ -74,7 +75,7 @@ async def evaluate(
     asyncio.CancelledError
         If it was cancelled, in whatever way.
     """
-    if outcomes.is_settled(transformation):
+    if definition.is_settled(transformation):
         return
     evaluation = _Evaluation(client, driver_context)
     nodes = evaluation.start(transformation)
@@ -118,7 +119,7 @@ class _Evaluation:
 
     def _settle(self, transformation: Any, result: TransformationResult) -> None:
         """Put a result into a transformation, and release its task."""
-        outcomes.apply(transformation, result)
+        definition.apply(transformation, result)
         futures = self._futures.pop(id(transformation), None)
         if futures is None:
             return
@@ -151,7 +152,7 @@ class _Evaluation:
                 return
             result = await self._client.result_of(futures)
         except Exception:  # noqa: BLE001 - becomes the transformation's exception
-            outcomes.fail(transformation, traceback.format_exc().strip("\n") + "\n")
+            definition.fail(transformation, traceback.format_exc().strip("\n") + "\n")
             return
         self._settle(transformation, result)
 
@@ -176,7 +177,7 @@ class _Evaluation:
             else:
                 futures = await self._admitted(submission)
         except (TransformationError, ValueError) as error:
-            outcomes.fail(transformation, str(error))
+            definition.fail(transformation, str(error))
             return None
         self._futures[id(transformation)] = futures
         if not handles.under_way(transformation._dask_futures):
@@ -307,12 +308,12 @@ class _Evaluation:
             return
         except Exception as exc:  # noqa: BLE001 - the code of a transformation failed
             error = "".join(traceback.format_exception_only(exc))
-            outcomes.apply(
+            definition.apply(
                 transformation,
                 TransformationResult(tf_checksum.hex(), None, error),
             )
             return
-        outcomes.apply(
+        definition.apply(
             transformation,
             TransformationResult(tf_checksum.hex(), Checksum(result).hex()),
         )
@@ -370,7 +371,7 @@ class _Evaluation:
         recent_buffers.keep_uploaded(used)
         known = await known_result(tf_checksum.hex())
         if known is not None:
-            outcomes.apply(
+            definition.apply(
                 transformation, TransformationResult(tf_checksum.hex(), known)
             )
             return None
@@ -407,7 +408,7 @@ def _upstream_first(root: Any) -> list[Any]:
         if expanded:
             order.append(transformation)
             continue
-        if id(transformation) in seen or outcomes.is_settled(transformation):
+        if id(transformation) in seen or definition.is_settled(transformation):
             continue
         seen.add(id(transformation))
         stack.append((transformation, True))

@@ -15,6 +15,7 @@ from scheduler_ext.task_keys import base_key
 from ..child.small_buffers import BUFFERS, SMALL
 from ..cluster.leases import Leases
 from ..errors import TransformationError
+from ..neighbours.pins import with_tuples
 from ..storage.cache import BufferStore, await_pending_uploads
 from ..storage.database import known_result
 from ..storage.uploads import Uploads
@@ -24,7 +25,7 @@ from ..submit.submitter import Submitter
 from ..types import TransformationFutures, TransformationResult
 from ..types import TransformationSubmission as Submission
 from .callers import RunningJob, RunningJobs
-from .recompute import Recompute, with_tuples
+from .recompute import Recompute
 
 logger = logging.getLogger(__name__)
 

@@ -17,6 +17,7 @@ from seamless import Buffer, CacheMissError, Checksum
 
 from ..child.small_buffers import Contents
 from ..errors import JobFailed
+from ..neighbours.pins import buffers_to_run, with_tuples
 from ..storage.cache import BufferStore
 from ..storage.job_report import JobReport
 from ..storage.outages import DATABASE
@@ -159,28 +160,3 @@ class Recompute:
             )
         self._uploads.received(made)
         return result
-
-
-def with_tuples(transformation_dict: dict[str, Any]) -> dict[str, Any]:
-    """Undo what a passage through JSON does to pins."""
-    return {
-        name: tuple(value)
-        if isinstance(value, list) and not name.startswith("__")
-        else value
-        for name, value in transformation_dict.items()
-    }
-
-
-def buffers_to_run(
-    transformation_dict: Mapping[str, Any], tf_dunder: Mapping[str, Any]
-) -> set[str]:
-    """Return the checksums of what a transformation needs: inputs and environment."""
-    checksums = {
-        value[2]
-        for value in transformation_dict.values()
-        if isinstance(value, tuple) and len(value) > 2 and value[2]
-    }
-    environment = tf_dunder.get("__env__")
-    if isinstance(environment, str):
-        checksums.add(environment)
-    return checksums

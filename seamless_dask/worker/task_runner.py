@@ -19,6 +19,7 @@ from scheduler_ext import messages
 from ..cluster.inner import CALLER_WAITS
 from ..cluster.leases import Leases
 from ..errors import DependencyFailed, JobFailed, TransformationError
+from ..neighbours.pins import buffers_to_run
 from ..pool.pool import Pool
 from ..storage.cache import BufferStore, ensure_uploaded
 from ..storage.database import known_result
@@ -30,7 +31,7 @@ from ..submit.submissions import with_dependencies
 from ..types import TransformationResult
 from .callers import RunningJobs
 from .nested import NestedWork
-from .recompute import Recompute, buffers_to_run
+from .recompute import Recompute
 
 if TYPE_CHECKING:
     from distributed import Worker
