@@ -288,7 +288,7 @@ def test_shared_memory_of_a_dead_process(group: Processes) -> None:
     request = {"op": "tempref", "checksum": "ab" * 32, "length": 1000}
     loop = group._manager.loop
     answer = asyncio.run_coroutine_threadsafe(
-        pool.exchange.refer(process._handle, request), loop
+        pool._requests.refer(process._handle, request), loop
     ).result()
     assert os.path.exists(answer["name"])
     os.kill(process.pid, signal.SIGKILL)

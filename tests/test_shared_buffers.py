@@ -294,9 +294,9 @@ def test_a_process_dies_on_the_way(
     request = {"op": "tempref", "checksum": missing, "length": 5 * LARGE}
 
     async def ask() -> tuple[dict[str, Any], dict[str, Any]]:
-        given = await pool.exchange.refer(process._handle, request)
+        given = await pool._requests.refer(process._handle, request)
         download = {"checksum": lent.get_checksum().hex()}
-        borrowed = await pool.exchange.download(process._handle, download)
+        borrowed = await pool._requests.download(process._handle, download)
         assert borrowed is not None
         return given, borrowed
 
@@ -379,7 +379,7 @@ def test_asked_for_without_shared_memory(dummy: SeamlessDaskClient) -> None:
     )
     request = {"checksum": checksum_of(content).hex(), PLAIN: True}
     answer = asyncio.run_coroutine_threadsafe(
-        pool.exchange.download(process._handle, request), pool._manager.loop
+        pool._requests.download(process._handle, request), pool._manager.loop
     ).result(SOON)
     assert answer == {CONTENT: content}
     assert not pool._manager._pointers
