@@ -20,7 +20,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from .client import SeamlessDaskClient
+    from .submit.submitter import Submitter
 
 logger = logging.getLogger(__name__)
 
@@ -55,7 +55,7 @@ def configure(*, rpc_timeout: float = 5.0) -> None:
     _settings = _Settings(rpc_timeout=float(rpc_timeout))
 
 
-def _client() -> SeamlessDaskClient | None:
+def _client() -> Submitter | None:
     from .transformer_client import get_seamless_dask_client
 
     return get_seamless_dask_client()

@@ -664,7 +664,7 @@ def lengths_on_hashserver(transformation: Transformation[Any]) -> list[int | Non
     from seamless_remote import buffer_remote
 
     from seamless_dask.neighbours import transformation as definition
-    from seamless_dask.submit.submissions import checksums_in
+    from seamless_dask.neighbours.pins import checksums_in
 
     used = checksums_in(definition.prepared(transformation)[0])
     used.append(transformation.transformation_checksum.hex())

@@ -29,8 +29,8 @@ Seen = dict[str, Any]
 
 def forget_on_worker(dask_worker: Any) -> int:
     """Empty a worker's memory of buffers: then it is like another worker."""
-    runtime = dask_worker.plugins[WORKER_PLUGIN]._runtime.result()
-    store = runtime.buffers
+    runner = dask_worker.plugins[WORKER_PLUGIN]._runner.result()
+    store = runner.buffers
     with store._lock:
         count = len(store._buffers)
         store._buffers.clear()

@@ -10,10 +10,11 @@ from typing import Any
 
 import pytest
 
-from seamless_dask.child.bash_commands import OWNER_ENV, _BashSubprocess
+from seamless_dask.child.bash_commands import _BashSubprocess
 from seamless_dask.child.job_identity import belong_to, current_job
 from seamless_dask.child.turn_keeper import TurnKeeper
 from seamless_dask.child.turns import JobTurn
+from seamless_dask.cluster.environment import OWNER_ENV
 
 
 class WorkingDirectory:

@@ -139,7 +139,7 @@ def test_jobs_of_one_process_that_are_cancelled_together(
     dummy: SeamlessDaskClient, tmp_path: Path
 ) -> None:
     """Each ends its process; none runs again because of another."""
-    crew = Pool.of_this_process(2, {}, "")._crew
+    group = Pool.of_this_process(2, {}, "")._processes
     for attempt in range(5):
         names = [f"together-{attempt}-{i}" for i in range(6)]
         started = [delayed(endless)(str(tmp_path), name) for name in names]
@@ -150,7 +150,7 @@ def test_jobs_of_one_process_that_are_cancelled_together(
         for tf in started:
             tf.cancel()
         wait_until(
-            lambda: not any(process.jobs for process in crew.processes()),
+            lambda: not any(process.jobs for process in group.all()),
             "no process has a job",
             SOON,
         )
@@ -161,15 +161,15 @@ def test_cancelled_before_the_worker_is_ready(
 ) -> None:
     """Dask has begun the task, no process has: it does not run later either."""
     pool = Pool.of_this_process(2, {}, "")
-    worker = pool.runtime_of(None).worker
+    worker = pool.user_of(None)._worker
     plugin: Any = worker.plugins[WORKER_PLUGIN]
-    ready, runtime = threading.Event(), plugin.runtime
+    ready, runner = threading.Event(), plugin.runner
 
-    async def runtime_when_ready() -> Any:
+    async def runner_when_ready() -> Any:
         await asyncio.to_thread(ready.wait, SOON)
-        return await runtime()
+        return await runner()
 
-    monkeypatch.setattr(plugin, "runtime", runtime_when_ready)
+    monkeypatch.setattr(plugin, "runner", runner_when_ready)
     tf = delayed(endless)(str(tmp_path), "late")
     key = f"base-{checksum_of(tf)}"
 
@@ -185,7 +185,7 @@ def test_cancelled_before_the_worker_is_ready(
     monkeypatch.undo()
     wait_until(lambda: state() is None, "it is forgotten", SOON)
     assert not (tmp_path / "late").exists()
-    assert not any(process.jobs for process in pool._crew.processes())
+    assert not any(process.jobs for process in pool._processes.all())
 
 
 def test_what_waits_never_starts(dummy: SeamlessDaskClient, tmp_path: Path) -> None:
@@ -468,14 +468,13 @@ def permissions_of(client: SeamlessDaskClient) -> dict[str, Any]:
 
 def test_leases_given_up_before_they_are_answered(dummy: SeamlessDaskClient) -> None:
     """Whether their request is on its way or not yet sent: none is left."""
-    runtime = Pool.of_this_process(2, {}, "").runtime_of(None)
+    runner = Pool.of_this_process(2, {}, "").user_of(None)
 
     async def ask_and_give_up() -> None:
         def ask(first: int, count: int) -> list[asyncio.Task[str]]:
             keys = (f"base-{number:064x}" for number in range(first, first + count))
             return [
-                asyncio.create_task(runtime.leases.acquire(key, None, 1))
-                for key in keys
+                asyncio.create_task(runner.leases.acquire(key, None, 1)) for key in keys
             ]
 
         asked = ask(0, 500)
@@ -486,13 +485,13 @@ def test_leases_given_up_before_they_are_answered(dummy: SeamlessDaskClient) -> 
             task.cancel()
         await asyncio.gather(*asked, return_exceptions=True)
 
-    asyncio.run_coroutine_threadsafe(ask_and_give_up(), runtime.loop).result(SOON)
+    asyncio.run_coroutine_threadsafe(ask_and_give_up(), runner.loop).result(SOON)
     nothing = {"admitted": 0, "waiting": 0}
     wait_until(lambda: permissions_of(dummy) == nothing, "no lease is left", SOON)
     # One that was on its way all the time is answered after all of them.
     lease = asyncio.run_coroutine_threadsafe(
-        runtime.leases.acquire(f"base-{7:064x}", None, 1), runtime.loop
+        runner.leases.acquire(f"base-{7:064x}", None, 1), runner.loop
     ).result(SOON)
     assert permissions_of(dummy) == {"admitted": 1, "waiting": 0}
-    runtime.loop.call_soon_threadsafe(runtime.leases.release, lease)
+    runner.loop.call_soon_threadsafe(runner.leases.release, lease)
     wait_until(lambda: permissions_of(dummy) == nothing, "it is released", SOON)

@@ -14,15 +14,11 @@ import pytest
 
 from seamless_dask.child.code_end import CodeEnd
 from seamless_dask.child.initializer import Initializer
-from seamless_dask.child.job_identity import (
-    JobExecutor,
-    JobLocal,
-    belong_to,
-    inherit_in_threads,
-)
+from seamless_dask.child.job_identity import JobLocal, belong_to, inherit_in_threads
 from seamless_dask.child.job_runner import JobRunner
 from seamless_dask.child.turn_keeper import TurnKeeper
 from seamless_dask.child.turns import JobTurn
+from seamless_dask.neighbours.event_loops import JobExecutor
 
 
 def test_job_local_is_inherited_by_tasks_on_another_loop() -> None:

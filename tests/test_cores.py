@@ -10,12 +10,12 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from seamless_dask.child.cores import (
-    THREADS_ENV,
     VARIABLES,
     allow,
     cores_of_job,
     threads_per_transformation,
 )
+from seamless_dask.cluster.environment import THREADS_ENV
 
 number = st.integers(1, 500)
 

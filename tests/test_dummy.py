@@ -25,7 +25,7 @@ from seamless_dask import (
     get_seamless_dask_client,
     start_dummy_scheduler,
 )
-from seamless_dask import client as client_module
+from seamless_dask.submit import submitter as submitter_module
 
 pytestmark = pytest.mark.cluster
 
@@ -347,7 +347,7 @@ def test_finished_work_is_forgotten(
     dummy: SeamlessDaskClient, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """After its time to live, neither client nor scheduler keeps anything of it."""
-    monkeypatch.setattr(client_module, "CACHE_TTL", 0.2)
+    monkeypatch.setattr(submitter_module, "CACHE_TTL", 0.2)
 
     def count_tasks(dask_scheduler: Any = None) -> int:
         return sum(1 for key in dask_scheduler.tasks if str(key).startswith("base"))
@@ -356,7 +356,7 @@ def test_finished_work_is_forgotten(
         return -x
 
     assert direct(negate)(5) == -5
-    wait_until(lambda: not dummy._entries, "the client forgets")
+    wait_until(lambda: not dummy._registry, "the client forgets")
     wait_until(
         lambda: dummy.client.run_on_scheduler(count_tasks) == 0,
         "the scheduler forgets",

@@ -214,8 +214,8 @@ def test_what_the_process_needs_while_the_code_runs(
     tf = delayed(without_len)(str(tmp_path))
     tf.start()
     pid = running(tmp_path, "starts")
-    crew = Pool.of_this_process(2, {}, "")._crew
-    (process,) = (each for each in crew.processes() if each.pid == pid)
+    group = Pool.of_this_process(2, {}, "")._processes
+    (process,) = (each for each in group.all() if each.pid == pid)
     ping = process._handle.request("ping")
     asyncio.run_coroutine_threadsafe(ping, process._loop).result(SOON)
     (tmp_path / "go").touch()

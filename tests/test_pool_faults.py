@@ -20,12 +20,11 @@ from polling import wait_until
 from seamless.transformer import delayed, direct
 
 from seamless_dask import SeamlessDaskClient, set_seamless_dask_client
-from seamless_dask.pool import allocation as crew_module
-from seamless_dask.pool import process as processes_module
-from seamless_dask.pool.allocation import Crew
+from seamless_dask.pool import processes, pulse
 from seamless_dask.pool.os_processes import describe_exit
 from seamless_dask.pool.pool import Pool
 from seamless_dask.pool.process import SeamlessProcess
+from seamless_dask.pool.processes import Processes
 
 pytestmark = pytest.mark.cluster
 
@@ -34,15 +33,15 @@ SOON = 30.0
 
 
 @pytest.fixture
-def crew(dummy: SeamlessDaskClient) -> Crew:
+def group(dummy: SeamlessDaskClient) -> Processes:
     """The processes of the dummy scheduler's worker, all of them ready."""
-    crew = Pool.of_this_process(2, {}, "")._crew
-    wait_until(lambda: whole(crew), "the pool is whole", SOON)
-    return crew
+    group = Pool.of_this_process(2, {}, "")._processes
+    wait_until(lambda: whole(group), "the pool is whole", SOON)
+    return group
 
 
-def whole(crew: Crew) -> bool:
-    processes = crew.processes()
+def whole(group: Processes) -> bool:
+    processes = group.all()
     return len(processes) >= 2 and all(process.ready for process in processes)
 
 
@@ -76,7 +75,7 @@ def deadly(path: str, name: str, how: str) -> None:
     ],
 )
 def test_a_job_that_ends_its_process(
-    crew: Crew, tmp_path: Path, how: str, cause: str
+    group: Processes, tmp_path: Path, how: str, cause: str
 ) -> None:
     """Three times, then an error that names it; all others execute once."""
     path = str(tmp_path)
@@ -100,10 +99,10 @@ def test_a_job_that_ends_its_process(
     assert [tf.run() for tf in others] == [f"other{i}" for i in range(4)]
     assert len(starts(tmp_path, "suspect")) == 3
     assert [len(starts(tmp_path, f"other{i}")) for i in range(4)] == [1] * 4
-    wait_until(lambda: whole(crew), "the pool is whole", SOON)
+    wait_until(lambda: whole(group), "the pool is whole", SOON)
 
 
-def test_killed_from_outside(crew: Crew, tmp_path: Path) -> None:
+def test_killed_from_outside(group: Processes, tmp_path: Path) -> None:
     """As by the kernel when memory is short: everything runs again, to its end."""
     path = str(tmp_path)
     jobs = [delayed(patient)(path, f"job{i}") for i in range(6)]
@@ -116,13 +115,13 @@ def test_killed_from_outside(crew: Crew, tmp_path: Path) -> None:
     begin = time.monotonic()
     for i in range(6):
         running(tmp_path, f"job{i}", times=2)
-    wait_until(lambda: whole(crew), "the pool is whole", SOON)
+    wait_until(lambda: whole(group), "the pool is whole", SOON)
     assert time.monotonic() - begin < SOON
     (tmp_path / "go").touch()
     assert [tf.run() for tf in jobs] == [f"job{i}" for i in range(6)]
 
 
-def test_who_waits_is_not_suspected(crew: Crew, tmp_path: Path) -> None:
+def test_who_waits_is_not_suspected(group: Processes, tmp_path: Path) -> None:
     """A caller whose process is lost calls again; it need not run alone."""
 
     def caller(path, name, nested):
@@ -151,17 +150,17 @@ def test_who_waits_is_not_suspected(crew: Crew, tmp_path: Path) -> None:
         tf.start()
     for i in range(3):
         running(tmp_path, f"nested{i}")
-    for process in crew.processes():
+    for process in group.all():
         os.kill(process.pid, signal.SIGKILL)
     for i in range(3):
         running(tmp_path, f"caller{i}", times=2)
         running(tmp_path, f"nested{i}", times=2)
     (tmp_path / "go").touch()
     assert [tf.run() for tf in callers] == [f"caller{i}nested{i}" for i in range(3)]
-    assert not [job for p in crew.processes() for job in p.jobs]
+    assert not [job for p in group.all() for job in p.jobs]
 
 
-def test_sys_exit_is_an_error_of_the_job(crew: Crew) -> None:
+def test_sys_exit_is_an_error_of_the_job(group: Processes) -> None:
     """The process and its other jobs go on."""
 
     def leaves():
@@ -169,13 +168,13 @@ def test_sys_exit_is_an_error_of_the_job(crew: Crew) -> None:
 
         sys.exit(7)
 
-    before = set(crew.processes())
+    before = set(group.all())
     with pytest.raises(RuntimeError, match="SystemExit: 7"):
         direct(leaves)()
-    assert set(crew.processes()) == before
+    assert set(group.all()) == before
 
 
-def test_ten_seconds_without_the_gil(crew: Crew, tmp_path: Path) -> None:
+def test_ten_seconds_without_the_gil(group: Processes, tmp_path: Path) -> None:
     """A process that does not answer is busy, not dead; others get the new jobs."""
 
     def holds(path):
@@ -195,25 +194,25 @@ def test_ten_seconds_without_the_gil(crew: Crew, tmp_path: Path) -> None:
     tf = delayed(holds)(str(tmp_path))
     tf.start()
     pid = running(tmp_path, "holds")
-    (process,) = [p for p in crew.processes() if p.pid == pid]
+    (process,) = [p for p in group.all() if p.pid == pid]
     assert [direct(quick)(i) for i in range(3)] != [pid] * 3
     assert tf.run() == "held"
-    assert crew.process(process.name) is process
+    assert group.process(process.name) is process
 
 
 def test_a_process_that_never_answers(
-    crew: Crew, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    group: Processes, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """After a long time, which is short here, it is taken for dead."""
-    monkeypatch.setattr(processes_module, "PING_INTERVAL", 0.1)
-    monkeypatch.setattr(processes_module, "PING_PATIENCE", 0.2)
-    monkeypatch.setattr(crew, "_unresponsive_limit", 1.0)
+    monkeypatch.setattr(pulse, "PING_INTERVAL", 0.1)
+    monkeypatch.setattr(pulse, "PING_PATIENCE", 0.2)
+    monkeypatch.setattr(group, "_unresponsive_limit", 1.0)
     # those that start from now on have the new limit
-    for process in crew.processes():
+    for process in group.all():
         os.kill(process.pid, signal.SIGKILL)
-    old = set(crew.processes())
-    wait_until(lambda: not old & set(crew.processes()), "they end", SOON)
-    wait_until(lambda: whole(crew), "the pool is whole", SOON)
+    old = set(group.all())
+    wait_until(lambda: not old & set(group.all()), "they end", SOON)
+    wait_until(lambda: whole(group), "the pool is whole", SOON)
     tf = delayed(patient)(str(tmp_path), "stopped")
     tf.start()
     os.kill(running(tmp_path, "stopped"), signal.SIGSTOP)
@@ -223,10 +222,10 @@ def test_a_process_that_never_answers(
 
 
 def test_processes_that_do_not_start(
-    crew: Crew, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    group: Processes, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Jobs get an error that says how they end; when they start again, all is well."""
-    monkeypatch.setattr(crew_module, "START_INTERVAL", 0.5)
+    monkeypatch.setattr(processes, "START_INTERVAL", 0.5)
     original = SeamlessProcess.launch
 
     async def stillborn(*args: Any, **options: Any) -> SeamlessProcess:
@@ -238,21 +237,21 @@ def test_processes_that_do_not_start(
         return i
 
     def broken() -> str | None:
-        for process in crew.processes():
+        for process in group.all():
             with contextlib.suppress(ProcessLookupError):
                 os.kill(process.pid, signal.SIGKILL)
-        return crew._broken
+        return group._broken
 
     with monkeypatch.context() as patch:
         patch.setattr(SeamlessProcess, "launch", stillborn)
         wait_until(broken, "the pool notices", SOON)
         with pytest.raises(RuntimeError, match="can be started: it was killed by SIG"):
             direct(value)(1)
-    wait_until(lambda: whole(crew), "the pool is whole", SOON)
+    wait_until(lambda: whole(group), "the pool is whole", SOON)
     assert direct(value)(2) == 2
 
 
-def test_what_a_dead_process_leaves_behind(crew: Crew, tmp_path: Path) -> None:
+def test_what_a_dead_process_leaves_behind(group: Processes, tmp_path: Path) -> None:
     """Temporary files, and processes that have lost their parent."""
 
     def untidy(path):
@@ -282,32 +281,32 @@ def test_what_a_dead_process_leaves_behind(crew: Crew, tmp_path: Path) -> None:
     wait_until(lambda: not psutil.pid_exists(int(child)), "its child ends", SOON)
 
 
-def test_shared_memory_of_a_dead_process(crew: Crew) -> None:
+def test_shared_memory_of_a_dead_process(group: Processes) -> None:
     """A buffer was to be uploaded when the process was killed."""
     pool = Pool.of_this_process(2, {}, "")
-    process = crew.processes()[0]
+    process = group.all()[0]
     request = {"op": "tempref", "checksum": "ab" * 32, "length": 1000}
-    loop = crew._manager.loop
+    loop = group._manager.loop
     answer = asyncio.run_coroutine_threadsafe(
         pool.exchange.refer(process._handle, request), loop
     ).result()
     assert os.path.exists(answer["name"])
     os.kill(process.pid, signal.SIGKILL)
     wait_until(lambda: not os.path.exists(answer["name"]), "it goes", SOON)
-    assert answer["key"] not in crew._manager._pointers
+    assert answer["key"] not in group._manager._pointers
 
 
-def test_many_losses_leave_nothing(crew: Crew) -> None:
+def test_many_losses_leave_nothing(group: Processes) -> None:
     """The descriptors and threads of this process do not grow with the losses."""
 
     def value(i):
         return i
 
     def lose_one(i: int) -> None:
-        victim = crew.processes()[0]
+        victim = group.all()[0]
         os.kill(victim.pid, signal.SIGKILL)
-        wait_until(lambda: victim not in crew.processes(), "it ends", SOON)
-        wait_until(lambda: whole(crew), "the pool is whole", SOON)
+        wait_until(lambda: victim not in group.all(), "it ends", SOON)
+        wait_until(lambda: whole(group), "the pool is whole", SOON)
         assert direct(value)(i) == i
 
     def count() -> int:

@@ -14,10 +14,10 @@ import pytest
 from patient_jobs import running, starts
 from polling import wait_until
 from seamless.transformer import delayed
-from test_pool_sharing import SOON, crew  # noqa: F401 - a fixture
+from test_pool_sharing import SOON, group  # noqa: F401 - a fixture
 
 from seamless_dask import SeamlessDaskClient
-from seamless_dask.pool.allocation import Crew
+from seamless_dask.pool.processes import Processes
 
 pytestmark = pytest.mark.cluster
 
@@ -204,7 +204,7 @@ PAIRS = {
 
 @pytest.mark.parametrize("name", PAIRS)
 def test_neither_meets_what_is_the_others(
-    crew: Crew,  # noqa: F811
+    group: Processes,  # noqa: F811
     tmp_path: Path,
     name: str,
 ) -> None:
@@ -226,7 +226,7 @@ def test_neither_meets_what_is_the_others(
 
 
 def test_one_that_waits_for_a_lock_of_the_other_begins_elsewhere(
-    crew: Crew,  # noqa: F811
+    group: Processes,  # noqa: F811
     tmp_path: Path,
 ) -> None:
     """The host holds a lock of Python across its call, and the guest wants it."""

@@ -17,9 +17,9 @@ from seamless.transformer import delayed
 
 from seamless_dask import SeamlessDaskClient
 from seamless_dask.child.turn_keeper import PATIENCE
-from seamless_dask.pool import allocation as crew_module
-from seamless_dask.pool.allocation import Crew
+from seamless_dask.pool import processes
 from seamless_dask.pool.pool import Pool
+from seamless_dask.pool.processes import Processes
 
 pytestmark = pytest.mark.cluster
 
@@ -28,23 +28,25 @@ SOON = 30.0
 
 
 @pytest.fixture
-def crew(dummy: SeamlessDaskClient, monkeypatch: pytest.MonkeyPatch) -> Iterator[Crew]:
+def group(
+    dummy: SeamlessDaskClient, monkeypatch: pytest.MonkeyPatch
+) -> Iterator[Processes]:
     """The processes of the dummy scheduler's worker; jobs share them from two on."""
-    crew = Pool.of_this_process(2, {}, "")._crew
-    monkeypatch.setattr(crew_module, "IDLE_LIMIT", 0.0)
-    wait_until(lambda: quiet(crew), "only two processes are left", SOON)
-    monkeypatch.setattr(crew, "limit", 2)
-    yield crew
+    group = Pool.of_this_process(2, {}, "")._processes
+    monkeypatch.setattr(processes, "IDLE_LIMIT", 0.0)
+    wait_until(lambda: quiet(group), "only two processes are left", SOON)
+    monkeypatch.setattr(group, "limit", 2)
+    yield group
 
 
-def quiet(crew: Crew) -> bool:
+def quiet(group: Processes) -> bool:
     """Whether nothing runs, and no more processes are there than at the beginning."""
-    if any(process.jobs for process in crew.processes()):
+    if any(process.jobs for process in group.all()):
         return False
-    for process in crew.processes()[2:]:
+    for process in group.all()[2:]:
         with suppress(ProcessLookupError):  # it has just ended
             os.kill(process.pid, signal.SIGKILL)
-    return len(crew.processes()) == 2 and all(p.idle for p in crew.processes())
+    return len(group.all()) == 2 and all(p.idle for p in group.all())
 
 
 def caller(path: str, name: str, seed: int) -> Any:
@@ -93,15 +95,15 @@ def alone(seed: int) -> list[Any]:
     ],
     ids=str,
 )
-def test_workloads_end(crew: Crew, name: str, arguments: dict[str, Any]) -> None:
+def test_workloads_end(group: Processes, name: str, arguments: dict[str, Any]) -> None:
     """With two processes, whatever the shape of the trees."""
-    before = crew.shared
+    before = group.shared
     outcome = workloads.WORKLOADS[name](f"sharing/{arguments}", **arguments)
     assert outcome["values_ok"], outcome
-    assert crew.shared > before
+    assert group.shared > before
 
 
-def test_what_is_global_is_put_aside(crew: Crew, tmp_path: Path) -> None:
+def test_what_is_global_is_put_aside(group: Processes, tmp_path: Path) -> None:
     """Six that have seeded and wait, in few processes; then each draws its own."""
     path = str(tmp_path)
     callers = [delayed(caller)(path, f"caller{i}", i) for i in range(6)]
@@ -115,7 +117,7 @@ def test_what_is_global_is_put_aside(crew: Crew, tmp_path: Path) -> None:
     assert [len(starts(tmp_path, f"caller{i}")) for i in range(6)] == [1] * 6
 
 
-def borrowed(crew: Crew, path: Path) -> tuple[Any, Any, int]:
+def borrowed(group: Processes, path: Path) -> tuple[Any, Any, int]:
     """Start a caller, and another job in its process; return both, and its id."""
     tf = delayed(caller)(str(path), "caller", 7)
     tf.start()
@@ -134,11 +136,11 @@ def transformations(dummy: SeamlessDaskClient) -> Any:
 
 
 def test_a_job_that_waits_long_for_its_process_begins_elsewhere(
-    dummy: SeamlessDaskClient, crew: Crew, tmp_path: Path
+    dummy: SeamlessDaskClient, group: Processes, tmp_path: Path
 ) -> None:
     """What it has called is not executed again."""
     before = transformations(dummy)
-    tf, guest, _ = borrowed(crew, tmp_path)
+    tf, guest, _ = borrowed(group, tmp_path)
     (tmp_path / "answer-caller").touch()
     assert tf.run() == alone(7)
     assert len(starts(tmp_path, "caller")) == 2
@@ -152,27 +154,29 @@ def test_a_job_that_waits_long_for_its_process_begins_elsewhere(
     assert len(starts(tmp_path, "guest")) == 1
 
 
-def test_cancelling_one_that_waits_ends_no_other(crew: Crew, tmp_path: Path) -> None:
+def test_cancelling_one_that_waits_ends_no_other(
+    group: Processes, tmp_path: Path
+) -> None:
     """Its process ends when the other one has ended."""
-    tf, guest, pid = borrowed(crew, tmp_path)
+    tf, guest, pid = borrowed(group, tmp_path)
     tf.cancel()
     wait_until(
-        lambda: all(len(p.jobs) < 2 for p in crew.processes()), "it is given up", SOON
+        lambda: all(len(p.jobs) < 2 for p in group.all()), "it is given up", SOON
     )
     (tmp_path / "go").touch()
     assert guest.run() == "guest"
     assert len(starts(tmp_path, "guest")) == 1
-    wait_until(lambda: pid not in {p.pid for p in crew.processes()}, "it ends", SOON)
+    wait_until(lambda: pid not in {p.pid for p in group.all()}, "it ends", SOON)
 
 
 def test_cancelling_the_guest_lets_the_other_one_begin_again(
-    crew: Crew, tmp_path: Path
+    group: Processes, tmp_path: Path
 ) -> None:
     """The process is stopped; what the other one has called goes on."""
-    tf, guest, pid = borrowed(crew, tmp_path)
+    tf, guest, pid = borrowed(group, tmp_path)
     guest.cancel()
     running(tmp_path, "caller", times=2)
     (tmp_path / "answer-caller").touch()
     assert tf.run() == alone(7)
     assert len(starts(tmp_path, "nested-caller")) == 1
-    assert pid not in {p.pid for p in crew.processes()}
+    assert pid not in {p.pid for p in group.all()}

@@ -7,12 +7,13 @@ from typing import Any
 import pytest
 from stack import RealStack
 
+from seamless_dask.errors import EnvelopeMismatch
 from seamless_dask.storage.deep_results import (
     META_KEY,
     member_checksums,
     waits_for_members,
 )
-from seamless_dask.submit.envelopes import Envelope, EnvelopeMismatch, check
+from seamless_dask.submit.envelopes import Envelope, check
 
 pytestmark = pytest.mark.cluster
 

@@ -288,7 +288,7 @@ def test_a_process_dies_on_the_way(
     lent = taken(content)
     pool.buffers.add(lent)
     process = wait_until(
-        lambda: next((p for p in pool._crew.processes() if p.ready), None), "one", SOON
+        lambda: next((p for p in pool._processes.all() if p.ready), None), "one", SOON
     )
     missing = checksum_of(b"never filled").hex()
     request = {"op": "tempref", "checksum": missing, "length": 5 * LARGE}
@@ -375,7 +375,7 @@ def test_asked_for_without_shared_memory(dummy: SeamlessDaskClient) -> None:
     content = content_of("plain")
     pool.buffers.add(Buffer(content))
     process = wait_until(
-        lambda: next((p for p in pool._crew.processes() if p.ready), None), "one", SOON
+        lambda: next((p for p in pool._processes.all() if p.ready), None), "one", SOON
     )
     request = {"checksum": checksum_of(content).hex(), PLAIN: True}
     answer = asyncio.run_coroutine_threadsafe(

@@ -26,8 +26,10 @@ from pathlib import Path
 from typing import Any
 
 from ..cluster import selection
+from ..cluster.environment import PROCESS_ENV, SELECTION_ENV
 from ..neighbours import event_loops, fewer_requests, own_random, pipes
-from ..neighbours.bounded_tables import Collector, bound_results, synchronize_caches
+from ..neighbours.bounded_tables import bound_results, synchronize_caches
+from ..neighbours.event_loops import JobExecutor
 from . import (
     bash_commands,
     compiling,
@@ -38,10 +40,10 @@ from . import (
     values,
     waits,
 )
-from .bash_commands import PROCESS_ENV
 from .code_end import CodeEnd
+from .garbage import Collector
 from .holdings import JobState
-from .job_identity import JobExecutor, JobLocal, inherit_in_threads, let_each_job_ask
+from .job_identity import JobLocal, inherit_in_threads, let_each_job_ask
 from .job_runner import ABANDON, PING, RUN, STARVED, STUCK, JobRunner
 from .turn_keeper import TurnKeeper
 
@@ -149,10 +151,8 @@ class Initializer:
         collector = Collector()
         small_buffers.install(worker)
         compiling.install(self.shared)
-        if selection.ENVIRONMENT in self.environment:
-            selection.select_in_seamless_process(
-                self.environment[selection.ENVIRONMENT]
-            )
+        if SELECTION_ENV in self.environment:
+            selection.select_in_seamless_process(self.environment[SELECTION_ENV])
         self._take_turns(channel, worker, collector)
         await worker._child_initializer(channel)
 

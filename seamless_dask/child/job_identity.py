@@ -14,9 +14,8 @@ from __future__ import annotations
 
 import functools
 import threading
-from collections.abc import Callable, Sequence
-from concurrent.futures import Future, ThreadPoolExecutor
-from contextvars import ContextVar, copy_context
+from collections.abc import Sequence
+from contextvars import ContextVar
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
@@ -87,16 +86,6 @@ def let_each_job_ask() -> None:
     from seamless_transformer.transformation_cache import get_transformation_cache
 
     get_transformation_cache()._active_submissions = _NothingUnderWay()
-
-
-class JobExecutor(ThreadPoolExecutor):
-    """A thread pool whose threads act for the job that has submitted the work."""
-
-    def submit(
-        self, function: Callable[..., Any], /, *args: Any, **kwargs: Any
-    ) -> Future[Any]:
-        """Run a function in the context of the caller."""
-        return super().submit(copy_context().run, function, *args, **kwargs)
 
 
 #: names of threads that run no code of users, or that are counted elsewhere

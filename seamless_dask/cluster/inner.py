@@ -20,17 +20,16 @@ from typing import TYPE_CHECKING, Any
 from scheduler_ext.fields import MAX_WAIT_SECONDS
 from scheduler_ext.messages import lease_request
 
-from ..child.bash_commands import OWNER_ENV, PROCESS_ENV
+from ..errors import LeaseRefused
 from . import scheduler
-from .leases import LeaseRefused
+from .environment import OWNER_ENV, PROCESS_ENV, WORKER_ENV
 
 if TYPE_CHECKING:
     from distributed import Client
 
 logger = logging.getLogger(__name__)
 
-WORKER_ENV = "SEAMLESS_DASK_WORKER_ADDRESS"
-#: RPC call of a Dask worker; see `WorkerRuntime.caller_waits`
+#: RPC call of a Dask worker; see `seamless_dask.worker.callers`
 CALLER_WAITS = "seamless_caller_waits"
 
 

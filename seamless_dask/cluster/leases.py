@@ -9,6 +9,8 @@ from typing import TYPE_CHECKING, Any, cast
 
 from scheduler_ext import messages
 
+from ..errors import LeaseRefused
+
 if TYPE_CHECKING:
     from distributed import Worker
 
@@ -22,10 +24,6 @@ MAX_BATCH = 1000
 #: Of all leases of this process: one that was given back is never granted again, and a
 #: worker that learns of other services begins anew.
 _numbers = itertools.count(1)
-
-
-class LeaseRefused(RuntimeError):
-    """The permission manager refused a nested transformation; the text says why."""
 
 
 class Lease(str):

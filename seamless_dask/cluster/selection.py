@@ -13,8 +13,6 @@ from collections.abc import Mapping
 from dataclasses import asdict
 from typing import Any
 
-#: how a selection travels to Seamless processes, as JSON
-ENVIRONMENT = "SEAMLESS_DASK_SELECTION"
 REMOTE_TARGET = "daskserver"
 
 #: cluster that `select` has selected in this process
@@ -105,7 +103,7 @@ def select_in_seamless_process(text: str) -> None:
     Parameters
     ----------
     text
-        Value of the environment variable `ENVIRONMENT`.
+        Value of the environment variable `SELECTION_ENV`.
     """
     from seamless_config.select import select_execution
     from seamless_transformer import probe_index

@@ -21,15 +21,25 @@ import asyncio
 import selectors
 import threading
 from collections.abc import Callable
+from concurrent.futures import Future, ThreadPoolExecutor
+from contextvars import copy_context
 from typing import Any
-
-from ..child.job_identity import JobExecutor
 
 #: as it is before `seamless_dask.child.waits` replaces it: these loops are no job's
 _Selector = selectors.DefaultSelector
 
 #: threads of one loop; they are started as they are needed
 MAX_THREADS = 4096
+
+
+class JobExecutor(ThreadPoolExecutor):
+    """A thread pool whose threads act for the job that has submitted the work."""
+
+    def submit(
+        self, function: Callable[..., Any], /, *args: Any, **kwargs: Any
+    ) -> Future[Any]:
+        """Run a function in the context of the caller."""
+        return super().submit(copy_context().run, function, *args, **kwargs)
 
 
 class ThreadLoop(asyncio.SelectorEventLoop):

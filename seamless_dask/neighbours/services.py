@@ -1,8 +1,8 @@
-"""Which hashservers and databases a cluster is to use."""
+"""Which hashservers and databases this process uses, and a cluster is to use."""
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 
@@ -53,3 +53,32 @@ def _place(url: str | None, directory: str | None) -> tuple[str | None, str | No
         if "://" not in url:
             url = f"http://{url}"
     return url, directory
+
+
+def has_hashserver() -> bool:
+    """Whether there is one that takes what this process writes."""
+    from seamless_remote import buffer_remote
+
+    return bool(buffer_remote.has_write_server())
+
+
+def databases() -> list[Any]:
+    """Return the clients of seamless-remote for databases, as configured now."""
+    from seamless_remote import database_remote
+
+    return _distinct(
+        database_remote._read_database_clients, database_remote._write_database_clients
+    )
+
+
+def hashservers() -> list[Any]:
+    """Return the clients of seamless-remote for hashservers, as configured now."""
+    from seamless_remote import buffer_remote
+
+    return _distinct(
+        buffer_remote._read_server_clients, buffer_remote._write_server_clients
+    )
+
+
+def _distinct(*groups: Sequence[Any]) -> list[Any]:
+    return list({id(client): client for group in groups for client in group}.values())

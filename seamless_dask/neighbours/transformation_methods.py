@@ -18,7 +18,7 @@ import functools
 from collections.abc import Callable, Coroutine, Generator
 from typing import Any, TypeVar
 
-from .outcomes import is_settled
+from .transformation import is_settled
 
 T = TypeVar("T")
 

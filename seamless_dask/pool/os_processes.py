@@ -16,11 +16,10 @@ from multiprocessing.process import BaseProcess
 
 import psutil
 
+from ..cluster.environment import MARKER_ENV
+
 logger = logging.getLogger(__name__)
 
-#: environment variable by which the descendants of a process are recognised, also
-#: when they have lost their parent
-MARKER = "SEAMLESS_DASK_MARKER"
 #: looks for descendants that were born while others were being killed
 SWEEPS = 5
 
@@ -136,7 +135,7 @@ def _marked(marker: str) -> list[psutil.Process]:
     for process in psutil.process_iter():
         try:
             if process.status() != psutil.STATUS_ZOMBIE and process.environ().get(
-                MARKER, ""
+                MARKER_ENV, ""
             ).startswith(marker):
                 found.append(process)
         except (psutil.NoSuchProcess, psutil.AccessDenied):

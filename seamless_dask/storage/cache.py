@@ -13,6 +13,9 @@ from seamless.caching import buffer_writer
 from seamless.caching.buffer_cache import get_buffer_cache
 from seamless.checksum.calculate_checksum import TRIVIAL_CHECKSUMS
 
+from ..errors import UploadError
+from ..neighbours.services import has_hashserver
+from ..types import TransformationResult
 from .hashserver import write
 from .outages import HASHSERVER
 
@@ -24,17 +27,6 @@ DEFAULT_CAPACITY = 128 * 1024**2
 MAX_BUFFERS = 5_000
 #: bytes up to which an input travels with a job; four times that for all of its inputs
 WITH_JOB = 4 * 1024
-
-
-def has_hashserver() -> bool:
-    """Whether there is one that takes what this process writes."""
-    from seamless_remote import buffer_remote
-
-    return bool(buffer_remote.has_write_server())
-
-
-class UploadError(RuntimeError):
-    """A buffer could not be written to any hashserver."""
 
 
 class BufferStore:
@@ -110,6 +102,13 @@ class BufferStore:
         self.add(buffer)
         if buffer.get_checksum().hex() not in self:
             buffer.tempref(scratch=True)
+
+    def add_contents(self, results: Iterable[TransformationResult]) -> None:
+        """Keep the small buffers that have come with results."""
+        for result in results:
+            if result.content is not None and result.result_checksum is not None:
+                checksum = Checksum(result.result_checksum)
+                self.add(Buffer(result.content, checksum=checksum))
 
     def at_hand(self, checksum: str) -> Buffer | None:
         """Return a buffer without any communication, or None."""

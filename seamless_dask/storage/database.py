@@ -3,15 +3,14 @@
 from __future__ import annotations
 
 import logging
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from aiohttp import ClientError
 from seamless import Checksum
 
-from .outages import DATABASE, ServiceUnavailable
-
-if TYPE_CHECKING:
-    from ..child.job_runner import JobReport
+from ..errors import ServiceUnavailable, StorageError
+from .job_report import JobReport
+from .outages import DATABASE
 
 logger = logging.getLogger(__name__)
 
@@ -19,10 +18,6 @@ logger = logging.getLogger(__name__)
 EXECUTION = "remote"
 #: how writing can fail for reasons outside of the program
 STORAGE_ERRORS = (ServiceUnavailable, ClientError, OSError)
-
-
-class StorageError(RuntimeError):
-    """A result could not be written to the database."""
 
 
 def times_of(report: JobReport) -> dict[str, float]:

@@ -19,6 +19,9 @@ import weakref
 from collections.abc import Awaitable, Callable, Sequence
 from typing import Any, TypeVar
 
+from ..errors import ServiceUnavailable
+from ..neighbours.services import databases, hashservers
+
 logger = logging.getLogger(__name__)
 
 T = TypeVar("T")
@@ -38,13 +41,6 @@ _ANSWER = re.compile(
 EXCERPT = 200
 #: what it, and aiohttp, raise as RuntimeError when there is no connection
 _NO_CONNECTION = ("Healthcheck failed", "Session is closed", "Connector is closed")
-
-
-class ServiceUnavailable(RuntimeError):
-    """A service was away for longer than `PATIENCE`; the text names it.
-
-    Or it answered with nothing but errors of its own.
-    """
 
 
 class Service:
@@ -241,28 +237,8 @@ def _reason(exc: BaseException) -> str:
     return f"HTTP status {status}, {words or 'without a text'}"
 
 
-def _databases() -> list[Any]:
-    from seamless_remote import database_remote
-
-    return _distinct(
-        database_remote._read_database_clients, database_remote._write_database_clients
-    )
-
-
-def _hashservers() -> list[Any]:
-    from seamless_remote import buffer_remote
-
-    return _distinct(
-        buffer_remote._read_server_clients, buffer_remote._write_server_clients
-    )
-
-
-def _distinct(*groups: Sequence[Any]) -> list[Any]:
-    return list({id(client): client for group in groups for client in group}.values())
-
-
-DATABASE = Service("database", _databases)
-HASHSERVER = Service("hashserver", _hashservers)
+DATABASE = Service("database", databases)
+HASHSERVER = Service("hashserver", hashservers)
 
 
 #: what Seamless itself asks for: the values of results, and all about transformations

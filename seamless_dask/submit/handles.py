@@ -1,4 +1,4 @@
-"""Tasks that a client has submitted, and the handles that its callers hold on them."""
+"""The handles that callers hold on tasks, and what is left of them."""
 
 from __future__ import annotations
 
@@ -7,100 +7,16 @@ import concurrent.futures
 import sys
 import threading
 from collections.abc import Callable
-from dataclasses import dataclass, field, replace
-from typing import TYPE_CHECKING, Any
+from dataclasses import replace
+from typing import TYPE_CHECKING, Any, Protocol
 
 from seamless import Buffer
 
-from scheduler_ext.task_keys import base_key
-
 from ..types import TransformationFutures, TransformationResult
-from .envelopes import Envelope
-from .identity import deferred_base_key, is_driver, required_resources
+from .registry import Entry
 
 if TYPE_CHECKING:
     from distributed import Future
-
-    from ..client import SeamlessDaskClient
-    from ..types import TransformationSubmission
-
-
-@dataclass(eq=False)
-class Entry:
-    """A submitted task, shared by all who asked this client for it."""
-
-    #: what it is filed under: the key of its first attempt
-    name: str
-    key: str
-    tf_checksum: str | None
-    #: submits the task; again, if the connection to the scheduler was lost
-    submit: Callable[[], Future]
-    #: keeps the task wanted on the scheduler; nobody else gets this handle
-    anchor: Future
-    envelope: Envelope
-    outcome: concurrent.futures.Future[TransformationResult] = field(
-        default_factory=concurrent.futures.Future
-    )
-    #: the result, if it has come with the message that the task has ended
-    pushed: TransformationResult | None = None
-    #: whether the connection to the scheduler was lost meanwhile
-    renewed: bool = False
-    #: handles that have not been released
-    holders: int = 0
-    #: `time.monotonic` of the last use after completion
-    last_used: float = 0.0
-
-    def failed(self) -> bool:
-        """Whether the task has ended without a result."""
-        if not self.outcome.done():
-            return False
-        if self.outcome.cancelled() or self.outcome.exception() is not None:
-            return True
-        return self.outcome.result().error is not None
-
-
-@dataclass(frozen=True)
-class Identity:
-    """What decides which task a submission is."""
-
-    key: str
-    resources: dict[str, float]
-    driver: bool
-    dependencies: dict[str, Entry]
-
-
-def identify(submission: TransformationSubmission) -> Identity:
-    """Work out which task a submission is."""
-    transformation_dict = submission.transformation_dict
-    resources = required_resources(transformation_dict, submission.tf_dunder)
-    driver = is_driver(transformation_dict, submission.tf_dunder)
-    dependencies: dict[str, Entry] = {}
-    for name, spec in submission.inputs.items():
-        if spec.kind == "transformation":
-            dependencies[name] = submission.input_futures[name].entry
-    if dependencies or submission.tf_checksum is None:
-        keys = {name: entry.key for name, entry in dependencies.items()}
-        key = deferred_base_key(
-            transformation_dict,
-            keys,
-            resources,
-            driver=driver,
-            scratch=submission.scratch,
-        )
-    else:
-        key = base_key(
-            submission.tf_checksum,
-            resources,
-            driver=driver,
-            scratch=submission.scratch,
-        )
-    return Identity(key, resources, driver, dependencies)
-
-
-def was_disconnected(future: Future) -> bool:
-    """Whether a future was cancelled because its client lost the scheduler."""
-    exception = getattr(future._state, "exception", None)
-    return getattr(exception, "reason", None) == "scheduler-connection-lost"
 
 
 async def until_done(outcome: concurrent.futures.Future[Any]) -> None:
@@ -129,25 +45,44 @@ async def until_done(outcome: concurrent.futures.Future[Any]) -> None:
     await waiter
 
 
+class EntryKeeper(Protocol):
+    """Counts the handles on each task."""
+
+    def hold(self, entry: Entry) -> None:
+        """One more caller has a handle on a task."""
+
+    def unhold(self, entry: Entry, *, cancel: bool) -> None:
+        """A caller gives its handle back; `cancel`: cancel what nobody else wants."""
+
+
 class Handle:
     """One caller's hold on a task; releasing it never touches other handles.
 
     Safe to use from any thread. `cancelled` and `done` never raise, and `result`
     needs no communication once `done` is true.
+
+    Parameters
+    ----------
+    keeper
+        Counts the handles.
+    entry
+        The task.
+    convert
+        Makes of its result what `result` returns.
     """
 
     def __init__(
         self,
-        client: SeamlessDaskClient,
+        keeper: EntryKeeper,
         entry: Entry,
         convert: Callable[[TransformationResult], Any],
     ) -> None:
-        self._client = client
+        self._keeper = keeper
         self._entry = entry
         self._convert = convert
         self._released = False
         self._cancelled = False
-        client._hold(entry)
+        keeper.hold(entry)
 
     @property
     def key(self) -> str:
@@ -204,7 +139,7 @@ class Handle:
         self._released = True
         if cancel and not self._entry.outcome.done():
             self._cancelled = True
-        self._client._unhold(self._entry, cancel=cancel)
+        self._keeper.unhold(self._entry, cancel=cancel)
 
 
 class Ended:

@@ -6,9 +6,15 @@ How that becomes the key of the task: `scheduler_ext.task_keys`.
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import Any
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
 
-from scheduler_ext.task_keys import deferred_key
+from scheduler_ext.task_keys import base_key, deferred_key
+
+from .registry import Entry
+
+if TYPE_CHECKING:
+    from ..types import TransformationSubmission
 
 
 def deferred_base_key(
@@ -97,3 +103,47 @@ def is_driver(
         dict(transformation_dict), dict(tf_dunder) if tf_dunder else None
     )
     return bool(meta.get("driver"))
+
+
+@dataclass(frozen=True)
+class Identity:
+    """What decides which task a submission is."""
+
+    key: str
+    resources: dict[str, float]
+    driver: bool
+    dependencies: dict[str, Entry]
+
+
+def identify(submission: TransformationSubmission) -> Identity:
+    """Work out which task a submission is.
+
+    Raises
+    ------
+    ValueError
+        If the required resources are malformed.
+    """
+    transformation_dict = submission.transformation_dict
+    resources = required_resources(transformation_dict, submission.tf_dunder)
+    driver = is_driver(transformation_dict, submission.tf_dunder)
+    dependencies: dict[str, Entry] = {}
+    for name, spec in submission.inputs.items():
+        if spec.kind == "transformation":
+            dependencies[name] = submission.input_futures[name].entry
+    if dependencies or submission.tf_checksum is None:
+        keys = {name: entry.key for name, entry in dependencies.items()}
+        key = deferred_base_key(
+            transformation_dict,
+            keys,
+            resources,
+            driver=driver,
+            scratch=submission.scratch,
+        )
+    else:
+        key = base_key(
+            submission.tf_checksum,
+            resources,
+            driver=driver,
+            scratch=submission.scratch,
+        )
+    return Identity(key, resources, driver, dependencies)

@@ -2,22 +2,20 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
 from seamless import Checksum
 from seamless_transformer.remote_job import parse_remote_job_written
 
+from ..errors import DependencyFailed
+from ..neighbours.pins import pins
 from ..types import TransformationInputSpec, TransformationResult
 from ..types import TransformationSubmission as Submission
 
 if TYPE_CHECKING:
     from .tasks import Job
-
-
-class DependencyFailed(RuntimeError):
-    """A transformation that this one depends on has no result."""
 
 
 def with_dependencies(job: Job, results: Sequence[TransformationResult]) -> Job:
@@ -40,21 +38,6 @@ def with_dependencies(job: Job, results: Sequence[TransformationResult]) -> Job:
     known = job.tf_dunder.get("__deps__") or {}
     tf_dunder = {**job.tf_dunder, "__deps__": {**known, **dependencies}}
     return replace(job, transformation_dict=transformation_dict, tf_dunder=tf_dunder)
-
-
-def _pins(transformation_dict: Mapping[str, Any]) -> Iterator[tuple[str, Any]]:
-    for name, value in transformation_dict.items():
-        if not name.startswith("__") and isinstance(value, tuple) and len(value) >= 3:
-            yield name, value
-
-
-def checksums_in(transformation_dict: Mapping[str, Any]) -> list[str]:
-    """Return the checksums of the inputs that are known."""
-    return [
-        Checksum(checksum).hex()
-        for _, (_, _, checksum) in _pins(transformation_dict)
-        if checksum is not None
-    ]
 
 
 def without_value(names: Sequence[str]) -> str:
@@ -89,7 +72,7 @@ def submission_of(
     """
     inputs = {}
     missing = []
-    for name, (celltype, subcelltype, checksum) in _pins(transformation_dict):
+    for name, (celltype, subcelltype, checksum) in pins(transformation_dict):
         if checksum is None:
             missing.append(name)
             continue

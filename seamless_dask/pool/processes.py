@@ -2,7 +2,7 @@
 
 A job gets a process in which no other one has begun; if there is none, one is started,
 which takes some milliseconds. So a job that waits for nested ones keeps its process to
-itself as long as there are not too many. From `Crew.limit` processes on, a process whose
+itself as long as there are not too many. From `Processes.limit` processes on, a process whose
 job waits takes in another one, see `seamless_dask.child.turns`: the process that has the
 fewest, at most `MAX_SHARED`. If no process can, one more is started all the same: that
 a job waits for a process must not depend on what other jobs wait for.
@@ -10,9 +10,8 @@ a job waits for a process must not depend on what other jobs wait for.
 What happens when a process is lost (killed, crashed, out of memory):
 
 - Another takes its place.
-- The jobs that ran in it run again. After `MAX_LOSSES` losses of its own a job ends with
-  an error that says how the processes ended. Jobs that wait for nested ones are not
-  suspected, unless it happens time and again.
+- The jobs that ran in it run again. One that may have brought down several processes
+  ends with an error that says how they ended, see `seamless_dask.pool.blame`.
 - A process that is stopped in order to cancel one job is nobody's fault.
 
 Everything here runs on the event loop of seamless-transformer's pool.
@@ -29,15 +28,12 @@ from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
-from ..child.job_runner import JobReport
-from .process import (
-    MAX_LOSSES,
-    Evicted,
-    PoolJob,
-    ProcessLost,
-    ProcessTaken,
-    SeamlessProcess,
-)
+from ..cluster.environment import UNRESPONSIVE_LIMIT_ENV
+from ..errors import JobFailed
+from ..storage.job_report import JobReport
+from .blame import verdict
+from .job import Evicted, PoolJob, ProcessLost, ProcessTaken
+from .process import SeamlessProcess
 
 logger = logging.getLogger(__name__)
 
@@ -55,26 +51,9 @@ IDLE_LIMIT = 60.0
 #: environment variable says otherwise. Generous: compiled code that holds the GIL looks
 #: the same, and ends some time.
 UNRESPONSIVE_LIMIT = 3600.0
-UNRESPONSIVE_LIMIT_ENV = "SEAMLESS_DASK_UNRESPONSIVE_LIMIT"
 
 
-class JobFailed(RuntimeError):
-    """A transformation has failed; the text is its traceback, or names the cause.
-
-    Parameters
-    ----------
-    text
-        For the caller.
-    report
-        How it went in its process; None if it did not come to an end there.
-    """
-
-    def __init__(self, text: str, report: JobReport | None = None) -> None:
-        super().__init__(text)
-        self.report = report
-
-
-class Crew:
+class Processes:
     """The processes of a pool.
 
     Parameters
@@ -145,7 +124,7 @@ class Crew:
     async def close(self) -> None:
         """Start no process any more; `clean_up` is to be called at the end."""
         self._closing = True
-        for process in self.processes():
+        for process in self.all():
             process.abandoned = True
         for timer in self._idle.values():
             timer.cancel()
@@ -159,7 +138,7 @@ class Crew:
             await process.release_segments()
         shutil.rmtree(self._scratch, ignore_errors=True)
 
-    def processes(self) -> tuple[SeamlessProcess, ...]:
+    def all(self) -> tuple[SeamlessProcess, ...]:
         """Return all processes that have not ended."""
         return tuple(self._by_name.values())
 
@@ -171,7 +150,7 @@ class Crew:
         """Start processes for the jobs that need one, and those that are missing."""
         if self._closing:
             return
-        there = sum(not p.ending and p.retiring is None for p in self.processes())
+        there = sum(not p.ending and p.retiring is None for p in self.all())
         needed = max(len(self._needing), self._size - there - len(self._starting))
         for _ in range(needed - len(self._starting)):
             task = asyncio.create_task(self._start_one())
@@ -245,7 +224,7 @@ class Crew:
 
     def _expire(self, process: SeamlessProcess) -> None:
         """End a process that nobody needs."""
-        there = sum(not p.ending for p in self.processes())
+        there = sum(not p.ending for p in self.all())
         if there > self._size:
             del self._idle[process]
             process.stop("was idle")
@@ -277,12 +256,12 @@ class Crew:
             except ProcessLost as loss:
                 if self._closing:
                     raise asyncio.CancelledError from None
-                if job not in loss.suspects:
+                if job not in loss.charged:
                     continue
-                job.losses.append(str(loss))
                 logger.warning("The Seamless process of %s %s", job.name, loss)
-                if len(job.losses) >= MAX_LOSSES:
-                    raise JobFailed(_obituary(job)) from None
+                error = verdict(job)
+                if error is not None:
+                    raise JobFailed(error) from None
             else:
                 return report
             finally:
@@ -303,7 +282,7 @@ class Crew:
             self._idle.pop(process).cancel()
             return process
         if lenders and len(self._by_name) + len(self._starting) >= self.limit:
-            able = [p for p in self.processes() if p.lendable]
+            able = [p for p in self.all() if p.lendable]
             lender = min(able, key=lambda p: len(p.jobs), default=None)
             if lender is not None and len(lender.jobs) < MAX_SHARED:
                 return lender
@@ -320,11 +299,3 @@ class Crew:
             if future.done() and not future.cancelled() and not future.exception():
                 self._free(future.result())
             raise
-
-
-def _obituary(job: PoolJob) -> str:
-    losses = "".join(f"  {n}. it {how}\n" for n, how in enumerate(job.losses, 1))
-    return (
-        f"The Seamless process that ran {job.name} was lost {len(job.losses)} times:\n"
-        f"{losses}"
-    )
