@@ -14,9 +14,9 @@ from typing import Any
 
 import pytest
 
+from seamless_dask.wrapper.checks import check
 from seamless_dask.wrapper.cluster_string import resolve
 from seamless_dask.wrapper.jobs.arguments import job_arguments
-from seamless_dask.wrapper.launch import check
 from seamless_dask.wrapper.settings.parameters import read_parameters
 
 BATCH = {"cores": 4, "memory": "8GiB", "walltime": "01:00:00"}

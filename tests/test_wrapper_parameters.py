@@ -9,9 +9,10 @@ from typing import Any
 
 import pytest
 
+from seamless_dask.wrapper.checks import check
 from seamless_dask.wrapper.cluster_string import ClusterClass
 from seamless_dask.wrapper.exit_codes import ParametersError
-from seamless_dask.wrapper.launch import check, local_arguments
+from seamless_dask.wrapper.launch import local_arguments
 from seamless_dask.wrapper.settings.dask_config import (
     dask_settings,
     exports,

@@ -11,10 +11,10 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from seamless_dask.wrapper.checks import check, with_further_problems
 from seamless_dask.wrapper.cluster_string import ClusterClass, resolve
 from seamless_dask.wrapper.exit_codes import ParametersError
 from seamless_dask.wrapper.jobs.arguments import job_arguments
-from seamless_dask.wrapper.launch import check, with_further_problems
 from seamless_dask.wrapper.settings.durations import parse_memory
 from seamless_dask.wrapper.settings.parameters import Parameters, read_parameters
 
