@@ -109,13 +109,13 @@ def _request(wait_seconds: float) -> bool:
     asking = client.start(ask())
     try:
         answer = asking.result(timeout=wait_seconds + 2 * _settings.rpc_timeout)
-    except BaseException as exc:
+    except BaseException as error:
         # Also when the answer is there, and the caller was interrupted.
         if not asking.cancel():
             release_lease(client.client, lease)
-        if not isinstance(exc, (OSError, TimeoutError, asyncio.TimeoutError)):
+        if not isinstance(error, (OSError, TimeoutError, asyncio.TimeoutError)):
             raise
-        logger.warning("Permission denied: the scheduler does not answer (%r)", exc)
+        logger.warning("Permission denied: the scheduler does not answer (%r)", error)
         return False
     granted = lease in answer["granted"]
     if granted:

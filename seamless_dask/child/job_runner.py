@@ -142,25 +142,25 @@ class JobRunner:
         if not self._keeper.begin(job):
             return None
         began = perf_counter()
-        error: BaseException | None = None
+        raised: BaseException | None = None
         try:
             try:
                 result = self._execute(payload)
             finally:
                 self._code_end.put_back()
-        except BaseException as exc:  # noqa: BLE001 - the job fails, not the process
-            result, error = error_text(exc), exc
+        except BaseException as error:  # noqa: BLE001 - the job fails, not the process
+            result, raised = error_text(error), error
         wall = perf_counter() - began
         if getpid() != self._pid:
-            forked_jobs.end(error, result)
+            forked_jobs.end(raised, result)
         report = self._report(result, wall=wall)
         if job.broke is not None:
             report.result = job.broke
             report.replace.append("a job has replaced what the process needs")
         try:
             release_lock_of_logging()  # nobody else can
-        except BaseException as exc:  # noqa: BLE001 - what the job has put in its place
-            report.replace.append(f"the lock of logging cannot be released: {exc!r}")
+        except BaseException as error:  # noqa: BLE001 - what the job has put there
+            report.replace.append(f"the lock of logging cannot be released: {error!r}")
         return report, thread_time()
 
     def _report(self, result: Any, **values: Any) -> JobReport:
@@ -180,9 +180,9 @@ class JobRunner:
             own, others = self._keeper.threads_of(job)
             report.left = self._leftovers.threads(own, others) + end_processes()
             report.replace += self._keeper.end(job, report.left)
-        except BaseException as exc:
+        except BaseException as error:
             logger.exception("A job does not end as it should")
-            report.replace.append(f"a job did not end well: {exc!r}")
+            report.replace.append(f"a job did not end well: {error!r}")
         report.cpu_user, report.cpu_system = job.cpu_user, job.cpu_system
         report.memory_peak, report.waited = job.memory_peak, job.waited
         ended.tell(report)

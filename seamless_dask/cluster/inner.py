@@ -99,7 +99,7 @@ class InnerLeases:
             answer = await getattr(worker, CALLER_WAITS)(
                 process=os.environ.get(PROCESS_ENV), key=os.environ.get(OWNER_ENV)
             )
-        except OSError as exc:
-            logger.warning("The Dask worker %s does not answer: %r", address, exc)
+        except OSError as error:
+            logger.warning("The Dask worker %s does not answer: %r", address, error)
             return _Caller()
         return _Caller(answer["key"], answer["depth"])

@@ -200,9 +200,11 @@ class Leases:
             try:
                 ask = getattr(self._worker.scheduler, messages.OP_REQUEST)
                 return await ask(**arguments)
-            except OSError as exc:
+            except OSError as error:
                 # Requests have ids, so asking twice changes nothing.
-                logger.warning("The scheduler does not answer (%r), trying again", exc)
+                logger.warning(
+                    "The scheduler does not answer (%r), trying again", error
+                )
                 self._repeated.update(request["id"] for request in batch)
                 await asyncio.sleep(RETRY_INTERVAL)
 

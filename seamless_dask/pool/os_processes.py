@@ -48,8 +48,8 @@ class Sentinel:
         if hasattr(os, "pidfd_open") and process.pid is not None:
             try:
                 self.fd = os.pidfd_open(process.pid)
-            except OSError as exc:
-                logger.debug("No descriptor of process %s: %r", process.pid, exc)
+            except OSError as error:
+                logger.debug("No descriptor of process %s: %r", process.pid, error)
             else:
                 self._own = True
 
@@ -90,9 +90,9 @@ def hang_up(connection: Connection) -> None:
     try:
         with socket.socket(fileno=os.dup(connection.fileno())) as duplicate:
             duplicate.shutdown(socket.SHUT_RDWR)
-    except OSError as exc:
+    except OSError as error:
         # Closed already, here or there.
-        logger.debug("Hanging up: %r", exc)
+        logger.debug("Hanging up: %r", error)
 
 
 def tree(pid: int) -> list[psutil.Process]:
@@ -140,7 +140,7 @@ def _marked(marker: str) -> list[psutil.Process]:
                 found.append(process)
         except (psutil.NoSuchProcess, psutil.AccessDenied):
             continue
-        except OSError as exc:
+        except OSError as error:
             # Some systems refuse to show the environment of a process in other words.
-            logger.debug("Environment of process %s: %r", process.pid, exc)
+            logger.debug("Environment of process %s: %r", process.pid, error)
     return found

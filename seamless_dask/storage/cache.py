@@ -222,11 +222,11 @@ async def write_to_hashserver(checksum: str, buffer: Buffer) -> None:
     size = len(buffer)
     try:
         written = await HASHSERVER.call(lambda: write(Checksum(checksum), buffer))
-    except Exception as exc:
+    except Exception as error:
         raise UploadError(
             f"Buffer {checksum} ({size} bytes) could not be written to the "
-            f"hashserver: {exc}"
-        ) from exc
+            f"hashserver: {error}"
+        ) from error
     if not written:
         raise UploadError(
             f"Buffer {checksum} ({size} bytes) was not accepted by any hashserver"
@@ -263,8 +263,8 @@ async def _await_background_write(checksum: str) -> bool | None:
         return await asyncio.shield(
             buffer_writer.await_existing_task(Checksum(checksum))
         )
-    except Exception as exc:  # noqa: BLE001 - whatever it was, we write ourselves
-        logger.debug("Writing buffer %s failed (%r), trying again", checksum, exc)
+    except Exception as error:  # noqa: BLE001 - whatever it was, we write ourselves
+        logger.debug("Writing buffer %s failed (%r), trying again", checksum, error)
         return False
 
 

@@ -42,10 +42,10 @@ from ..neighbours.pins import input_checksums
 from .cache import BufferStore
 from .database import (
     EXECUTION,
+    ResultWriter,
     minimal_record,
     store_record,
     store_result,
-    store_with_record,
     times_of,
 )
 from .job_report import JobReport
@@ -65,6 +65,8 @@ class Recorder:
 
     def __init__(self, buffers: BufferStore) -> None:
         self.buffers = buffers
+        #: of the worker: it learns what its database does
+        self.results = ResultWriter()
         self._index = itertools.count(1)
         self._has_gpu_library = importlib.util.find_spec("pynvml") is not None
         self._loop: asyncio.AbstractEventLoop | None = None
@@ -83,7 +85,7 @@ class Recorder:
             return Execution()
         if record_mode.of_this_process():
             return _InFull(self, transformation_dict, tf_dunder)
-        return _WithTimes()
+        return _WithTimes(self.results)
 
     async def on_thread(self, coroutine: Coroutine[Any, Any, T]) -> T:
         """Run what a full record needs; some of it blocks: compilers, ``readelf``.
@@ -165,7 +167,16 @@ class Execution:
 
 
 class _WithTimes(Execution):
-    """Leaves a record with what was measured, in one request with the result."""
+    """Leaves a record with what was measured, in one request with the result.
+
+    Parameters
+    ----------
+    results
+        Of the worker.
+    """
+
+    def __init__(self, results: ResultWriter) -> None:
+        self._results = results
 
     async def store(
         self,
@@ -176,7 +187,7 @@ class _WithTimes(Execution):
         scratch: bool,
     ) -> None:
         record = minimal_record(tf_checksum, result_checksum, report)
-        await store_with_record(tf_checksum, result_checksum, record)
+        await self._results.store(tf_checksum, result_checksum, record)
 
 
 class _InFull(Execution):

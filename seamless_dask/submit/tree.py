@@ -334,9 +334,9 @@ class _Evaluation:
             )
         except TransformationCancelledError:
             return Settled(cancelled=True)
-        except Exception as exc:  # noqa: BLE001 - the code of a transformation failed
-            error = "".join(traceback.format_exception_only(exc))
-            return Settled(TransformationResult(tf_checksum.hex(), None, error))
+        except Exception as error:  # noqa: BLE001 - the code of a transformation failed
+            text = "".join(traceback.format_exception_only(error))
+            return Settled(TransformationResult(tf_checksum.hex(), None, text))
         return Settled(TransformationResult(tf_checksum.hex(), Checksum(result).hex()))
 
     def _deferred_submission(

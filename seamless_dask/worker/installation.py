@@ -39,11 +39,11 @@ def ensure_plugin(client: Client) -> None:
     if answer is None:
         try:
             client.run_on_scheduler(scheduler_ext.install)
-        except Exception as exc:
+        except Exception as error:
             raise RuntimeError(
                 "The Dask scheduler runs without the Seamless plugin and does not let "
-                f"a client install it ({exc!r}). Start it as: {PRELOAD}"
-            ) from exc
+                f"a client install it ({error!r}). Start it as: {PRELOAD}"
+            ) from error
         answer = scheduler.call(client, messages.OP_VERSION)
         if answer is None:
             raise RuntimeError(

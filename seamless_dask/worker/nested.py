@@ -204,8 +204,8 @@ class NestedWork:
         depth = 1 + max((caller.depth for caller in callers), default=0)
         try:
             return await self._recompute.buffer(checksum, key=key, depth=depth)
-        except CacheMissError as exc:
-            logger.info("Process %s asks for what is nowhere: %s", process, exc)
+        except CacheMissError as error:
+            logger.info("Process %s asks for what is nowhere: %s", process, error)
             return None
 
 

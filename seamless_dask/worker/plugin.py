@@ -91,11 +91,11 @@ class SeamlessWorkerPlugin(WorkerPlugin):
         self._runner: asyncio.Future[TaskRunner] = loop.create_future()
         try:
             runner = await self._start(worker)
-        except BaseException as exc:
+        except BaseException as error:
             # Tasks that reach this worker say why; retrieved here, so that asyncio
             # does not report an exception that nobody waited for.
             self._runner.set_exception(
-                RuntimeError(f"Seamless did not start in {worker.address}: {exc!r}")
+                RuntimeError(f"Seamless did not start in {worker.address}: {error!r}")
             )
             self._runner.exception()
             raise

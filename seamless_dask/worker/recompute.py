@@ -125,8 +125,8 @@ class Recompute:
             logger.info("Computing buffer %s again, by %s", checksum, tf_checksum)
             try:
                 result = await self._run(tf_checksum, key, depth, parents)
-            except (CacheMissError, JobFailed) as exc:
-                problems.append(f"transformation {tf_checksum}: {exc}")
+            except (CacheMissError, JobFailed) as error:
+                problems.append(f"transformation {tf_checksum}: {error}")
                 continue
             buffer = self._buffers.at_hand(checksum)
             if result == checksum and buffer is not None:
