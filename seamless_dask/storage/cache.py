@@ -251,7 +251,8 @@ async def _is_stored(checksum: str) -> bool:
 
     (length,) = await buffer_remote.get_buffer_lengths([Checksum(checksum)])
     if not length:
-        # That hides failures: no server looks like a server without the buffer.
+        # get_buffer_lengths hides connection errors: a missing buffer and an
+        # unreachable server look alike.
         await HASHSERVER.check()
     return bool(length)
 

@@ -133,7 +133,7 @@ class RunningJobs:
         )
 
     def _cancel_requests(self, running: RunningJob) -> None:
-        """Want what a cancelled transformation has asked for no longer."""
+        """Cancel the nested requests of a task, unless another task shares them."""
         for request in tuple(running.requests):
             others = (r for r in self._jobs.values() if r is not running)
             if not any(request in other.requests for other in others):
