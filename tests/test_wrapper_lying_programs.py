@@ -241,12 +241,12 @@ def test_jobs_that_end_well_without_a_worker_have_failed(batch: LyingBatch) -> N
 
 
 def test_a_slow_prologue_that_goes_on_is_waited_for(slurm: LyingBatch) -> None:
-    """Longer than the limit of 30 s and 15 s."""
+    """Longer than the limit of 3 s and 15 s."""
     slurm.lie(run=True)
     with Wrapper(
         slurm,
-        job_script_prologue=["for i in $(seq 55); do sleep 1; done"],
-        config={"jobqueue.slurm.death-timeout": "30s"},
+        job_script_prologue=["for i in $(seq 25); do sleep 1; done"],
+        config={"jobqueue.slurm.death-timeout": "3s"},
         worker_threads=1,
     ) as wrapper:
         (future,) = wrapper.work()

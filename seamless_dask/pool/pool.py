@@ -16,7 +16,7 @@ import threading
 import time
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Any
 
 import psutil
 from seamless import Buffer, Checksum, ensure_open
@@ -29,11 +29,11 @@ from ..child.small_buffers import BUFFERS, SMALL, Contents, ResultChecksum
 from ..errors import JobFailed
 from ..storage.cache import BufferStore
 from ..storage.job_report import JobReport
-from ..storage.uploads import Uploads
 from . import os_processes
 from .buffer_requests import BufferRequests
 from .job import PoolJob
 from .processes import Processes
+from .users import User
 
 logger = logging.getLogger(__name__)
 
@@ -43,44 +43,6 @@ MAX_THREADS = 4096
 GRACE = 1.0
 _pool_of_this_process: Pool | None = None
 _creation = threading.Lock()
-
-
-class Executing(Protocol):
-    """The tasks that a worker executes."""
-
-    def __contains__(self, key: str) -> bool:
-        """Whether a task is one of them; from any thread."""
-
-    def caller_waits(self, process: str | None, key: str | None) -> dict[str, Any]:
-        """Note that one of them waits for a process that it has started."""
-
-
-class Answers(Protocol):
-    """Answers the Seamless processes of one worker, on the worker's event loop."""
-
-    async def answer(self, process: str, request: dict[str, Any]) -> dict[str, Any]:
-        """Have a transformation computed that one in a process calls."""
-
-    async def buffer(self, process: str, checksum: str) -> Buffer | None:
-        """Return a buffer that a process asks for; None if it cannot be had."""
-
-
-class User(Protocol):
-    """A worker that a pool serves: `seamless_dask.worker.task_runner.TaskRunner`."""
-
-    loop: asyncio.AbstractEventLoop
-
-    @property
-    def running(self) -> Executing:
-        """The tasks that it executes."""
-
-    @property
-    def nested(self) -> Answers:
-        """What answers its processes."""
-
-    @property
-    def uploads(self) -> Uploads:
-        """Where what they have made is written."""
 
 
 class Pool:

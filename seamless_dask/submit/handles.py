@@ -10,13 +10,11 @@ from collections.abc import Callable
 from dataclasses import replace
 from typing import TYPE_CHECKING, Any, Protocol
 
-from seamless import Buffer
-
 from ..types import TransformationFutures, TransformationResult
 from .registry import Entry
 
 if TYPE_CHECKING:
-    from distributed import Future
+    pass
 
 
 async def until_done(outcome: concurrent.futures.Future[Any]) -> None:
@@ -190,53 +188,3 @@ def ended(
 def under_way(futures: TransformationFutures | None) -> bool:
     """Whether futures of a transformation hold a task, as opposed to a past one."""
     return futures is not None and not isinstance(futures.base, Ended)
-
-
-class FatFuture:
-    """A caller's handle on a buffer; its Dask task exists once somebody asks.
-
-    Resolves to `seamless.Buffer`. The task runs where the value is.
-    """
-
-    def __init__(self, submit: Callable[[], Future], entry: Entry) -> None:
-        self._submit = submit
-        self._future: Future | None = None
-        #: the transformation whose result this is
-        self.entry = entry
-        self._lock = threading.Lock()
-        self._released = False
-
-    def future(self) -> Future:
-        """Return the Dask future, submitting the task if need be."""
-        with self._lock:
-            if self._future is None:
-                self._future = self._submit()
-            return self._future
-
-    def done(self) -> bool:
-        """Whether the buffer can be had without waiting."""
-        return self._released or self.future().done()
-
-    def cancelled(self) -> bool:
-        """Whether the handle was released or the task cancelled."""
-        if self._released:
-            return True
-        return self._future is not None and self._future.cancelled()
-
-    def result(self, timeout: float | None = None) -> Buffer:
-        """Wait up to `timeout` seconds for the buffer.
-
-        Raises
-        ------
-        seamless.CacheMissError
-            If the buffer is nowhere.
-        """
-        return self.future().result(timeout)
-
-    def release(self) -> None:
-        """Give the handle back."""
-        with self._lock:
-            future, self._future = self._future, None
-            self._released = True
-        if future is not None:
-            future.release()

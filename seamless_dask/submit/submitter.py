@@ -19,8 +19,6 @@ from scheduler_ext.messages import PUSH_RESULT
 from scheduler_ext.task_keys import (
     NESTED_RESOURCE,
     TOP_LEVEL_RESOURCE,
-    buffer_key,
-    fat_key,
 )
 
 from ..cluster import scheduler
@@ -31,7 +29,8 @@ from ..types import TransformationFutures, TransformationResult
 from . import forked_drivers, tasks
 from .envelopes import Envelope
 from .envelopes import check as check_envelope
-from .handles import FatFuture, Handle
+from .fetching import FatFuture, Fetcher
+from .handles import Handle
 from .identity import identify
 from .ongoing import ClientClosed
 from .pace import Pace
@@ -51,8 +50,6 @@ T = TypeVar("T")
 Role = Literal["driver", "worker", "inner"]
 #: seconds that a finished task and a buffer stay cached after their last use
 CACHE_TTL = 10.0
-#: Dask priority of tasks that only fetch a buffer: ahead of everything else
-FETCH_PRIORITY = 1_000_000
 
 
 class Submitter:
@@ -94,6 +91,7 @@ class Submitter:
         #: of the registry
         self._lock = threading.RLock()
         self._registry = Registry(lambda entry: entry.anchor.release())
+        self._fetcher = Fetcher(dask_client)
         self._results = Results(dask_client, local_results, self.pace)
         #: whether `_prune` is going to be called
         self._pruning = False
@@ -394,11 +392,11 @@ class Submitter:
 
     def ensure_fat_future(self, futures: TransformationFutures) -> FatFuture:
         """Return a future of the result's buffer; any thread, no waiting."""
-        return self._fat_of_entry(futures.entry, fingertip=False)
+        return self._fetcher.of_result(futures.entry, fingertip=False)
 
     def ensure_fat_finger_future(self, futures: TransformationFutures) -> FatFuture:
         """Like `ensure_fat_future`; a buffer that is nowhere is recomputed."""
-        return self._fat_of_entry(futures.entry, fingertip=True)
+        return self._fetcher.of_result(futures.entry, fingertip=True)
 
     def get_fat_checksum_future(self, checksum: Checksum | str) -> Future:
         """Have the buffer of a checksum fetched; any thread, no waiting.
@@ -410,45 +408,11 @@ class Submitter:
             `seamless.Buffer` and None; or the digits, None and a text if the buffer is
             nowhere. It may be given to other Dask tasks.
         """
-        return self._fetch_checksum(checksum, fingertip=False)
+        return self._fetcher.of_checksum(Checksum(checksum).hex(), fingertip=False)
 
     def get_fat_finger_checksum_future(self, checksum: Checksum | str) -> Future:
         """Like `get_fat_checksum_future`; a buffer that is nowhere is recomputed."""
-        return self._fetch_checksum(checksum, fingertip=True)
-
-    def _fetch_checksum(self, checksum: Checksum | str, *, fingertip: bool) -> Future:
-        digits = Checksum(checksum).hex()
-        return self._submit_fetch(
-            tasks.fetch_checksum, buffer_key(digits), digits, fingertip
-        )
-
-    def _fat_of_entry(self, entry: Entry, *, fingertip: bool) -> FatFuture:
-        return FatFuture(
-            lambda: self._submit_fetch(
-                tasks.fetch_buffer, fat_key(entry.key), entry.anchor, fingertip
-            ),
-            entry,
-        )
-
-    def _submit_fetch(
-        self,
-        fetch: Callable[..., Any],
-        key: str,
-        source: Future | str,
-        fingertip: bool,
-    ) -> Future:
-        forked_drivers.check(self._process)
-        key = f"{key}-finger" if fingertip else key
-        return self.client.submit(
-            fetch,
-            source,
-            fingertip,
-            key,
-            key=key,
-            priority=FETCH_PRIORITY,
-            resources={NESTED_RESOURCE: 1},
-            pure=False,
-        )
+        return self._fetcher.of_checksum(Checksum(checksum).hex(), fingertip=True)
 
     # -- caches ------------------------------------------------------------------
 

@@ -27,12 +27,12 @@ from ..neighbours.pins import checksums_in
 from ..storage.cache import await_pending_uploads, contents_at_hand
 from ..storage.database import known_result
 from ..storage.recent import recent_buffers
-from ..types import TransformationFutures, TransformationInputSpec, TransformationResult
+from ..types import TransformationFutures, TransformationResult
 from ..types import TransformationSubmission as Submission
 from . import handles
 from .identity import is_driver
 from .other_clients import Guest
-from .submissions import checksums_of, submission_of, without_value
+from .submissions import checksums_of, deferred_submission_of, submission_of
 
 if TYPE_CHECKING:
     from .submitter import Submitter
@@ -257,7 +257,9 @@ class _Evaluation:
         async with connections.place():
             await self._client.keep_pace()
             if pending:
-                submission = self._deferred_submission(transformation, pending)
+                submission = deferred_submission_of(
+                    transformation, pending, driver_context=self._driver_context
+                )
             else:
                 concrete = await self._concrete_submission(transformation)
                 if isinstance(concrete, Settled):
@@ -339,49 +341,6 @@ class _Evaluation:
             return Settled(TransformationResult(tf_checksum.hex(), None, text))
         return Settled(TransformationResult(tf_checksum.hex(), Checksum(result).hex()))
 
-    def _deferred_submission(
-        self, transformation: Any, pending: dict[str, TransformationFutures]
-    ) -> Submission:
-        transformation_dict, tf_dunder = definition.template(
-            transformation, driver_context=self._driver_context
-        )
-        inputs = {}
-        dependencies = definition.dependencies(transformation)
-        pins = [name for name in transformation_dict if not name.startswith("__")]
-        missing = [
-            name
-            for name in pins
-            if transformation_dict[name][2] is None and name not in dependencies
-        ]
-        if missing:
-            raise Unavailable(without_value(missing))
-        for name in pins:
-            celltype, subcelltype, checksum = transformation_dict[name]
-            if name in pending:
-                checksum = None
-            elif checksum is None:
-                checksum = dependencies[name].result_checksum.hex()
-                transformation_dict[name] = celltype, subcelltype, checksum
-            inputs[name] = TransformationInputSpec(
-                name=name,
-                celltype=celltype,
-                subcelltype=subcelltype,
-                checksum=checksum,
-                kind="transformation" if checksum is None else "checksum",
-            )
-        recent_buffers.keep_uploaded(checksums_in(transformation_dict))
-        return Submission(
-            transformation_dict=transformation_dict,
-            inputs=inputs,
-            input_futures=pending,
-            tf_checksum=None,
-            tf_dunder=tf_dunder,
-            scratch=transformation.scratch,
-            require_value=False,
-            allow_input_fingertip=definition.may_recompute_inputs(transformation),
-            strict_dunder=bool(transformation._strict_dunder),
-        )
-
     async def _concrete_submission(self, transformation: Any) -> Submission | Settled:
         self._construct(transformation)
         tf_checksum = transformation._transformation_checksum
@@ -400,9 +359,8 @@ class _Evaluation:
             scratch=transformation.scratch,
             strict_dunder=bool(transformation._strict_dunder),
         )
-        submission.allow_input_fingertip = definition.may_recompute_inputs(
-            transformation
-        )
+        may_recompute = definition.may_recompute_inputs(transformation)
+        submission.allow_input_fingertip = may_recompute
         return submission
 
     def _construct(self, transformation: Any) -> None:
