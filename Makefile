@@ -6,7 +6,7 @@
 #                    dependencies that are allowed (.venv-oldest, Python 3.10 or 3.11)
 #   make bench       the same workloads on this, on others and on plain Dask
 #                    (make bench BENCH_ARGS=--quick takes a few minutes)
-#   make lint        ruff and mypy
+#   make lint        ruff, mypy, and who imports whom
 #   make docs        the parts of the documentation that the code knows
 # Another Python: make PYTHON=python3.12 VENV=.venv-3.12 test
 
@@ -57,7 +57,7 @@ $(OLDEST_READY): pyproject.toml .ci/lower_bounds.py | $(READY)
 test-oldest: $(OLDEST_READY)
 	$(OLDEST)/bin/python -m pytest -m "not cluster" $(PYTEST_ARGS)
 	$(OLDEST)/bin/python -m pytest tests/test_dummy.py \
-		'tests/test_real_stack.py::test_workload_ends_and_is_stored[recursion-n=40,depth=3]' \
+		'tests/real_stack/test_real_stack.py::test_workload_ends_and_is_stored[recursion-n=40,depth=3]' \
 		$(PYTEST_ARGS)
 
 bench: $(READY)
@@ -67,6 +67,7 @@ lint: $(READY)
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
+	$(BIN)/lint-imports --no-cache
 
 docs: $(READY)
 	$(BIN)/python docs/generate.py

@@ -189,7 +189,9 @@ def _make(kind: str, size: int, seed: int) -> Any:
 
 
 def _prepare() -> None:
-    import seamless_dask.storage.serialization  # noqa: F401
+    from seamless_dask.storage import serialization
+
+    serialization.register()
 
 
 def _touch(value: Any) -> int:

@@ -160,9 +160,9 @@ def scheduler_sizes(dask_scheduler: Any) -> dict[str, int]:
 
 def worker_sizes(dask_worker: Any) -> dict[str, int]:
     """Runs in the Dask worker: how long its tables are, by the functions above."""
-    runtime = dask_worker.plugins["seamless-worker"]._runtime.result()
+    runner = dask_worker.plugins["seamless-worker"]._runner.result()
     sizes = dict(tables())
-    sizes["store"] = len(runtime.buffers)
+    sizes["store"] = len(runner.buffers)
     sizes["tasks"] = len(dask_worker.state.tasks)
     sizes["data"] = len(dask_worker.data)
     return sizes

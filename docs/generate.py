@@ -7,6 +7,7 @@ With ``--check`` nothing is written, and the exit code is 1 if a part is stale.
 from __future__ import annotations
 
 import argparse
+import ast
 import json
 import re
 import sys
@@ -21,6 +22,7 @@ ROOT = Path(__file__).resolve().parent.parent
 EXAMPLES = ROOT / "examples"
 PAGES = (
     "README.md",
+    "docs/architecture.md",
     "docs/parameters.md",
     "docs/site-configuration.md",
     "docs/wrapper.md",
@@ -117,7 +119,46 @@ def site() -> str:
     return f"```yaml\n{(EXAMPLES / 'site' / 'clusters.yaml').read_text().strip()}\n```"
 
 
+def arrows() -> str:
+    """Which package imports which, of both packages; imports for types count."""
+    found: dict[str, set[str]] = {}
+    for path in sorted(ROOT.glob("s*/**/*.py")):
+        parts = path.relative_to(ROOT).with_suffix("").parts
+        if parts[0] not in ("seamless_dask", "scheduler_ext") or len(parts) < 2:
+            continue
+        here = _package(parts)
+        for node in ast.walk(ast.parse(path.read_text())):
+            if not isinstance(node, ast.ImportFrom):
+                continue
+            start = parts[: len(parts) - node.level] if node.level else ()
+            module = (*start, *(node.module or "").split("."))
+            for alias in node.names:
+                there = _package(tuple(filter(None, (*module, alias.name))))
+                if there and there != here:
+                    found.setdefault(here, set()).add(there)
+    rows = [
+        f"| `{package}` | {', '.join(f'`{each}`' for each in sorted(found[package]))} |"
+        for package in sorted(found)
+        if package
+    ]
+    return "\n".join(["| package | imports |", "| --- | --- |", *rows])
+
+
+def _package(parts: tuple[str, ...]) -> str:
+    """The package of a module, or the module itself at the top of `seamless_dask`."""
+    if not parts or parts[0] not in ("seamless_dask", "scheduler_ext"):
+        return ""
+    for length in (3, 2, 1):
+        if (ROOT.joinpath(*parts[:length]) / "__init__.py").is_file():
+            package = parts[:length]
+            break
+    if package == ("seamless_dask",) and parts[1:] and parts[1] != "__init__":
+        package = parts[:2]
+    return ".".join(package)
+
+
 PARTS: dict[str, Callable[[], str]] = {
+    "arrows": arrows,
     "parameters": parameters,
     "exit-codes": exit_codes,
     "pure-dask": lambda: example("pure_dask"),

@@ -10,6 +10,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any
 
 from .messages import PROTOCOL
+from .version import __version__
 
 if TYPE_CHECKING:
     from .plugin import (
@@ -19,8 +20,6 @@ if TYPE_CHECKING:
         detach,
         install,
     )
-
-__version__ = "0.5.0"
 
 __all__ = [
     "PROTOCOL",

@@ -11,14 +11,17 @@ from typing import Any
 from distributed.metrics import monotonic
 from distributed.scheduler import Scheduler, TaskState
 
-from . import __version__, messages
+from . import messages
 from .activity import UNFINISHED
-from .cancellation import LiveKeys, is_transformation
+from .cancellation import LiveKeys
 from .delivery import Delivery, sorted_out
-from .messages import PROTOCOL, InvalidMessage, error_reply
+from .fields import InvalidMessage
+from .messages import PROTOCOL, error_reply
 from .permission.events import Decision, Granted, IllegalEvent
 from .permission.machine import PermissionMachine
 from .registrations import Registrations
+from .task_keys import is_transformation
+from .version import __version__
 
 logger = logging.getLogger(__name__)
 
@@ -40,7 +43,7 @@ def _answers(handler: Callable[..., Reply]) -> Callable[..., Reply]:
 
 @dataclass
 class Calls:
-    """The handlers; ``status`` and ``activity`` are what the plugin answers."""
+    """The handlers; ``status``, ``activity`` and ``why`` are what the plugin answers."""
 
     scheduler: Scheduler
     machine: PermissionMachine
@@ -49,6 +52,7 @@ class Calls:
     registrations: Registrations
     status: Callable[[], Reply]
     activity: Callable[[], Reply]
+    why: Callable[[str], Reply]
 
     def handlers(self) -> dict[str, Callable[..., Any]]:
         """Calls that have an answer, by name."""
@@ -60,6 +64,7 @@ class Calls:
             messages.OP_STATUS: self._on_status,
             messages.OP_ACTIVITY: self._on_activity,
             messages.OP_CANCEL: self._on_cancel,
+            messages.OP_WHY: self._on_why,
         }
 
     def stream_handlers(self) -> dict[str, Callable[..., None]]:
@@ -75,8 +80,7 @@ class Calls:
     def _on_mark_stream(self, client: Any = None, number: Any = None, **_: Any) -> None:
         # An exception would end the connection of the client.
         if isinstance(client, str) and isinstance(number, int):
-            message = {"op": messages.PUSH_SEEN, "number": number}
-            self.scheduler.client_send(client, message)
+            self.scheduler.client_send(client, messages.push_seen(number))
 
     @_answers
     def _on_version(self, **payload: Any) -> Reply:
@@ -92,6 +96,10 @@ class Calls:
     def _on_activity(self, **payload: Any) -> Reply:
         messages.parse_nothing(payload)
         return {"status": "ok", **self.activity()}
+
+    @_answers
+    def _on_why(self, **payload: Any) -> Reply:
+        return {"status": "ok", **self.why(messages.parse_why(payload))}
 
     @_answers
     def _on_register_worker(self, **payload: Any) -> Reply:
@@ -231,8 +239,7 @@ class Calls:
                 by_client.setdefault(client.client_key, []).append(key)
         for address, theirs in by_worker.items():
             if self.machine.is_worker(address):
-                message = {"op": messages.PUSH_CANCEL, "keys": theirs}
-                scheduler.worker_send(address, message)
+                scheduler.worker_send(address, messages.push_cancel(theirs))
         stimulus_id = f"seamless-cancel-{monotonic()}"
         for client_id, theirs in by_client.items():
             scheduler.client_releases_keys(theirs, client_id, stimulus_id)

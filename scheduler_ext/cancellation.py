@@ -5,26 +5,9 @@ Pure, O(1) per task, and bounded: only unfinished tasks are listed.
 
 from __future__ import annotations
 
-import re
 from collections.abc import Iterable
-from typing import Any
 
-#: How the key of every task that runs a transformation begins
-PREFIXES = ("base-", "base_")
-
-#: base-<checksum>[-suffix] or base_<code checksum>-<checksum>[-suffix]
-_KEY = re.compile(r"base(?:_[0-9a-f]{64})?-([0-9a-f]{64})(?:-.*)?", re.DOTALL)
-
-
-def is_transformation(key: Any) -> bool:
-    """Whether a Dask key belongs to a transformation; keys need not be text."""
-    return isinstance(key, str) and key.startswith(PREFIXES)
-
-
-def checksum_of(key: str) -> str | None:
-    """The checksum of the transformation that a task runs, None if it names none."""
-    match = _KEY.fullmatch(key)
-    return match[1] if match else None
+from .task_keys import checksum_of
 
 
 class LiveKeys:

@@ -1,14 +1,14 @@
-"""How decisions about leases reach those who asked for them."""
+"""How decisions about leases, and results, reach those who wait for them."""
 
 from __future__ import annotations
 
 import asyncio
 import logging
 from collections.abc import Iterable
-from typing import Any
+from typing import Any, cast
 
 from distributed.metrics import monotonic
-from distributed.scheduler import Scheduler
+from distributed.scheduler import Scheduler, TaskState
 
 from . import messages
 from .permission.events import Decision, Granted, Refused
@@ -50,7 +50,7 @@ class Delivery:
                 messages_by_holder.setdefault(decision.holder, []).append(decision)
         for holder, theirs in messages_by_holder.items():
             if self._machine.is_worker(holder):
-                message = {"op": messages.PUSH_DECISIONS, **sorted_out(theirs)}
+                message = messages.push_decisions(**sorted_out(theirs))
                 self._scheduler.worker_send(holder, message)
 
     def abandon(self, lease_ids: Iterable[str], why: str) -> None:
@@ -85,6 +85,20 @@ class Delivery:
                     )
                     self.abandon([lease_id], why)
         return {lease_id: future.result() for lease_id, future in futures.items()}
+
+    def pass_on(self, task: TaskState) -> None:
+        """Send a client what a worker has put into the metadata of its finished task.
+
+        The client would otherwise hear that there is a result and ask the scheduler for
+        it, which asks the worker: two requests, one after the other, for a few bytes.
+        The scheduler itself does not look into it, and does not keep it. The client gets
+        it before it hears of the task's end.
+        """
+        parcel = messages.parse_parcel((task.metadata or {}).pop(messages.RESULT, None))
+        if parcel is not None:
+            client, result = parcel
+            message = messages.push_result(cast(str, task.key), result)
+            self._scheduler.client_send(client, message)
 
 
 def sorted_out(decisions: Iterable[Decision]) -> dict[str, Any]:

@@ -1,8 +1,11 @@
 """What goes over the wire: names of the calls, and what their arguments must be.
 
+Each message is built here, beside the function that parses it. What builds the arguments
+of a call returns them by keyword; what builds a message on a stream adds its name.
+
 Nothing that arrives is trusted. A ``parse_*`` function takes the raw keyword arguments
-of one call and returns a frozen value, or raises :class:`InvalidMessage` with *all*
-problems. Lists arrive as tuples, so both are accepted.
+of one call and returns a frozen value, or raises :class:`.fields.InvalidMessage` with
+*all* problems.
 
 Calls to the scheduler (all return ``{"status": "ok", ...}`` or :func:`error_reply`):
 the ``OP_*`` names. On the stream of a worker OP_RELEASE is possible as well, and
@@ -18,10 +21,12 @@ number when the scheduler has taken in all that was sent before.
 from __future__ import annotations
 
 import reprlib
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
-from typing import Any, TypeVar
+from typing import Any
 
+from . import fields
+from .fields import Fields
 from .permission.events import Request
 
 #: Raised with every change that an older worker or client would not understand
@@ -46,38 +51,15 @@ PUSH_SEEN = "seamless_seen"
 #: annotation of a task that was with a worker before: its result may be stored
 RUNS_AGAIN = "seamless_runs_again"
 
-#: name under which a worker reports in the metadata of a task how its run ended:
-#: {"ending": see scheduler_ext.view.history.REPORTED, "cache_hits": nested ones,
-#: "begun": how often its code began, "resume_wait": seconds that it could go on after
-#: its calls and waited for its process}; the last two only if its code ran
+#: name under which a worker reports in the metadata of a task how its run ended, see
+#: :func:`report`
 REPORT = "seamless"
 
-#: name under which a worker puts a small result there, for the client that submitted the
-#: task: {"client": its id, "result": whatever the two of them understand}
+#: name under which a worker puts a small result there, see :func:`parcel`
 RESULT = "seamless_result"
 
-#: name of a worker's figures in its heartbeat:
-#: {"processes": Seamless processes that it has now}
+#: name of a worker's figures in its heartbeat, see :func:`figures`
 METRICS = "seamless"
-
-#: Limits that keep one message from occupying the scheduler for long
-MAX_ITEMS = 10_000
-MAX_TEXT = 1_000
-MAX_COUNT = 1_000_000
-MAX_AMOUNT = 1e15
-MAX_WAIT_SECONDS = 86_400.0
-#: Digits of a checksum that are enough to ask for it
-MIN_PREFIX = 6
-
-_T = TypeVar("_T")
-
-
-class InvalidMessage(ValueError):
-    """A message with problems; ``errors`` has one sentence for each of them."""
-
-    def __init__(self, errors: Iterable[str]) -> None:
-        self.errors = tuple(errors)
-        super().__init__("; ".join(self.errors))
 
 
 @dataclass(frozen=True)
@@ -113,232 +95,230 @@ def error_reply(errors: Iterable[str]) -> dict[str, Any]:
     return {"status": "error", "errors": list(errors)}
 
 
+# -- calls and messages to the scheduler -------------------------------------------
+
+
 def parse_nothing(payload: Mapping[str, Any]) -> None:
     """A call without arguments."""
-    _Fields(payload).finish()
+    Fields(payload).finish()
+
+
+def registration(
+    worker: str,
+    *,
+    processes: int,
+    throttle: int,
+    ceiling: int | None = None,
+    resources: Mapping[str, float],
+) -> dict[str, Any]:
+    """The arguments of OP_REGISTER_WORKER; see :class:`Registration`."""
+    return {
+        "worker": worker,
+        "processes": processes,
+        "throttle": throttle,
+        "ceiling": ceiling,
+        "resources": dict(resources),
+    }
 
 
 def parse_registration(payload: Mapping[str, Any]) -> Registration:
     """The arguments of OP_REGISTER_WORKER."""
-    fields = _Fields(payload)
-    worker = fields.take("worker", _text)
-    processes = fields.take("processes", _positive)
-    throttle = fields.take("throttle", _positive)
-    ceiling = fields.take("ceiling", _optional(_positive), None)
-    resources = fields.take("resources", _optional(_resources), None)
-    fields.finish()
+    arguments = Fields(payload)
+    worker = arguments.take("worker", fields.text)
+    processes = arguments.take("processes", fields.positive)
+    throttle = arguments.take("throttle", fields.positive)
+    ceiling = arguments.take("ceiling", fields.optional(fields.positive), None)
+    resources = arguments.take("resources", fields.optional(fields.resources), None)
+    arguments.finish()
     return Registration(worker, processes, throttle, ceiling, resources or {})
+
+
+def lease_request(
+    lease_id: str,
+    *,
+    key: str | None = None,
+    owner: str | None = None,
+    depth: int = 0,
+    wait: bool = True,
+) -> dict[str, Any]:
+    """One of the requests of :func:`lease_requests`.
+
+    What its fields mean: :class:`.permission.events.Request`.
+    """
+    return {"id": lease_id, "key": key, "owner": owner, "depth": depth, "wait": wait}
+
+
+def lease_requests(
+    holder: str, requests: Iterable[Mapping[str, Any]], wait_seconds: float = 0.0
+) -> dict[str, Any]:
+    """The arguments of OP_REQUEST; see :class:`Requests`."""
+    return {
+        "holder": holder,
+        "requests": [dict(request) for request in requests],
+        "wait_seconds": wait_seconds,
+    }
 
 
 def parse_requests(payload: Mapping[str, Any]) -> Requests:
     """The arguments of OP_REQUEST."""
-    fields = _Fields(payload)
-    holder = fields.take("holder", _text)
-    raw = fields.take("requests", _list_of(_mapping))
-    wait_seconds = fields.take("wait_seconds", _seconds, 0.0)
+    arguments = Fields(payload)
+    holder = arguments.take("holder", fields.text)
+    raw = arguments.take("requests", fields.list_of(fields.mapping))
+    wait_seconds = arguments.take("wait_seconds", fields.seconds, 0.0)
     requests: dict[str, Request] = {}
     for number, each in enumerate(raw or ()):
-        one = _Fields(each, f"requests[{number}].")
-        lease_id = one.take("id", _text)
-        key = one.take("key", _optional(_text), None)
-        owner = one.take("owner", _optional(_text), None)
-        depth = one.take("depth", _natural, 0)
-        wait = one.take("wait", _truth, True)
-        fields.errors += one.all_errors()
+        one = Fields(each, f"requests[{number}].")
+        lease_id = one.take("id", fields.text)
+        key = one.take("key", fields.optional(fields.text), None)
+        owner = one.take("owner", fields.optional(fields.text), None)
+        depth = one.take("depth", fields.natural, 0)
+        wait = one.take("wait", fields.truth, True)
+        arguments.errors += one.all_errors()
         request = Request(lease_id, holder, key, owner, depth, wait)
         if requests.setdefault(lease_id, request) != request:
-            fields.errors.append(
+            arguments.errors.append(
                 f"field 'requests[{number}].id': got {reprlib.repr(lease_id)} again, "
                 "allowed: one content for each id"
             )
-    fields.finish()
+    arguments.finish()
     return Requests(tuple(requests.values()), holder, wait_seconds)
+
+
+def release(holder: str, ids: Iterable[str]) -> dict[str, Any]:
+    """The message OP_RELEASE on a stream; see :class:`Releases`."""
+    ids = [str(lease_id) for lease_id in ids]
+    return {"op": OP_RELEASE, "holder": holder, "ids": ids}
 
 
 def parse_releases(payload: Mapping[str, Any]) -> Releases:
     """The arguments of OP_RELEASE."""
-    fields = _Fields(payload)
-    holder = fields.take("holder", _text)
-    ids = fields.take("ids", _list_of(_text))
-    fields.finish()
+    arguments = Fields(payload)
+    holder = arguments.take("holder", fields.text)
+    ids = arguments.take("ids", fields.list_of(fields.text))
+    arguments.finish()
     return Releases(holder, ids)
+
+
+def cancel(checksums: Iterable[str]) -> dict[str, Any]:
+    """The arguments of OP_CANCEL."""
+    return {"checksums": list(checksums)}
 
 
 def parse_cancel(payload: Mapping[str, Any]) -> tuple[str, ...]:
     """The arguments of OP_CANCEL: checksums of transformations."""
-    fields = _Fields(payload)
-    checksums = fields.take("checksums", _list_of(_checksum))
-    fields.finish()
+    arguments = Fields(payload)
+    checksums = arguments.take("checksums", fields.list_of(fields.checksum))
+    arguments.finish()
     return checksums
+
+
+def why(checksum: str) -> dict[str, Any]:
+    """The argument of OP_WHY."""
+    return {"checksum": checksum}
 
 
 def parse_why(payload: Mapping[str, Any]) -> str:
     """The argument of OP_WHY: the checksum of a transformation, or how it begins."""
-    fields = _Fields(payload)
-    checksum = fields.take("checksum", _prefix)
-    fields.finish()
+    arguments = Fields(payload)
+    checksum = arguments.take("checksum", fields.prefix)
+    arguments.finish()
     return checksum
+
+
+def name(key: str, checksum: str) -> dict[str, Any]:
+    """The message OP_NAME on a worker's stream."""
+    return {"op": OP_NAME, "key": key, "checksum": checksum}
 
 
 def parse_name(payload: Mapping[str, Any]) -> tuple[str, str]:
     """The arguments of OP_NAME: the key of a task, and what it runs."""
-    fields = _Fields(payload)
-    key = fields.take("key", _text)
-    checksum = fields.take("checksum", _checksum)
-    fields.finish()
+    arguments = Fields(payload)
+    key = arguments.take("key", fields.text)
+    checksum = arguments.take("checksum", fields.checksum)
+    arguments.finish()
     return key, checksum
 
 
-# -- fields ------------------------------------------------------------------------
+def mark(number: int) -> dict[str, Any]:
+    """The message OP_MARK on a client's stream."""
+    return {"op": OP_MARK, "number": number}
 
 
-class _Wrong(Exception):
-    """A value is not what a field allows; the argument says what is allowed."""
+# -- messages of the scheduler; the fields arrive as keyword arguments ---------------
 
 
-_MISSING = object()
+def push_decisions(
+    granted: Iterable[str], refused: Mapping[str, str]
+) -> dict[str, Any]:
+    """The message PUSH_DECISIONS to a worker."""
+    return {"op": PUSH_DECISIONS, "granted": list(granted), "refused": dict(refused)}
 
 
-class _Fields:
-    """The arguments of one call, taken one by one; problems are collected."""
-
-    def __init__(self, payload: Mapping[str, Any], prefix: str = "") -> None:
-        self._left = dict(payload)
-        self._known: list[str] = []
-        self._prefix = prefix
-        self.errors: list[str] = []
-
-    def take(
-        self, name: str, check: Callable[[Any], _T], default: Any = _MISSING
-    ) -> _T:
-        """The checked value of a field.
-
-        After a problem the result is meaningless; :meth:`finish` then raises.
-        """
-        self._known.append(name)
-        value = self._left.pop(name, default)
-        try:
-            return check(value)
-        except _Wrong as wrong:
-            got = "nothing" if value is _MISSING else reprlib.repr(value)
-            self.errors.append(
-                f"field '{self._prefix}{name}': got {got}, allowed: {wrong}"
-            )
-            return None  # type: ignore[return-value]  # never used: finish() raises
-
-    def all_errors(self) -> list[str]:
-        """The problems so far and the arguments that nobody took."""
-        unknown = [
-            f"field '{self._prefix}{reprlib.repr(name)[1:-1]}': unknown, "
-            f"allowed: {', '.join(self._known) or 'no arguments'}"
-            for name in self._left
-        ]
-        return self.errors + unknown
-
-    def finish(self) -> None:
-        """Raise InvalidMessage if there was any problem."""
-        errors = self.all_errors()
-        if errors:
-            raise InvalidMessage(errors)
+def push_cancel(keys: Iterable[str]) -> dict[str, Any]:
+    """The message PUSH_CANCEL to a worker."""
+    return {"op": PUSH_CANCEL, "keys": list(keys)}
 
 
-def _text(value: Any) -> str:
-    if not isinstance(value, str) or not 0 < len(value) <= MAX_TEXT:
-        raise _Wrong(f"text of 1 to {MAX_TEXT} characters")
-    return value
+def push_result(key: str, result: Any) -> dict[str, Any]:
+    """The message PUSH_RESULT to a client: what a worker has put into :func:`parcel`."""
+    return {"op": PUSH_RESULT, "key": key, "result": result}
 
 
-def _checksum(value: Any) -> str:
-    if (
-        not isinstance(value, str)
-        or len(value) != 64
-        or not set(value) <= set("0123456789abcdef")
-    ):
-        raise _Wrong("64 hexadecimal digits in lower case")
-    return value
+def push_seen(number: int) -> dict[str, Any]:
+    """The message PUSH_SEEN to a client: the answer to :func:`mark`."""
+    return {"op": PUSH_SEEN, "number": number}
 
 
-def _prefix(value: Any) -> str:
-    if (
-        not isinstance(value, str)
-        or not MIN_PREFIX <= len(value) <= 64
-        or not set(value) <= set("0123456789abcdef")
-    ):
-        raise _Wrong(f"{MIN_PREFIX} to 64 hexadecimal digits in lower case")
-    return value
+# -- what a worker says of itself and its tasks --------------------------------------
 
 
-def _whole(value: Any, least: int) -> int:
-    if (
-        not isinstance(value, int)
-        or isinstance(value, bool)
-        or not least <= value <= MAX_COUNT
-    ):
-        raise _Wrong(f"whole number from {least} to {MAX_COUNT}")
-    return value
+def report(
+    ending: str, cache_hits: int, *, begun: int | None, resume_wait: float | None
+) -> dict[str, Any]:
+    """What is under REPORT in the metadata of a task.
+
+    ``ending`` is one of :data:`.view.history.REPORTED`, ``cache_hits`` the number of
+    results that were found for nested transformations. Only if its code ran: ``begun``,
+    how often it began, and ``resume_wait``, how many seconds it could go on after its
+    calls and waited for its process.
+    """
+    details: dict[str, Any] = {"ending": ending, "cache_hits": cache_hits}
+    if begun is not None:
+        details["begun"] = begun
+    if resume_wait is not None:
+        details["resume_wait"] = resume_wait
+    return details
 
 
-def _natural(value: Any) -> int:
-    return _whole(value, 0)
+def parse_report(metadata: Mapping[str, Any] | None) -> Mapping[str, Any] | None:
+    """What :func:`report` has built, with nothing in it checked; None if there is none."""
+    details = (metadata or {}).get(REPORT)
+    return details if isinstance(details, dict) else None
 
 
-def _positive(value: Any) -> int:
-    return _whole(value, 1)
+def parcel(client: str, result: Any) -> dict[str, Any]:
+    """What is under RESULT in the metadata of a task.
+
+    ``client`` is the id of the one that submitted the task, ``result`` whatever worker
+    and client understand.
+    """
+    return {"client": client, "result": result}
 
 
-def _truth(value: Any) -> bool:
-    if not isinstance(value, bool):
-        raise _Wrong("true or false")
-    return value
-
-
-def _is_amount(value: Any) -> bool:
-    return (
-        isinstance(value, (int, float))
-        and not isinstance(value, bool)
-        and 0 <= value <= MAX_AMOUNT
-    )
-
-
-def _seconds(value: Any) -> float:
-    if not _is_amount(value) or value > MAX_WAIT_SECONDS:
-        raise _Wrong(f"seconds from 0 to {MAX_WAIT_SECONDS:.0f}")
-    return float(value)
-
-
-def _mapping(value: Any) -> Mapping[str, Any]:
+def parse_parcel(value: Any) -> tuple[str, Any] | None:
+    """Client and result of a :func:`parcel`; None if it is none."""
     if not isinstance(value, dict):
-        raise _Wrong("dictionary")
-    return value
+        return None
+    return str(value.get("client")), value.get("result")
 
 
-def _resources(value: Any) -> Mapping[str, float]:
-    if not isinstance(value, dict) or not all(
-        isinstance(name, str) and 0 < len(name) <= MAX_TEXT and _is_amount(amount)
-        for name, amount in value.items()
-    ):
-        raise _Wrong(f"dictionary of names to amounts from 0 to {MAX_AMOUNT:g}")
-    return {name: float(amount) for name, amount in value.items()}
+def figures(processes: int) -> dict[str, Any]:
+    """What is under METRICS in a worker's heartbeat: Seamless processes it has now."""
+    return {"processes": processes}
 
 
-def _optional(check: Callable[[Any], _T]) -> Callable[[Any], _T | None]:
-    def checked(value: Any) -> _T | None:
-        return None if value is None else check(value)
-
-    return checked
-
-
-def _list_of(check: Callable[[Any], _T]) -> Callable[[Any], tuple[_T, ...]]:
-    def checked(value: Any) -> tuple[_T, ...]:
-        if not isinstance(value, (list, tuple)) or len(value) > MAX_ITEMS:
-            raise _Wrong(f"list of up to {MAX_ITEMS} items")
-        items = []
-        for number, item in enumerate(value):
-            try:
-                items.append(check(item))
-            except _Wrong as wrong:
-                got = reprlib.repr(item)
-                raise _Wrong(f"{wrong}; item {number} is {got}") from None
-        return tuple(items)
-
-    return checked
+def parse_figures(metrics: Mapping[str, Any]) -> int | None:
+    """The Seamless processes that :func:`figures` told; None if that is not known."""
+    told = metrics.get(METRICS)
+    number = told.get("processes") if isinstance(told, dict) else None
+    return number if isinstance(number, int) else None

@@ -3,7 +3,8 @@
 It keeps no rules of its own: what may run is decided in
 :mod:`scheduler_ext.permission.machine`, what counts as activity in
 :mod:`scheduler_ext.activity`. What others ask is answered in
-:mod:`scheduler_ext.calls`, and decisions are sent by :mod:`scheduler_ext.delivery`.
+:mod:`scheduler_ext.calls`, and decisions and results are sent by
+:mod:`scheduler_ext.delivery`.
 Everything runs on the scheduler's event loop.
 """
 
@@ -20,10 +21,10 @@ from distributed.metrics import monotonic
 from distributed.scheduler import Scheduler, WorkerState
 from tornado.ioloop import PeriodicCallback
 
-from . import __version__, messages
+from . import messages
 from .activity import UNFINISHED, Activity
 from .calls import Calls, Reply
-from .cancellation import LiveKeys, is_transformation
+from .cancellation import LiveKeys
 from .clock import Clock
 from .delivery import Delivery
 from .demand import Demand, DemandMeter
@@ -33,8 +34,11 @@ from .permission.machine import PermissionMachine
 from .registrations import Registrations
 from .retiring import Retiring
 from .scaling import ScalingRecord
+from .task_keys import is_transformation
+from .version import __version__
 from .view import workers
 from .view.operations import Operations
+from .view.pages import Pages
 
 logger = logging.getLogger(__name__)
 
@@ -80,15 +84,6 @@ class SeamlessSchedulerPlugin(SchedulerPlugin):
         self.scaling = ScalingRecord()
         self._quiet_beats = 0
         self._heart = PeriodicCallback(self._beat, interval * 1000)
-        self._calls = Calls(
-            scheduler,
-            self._machine,
-            self._live,
-            self._delivery,
-            self._registrations,
-            status=self.status,
-            activity=self.activity_snapshot,
-        )
         #: what people see of all this
         self.operations = Operations(
             scheduler,
@@ -97,6 +92,17 @@ class SeamlessSchedulerPlugin(SchedulerPlugin):
             self.scaling,
             self._activity,
             self.status,
+        )
+        self._pages = Pages(scheduler, self.operations)
+        self._calls = Calls(
+            scheduler,
+            self._machine,
+            self._live,
+            self._delivery,
+            self._registrations,
+            status=self.status,
+            activity=self.activity_snapshot,
+            why=self.operations.why,
         )
 
     # -- life cycle --------------------------------------------------------------
@@ -120,7 +126,7 @@ class SeamlessSchedulerPlugin(SchedulerPlugin):
         if scheduler.status == Status.running:
             self._heart.start()  # otherwise the scheduler does, when it starts
         scheduler.add_plugin(self, name=NAME)
-        self.operations.connect()
+        self._pages.connect()
         logger.info("Seamless plugin %s attached (protocol %d)", __version__, PROTOCOL)
 
     def disconnect(self) -> None:
@@ -135,7 +141,7 @@ class SeamlessSchedulerPlugin(SchedulerPlugin):
         for op in self._calls.handlers():
             scheduler.handlers.pop(op, None)
         self._delivery.abandon_all("the plugin was detached")
-        self.operations.disconnect()
+        self._pages.close()
         logger.info("Seamless plugin detached")
 
     async def close(self) -> None:
@@ -143,7 +149,7 @@ class SeamlessSchedulerPlugin(SchedulerPlugin):
         self._heart.stop()
         self._retiring.close()
         self._delivery.abandon_all("the scheduler ends")
-        self.operations.close()
+        self._pages.close()
 
     # -- what others in this process may ask -------------------------------------
 
@@ -338,6 +344,8 @@ class SeamlessSchedulerPlugin(SchedulerPlugin):
             return
         if start in UNFINISHED:
             self._live.discard(key)
+        if finish == "memory" and start == "processing":
+            self._delivery.pass_on(self._scheduler.tasks[key])
         if finish == "released":
             self._runs_for_another_time(key)
         if not machine.knows(key):

@@ -22,6 +22,7 @@ from distributed.metrics import monotonic
 from distributed.scheduler import Scheduler, WorkerState
 
 from .permission.machine import PermissionMachine
+from .task_keys import TOP_LEVEL_RESOURCE
 
 logger = logging.getLogger(__name__)
 
@@ -33,8 +34,6 @@ QUESTION = "seamless-retire-"
 OWN_END = "worker-close-gracefully"
 #: Task states on a worker in which a question made it give the task up
 GIVEN_UP = {"ready", "constrained", "waiting"}
-#: Unit of top-level work, as in :mod:`seamless_dask.submit.identity`
-TOP_LEVEL_RESOURCE = "S"
 #: Seconds between two looks at the workers that leave
 POLL = 0.1
 #: Seconds after which a worker is asked again for what it has not started

@@ -140,10 +140,10 @@ class DummySchedulerHandle:
     def _run(self) -> None:
         try:
             asyncio.run(self._serve())
-        except BaseException as exc:
+        except BaseException as error:
             if self._ready.is_set():
                 logger.exception("The dummy scheduler has failed")
-            self._failure = exc
+            self._failure = error
             self._ready.set()
 
     async def _serve(self) -> None:
@@ -330,8 +330,8 @@ def main() -> None:
     arguments = parser.parse_args()
     try:
         serve_dummy_scheduler(**vars(arguments))
-    except (ValueError, OSError) as exc:
-        parser.error(str(exc))
+    except (ValueError, OSError) as error:
+        parser.error(str(error))
 
 
 if __name__ == "__main__":

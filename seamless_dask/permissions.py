@@ -20,7 +20,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from .client import SeamlessDaskClient
+    from .submit.submitter import Submitter
 
 logger = logging.getLogger(__name__)
 
@@ -55,7 +55,7 @@ def configure(*, rpc_timeout: float = 5.0) -> None:
     _settings = _Settings(rpc_timeout=float(rpc_timeout))
 
 
-def _client() -> SeamlessDaskClient | None:
+def _client() -> Submitter | None:
     from .transformer_client import get_seamless_dask_client
 
     return get_seamless_dask_client()
@@ -93,16 +93,12 @@ def _request(wait_seconds: float) -> bool:
     client = _client()
     if client is None:
         return True
+    from scheduler_ext.messages import lease_request
+
     from .cluster.scheduler import ask_for_lease, release_lease
 
     lease = f"{client.client.id}-{os.getpid()}-{next(_ids)}"
-    request = {
-        "id": lease,
-        "key": None,
-        "owner": None,
-        "depth": 1,
-        "wait": wait_seconds > 0,
-    }
+    request = lease_request(lease, depth=1, wait=wait_seconds > 0)
 
     async def ask() -> dict[str, Any]:
         return await asyncio.wait_for(
@@ -113,13 +109,13 @@ def _request(wait_seconds: float) -> bool:
     asking = client.start(ask())
     try:
         answer = asking.result(timeout=wait_seconds + 2 * _settings.rpc_timeout)
-    except BaseException as exc:
+    except BaseException as error:
         # Also when the answer is there, and the caller was interrupted.
         if not asking.cancel():
             release_lease(client.client, lease)
-        if not isinstance(exc, (OSError, TimeoutError, asyncio.TimeoutError)):
+        if not isinstance(error, (OSError, TimeoutError, asyncio.TimeoutError)):
             raise
-        logger.warning("Permission denied: the scheduler does not answer (%r)", exc)
+        logger.warning("Permission denied: the scheduler does not answer (%r)", error)
         return False
     granted = lease in answer["granted"]
     if granted:

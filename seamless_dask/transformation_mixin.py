@@ -17,7 +17,7 @@ from .submit.ongoing import ClientClosed, Ongoing
 if TYPE_CHECKING:
     from seamless import Checksum
 
-    from .client import SeamlessDaskClient
+    from .submit.submitter import Submitter
     from .types import TransformationFutures
 
 
@@ -30,7 +30,7 @@ class TransformationDaskMixin:
     #: the evaluation that was started last
     _dask_evaluation: Ongoing | None = None
 
-    def _dask_client(self) -> SeamlessDaskClient:
+    def _dask_client(self) -> Submitter:
         """Return the client of this process.
 
         Raises
@@ -187,7 +187,7 @@ class TransformationDaskMixin:
         self._abandoned()
 
     def _ensure_dask_futures(
-        self, client: SeamlessDaskClient | None = None, **_options: Any
+        self, client: Submitter | None = None, **_options: Any
     ) -> TransformationFutures | None:
         """Submit the transformation if that has not happened; return its handles."""
         from .submit.handles import under_way

@@ -9,20 +9,20 @@ from typing import TYPE_CHECKING
 from .submit.forked_drivers import ForkedClient
 
 if TYPE_CHECKING:
-    from .client import SeamlessDaskClient
+    from .submit.submitter import Submitter
 
 _lock = threading.Lock()
-_client: SeamlessDaskClient | None = None
+_client: Submitter | None = None
 #: id of the process that has set it
 _process = 0
 
 
-def get_seamless_dask_client() -> SeamlessDaskClient | None:
+def get_seamless_dask_client() -> Submitter | None:
     """Return the client of this process, or None when Dask is not in use."""
     return _client
 
 
-def set_seamless_dask_client(client: SeamlessDaskClient | None) -> None:
+def set_seamless_dask_client(client: Submitter | None) -> None:
     """Make `client` the one that transformations of this process use.
 
     Parameters
@@ -41,7 +41,7 @@ def set_seamless_dask_client(client: SeamlessDaskClient | None) -> None:
 
         transformation_methods.install()
         outages.install()
-        forked_drivers.install()
+        forked_drivers.install(forked)
     with _lock:
         previous, _client = _client, client
         _process = os.getpid()

@@ -11,9 +11,10 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-import workloads
 from distributed import Future
-from polling import wait_until
+from drivers import workloads
+from helpers.paths import TESTS
+from helpers.polling import wait_until
 from seamless import Buffer, Checksum
 from seamless.transformer import delayed, direct
 from seamless.util.get_event_loop import get_event_loop
@@ -25,7 +26,7 @@ from seamless_dask import (
     get_seamless_dask_client,
     start_dummy_scheduler,
 )
-from seamless_dask import client as client_module
+from seamless_dask.submit import submitter as submitter_module
 
 pytestmark = pytest.mark.cluster
 
@@ -347,7 +348,7 @@ def test_finished_work_is_forgotten(
     dummy: SeamlessDaskClient, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """After its time to live, neither client nor scheduler keeps anything of it."""
-    monkeypatch.setattr(client_module, "CACHE_TTL", 0.2)
+    monkeypatch.setattr(submitter_module, "CACHE_TTL", 0.2)
 
     def count_tasks(dask_scheduler: Any = None) -> int:
         return sum(1 for key in dask_scheduler.tasks if str(key).startswith("base"))
@@ -356,7 +357,7 @@ def test_finished_work_is_forgotten(
         return -x
 
     assert direct(negate)(5) == -5
-    wait_until(lambda: not dummy._entries, "the client forgets")
+    wait_until(lambda: not dummy._registry, "the client forgets")
     wait_until(
         lambda: dummy.client.run_on_scheduler(count_tasks) == 0,
         "the scheduler forgets",
@@ -369,7 +370,7 @@ def test_two_workers_share_the_processes() -> None:
 import json, sys
 import seamless, seamless.config
 sys.path.insert(0, sys.argv[1])
-import workloads
+from drivers import workloads
 if __name__ == "__main__":
     from seamless_dask import create_dummy_client
     seamless.config.set_nparallel(50)
@@ -377,7 +378,7 @@ if __name__ == "__main__":
     print(json.dumps(workloads.random_trees("two", n=20, max_nodes=20)))
     seamless.close()
 """
-    path = Path(__file__).parent
+    path = TESTS / "drivers"
     done = subprocess.run(
         [sys.executable, "-c", script, str(path)],
         capture_output=True,

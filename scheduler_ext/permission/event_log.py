@@ -2,17 +2,42 @@
 
 from __future__ import annotations
 
+from bisect import bisect_left
 from collections import deque
 from collections.abc import Iterable
 from dataclasses import dataclass, field
 from itertools import islice
 
-from ..view.history import WaitTimes
 from .events import Granted, RefusalKind, Refused, Request, StoryLine
 from .lease import Lease
 
 #: Events that are remembered
 STORY_LENGTH = 5000
+#: Upper bounds of the classes of waiting times, in seconds
+WAIT_BOUNDS = (0.01, 0.1, 0.5, 1.0, 2.5, 5.0, 10.0, 30.0, 60.0, 300.0, 1800.0)
+
+
+@dataclass
+class WaitTimes:
+    """A histogram of how long requests waited, in seconds."""
+
+    sum: float = 0.0
+    #: one for each class; the last one has no upper bound
+    counts: list[int] = field(default_factory=lambda: [0] * (len(WAIT_BOUNDS) + 1))
+
+    def add(self, seconds: float) -> None:
+        """Count one request."""
+        self.counts[bisect_left(WAIT_BOUNDS, seconds)] += 1
+        self.sum += seconds
+
+    def cumulative(self) -> list[tuple[float, int]]:
+        """(bound in seconds, requests that waited no longer), the last bound infinite."""
+        total = 0
+        pairs = []
+        for bound, count in zip((*WAIT_BOUNDS, float("inf")), self.counts, strict=True):
+            total += count
+            pairs.append((bound, total))
+        return pairs
 
 
 @dataclass

@@ -17,13 +17,13 @@ the cluster could be held by a task that waits, nothing would ever finish. The r
    capacity x depth. A request for a key that is admitted joins it without a slot.
 3. At the end of an *epoch* the load decides how many may go beyond the capacity. What
    the waiting requests leave of that is the *allowance* of requests that cannot wait.
-4. If nothing runs although something waits, one request is decided at once. What runs
-   may itself wait, for something of which nobody has told us, such as a file. Where no
+4. If nothing runs although something waits, one request is decided at once. A running
+   transformation may itself wait for something unknown to us, such as a file. Where no
    lease has ended for the *patience*, the end of the epoch therefore grants one request
    at least, after twice that time another, and so on.
-5. Refused is only what cannot wait (``capacity``), what would wait for itself
-   (``cycle``), and what would exceed the *ceiling* while everything that is held
-   waits (``ceiling``).
+5. Only requests that can never be granted are refused: those that cannot wait
+   (``capacity``), those that would wait for themselves (``cycle``), and those that
+   would exceed the *ceiling* while all admitted transformations wait (``ceiling``).
 6. Every lease ends with its task, its holder or its timeout.
 7. A release is final, also one that arrives before its request: a request for a lease
    that was released is refused, so that messages may overtake each other.
@@ -34,8 +34,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 
-from ..view.history import WaitTimes
-from .event_log import Chronicle
+from .event_log import Chronicle, WaitTimes
 from .events import (
     Decision,
     Granted,

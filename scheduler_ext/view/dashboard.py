@@ -8,7 +8,7 @@ that all pages share.
 from __future__ import annotations
 
 import html
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from time import localtime
 from typing import Any
 
@@ -28,8 +28,8 @@ from tornado.ioloop import IOLoop
 
 from . import figures
 from .figures import Card, Figures, Row
-from .history import MAX_SAMPLES, Sample
-from .operations import INTERVAL, Operations, Undo
+from .history import INTERVAL, MAX_SAMPLES, Sample
+from .operations import Operations
 
 #: Name in the menu, and path
 PAGE = "seamless"
@@ -322,7 +322,7 @@ def _set(model: Any, name: str, value: Any) -> None:
         setattr(model, name, value)
 
 
-def add(operations: Operations, dask_pages: Any) -> Undo:
+def add(operations: Operations, dask_pages: Any) -> Callable[[], None]:
     """Add the page and its link; returns what removes them."""
     scheduler = operations.scheduler
     shown = Shown(operations)

@@ -15,10 +15,11 @@ from distributed.metrics import time
 from distributed.scheduler import Scheduler, TaskState, WorkerState
 
 from ..activity import UNFINISHED
-from ..cancellation import LiveKeys, checksum_of
+from ..cancellation import LiveKeys
 from ..permission.ledger import Lease
 from ..permission.machine import PermissionMachine
 from ..scaling import ScalingRecord
+from ..task_keys import checksum_of
 from .history import Ended, Journal
 from .phrases import count, listed, span
 from .workers import PAUSED, paused

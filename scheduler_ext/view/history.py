@@ -6,21 +6,21 @@ Pure: time comes in as monotonic seconds, apart from samples, whose time people 
 
 from __future__ import annotations
 
-from bisect import bisect_left
 from collections import OrderedDict, deque
 from collections.abc import Iterable, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from itertools import islice
 from typing import Any, Literal, NamedTuple
 
 from ..activity import UNFINISHED
+from ..permission.event_log import WaitTimes
 
+#: Seconds between two samples
+INTERVAL = 1.0
 #: Samples kept: a quarter of an hour with one per second
 MAX_SAMPLES = 900
 #: Ends of transformations that are remembered
 MAX_ENDINGS = 5_000
-#: Upper bounds of the classes of waiting times, in seconds
-WAIT_BOUNDS = (0.01, 0.1, 0.5, 1.0, 2.5, 5.0, 10.0, 30.0, 60.0, 300.0, 1800.0)
 
 #: How a transformation ended. "failed" says that its own code or an input failed,
 #: "erred" that Dask could not run it, "dropped" that nobody wanted it any more.
@@ -70,29 +70,6 @@ class History:
         """The samples that were added after the first ``number``, oldest first."""
         new = min(self.added - number, len(self._samples))
         return list(islice(reversed(self._samples), max(0, new)))[::-1]
-
-
-@dataclass
-class WaitTimes:
-    """A histogram of how long requests waited, in seconds."""
-
-    sum: float = 0.0
-    #: one for each class; the last one has no upper bound
-    counts: list[int] = field(default_factory=lambda: [0] * (len(WAIT_BOUNDS) + 1))
-
-    def add(self, seconds: float) -> None:
-        """Count one request."""
-        self.counts[bisect_left(WAIT_BOUNDS, seconds)] += 1
-        self.sum += seconds
-
-    def cumulative(self) -> list[tuple[float, int]]:
-        """(bound in seconds, requests that waited no longer), the last bound infinite."""
-        total = 0
-        pairs = []
-        for bound, count in zip((*WAIT_BOUNDS, float("inf")), self.counts, strict=True):
-            total += count
-            pairs.append((bound, total))
-        return pairs
 
 
 @dataclass(frozen=True)

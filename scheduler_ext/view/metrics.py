@@ -7,7 +7,7 @@ while any scheduler has the plugin, and shows what belongs to the one that is as
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from typing import Any, TypeVar
 
 import prometheus_client
@@ -22,9 +22,9 @@ from prometheus_client.core import (
 )
 from prometheus_client.registry import Collector
 
+from ..permission.event_log import WaitTimes
 from .explain import totals
-from .history import WaitTimes
-from .operations import Operations, Undo
+from .operations import Operations
 from .workers import processes
 
 Family = GaugeMetricFamily | CounterMetricFamily | HistogramMetricFamily
@@ -48,7 +48,7 @@ class SeamlessCollector(PrometheusCollector, Collector):
             yield from _scaling(operations)
 
 
-def add(operations: Operations) -> Undo:
+def add(operations: Operations) -> Callable[[], None]:
     """Show a scheduler's figures on its ``/metrics``; returns what ends that."""
     if not _shown:
         core.COLLECTORS.append(SeamlessCollector)

@@ -8,13 +8,15 @@ known of the transformation.
 from __future__ import annotations
 
 import json
-from typing import Any
+from collections.abc import Callable
+from typing import Any, cast
 
+from distributed.scheduler import Scheduler
 from tornado import web
 
 from .. import messages
-from ..messages import InvalidMessage
-from .operations import Operations, Undo, dashboard_of
+from ..fields import InvalidMessage
+from .operations import Operations
 
 
 class _Json(web.RequestHandler):
@@ -48,7 +50,7 @@ class WhyHandler(_Json):
         self.answer(reply, 200 if reply["found"] else 404)
 
 
-def add(operations: Operations) -> Undo:
+def add(operations: Operations) -> Callable[[], None]:
     """Add the routes to the scheduler's HTTP server; returns what removes them."""
     scheduler = operations.scheduler
     pages = dashboard_of(scheduler)
@@ -66,3 +68,11 @@ def add(operations: Operations) -> Undo:
         scheduler.http_application.applications.remove(application)
 
     return remove
+
+
+def dashboard_of(scheduler: Scheduler) -> Any:
+    """The Bokeh application with Dask's pages, None if the scheduler shows none."""
+    for application in scheduler.http_application.applications:
+        if hasattr(application, "app_paths"):
+            return cast(Any, application)
+    return None

@@ -8,9 +8,9 @@ from typing import Any
 from distributed.core import Status
 from distributed.scheduler import Scheduler, WorkerState
 
-from ..cancellation import is_transformation
-from ..messages import METRICS
+from ..messages import parse_figures
 from ..permission.machine import PermissionMachine
+from ..task_keys import is_transformation
 from .phrases import count
 
 #: Tasks that are looked at, for all workers together
@@ -35,9 +35,7 @@ def paused(scheduler: Scheduler) -> str:
 
 def processes(ws: WorkerState) -> int | None:
     """Seamless processes that a worker had at its last heartbeat; None: not known."""
-    figures = ws.metrics.get(METRICS)
-    number = figures.get("processes") if isinstance(figures, dict) else None
-    return number if isinstance(number, int) else None
+    return parse_figures(ws.metrics)
 
 
 def work(machine: PermissionMachine, ws: WorkerState) -> dict[str, int]:

@@ -15,12 +15,8 @@ from contextlib import AbstractContextManager
 from importlib import import_module
 from typing import Any
 
+from ..cluster.environment import OWNER_ENV
 from ..neighbours.replacing import replace
-
-#: set in each Seamless process, for the processes that jobs start: its name
-PROCESS_ENV = "SEAMLESS_DASK_PROCESS"
-#: set for the command of a bash transformation: the key of its Dask task
-OWNER_ENV = "SEAMLESS_DASK_OWNER"
 
 
 class _BashSubprocess:

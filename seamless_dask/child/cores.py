@@ -9,12 +9,12 @@ from __future__ import annotations
 import os
 from collections.abc import Mapping, MutableMapping
 
+from ..cluster.environment import THREADS_ENV
+
 #: what the libraries read when they are loaded
 VARIABLES = ("OMP_NUM_THREADS", "MKL_NUM_THREADS", "OPENBLAS_NUM_THREADS")
 #: what Dask's nanny sets them to
 DEFAULT = "1"
-#: by which a Dask worker tells its Seamless processes
-THREADS_ENV = "SEAMLESS_DASK_LIBRARY_THREADS"
 #: cores of the job, in the job scripts of SLURM
 JOB_CORES_ENV = "PYTHON_CPU_COUNT"
 

@@ -27,6 +27,7 @@ from pathlib import Path
 from typing import Any
 
 from ..cluster import selection
+from ..cluster.environment import PROCESS_ENV, SELECTION_ENV
 from ..neighbours import event_loops, fewer_requests, own_random, pipes
 from ..neighbours.bounded_tables import bound_results, synchronize_caches
 from ..neighbours.event_loops import JobExecutor
@@ -41,7 +42,6 @@ from . import (
     values,
     waits,
 )
-from .bash_commands import PROCESS_ENV
 from .code_end import CodeEnd
 from .garbage import Collector
 from .holdings import JobState
@@ -179,8 +179,8 @@ class Initializer:
         collector = Collector()
         small_buffers.install(worker)
         compiling.install(self.shared)
-        if selection.ENVIRONMENT in self.environment:
-            _select(self.environment[selection.ENVIRONMENT])
+        if SELECTION_ENV in self.environment:
+            _select(self.environment[SELECTION_ENV])
         self._take_turns(channel, worker, collector)
         await worker._child_initializer(channel)
 

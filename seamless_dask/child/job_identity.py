@@ -1,7 +1,7 @@
-"""Which job of a Seamless process is it that calls.
+"""Attributes each nested call to the job of the Seamless process that makes it.
 
-Who does not know from which job a call comes does not know which one waits, lends the
-slot of another, and in the end nothing runs any more. In seamless-transformer
+Every nested call must be attributed to its job. If the wrong job's slot is lent, the
+pool can deadlock. In seamless-transformer
 
 - thread-local variables say which job it is. Calls may come from elsewhere: from the
   event loop that serves the job's thread, from threads that its code has started, from

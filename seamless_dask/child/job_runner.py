@@ -15,12 +15,13 @@ import asyncio
 import logging
 import threading
 from collections.abc import Callable
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from os import getpid
 from queue import SimpleQueue
 from time import perf_counter, thread_time, time
 from typing import Any
 
+from ..storage.job_report import JobReport
 from . import forked_jobs
 from .code_end import CodeEnd
 from .errors import error_text
@@ -42,32 +43,6 @@ PING = "ping"
 STARVED = "seamless_dask_starved"
 #: message that a job may wait for a lock which an abandoned one holds
 STUCK = "seamless_dask_stuck"
-
-
-@dataclass
-class JobReport:
-    """How a job went in its process."""
-
-    #: checksum of the result, or the text of an error
-    result: Any
-    #: threads and processes that it has left running, as words
-    left: list[str] = field(default_factory=list)
-    #: what else the process cannot have another job for
-    replace: list[str] = field(default_factory=list)
-    #: seconds from its begin to its end
-    wall: float = 0.0
-    #: seconds of CPU time, those of its subprocesses included
-    cpu_user: float = 0.0
-    cpu_system: float = 0.0
-    #: the most memory that the process had meanwhile, in bytes; None: not known
-    memory_peak: int | None = None
-    #: the process, and when it was started (seconds since the epoch)
-    pid: int = 0
-    process_started: float = 0.0
-    #: how often it was given to a process: it may have been lost with one
-    begun: int = 1
-    #: seconds that it could go on and waited for its process
-    waited: float = 0.0
 
 
 @dataclass
@@ -167,25 +142,25 @@ class JobRunner:
         if not self._keeper.begin(job):
             return None
         began = perf_counter()
-        error: BaseException | None = None
+        raised: BaseException | None = None
         try:
             try:
                 result = self._execute(payload)
             finally:
                 self._code_end.put_back()
-        except BaseException as exc:  # noqa: BLE001 - the job fails, not the process
-            result, error = error_text(exc), exc
+        except BaseException as error:  # noqa: BLE001 - the job fails, not the process
+            result, raised = error_text(error), error
         wall = perf_counter() - began
         if getpid() != self._pid:
-            forked_jobs.end(error, result)
+            forked_jobs.end(raised, result)
         report = self._report(result, wall=wall)
         if job.broke is not None:
             report.result = job.broke
             report.replace.append("a job has replaced what the process needs")
         try:
             release_lock_of_logging()  # nobody else can
-        except BaseException as exc:  # noqa: BLE001 - what the job has put in its place
-            report.replace.append(f"the lock of logging cannot be released: {exc!r}")
+        except BaseException as error:  # noqa: BLE001 - what the job has put there
+            report.replace.append(f"the lock of logging cannot be released: {error!r}")
         return report, thread_time()
 
     def _report(self, result: Any, **values: Any) -> JobReport:
@@ -205,9 +180,9 @@ class JobRunner:
             own, others = self._keeper.threads_of(job)
             report.left = self._leftovers.threads(own, others) + end_processes()
             report.replace += self._keeper.end(job, report.left)
-        except BaseException as exc:
+        except BaseException as error:
             logger.exception("A job does not end as it should")
-            report.replace.append(f"a job did not end well: {exc!r}")
+            report.replace.append(f"a job did not end well: {error!r}")
         report.cpu_user, report.cpu_system = job.cpu_user, job.cpu_system
         report.memory_peak, report.waited = job.memory_peak, job.waited
         ended.tell(report)

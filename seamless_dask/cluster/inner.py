@@ -17,19 +17,19 @@ import os
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
-from scheduler_ext.messages import MAX_WAIT_SECONDS
+from scheduler_ext.fields import MAX_WAIT_SECONDS
+from scheduler_ext.messages import lease_request
 
-from ..child.bash_commands import OWNER_ENV, PROCESS_ENV
+from ..errors import LeaseRefused
 from . import scheduler
-from .leases import LeaseRefused
+from .environment import OWNER_ENV, PROCESS_ENV, WORKER_ENV
 
 if TYPE_CHECKING:
     from distributed import Client
 
 logger = logging.getLogger(__name__)
 
-WORKER_ENV = "SEAMLESS_DASK_WORKER_ADDRESS"
-#: RPC call of a Dask worker; see `WorkerRuntime.caller_waits`
+#: RPC call of a Dask worker; see `seamless_dask.worker.callers`
 CALLER_WAITS = "seamless_caller_waits"
 
 
@@ -73,13 +73,7 @@ class InnerLeases:
             self._announcement = asyncio.create_task(self._announce())
         caller = await asyncio.shield(self._announcement)
         lease = InnerLease(f"{self._client.id}-{next(self._ids)}", caller.depth + 1)
-        request = {
-            "id": lease.id,
-            "key": key,
-            "owner": caller.key,
-            "depth": lease.depth,
-            "wait": True,
-        }
+        request = lease_request(lease.id, key=key, owner=caller.key, depth=lease.depth)
         try:
             answer = await scheduler.ask_for_lease(
                 self._client, request, MAX_WAIT_SECONDS
@@ -105,7 +99,7 @@ class InnerLeases:
             answer = await getattr(worker, CALLER_WAITS)(
                 process=os.environ.get(PROCESS_ENV), key=os.environ.get(OWNER_ENV)
             )
-        except OSError as exc:
-            logger.warning("The Dask worker %s does not answer: %r", address, exc)
+        except OSError as error:
+            logger.warning("The Dask worker %s does not answer: %r", address, error)
             return _Caller()
         return _Caller(answer["key"], answer["depth"])

@@ -5,15 +5,17 @@ from __future__ import annotations
 import asyncio
 import itertools
 import logging
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, cast
+
+from scheduler_ext import messages
+
+from ..errors import LeaseRefused
 
 if TYPE_CHECKING:
     from distributed import Worker
 
 logger = logging.getLogger(__name__)
 
-DECISIONS = "seamless_decisions"
-RELEASE = "seamless_release"
 #: seconds between tries to reach a scheduler that does not answer
 RETRY_INTERVAL = 1.0
 #: leases that one message asks for, at the most
@@ -22,10 +24,6 @@ MAX_BATCH = 1000
 #: Of all leases of this process: one that was given back is never granted again, and a
 #: worker that learns of other services begins anew.
 _numbers = itertools.count(1)
-
-
-class LeaseRefused(RuntimeError):
-    """The permission manager refused a nested transformation; the text says why."""
 
 
 class Lease(str):
@@ -65,11 +63,16 @@ class Leases:
         #: the lease is over, and would take a slot for nobody
         self._repeated: set[str] = set()
         self._sending: asyncio.Task[None] | None = None
-        worker.stream_handlers[DECISIONS] = self.decided
+        worker.stream_handlers[messages.PUSH_DECISIONS] = self.decided
+
+    @property
+    def _holder(self) -> str:
+        """The name under which the scheduler knows this worker."""
+        return cast(str, self._worker.contact_address)
 
     def close(self) -> None:
         """Stop listening; whoever still waits is told."""
-        self._worker.stream_handlers.pop(DECISIONS, None)
+        self._worker.stream_handlers.pop(messages.PUSH_DECISIONS, None)
         for lease_id in self._undecided:
             self._give_up(lease_id)
         if self._sending is not None:
@@ -102,13 +105,9 @@ class Leases:
         self._loop = asyncio.get_running_loop()
         future: asyncio.Future[None] = self._loop.create_future()
         self._undecided[lease_id] = future
-        self._unsent[lease_id] = {
-            "id": lease_id,
-            "key": key,
-            "owner": owner,
-            "depth": depth,
-            "wait": True,
-        }
+        self._unsent[lease_id] = messages.lease_request(
+            lease_id, key=key, owner=owner, depth=depth
+        )
         if self._sending is None:
             self._sending = asyncio.create_task(self._send())
         try:
@@ -143,13 +142,7 @@ class Leases:
         self._repeated.difference_update(lease_ids)
         comm = self._worker.batched_stream
         if lease_ids and comm is not None and not comm.closed():
-            comm.send(
-                {
-                    "op": RELEASE,
-                    "holder": self._worker.contact_address,
-                    "ids": [str(lease_id) for lease_id in lease_ids],
-                }
-            )
+            comm.send(messages.release(self._holder, lease_ids))
 
     def ended(self, lease: str) -> None:
         """Note that a lease has ended with its task: nothing is left to give back.
@@ -202,14 +195,16 @@ class Leases:
             await self._ask(batch[half:])
 
     async def _ask_until_answered(self, batch: list[dict[str, Any]]) -> dict[str, Any]:
+        arguments = messages.lease_requests(self._holder, batch)
         while True:
             try:
-                return await self._worker.scheduler.seamless_request(
-                    holder=self._worker.contact_address, requests=batch
-                )
-            except OSError as exc:
+                ask = getattr(self._worker.scheduler, messages.OP_REQUEST)
+                return await ask(**arguments)
+            except OSError as error:
                 # Requests have ids, so asking twice changes nothing.
-                logger.warning("The scheduler does not answer (%r), trying again", exc)
+                logger.warning(
+                    "The scheduler does not answer (%r), trying again", error
+                )
                 self._repeated.update(request["id"] for request in batch)
                 await asyncio.sleep(RETRY_INTERVAL)
 

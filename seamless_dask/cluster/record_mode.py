@@ -9,6 +9,8 @@ from __future__ import annotations
 
 from typing import Any
 
+from ..errors import RecordModeMismatch
+
 #: key of the scheduler's metadata; absent if nobody has decided
 RECORD_MODE = "seamless-record-mode"
 
@@ -16,23 +18,6 @@ RECORD_MODE = "seamless-record-mode"
 def publish(scheduler: Any, record: bool) -> None:
     """Decide for a cluster, in the process of its `distributed.Scheduler`."""
     scheduler.set_metadata(keys=[RECORD_MODE], value=record)
-
-
-class RecordModeMismatch(RuntimeError):
-    """A client does not have the record mode of its cluster.
-
-    Parameters
-    ----------
-    client, cluster
-        The two record modes.
-    """
-
-    def __init__(self, *, client: bool, cluster: bool) -> None:
-        super().__init__(
-            f"Record mode mismatch: this client has record={client}, but the Dask "
-            f"cluster was started with record={cluster}. Restart the daskserver after "
-            "changing record mode."
-        )
 
 
 def check(cluster: bool | None) -> None:

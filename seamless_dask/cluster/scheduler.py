@@ -1,10 +1,8 @@
-"""What clients ask of the scheduler: the plugin, the worker plugin, RPC calls."""
+"""What clients ask of the scheduler by RPC: leases, cancelling, its state."""
 
 from __future__ import annotations
 
 import asyncio
-import hashlib
-import json
 import logging
 import uuid
 from collections.abc import Iterable, Mapping
@@ -13,19 +11,11 @@ from typing import Any
 from distributed import Client
 from distributed.client import ClosedClientError
 
-import scheduler_ext
-from scheduler_ext.messages import OP_RELEASE
+from scheduler_ext import messages
 
 from .leases import RETRY_INTERVAL
-from .record_mode import RECORD_MODE, RecordModeMismatch
 
 logger = logging.getLogger(__name__)
-
-#: where a cluster remembers how its workers were configured (Dask metadata)
-CONFIGURATION = "seamless-worker-configuration"
-#: where it remembers the cluster and queue that records name
-SELECTION = "seamless-selection"
-PRELOAD = "dask scheduler --preload scheduler_ext.preload"
 
 
 def rpc(client: Client) -> Any:
@@ -33,125 +23,13 @@ def rpc(client: Client) -> Any:
     return client.scheduler
 
 
-def _sync(client: Client, op: str, **arguments: Any) -> Any:
-    async def call() -> Any:
+def call(client: Client, op: str, **arguments: Any) -> Any:
+    """Call the scheduler and wait for its answer; in any thread but the client's own."""
+
+    async def answer() -> Any:
         return await getattr(rpc(client), op)(**arguments)
 
-    return client.sync(call)
-
-
-def ensure_plugin(client: Client) -> None:
-    """Make sure that the scheduler runs our plugin in our version.
-
-    Raises
-    ------
-    RuntimeError
-        If it does not and cannot be made to; the message says what to do.
-    """
-    answer = _sync(client, "seamless_version")
-    if answer is None:
-        try:
-            client.run_on_scheduler(scheduler_ext.install)
-        except Exception as exc:
-            raise RuntimeError(
-                "The Dask scheduler runs without the Seamless plugin and does not let "
-                f"a client install it ({exc!r}). Start it as: {PRELOAD}"
-            ) from exc
-        answer = _sync(client, "seamless_version")
-        if answer is None:
-            raise RuntimeError(
-                "The Seamless plugin was installed in the Dask scheduler but does not "
-                f"answer. Start the scheduler as: {PRELOAD}"
-            )
-    if answer.get("protocol") != scheduler_ext.PROTOCOL:
-        raise RuntimeError(
-            "The Dask scheduler's Seamless plugin has version "
-            f"{answer.get('version')} (protocol {answer.get('protocol')}), this "
-            f"client has {scheduler_ext.__version__} (protocol "
-            f"{scheduler_ext.PROTOCOL}): restart the cluster with the same version"
-        )
-
-
-def ensure_record_mode(client: Client, record: bool) -> None:
-    """Make sure that cluster and client agree on whether full records are written.
-
-    The wrapper has told the scheduler; otherwise the first client decides.
-
-    Raises
-    ------
-    RecordModeMismatch
-        If they differ.
-    """
-    present = client.get_metadata([RECORD_MODE], default=None)
-    if present is None:
-        client.set_metadata([RECORD_MODE], record)
-    elif present != record:
-        raise RecordModeMismatch(client=record, cluster=present)
-
-
-def ensure_worker_plugin(
-    client: Client,
-    *,
-    processes: int,
-    remote_clients: Mapping[str, Any] | None,
-    record: bool = False,
-    selection: Mapping[str, Any] | None = None,
-) -> None:
-    """Make sure that every Dask worker, present or future, runs our worker plugin.
-
-    A client without `remote_clients` never changes a cluster that somebody else has
-    configured. One with other services than the cluster's reconfigures the workers:
-    a hashserver that was restarted has another port. One that selects another cluster
-    or queue does not: the workers stay where they are.
-
-    Raises
-    ------
-    RuntimeError
-        In record mode, if the workers' cluster or queue is another than `selection`.
-    """
-    from ..worker.plugin import SeamlessWorkerPlugin
-
-    configuration = {
-        "processes": processes,
-        "remote_clients": None if remote_clients is None else dict(remote_clients),
-    }
-    text = json.dumps(configuration, sort_keys=True)
-    digest = hashlib.sha256(text.encode()).hexdigest()
-    present = client.get_metadata([CONFIGURATION], default=None)
-    if present is not None and remote_clients is None:
-        return
-    selected = _selected(selection)
-    if present is not None:
-        _check_selection(client, selected, record)
-    if present == digest:
-        return
-    if present is not None:
-        logger.info("The services of the cluster have changed: configuring workers")
-    plugin = SeamlessWorkerPlugin(
-        processes, remote_clients, record=record, selection=selection
-    )
-    client.register_plugin(plugin)
-    client.set_metadata([CONFIGURATION], digest)
-    client.set_metadata([SELECTION], selected)
-
-
-def _selected(selection: Mapping[str, Any] | None) -> str | None:
-    if selection is None:
-        return None
-    return f"cluster {selection['cluster']!r}, queue {selection['queue']!r}"
-
-
-def _check_selection(client: Client, selected: str | None, record: bool) -> None:
-    present = client.get_metadata([SELECTION], default=None)
-    if selected == present:
-        return
-    message = (
-        f"The Dask cluster runs in {present}, this client selects {selected}: restart "
-        "the daskserver to change that"
-    )
-    if record:
-        raise RuntimeError(message)
-    logger.warning(message)
+    return client.sync(answer)
 
 
 async def ask_for_lease(
@@ -168,8 +46,7 @@ async def ask_for_lease(
     client
         The client that will hold the lease; on its event loop.
     request
-        ``id``, ``key``, ``owner``, ``depth`` and ``wait``, as in
-        `scheduler_ext.permission.events.Request`.
+        See `scheduler_ext.messages.lease_request`.
     wait_seconds
         How long the scheduler may wait for a slot before it answers.
 
@@ -198,11 +75,10 @@ async def ask_for_lease(
 async def _until_answered(
     client: Client, request: Mapping[str, Any], wait_seconds: float
 ) -> dict[str, Any]:
+    arguments = messages.lease_requests(client.id, [request], wait_seconds)
     while True:
         try:
-            return await rpc(client).seamless_request(
-                holder=client.id, requests=[dict(request)], wait_seconds=wait_seconds
-            )
+            return await getattr(rpc(client), messages.OP_REQUEST)(**arguments)
         except OSError as error:
             if client.status in ("closing", "closed"):
                 raise
@@ -217,9 +93,8 @@ def release_lease(client: Client, lease_id: str) -> None:
     The message travels on the client's stream. If that is lost, the scheduler ends all
     leases of the client.
     """
-    message = {"op": OP_RELEASE, "holder": client.id, "ids": [lease_id]}
     try:
-        client._send_to_scheduler(message)
+        client._send_to_scheduler(messages.release(client.id, [lease_id]))
     except ClosedClientError as error:
         logger.debug("Lease %s ended with its client: %s", lease_id, error)
 
@@ -241,19 +116,20 @@ async def has_room(client: Client, key: str) -> str | None:
         all. None if there is no room.
     """
     lease_id = f"{client.id}-{key}-{uuid.uuid4().hex}"
-    request = {"id": lease_id, "key": key, "owner": None, "depth": 0, "wait": False}
+    request = messages.lease_request(lease_id, key=key, wait=False)
     answer = await ask_for_lease(client, request)
     return lease_id if answer["granted"] else None
 
 
 async def status(client: Client) -> dict[str, Any]:
     """Return what the scheduler's plugin knows."""
-    return await rpc(client).seamless_status()
+    return await getattr(rpc(client), messages.OP_STATUS)()
 
 
 async def cancel(client: Client, checksums: Iterable[str]) -> list[str]:
     """Cancel transformations; return the keys of the tasks that were cancelled."""
-    answer = await rpc(client).seamless_cancel(checksums=list(checksums))
+    call = getattr(rpc(client), messages.OP_CANCEL)
+    answer = await call(**messages.cancel(checksums))
     if answer.get("status") != "ok":
         raise RuntimeError(f"The scheduler refused to cancel: {answer}")
     return list(answer["cancelled"])

@@ -12,8 +12,6 @@ from collections.abc import Mapping
 from dataclasses import asdict
 from typing import Any
 
-#: how a selection travels to Seamless processes, as JSON
-ENVIRONMENT = "SEAMLESS_DASK_SELECTION"
 REMOTE_TARGET = "daskserver"
 
 #: cluster that `select` has selected in this process

@@ -8,8 +8,8 @@ there if many do so:
   it, each takes the other's wake-ups, and the caller waits for ever.
 - A thread forgets its loop with every ``run()``. The next one makes another, with a
   thread and three file descriptors, and none of them ever ends.
-- What is only started does not begin until somebody waits for it, since nobody wakes
-  the loop.
+- A task that is created from another thread does not start: ``create_task`` does not
+  wake a sleeping loop.
 
 Here a thread has one loop, which runs before anybody gets it. When the thread ends, and
 the tasks that it has started, the loop serves another one.

@@ -1,6 +1,6 @@
 """All names of other packages that are not public and that we replace or read.
 
-An entry that is missing here is found by ``tests/test_neighbours.py``.
+An entry that is missing here is found by ``tests/neighbours/test_neighbours_source.py``.
 """
 
 from __future__ import annotations

@@ -7,10 +7,10 @@ memory to fill or to read. What is large stays there, see
 
 from __future__ import annotations
 
-import asyncio
 import logging
 import uuid
-from typing import TYPE_CHECKING, Any
+from collections.abc import Awaitable, Callable
+from typing import Any
 
 from seamless import Buffer, Checksum
 from seamless.caching.buffer_cache import get_buffer_cache
@@ -18,6 +18,7 @@ from seamless_transformer.worker import _Pointer
 
 from ..child.values import KEEP_SCRATCH
 from ..neighbours.services import has_hashserver
+from ..storage.cache import BufferStore
 from ..storage.shared_memory import (
     CONTENT,
     PLAIN,
@@ -27,26 +28,39 @@ from ..storage.shared_memory import (
     SharedMemory,
 )
 
-if TYPE_CHECKING:
-    from .pool import Pool
-
 logger = logging.getLogger(__name__)
 
 #: marks shared memory whose content is written by us and not by Seamless' writer
 _OURS = "seamless_dask"
 
 
-class Exchange:
+class BufferRequests:
     """Answers the processes of a pool.
 
     Parameters
     ----------
-    pool
-        Whose buffers are handed out.
+    buffers
+        Those that are handed out.
+    segments_of
+        Returns the keys of the shared memory that is meant for a process, given by
+        name.
+    find
+        Gets a buffer that is not here for a process: name and checksum.
+    made
+        Takes what a process has made and is to be written: name and buffer.
     """
 
-    def __init__(self, pool: Pool) -> None:
-        self._pool = pool
+    def __init__(
+        self,
+        buffers: BufferStore,
+        segments_of: Callable[[str], set[str]],
+        find: Callable[[str, str], Awaitable[Buffer | None]],
+        made: Callable[[str, Buffer], object],
+    ) -> None:
+        self._buffers = buffers
+        self._segments_of = segments_of
+        self._find = find
+        self._made = made
         self._manager: Any = None
 
     def install(self, manager: Any) -> None:
@@ -72,19 +86,15 @@ class Exchange:
     ) -> dict[str, Any] | None:
         """Say where a process can read a buffer; None if that cannot be had."""
         checksum = Checksum(payload["checksum"]).hex()
-        buffer = self._pool.buffers.at_hand(checksum)
+        buffer = self._buffers.at_hand(checksum)
         if buffer is None:
             # The original would block the pool's event loop while it fetches.
-            runtime = self._pool.runtime_of(None)
-            found = asyncio.run_coroutine_threadsafe(
-                runtime.nested.buffer(handle.name, checksum), runtime.loop
-            )
-            buffer = await asyncio.wrap_future(found)
+            buffer = await self._find(handle.name, checksum)
             if buffer is None:
                 return None
         if not SUPPORTED:
             answer = await self._manager._handle_download(handle, payload)
-            self._pool.segments_of(handle.name).add(answer["key"])
+            self._segments_of(handle.name).add(answer["key"])
             return answer
         if payload.get(PLAIN):
             return {CONTENT: buffer.content}
@@ -121,11 +131,11 @@ class Exchange:
         """Keep memory for a process; return what it is to know."""
         key = uuid.uuid4().hex
         self._manager._pointers[key] = _Pointer(key, memory, size, metadata)
-        self._pool.segments_of(handle.name).add(key)
+        self._segments_of(handle.name).add(key)
         return {"key": key, "name": path, "size": size, "metadata": metadata}
 
     async def _downloaded(self, handle: Any, payload: dict[str, Any]) -> None:
-        self._pool.segments_of(handle.name).discard(payload["pointer"]["key"])
+        self._segments_of(handle.name).discard(payload["pointer"]["key"])
         await self._manager._handle_downloaded(handle, payload)
 
     async def refer(self, handle: Any, payload: dict[str, Any]) -> Any:
@@ -139,14 +149,14 @@ class Exchange:
         if not SUPPORTED:
             answer = await self._manager._handle_ref_op(handle, payload)
             if isinstance(answer, dict):
-                self._pool.segments_of(handle.name).add(answer["key"])
+                self._segments_of(handle.name).add(answer["key"])
             return answer
         checksum = Checksum(payload["checksum"])
         ours = payload["op"] == "tempref" and has_hashserver()
         if ours:
-            buffer = self._pool.buffers.at_hand(checksum.hex())
+            buffer = self._buffers.at_hand(checksum.hex())
             if buffer is not None:
-                self._made(handle, buffer)
+                self._made(handle.name, buffer)
                 return 0
         elif payload["op"] == "decref":
             return await self._manager._handle_ref_op(handle, payload)
@@ -164,7 +174,7 @@ class Exchange:
 
     async def _filled(self, handle: Any, payload: dict[str, Any]) -> Any:
         key = payload["pointer"]["key"]
-        self._pool.segments_of(handle.name).discard(key)
+        self._segments_of(handle.name).discard(key)
         if not SUPPORTED:
             return await self._manager._handle_upload(handle, payload)
         # Nothing waits from here on: the memory has an owner at any time.
@@ -178,18 +188,12 @@ class Exchange:
             if pointer.shm is not None:
                 pointer.shm.unlink()
         if pointer.metadata[_OURS]:
-            self._made(handle, buffer)
+            self._made(handle.name, buffer)
         else:
             # There is a reference to it since the process has told of it.
             get_buffer_cache().register(checksum, buffer, size=len(buffer))
         return {"checksum": checksum.hex()}
 
-    def _made(self, handle: Any, buffer: Buffer) -> None:
-        """Have a buffer written; that begins before the job can end."""
-        key = next(iter(self._pool.jobs_of(handle.name)), None)
-        runtime = self._pool.runtime_of(key)
-        runtime.loop.call_soon_threadsafe(runtime.made, buffer)
-
     async def _keep_scratch(self, _handle: Any, payload: dict[str, Any]) -> None:
         checksum = Checksum(payload["checksum"])
-        self._pool.buffers.keep(Buffer(payload["content"], checksum=checksum))
+        self._buffers.keep(Buffer(payload["content"], checksum=checksum))

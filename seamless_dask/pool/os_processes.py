@@ -16,11 +16,10 @@ from multiprocessing.process import BaseProcess
 
 import psutil
 
+from ..cluster.environment import MARKER_ENV
+
 logger = logging.getLogger(__name__)
 
-#: environment variable by which the descendants of a process are recognised, also
-#: when they have lost their parent
-MARKER = "SEAMLESS_DASK_MARKER"
 #: looks for descendants that were born while others were being killed
 SWEEPS = 5
 
@@ -49,8 +48,8 @@ class Sentinel:
         if hasattr(os, "pidfd_open") and process.pid is not None:
             try:
                 self.fd = os.pidfd_open(process.pid)
-            except OSError as exc:
-                logger.debug("No descriptor of process %s: %r", process.pid, exc)
+            except OSError as error:
+                logger.debug("No descriptor of process %s: %r", process.pid, error)
             else:
                 self._own = True
 
@@ -91,9 +90,9 @@ def hang_up(connection: Connection) -> None:
     try:
         with socket.socket(fileno=os.dup(connection.fileno())) as duplicate:
             duplicate.shutdown(socket.SHUT_RDWR)
-    except OSError as exc:
+    except OSError as error:
         # Closed already, here or there.
-        logger.debug("Hanging up: %r", exc)
+        logger.debug("Hanging up: %r", error)
 
 
 def tree(pid: int) -> list[psutil.Process]:
@@ -136,12 +135,12 @@ def _marked(marker: str) -> list[psutil.Process]:
     for process in psutil.process_iter():
         try:
             if process.status() != psutil.STATUS_ZOMBIE and process.environ().get(
-                MARKER, ""
+                MARKER_ENV, ""
             ).startswith(marker):
                 found.append(process)
         except (psutil.NoSuchProcess, psutil.AccessDenied):
             continue
-        except OSError as exc:
+        except OSError as error:
             # Some systems refuse to show the environment of a process in other words.
-            logger.debug("Environment of process %s: %r", process.pid, exc)
+            logger.debug("Environment of process %s: %r", process.pid, error)
     return found

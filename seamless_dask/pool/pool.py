@@ -3,7 +3,7 @@
 With `seamless_dask.pool.process` the only module that knows the inside of
 seamless-transformer's pool. Nested transformations are answered here in one exchange
 per transformation: the pool's own protocol would have the child poll, and cannot tell
-which job asks. Which process runs what is decided in `seamless_dask.pool.allocation`.
+which job asks. Which process runs what is decided in `seamless_dask.pool.processes`.
 """
 
 from __future__ import annotations
@@ -16,7 +16,7 @@ import threading
 import time
 from collections.abc import Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import psutil
 from seamless import Buffer, Checksum, ensure_open
@@ -24,17 +24,17 @@ from seamless_transformer import worker as transformer_worker
 from seamless_transformer.process import manager as process_manager
 
 from ..child import fork_server
-from ..child.job_runner import STARVED, STUCK, JobReport
+from ..child.job_runner import STARVED, STUCK
 from ..child.small_buffers import BUFFERS, SMALL, Contents, ResultChecksum
+from ..errors import JobFailed
 from ..neighbours.replacing import replace
 from ..storage.cache import BufferStore
+from ..storage.job_report import JobReport
 from . import os_processes
-from .allocation import Crew, JobFailed
-from .buffer_requests import Exchange
-from .process import PoolJob
-
-if TYPE_CHECKING:
-    from ..worker.task_runner import WorkerRuntime
+from .buffer_requests import BufferRequests
+from .job import PoolJob
+from .processes import Processes
+from .users import User
 
 logger = logging.getLogger(__name__)
 
@@ -68,12 +68,14 @@ class Pool:
         self.processes = processes
         #: where the processes' requests for buffers are answered from
         self.buffers = BufferStore()
-        self.exchange = Exchange(self)
+        self._requests = BufferRequests(
+            self.buffers, self.segments_of, self._find, self._made
+        )
         self._environment = environment
         self._scratch = Path(scratch)
-        self._runtimes: list[WorkerRuntime] = []
+        self._users: list[User] = []
         self._manager: Any = None
-        self._crew: Crew
+        self._processes: Processes
         self._lock = threading.Lock()
 
     @classmethod
@@ -92,7 +94,7 @@ class Pool:
         """Concurrent jobs per process."""
         return transformer_worker.TRANSFORMATION_THROTTLE
 
-    def join(self, runtime: WorkerRuntime) -> None:
+    def join(self, user: User) -> None:
         """Serve a worker; the first starts the processes, which takes a second or two.
 
         Raises
@@ -102,21 +104,21 @@ class Pool:
             start; the message says how they ended.
         """
         with self._lock:
-            self._runtimes.append(runtime)
+            self._users.append(user)
             if self._manager is None:
                 try:
                     self._start()
                 except BaseException:
-                    self._runtimes.remove(runtime)
+                    self._users.remove(user)
                     raise
 
-    async def leave(self, runtime: WorkerRuntime) -> None:
+    async def leave(self, user: User) -> None:
         """Serve a worker no longer; the last ends the processes."""
         global _pool_of_this_process
         with self._lock:
-            if runtime in self._runtimes:
-                self._runtimes.remove(runtime)
-            if self._runtimes:
+            if user in self._users:
+                self._users.remove(user)
+            if self._users:
                 return
         await self._stop()
         with _creation:
@@ -133,7 +135,7 @@ class Pool:
         transformer_worker._set_dask_available(True)
         self._manager = manager = transformer_worker._WorkerManager(0)
         replace(process_manager, "_CTX", fork_server.Context())
-        self._crew = Crew(
+        self._processes = Processes(
             manager,
             self.processes,
             self.processes * self.throttle,
@@ -164,22 +166,22 @@ class Pool:
         handlers.add_parent_handler("delegate_transformation_submit", self._delegate)
         handlers.add_parent_handler(STARVED, self._on_starved)
         handlers.add_parent_handler(STUCK, self._on_stuck)
-        self.exchange.install(manager)
-        await self._crew.start()
+        self._requests.install(manager)
+        await self._processes.start()
 
     def _on_ready(self, handle: Any, _payload: Any) -> dict[str, Any]:
-        process = self._crew.process(handle.name)
+        process = self._processes.process(handle.name)
         if process is not None:
             process.started()
         return {"status": "ok", "generation": 1}
 
     async def _on_starved(self, handle: Any, payload: Any) -> None:
-        process = self._crew.process(handle.name)
+        process = self._processes.process(handle.name)
         if process is not None:
             await process.evict(payload["job"], payload["waited"])
 
     async def _on_stuck(self, handle: Any, payload: Any) -> None:
-        process = self._crew.process(handle.name)
+        process = self._processes.process(handle.name)
         if process is not None:
             process.give_up(payload["job"])
 
@@ -191,19 +193,19 @@ class Pool:
         manager, self._manager = self._manager, None
         if manager is None:
             return
-        crew = self._crew
+        processes = self._processes
         await asyncio.wrap_future(
-            asyncio.run_coroutine_threadsafe(crew.close(), manager.loop)
+            asyncio.run_coroutine_threadsafe(processes.close(), manager.loop)
         )
-        processes = crew.processes()
-        doomed = [p for process in processes for p in os_processes.tree(process.pid)]
+        there = processes.all()
+        doomed = [p for process in there for p in os_processes.tree(process.pid)]
         alive = await _signal(doomed, signal.SIGTERM, GRACE)
         alive = await _signal(alive, signal.SIGKILL, GRACE / 2)
         if alive:
             logger.warning("Processes %s do not end", [p.pid for p in alive])
-        os_processes.kill_marked(crew.marker)
+        os_processes.kill_marked(processes.marker)
         await asyncio.wrap_future(
-            asyncio.run_coroutine_threadsafe(crew.clean_up(processes), manager.loop)
+            asyncio.run_coroutine_threadsafe(processes.clean_up(there), manager.loop)
         )
         transformer_worker.shutdown_workers(wait=False)
         fork_server.stop()
@@ -212,26 +214,26 @@ class Pool:
     @property
     def alive(self) -> int:
         """How many processes there are now; more than `processes` under load."""
-        return len(self._crew.processes())
+        return len(self._processes.all())
 
     # -- requests of the processes -----------------------------------------------
 
-    def runtime_of(self, owner_key: str | None) -> WorkerRuntime:
+    def user_of(self, owner_key: str | None) -> User:
         """Return the worker that runs a task; one of them if none is known to."""
         if owner_key is not None:
-            for runtime in self._runtimes:
-                if owner_key in runtime.running:
-                    return runtime
-        return self._runtimes[0]
+            for user in self._users:
+                if owner_key in user.running:
+                    return user
+        return self._users[0]
 
     async def _delegate(self, handle: Any, payload: dict[str, Any]) -> dict[str, Any]:
         owner = payload.get("owner_dask_key")
-        runtime = self.runtime_of(owner)
+        user = self.user_of(owner)
         caller = self._job(handle, owner)
         if caller is not None:
             caller.waiting += 1
         answer = asyncio.run_coroutine_threadsafe(
-            runtime.nested.answer(handle.name, payload), runtime.loop
+            user.nested.answer(handle.name, payload), user.loop
         )
         # If the process is lost meanwhile, this is cancelled and the caller stays one
         # that waits: then it is not the one that caused the loss.
@@ -240,8 +242,21 @@ class Pool:
             caller.waiting -= 1
         return response
 
+    async def _find(self, process: str, checksum: str) -> Buffer | None:
+        """Get a buffer that a process asks for and this process does not have."""
+        user = self.user_of(None)
+        found = asyncio.run_coroutine_threadsafe(
+            user.nested.buffer(process, checksum), user.loop
+        )
+        return await asyncio.wrap_future(found)
+
+    def _made(self, process: str, buffer: Buffer) -> None:
+        """Have a buffer written; that begins before the job can end."""
+        user = self.user_of(next(iter(self.jobs_of(process)), None))
+        user.loop.call_soon_threadsafe(user.uploads.made, buffer)
+
     def _job(self, handle: Any, key: str | None) -> PoolJob | None:
-        process = self._crew.process(handle.name)
+        process = self._processes.process(handle.name)
         if process is None or key is None:
             return None
         return next((job for job in process.jobs if job.key == key), None)
@@ -250,12 +265,12 @@ class Pool:
 
     def segments_of(self, process_name: str) -> set[str]:
         """The shared memory that is meant for a process, to be removed at its end."""
-        process = self._crew.process(process_name)
+        process = self._processes.process(process_name)
         return set() if process is None else process.segments
 
     def jobs_of(self, process_name: str) -> set[str]:
         """Return the keys of the tasks that a process is running; from any thread."""
-        process = self._crew.process(process_name)
+        process = self._processes.process(process_name)
         if process is None:
             return set()
         return {job.key for job in tuple(process.jobs) if job.key is not None}
@@ -319,7 +334,7 @@ class Pool:
             key=key,
         )
         running = asyncio.run_coroutine_threadsafe(
-            self._crew.run(job), self._manager.loop
+            self._processes.run(job), self._manager.loop
         )
         report = await asyncio.wrap_future(running)
         result = report.result
@@ -354,7 +369,7 @@ class Pool:
             },
         )
         try:
-            report = await self._crew.run(job)
+            report = await self._processes.run(job)
         except JobFailed as error:
             return str(error)
         result: Checksum | str = report.result

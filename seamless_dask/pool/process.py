@@ -11,10 +11,7 @@ import asyncio
 import functools
 import logging
 import shutil
-import time
-import uuid
 from collections.abc import Callable
-from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -23,77 +20,21 @@ from seamless_transformer.process.manager import ProcessError
 
 from ..child import fork_server
 from ..child.initializer import Initializer
-from ..child.job_runner import ABANDON, PING, RUN, JobReport
+from ..child.job_runner import ABANDON, PING, RUN
+from ..cluster.environment import MARKER_ENV
 from ..neighbours import pipes
+from ..storage.job_report import JobReport
 from . import os_processes
+from .blame import charge
+from .job import Evicted, PoolJob, ProcessLost, ProcessTaken
+from .pulse import Pulse
 
 logger = logging.getLogger(__name__)
 
-#: a job that may have ended so many processes is not run again
-MAX_LOSSES = 3
 #: seconds that a process may take for its imports
 START_TIMEOUT = 120.0
-#: seconds between two looks at whether a process answers
-PING_INTERVAL = 10.0
-#: seconds without an answer after which a process gets new jobs only if all are so
-PING_PATIENCE = 2.0
-#: seconds that the end of a job may take, after that of its code, without a warning
-END_PATIENCE = 10.0
 #: seconds from the loss of a connection to the end of the process behind it
 DISCONNECTED_GRACE = 1.0
-
-
-@dataclass(eq=False)
-class PoolJob:
-    """A transformation that is to run in one of the processes."""
-
-    #: how error messages call it
-    name: str
-    #: what the process is sent
-    payload: dict[str, Any]
-    #: of the Dask task, if it is one
-    key: str | None = None
-    #: whether the log tells that its end takes long
-    warned: bool = False
-    #: nested transformations for which it waits
-    waiting: int = 0
-    #: how the processes ended that it may have ended
-    losses: list[str] = field(default_factory=list)
-    #: how many have ended while this and all others in them waited
-    unexplained: int = 0
-    #: how often its code has begun again, because another job executed for long in
-    #: its process
-    evictions: int = 0
-    #: seconds that it waited in processes in which it did not go on
-    waited: float = 0.0
-    #: how often it was given to a process
-    begun: int = 0
-    #: how the process knows it
-    id: str = field(default_factory=lambda: uuid.uuid4().hex)
-
-
-class ProcessLost(RuntimeError):
-    """A process has ended; the text says how.
-
-    Parameters
-    ----------
-    cause
-        For humans.
-    suspects
-        The jobs that may have caused it; empty if it was ended on purpose.
-    """
-
-    def __init__(self, cause: str, suspects: frozenset[PoolJob] = frozenset()) -> None:
-        super().__init__(cause)
-        self.suspects = suspects
-
-
-class ProcessTaken(RuntimeError):
-    """Another job executes in a process, so that it cannot have this one now."""
-
-
-class Evicted(RuntimeError):
-    """A job that waits was given up in its process, in order to begin elsewhere."""
 
 
 class SeamlessProcess:
@@ -113,8 +54,6 @@ class SeamlessProcess:
         self.jobs: dict[PoolJob, None] = {}
         #: keys of shared memory segments that are meant for it
         self.segments: set[str] = set()
-        #: whether it answers promptly
-        self.responsive = True
         #: whether it has ended or is being killed
         self.ending = False
         #: whether somebody else removes what it leaves behind
@@ -125,6 +64,11 @@ class SeamlessProcess:
         self._on_ended = on_end
         self._manager = manager
         self._handle = handle
+        self._pulse = Pulse(
+            f"Seamless process {handle.name} (pid {handle.pid})",
+            functools.partial(handle.request, PING),
+            self.jobs,
+        )
         self._loop = asyncio.get_running_loop()
         self._ready: asyncio.Future[None] = self._loop.create_future()
         self._ended = asyncio.Event()
@@ -165,7 +109,7 @@ class SeamlessProcess:
         shared
             Directory that it has in common with others.
         marker
-            See `seamless_dask.pool.os_processes.MARKER`.
+            See `seamless_dask.cluster.environment.MARKER_ENV`.
         unresponsive_limit
             Seconds without a sign of life after which it is killed.
         on_end
@@ -178,7 +122,7 @@ class SeamlessProcess:
         """
         scratch.mkdir(parents=True)
         initializer = Initializer(
-            {**environment, "TMPDIR": str(scratch), os_processes.MARKER: marker}, shared
+            {**environment, "TMPDIR": str(scratch), MARKER_ENV: marker}, shared
         )
         try:
             handle = await manager._manager.start_worker(
@@ -191,7 +135,7 @@ class SeamlessProcess:
         handle.cancel_watchers()
         pipes.attach(handle.endpoint)
         self = cls(manager, handle, scratch, marker, on_end)
-        self._in_background(self._watch_pulse(unresponsive_limit))
+        self._in_background(self._watch(unresponsive_limit))
         return self
 
     @property
@@ -203,6 +147,11 @@ class SeamlessProcess:
     def pid(self) -> int:
         """The id of the process."""
         return int(self._handle.pid)
+
+    @property
+    def responsive(self) -> bool:
+        """Whether it answers promptly."""
+        return self._pulse.responsive
 
     @property
     def ready(self) -> bool:
@@ -265,9 +214,13 @@ class SeamlessProcess:
         cause = self._reason or os_processes.describe_exit(process.exitcode)
         if process.exitcode is not None:
             process.close()  # its descriptors; not when garbage is collected
-        blame = self._reason is None or self._blame
         self.ending = True
-        self._loss = ProcessLost(cause, self._suspects() if blame else frozenset())
+        charged = (
+            charge(self.jobs, cause)
+            if self._reason is None or self._blame
+            else frozenset()
+        )
+        self._loss = ProcessLost(cause, charged)
         os_processes.hang_up(self._handle.endpoint._conn)
         if not self._ready.done():
             self._ready.set_exception(self._loss)
@@ -279,15 +232,6 @@ class SeamlessProcess:
         self._manager._manager._handles.pop(self.name, None)
         if not self.abandoned:
             self._in_background(self._clean_up())
-
-    def _suspects(self) -> frozenset[PoolJob]:
-        """Those that did something. If all wait, it was nobody, or one in a thread."""
-        busy = frozenset(job for job in self.jobs if not job.waiting)
-        if busy:
-            return busy
-        for job in self.jobs:
-            job.unexplained += 1
-        return frozenset(job for job in self.jobs if job.unexplained >= MAX_LOSSES)
 
     async def _clean_up(self) -> None:
         """Remove what the process leaves behind."""
@@ -321,49 +265,10 @@ class SeamlessProcess:
         self._background.add(task)
         task.add_done_callback(self._background.discard)
 
-    async def _watch_pulse(self, limit: float) -> None:
-        """Notice when the process does not answer: user code may hold the GIL.
-
-        That is no reason to kill it; it gets no more jobs meanwhile. Only what does
-        not answer for `limit` seconds is taken for dead.
-        """
+    async def _watch(self, limit: float) -> None:
+        """Kill it when it does not answer for `limit` seconds."""
         await asyncio.wait({self._ready})
-        while not self.ending:
-            await asyncio.sleep(PING_INTERVAL)
-            since = time.monotonic()
-            ping = asyncio.ensure_future(self._handle.request(PING))
-            ping.add_done_callback(_retrieve)
-            await asyncio.wait({ping}, timeout=PING_PATIENCE)
-            if ping.done():
-                if not ping.cancelled() and ping.exception() is None:
-                    self._warn_of_endings(ping.result())
-                continue
-            logger.info("Seamless process %s (pid %d) is busy", self.name, self.pid)
-            self.responsive = False
-            await asyncio.wait({ping}, timeout=limit - PING_PATIENCE)
-            if not ping.done():
-                self.stop(f"did not answer for {limit:g} s", blame=True)
-                return
-            self.responsive = True
-            logger.info(
-                "Seamless process %s answers again after %.1f s",
-                self.name,
-                time.monotonic() - since,
-            )
-
-    def _warn_of_endings(self, ending: dict[str, float]) -> None:
-        """Tell of jobs, once each, that have computed their result and do not end."""
-        for job in self.jobs:
-            seconds = ending.get(job.id, 0.0)
-            if seconds > END_PATIENCE and not job.warned:
-                job.warned = True
-                logger.warning(
-                    "The code of %s ended %.0f s ago, but its clean-up has not: a "
-                    "finaliser (__del__) may wait for ever, or a large result is being "
-                    "stored. It keeps its slot until then, or until it is cancelled",
-                    job.name,
-                    seconds,
-                )
+        self.stop(await self._pulse.stops(limit), blame=True)
 
     # -- jobs --------------------------------------------------------------------
 

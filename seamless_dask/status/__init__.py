@@ -13,10 +13,12 @@ import logging
 import os
 import sys
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any
+
+from scheduler_ext import messages
 
 from .address import NotClear, NotFound, resolve
 
@@ -270,12 +272,11 @@ async def _ask(
     # less than for all, so that the reason is known why there is no connection
     scheduler = rpc(address, timeout=CONNECT * timeout, connection_args=arguments)
     try:
-        _check(address, await scheduler.seamless_version())
-        call: Callable[..., Any] = scheduler.seamless_status
+        _check(address, await getattr(scheduler, messages.OP_VERSION)())
         if checksum is not None:
-            call = scheduler.seamless_why
-            return dict(await call(checksum=checksum))
-        return dict(await call())
+            call = getattr(scheduler, messages.OP_WHY)
+            return dict(await call(**messages.why(checksum)))
+        return dict(await getattr(scheduler, messages.OP_STATUS)())
     finally:
         await scheduler.close_rpc()
 

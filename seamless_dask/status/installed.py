@@ -5,7 +5,8 @@ from __future__ import annotations
 import json
 from collections.abc import Sequence
 
-from .. import __version__
+from scheduler_ext.version import __version__
+
 from ..neighbours.check import Neighbour, report
 
 

@@ -13,7 +13,9 @@ from seamless.caching import buffer_writer
 from seamless.caching.buffer_cache import get_buffer_cache
 from seamless.checksum.calculate_checksum import TRIVIAL_CHECKSUMS
 
+from ..errors import UploadError
 from ..neighbours.services import has_hashserver
+from ..types import TransformationResult
 from .hashserver import write
 from .outages import HASHSERVER
 
@@ -25,10 +27,6 @@ DEFAULT_CAPACITY = 128 * 1024**2
 MAX_BUFFERS = 5_000
 #: bytes up to which an input travels with a job; four times that for all of its inputs
 WITH_JOB = 4 * 1024
-
-
-class UploadError(RuntimeError):
-    """A buffer could not be written to any hashserver."""
 
 
 class BufferStore:
@@ -104,6 +102,13 @@ class BufferStore:
         self.add(buffer)
         if buffer.get_checksum().hex() not in self:
             buffer.tempref(scratch=True)
+
+    def add_contents(self, results: Iterable[TransformationResult]) -> None:
+        """Keep the small buffers that have come with results."""
+        for result in results:
+            if result.content is not None and result.result_checksum is not None:
+                checksum = Checksum(result.result_checksum)
+                self.add(Buffer(result.content, checksum=checksum))
 
     def at_hand(self, checksum: str) -> Buffer | None:
         """Return a buffer without any communication, or None."""
@@ -217,11 +222,11 @@ async def write_to_hashserver(checksum: str, buffer: Buffer) -> None:
     size = len(buffer)
     try:
         written = await HASHSERVER.call(lambda: write(Checksum(checksum), buffer))
-    except Exception as exc:
+    except Exception as error:
         raise UploadError(
             f"Buffer {checksum} ({size} bytes) could not be written to the "
-            f"hashserver: {exc}"
-        ) from exc
+            f"hashserver: {error}"
+        ) from error
     if not written:
         raise UploadError(
             f"Buffer {checksum} ({size} bytes) was not accepted by any hashserver"
@@ -246,7 +251,8 @@ async def _is_stored(checksum: str) -> bool:
 
     (length,) = await buffer_remote.get_buffer_lengths([Checksum(checksum)])
     if not length:
-        # That hides failures: no server looks like a server without the buffer.
+        # get_buffer_lengths hides connection errors: a missing buffer and an
+        # unreachable server look alike.
         await HASHSERVER.check()
     return bool(length)
 
@@ -258,8 +264,8 @@ async def _await_background_write(checksum: str) -> bool | None:
         return await asyncio.shield(
             buffer_writer.await_existing_task(Checksum(checksum))
         )
-    except Exception as exc:  # noqa: BLE001 - whatever it was, we write ourselves
-        logger.debug("Writing buffer %s failed (%r), trying again", checksum, exc)
+    except Exception as error:  # noqa: BLE001 - whatever it was, we write ourselves
+        logger.debug("Writing buffer %s failed (%r), trying again", checksum, error)
         return False
 
 

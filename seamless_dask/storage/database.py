@@ -3,15 +3,14 @@
 from __future__ import annotations
 
 import logging
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from aiohttp import ClientError
 from seamless import Checksum
 
-from .outages import DATABASE, ServiceUnavailable
-
-if TYPE_CHECKING:
-    from ..child.job_runner import JobReport
+from ..errors import ServiceUnavailable, StorageError
+from .job_report import JobReport
+from .outages import DATABASE
 
 logger = logging.getLogger(__name__)
 
@@ -19,10 +18,6 @@ logger = logging.getLogger(__name__)
 EXECUTION = "remote"
 #: how writing can fail for reasons outside of the program
 STORAGE_ERRORS = (ServiceUnavailable, ClientError, OSError)
-
-
-class StorageError(RuntimeError):
-    """A result could not be written to the database."""
 
 
 def times_of(report: JobReport) -> dict[str, float]:
@@ -75,11 +70,11 @@ async def store_result(tf_checksum: str, result_checksum: str) -> None:
         await DATABASE.call(
             lambda: database_remote.set_transformation_result(transformation, result)
         )
-    except STORAGE_ERRORS as exc:
+    except STORAGE_ERRORS as error:
         raise StorageError(
             f"The result of transformation {tf_checksum} could not be written to the "
-            f"database: {exc}"
-        ) from exc
+            f"database: {error}"
+        ) from error
 
 
 def minimal_record(
@@ -106,52 +101,6 @@ def minimal_record(
     if report.begun > 1:
         record["retry_count"] = report.begun - 1
     return record
-
-
-#: whether the database adds the result when it gets the record; None: not known yet
-_record_adds_result: bool | None = None
-
-
-async def store_with_record(
-    tf_checksum: str, result_checksum: str, record: dict[str, Any]
-) -> None:
-    """Write a result with its minimal record; return once the result is there.
-
-    A database that gets the record of a transformation that it does not know adds the
-    result by itself (seamless-database does so since 2.1): one request does for both.
-    The first time it is checked; with another database there are two requests.
-
-    Parameters
-    ----------
-    tf_checksum, result_checksum
-        64 hexadecimal digits.
-    record
-        Of this transformation and result; if it cannot be written, that is logged.
-
-    Raises
-    ------
-    StorageError
-        If the result could not be written.
-    ServiceUnavailable
-        If the database stays away.
-    """
-    global _record_adds_result
-    from seamless_remote import database_remote
-
-    if not database_remote.has_write_server():
-        return
-    if _record_adds_result is not False:
-        stored = await store_record(
-            tf_checksum, result_checksum, record, required=False
-        )
-        if stored and _record_adds_result is None:
-            found = await known_result(tf_checksum)
-            _record_adds_result = stored = found == result_checksum
-        if not stored:
-            await store_result(tf_checksum, result_checksum)
-        return
-    await store_result(tf_checksum, result_checksum)
-    await store_record(tf_checksum, result_checksum, record, required=False)
 
 
 async def store_record(
@@ -187,16 +136,65 @@ async def store_record(
         written = await DATABASE.call(
             lambda: database_remote.set_execution_record(transformation, result, record)
         )
-    except STORAGE_ERRORS as exc:
+    except STORAGE_ERRORS as error:
         if required:
             raise StorageError(
                 f"The execution record of transformation {tf_checksum} could not be "
-                f"written to the database: {exc}"
-            ) from exc
+                f"written to the database: {error}"
+            ) from error
         logger.warning(
-            "No execution record for transformation %s: %s", tf_checksum, exc
+            "No execution record for transformation %s: %s", tf_checksum, error
         )
         return False
     if not written:
         logger.info("Transformation %s has a record already", tf_checksum)
     return True
+
+
+class ResultWriter:
+    """Writes results together with their minimal records, to one database.
+
+    A database that gets the record of a transformation that it does not know adds the
+    result by itself (seamless-database does so since 2.1): one request does for both.
+    The first time it is checked; with another database there are two requests.
+    """
+
+    def __init__(self) -> None:
+        #: whether the database adds the result; None: not known yet
+        self._adds_result: bool | None = None
+
+    async def store(
+        self, tf_checksum: str, result_checksum: str, record: dict[str, Any]
+    ) -> None:
+        """Write a result with its minimal record; return once the result is there.
+
+        Parameters
+        ----------
+        tf_checksum, result_checksum
+            64 hexadecimal digits.
+        record
+            Of this transformation and result; if it cannot be written, that is logged.
+
+        Raises
+        ------
+        StorageError
+            If the result could not be written.
+        ServiceUnavailable
+            If the database stays away.
+        """
+        from seamless_remote import database_remote
+
+        if not database_remote.has_write_server():
+            return
+        if self._adds_result is False:
+            await store_result(tf_checksum, result_checksum)
+            await store_record(tf_checksum, result_checksum, record, required=False)
+            return
+        stored = await store_record(
+            tf_checksum, result_checksum, record, required=False
+        )
+        if stored and self._adds_result is None:
+            found = await known_result(tf_checksum)
+            self._adds_result = stored = found == result_checksum
+        if not stored:
+            await store_result(tf_checksum, result_checksum)

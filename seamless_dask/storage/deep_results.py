@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import os
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from seamless import Checksum
 from seamless_transformer.transformation_utils import (
@@ -12,14 +12,10 @@ from seamless_transformer.transformation_utils import (
     merge_transformation_meta,
 )
 
+from ..cluster.environment import EXCLUSIVE_ENV
 from .cache import BufferStore
 from .uploads import Uploads
 
-if TYPE_CHECKING:
-    from ..submit.tasks import Job
-
-#: whether the workers' queue gives whole nodes, which end with the work
-EXCLUSIVE_ENVIRONMENT = "SEAMLESS_DASK_QUEUE_EXCLUSIVE"
 #: by which a user asks for the same elsewhere: ``meta = {"upload_members": True}``
 META_KEY = "upload_members"
 #: members that are waited for at the same time
@@ -27,13 +23,26 @@ CONCURRENCY = 100
 
 
 async def ensure_members_uploaded(
-    job: Job, result_checksum: str, buffers: BufferStore, uploads: Uploads
+    transformation_dict: dict[str, Any],
+    tf_dunder: dict[str, Any],
+    result_checksum: str,
+    buffers: BufferStore,
+    uploads: Uploads,
 ) -> None:
     """Return once the hashserver has each member of a deep result.
 
     Members are always uploaded, in the background. This waits for it where the worker
     may end as soon as the result is announced (its queue is exclusive), or where the
     user asks for it. The result's buffer must be on the hashserver already.
+
+    Parameters
+    ----------
+    transformation_dict, tf_dunder
+        The transformation.
+    result_checksum
+        64 hexadecimal digits.
+    buffers, uploads
+        Of this process, and what is on its way to the hashserver.
 
     Raises
     ------
@@ -42,9 +51,9 @@ async def ensure_members_uploaded(
     ServiceUnavailable
         If the hashserver stays away.
     """
-    if not is_deep_celltype(_output_celltype(job.transformation_dict)):
+    if not is_deep_celltype(_output_celltype(transformation_dict)):
         return
-    if not waits_for_members(job.transformation_dict, job.tf_dunder):
+    if not waits_for_members(transformation_dict, tf_dunder):
         return
     buffer = await buffers.resolve(result_checksum)
     members = member_checksums(await buffer.get_value_async("plain"))
@@ -65,7 +74,7 @@ def waits_for_members(
     transformation_dict: dict[str, Any], tf_dunder: dict[str, Any]
 ) -> bool:
     """Whether a deep result is announced only when its members are uploaded."""
-    if os.environ.get(EXCLUSIVE_ENVIRONMENT) == "1":
+    if os.environ.get(EXCLUSIVE_ENV) == "1":
         return True
     meta = merge_transformation_meta(transformation_dict, tf_dunder)
     return bool(meta.get(META_KEY))

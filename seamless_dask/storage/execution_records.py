@@ -36,19 +36,19 @@ from seamless_transformer.record_assembly import (
 from seamless_transformer.record_utils import _utcnow_iso
 from seamless_transformer.transformation_utils import resolve_env_checksum
 
-from ..child.job_runner import JobReport
 from ..cluster import record_mode
+from ..errors import StorageError
 from ..neighbours.pins import input_checksums
 from .cache import BufferStore
 from .database import (
     EXECUTION,
-    StorageError,
+    ResultWriter,
     minimal_record,
     store_record,
     store_result,
-    store_with_record,
     times_of,
 )
+from .job_report import JobReport
 from .outages import DATABASE
 
 T = TypeVar("T")
@@ -65,30 +65,27 @@ class Recorder:
 
     def __init__(self, buffers: BufferStore) -> None:
         self.buffers = buffers
+        #: of the worker: it learns what its database does
+        self.results = ResultWriter()
         self._index = itertools.count(1)
         self._has_gpu_library = importlib.util.find_spec("pynvml") is not None
         self._loop: asyncio.AbstractEventLoop | None = None
 
-    async def begin(
+    def execution(
         self, transformation_dict: dict[str, Any], tf_dunder: dict[str, Any]
     ) -> Execution:
-        """Return an execution that starts now.
+        """Return what observes one execution, as an asynchronous context manager.
 
-        Raises
-        ------
-        seamless_transformer.probe_index.RecordBucketError
-            In record mode, if a probe is missing or stale.
-        StorageError
-            In record mode, if there is no database to write to.
+        Examples
+        --------
+        ``async with recorder.execution(...) as execution:`` around what executes it;
+        then ``await execution.store(...)``.
         """
-        probe = is_record_probe(transformation_dict, tf_dunder)
-        full = not probe and record_mode.of_this_process()
-        execution = Execution(self, transformation_dict, tf_dunder, probe, full)
-        if full:
-            _check_database()
-            await self.on_thread(execution.check_probes())
-        execution.start()
-        return execution
+        if is_record_probe(transformation_dict, tf_dunder):
+            return Execution()
+        if record_mode.of_this_process():
+            return _InFull(self, transformation_dict, tf_dunder)
+        return _WithTimes(self.results)
 
     async def on_thread(self, coroutine: Coroutine[Any, Any, T]) -> T:
         """Run what a full record needs; some of it blocks: compilers, ``readelf``.
@@ -123,41 +120,22 @@ class Recorder:
 
 
 class Execution:
-    """One execution of a transformation, observed by a `Recorder`."""
+    """One execution of a transformation; this one leaves its result and no record."""
 
-    def __init__(
-        self,
-        recorder: Recorder,
-        transformation_dict: dict[str, Any],
-        tf_dunder: dict[str, Any],
-        probe: bool,
-        full: bool,
-    ) -> None:
-        self._recorder = recorder
-        self._transformation_dict = transformation_dict
-        self._tf_dunder = tf_dunder
-        self._probe = probe
-        #: whether it leaves a full record
-        self.full = full
-        self._samplers: list[Any] = []
-        self._gpu_memory: int | None = None
+    async def __aenter__(self) -> Execution:
+        """Begin.
 
-    def start(self) -> None:
-        """Start the clock."""
-        if self.full:
-            self._samplers = self._recorder.start_gpu_samplers()
-        self._started_at = self._finished_at = _utcnow_iso()
+        Raises
+        ------
+        seamless_transformer.probe_index.RecordBucketError
+            In record mode, if a probe is missing or stale.
+        StorageError
+            In record mode, if there is no database to write to.
+        """
+        return self
 
-    async def end(self) -> None:
-        """Stop the clock and the samplers, whatever the outcome."""
-        self._finished_at = _utcnow_iso()
-        if self._samplers:
-            # Each takes up to 0.2 s to end.
-            peaks = await asyncio.gather(
-                *(asyncio.to_thread(stop_gpu_memory_sampler, s) for s in self._samplers)
-            )
-            known = [peak for peak in peaks if peak is not None]
-            self._gpu_memory = sum(known) if known else None
+    async def __aexit__(self, *_: object) -> None:
+        """The execution has come to an end, one way or another."""
 
     async def store(
         self,
@@ -168,9 +146,6 @@ class Execution:
         scratch: bool,
     ) -> None:
         """Write result and record; return once both are there.
-
-        In record mode the record comes first: the database then adds the result by
-        itself, and never has one without its record.
 
         Parameters
         ----------
@@ -188,18 +163,94 @@ class Execution:
         seamless_transformer.probe_index.RecordBucketError
             In record mode, if a probe is missing or has become stale.
         """
-        if self.full:
-            sizes = await self._sizes(result_checksum)
-            record = await self._recorder.on_thread(
-                self._full_record(tf_checksum, result_checksum, report)
+        await store_result(tf_checksum, result_checksum)
+
+
+class _WithTimes(Execution):
+    """Leaves a record with what was measured, in one request with the result.
+
+    Parameters
+    ----------
+    results
+        Of the worker.
+    """
+
+    def __init__(self, results: ResultWriter) -> None:
+        self._results = results
+
+    async def store(
+        self,
+        tf_checksum: str,
+        result_checksum: str,
+        report: JobReport,
+        *,
+        scratch: bool,
+    ) -> None:
+        record = minimal_record(tf_checksum, result_checksum, report)
+        await self._results.store(tf_checksum, result_checksum, record)
+
+
+class _InFull(Execution):
+    """Leaves a full record, of record mode.
+
+    The record comes first: the database then adds the result by itself, and never has
+    one without its record.
+
+    Parameters
+    ----------
+    recorder
+        Of the worker.
+    transformation_dict, tf_dunder
+        The transformation.
+    """
+
+    def __init__(
+        self,
+        recorder: Recorder,
+        transformation_dict: dict[str, Any],
+        tf_dunder: dict[str, Any],
+    ) -> None:
+        self._recorder = recorder
+        self._transformation_dict = transformation_dict
+        self._tf_dunder = tf_dunder
+        self._samplers: list[Any] = []
+        #: the most GPU memory that the processes had, in bytes; None: not known
+        self._gpu_memory: int | None = None
+        #: in UTC, ISO 8601
+        self._started_at = self._finished_at = ""
+
+    async def __aenter__(self) -> Execution:
+        _check_database()
+        await self._recorder.on_thread(self.check_probes())
+        self._samplers = self._recorder.start_gpu_samplers()
+        self._started_at = self._finished_at = _utcnow_iso()
+        return self
+
+    async def __aexit__(self, *_: object) -> None:
+        self._finished_at = _utcnow_iso()
+        if self._samplers:
+            # Each takes up to 0.2 s to end.
+            peaks = await asyncio.gather(
+                *(asyncio.to_thread(stop_gpu_memory_sampler, s) for s in self._samplers)
             )
-            record["execution_envelope"]["scratch"] = scratch
-            record["input_total_bytes"], record["output_total_bytes"] = sizes
-            await store_record(tf_checksum, result_checksum, record, required=True)
-        elif not self._probe:
-            record = minimal_record(tf_checksum, result_checksum, report)
-            await store_with_record(tf_checksum, result_checksum, record)
-            return
+            known = [peak for peak in peaks if peak is not None]
+            self._gpu_memory = sum(known) if known else None
+
+    async def store(
+        self,
+        tf_checksum: str,
+        result_checksum: str,
+        report: JobReport,
+        *,
+        scratch: bool,
+    ) -> None:
+        sizes = await self._sizes(result_checksum)
+        record = await self._recorder.on_thread(
+            self._full_record(tf_checksum, result_checksum, report)
+        )
+        record["execution_envelope"]["scratch"] = scratch
+        record["input_total_bytes"], record["output_total_bytes"] = sizes
+        await store_record(tf_checksum, result_checksum, record, required=True)
         await store_result(tf_checksum, result_checksum)
 
     async def check_probes(self) -> dict[str, Any] | None:

@@ -19,6 +19,7 @@ import weakref
 from collections.abc import Awaitable, Callable, Sequence
 from typing import Any, TypeVar
 
+from ..errors import ServiceUnavailable
 from ..neighbours.replacing import extend
 from ..neighbours.services import databases, hashservers
 
@@ -41,13 +42,6 @@ _ANSWER = re.compile(
 EXCERPT = 200
 #: what it, and aiohttp, raise as RuntimeError when there is no connection
 _NO_CONNECTION = ("Healthcheck failed", "Session is closed", "Connector is closed")
-
-
-class ServiceUnavailable(RuntimeError):
-    """A service was away for longer than `PATIENCE`; the text names it.
-
-    Or it answered with nothing but errors of its own.
-    """
 
 
 class Service:
@@ -96,16 +90,16 @@ class Service:
         while True:
             try:
                 result = await _asked_for(request)
-            except Exception as exc:  # every kind is judged, and most are raised
-                if not is_outage(exc):
+            except Exception as error:  # every kind is judged, and most are raised
+                if not is_outage(error):
                     raise
-                waited = self._note_failure(exc)
+                waited = self._note_failure(error)
                 if waited >= PATIENCE:
                     self._end_probe()
                     raise ServiceUnavailable(
-                        f"The {self} {_what_it_did(exc)} for {waited:.0f} s: "
-                        f"{_reason(exc)}"
-                    ) from exc
+                        f"The {self} {_what_it_did(error)} for {waited:.0f} s: "
+                        f"{_reason(error)}"
+                    ) from error
             else:
                 self._note_success()
                 return result
@@ -145,18 +139,18 @@ class Service:
         while time.monotonic() < deadline:
             try:
                 await self.check()
-            except Exception as exc:  # noqa: BLE001 - the probe only waits
-                if not is_outage(exc):
+            except Exception as error:  # noqa: BLE001 - the probe only waits
+                if not is_outage(error):
                     # The next request tells its caller what is wrong.
-                    logger.debug("Health check of the %s: %r", self, exc)
+                    logger.debug("Health check of the %s: %r", self, error)
                     return
-                self._note_failure(exc)
+                self._note_failure(error)
             else:
                 return
             await asyncio.sleep(pause)
             pause = min(2 * pause, LONGEST_PAUSE)
 
-    def _note_failure(self, exc: Exception) -> float:
+    def _note_failure(self, error: Exception) -> float:
         """Return the seconds since the service went away."""
         now = time.monotonic()
         with self._lock:
@@ -169,9 +163,9 @@ class Service:
         logger.warning(
             "The %s %s, waiting up to %.0f s for it: %s",
             self,
-            "answers with errors" if _answer(exc) else "does not answer",
+            "answers with errors" if _answer(error) else "does not answer",
             PATIENCE,
-            _reason(exc),
+            _reason(error),
         )
         return 0.0
 
@@ -206,37 +200,37 @@ async def _asked_for(request: Callable[[], Awaitable[T]]) -> T:
         raise ConnectionAbortedError("the connection was closed here") from None
 
 
-def is_outage(exc: BaseException) -> bool:
+def is_outage(error: BaseException) -> bool:
     """Whether an exception of a request says "not now" rather than "no"."""
     from aiohttp import ClientError
     from seamless_remote.client import ClientRestartRequiredError
 
-    answer = _answer(exc)
+    answer = _answer(error)
     if answer is not None:
         return answer[0].startswith("5")
-    if isinstance(exc, FileNotFoundError):
+    if isinstance(error, FileNotFoundError):
         return False
-    if isinstance(exc, ClientError | OSError | asyncio.TimeoutError):
+    if isinstance(error, ClientError | OSError | asyncio.TimeoutError):
         return True
-    if isinstance(exc, ClientRestartRequiredError):
+    if isinstance(error, ClientRestartRequiredError):
         return True
-    return isinstance(exc, RuntimeError) and str(exc).startswith(_NO_CONNECTION)
+    return isinstance(error, RuntimeError) and str(error).startswith(_NO_CONNECTION)
 
 
-def _answer(exc: BaseException) -> tuple[str, str] | None:
+def _answer(error: BaseException) -> tuple[str, str] | None:
     """Return the status and the text that the server has answered with, if it has."""
-    found = _ANSWER.search(str(exc))
+    found = _ANSWER.search(str(error))
     return None if found is None else (found[1], found[2])
 
 
-def _what_it_did(exc: BaseException) -> str:
-    return "answered with errors" if _answer(exc) else "did not answer"
+def _what_it_did(error: BaseException) -> str:
+    return "answered with errors" if _answer(error) else "did not answer"
 
 
-def _reason(exc: BaseException) -> str:
-    answer = _answer(exc)
+def _reason(error: BaseException) -> str:
+    answer = _answer(error)
     if answer is None:
-        return str(exc) or type(exc).__name__
+        return str(error) or type(error).__name__
     status, text = answer
     words = " ".join(text.split())  # often a page of HTML, or a traceback
     if len(words) > EXCERPT:

@@ -85,7 +85,7 @@ class SharedMemory:
         return f"/proc/{os.getpid()}/fd/{self._fd}"
 
     def close(self) -> None:
-        """Be like a segment, of which this is the end of the use here."""
+        """Do nothing: the pool treats this as a SharedMemory segment, which it closes."""
 
     def unlink(self) -> None:
         """Give the memory back, unless `take` has taken it over."""
@@ -223,7 +223,7 @@ class Loan:
         self._buffer: SharedBuffer | None = buffer
 
     def close(self) -> None:
-        """Be like a segment, of which this is the end of the use here."""
+        """Do nothing: the pool treats this as a SharedMemory segment, which it closes."""
 
     def unlink(self) -> None:
         """Give the buffer back."""

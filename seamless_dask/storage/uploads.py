@@ -9,25 +9,44 @@ from __future__ import annotations
 
 import asyncio
 from collections import OrderedDict
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 
-from seamless import Buffer
+from seamless import Buffer, Checksum
 from seamless.checksum.calculate_checksum import TRIVIAL_CHECKSUMS
 
-from .cache import ensure_uploaded, write_to_hashserver
+from .cache import BufferStore, ensure_uploaded, write_to_hashserver
 
 #: written checksums that are remembered, so that they are not written again
 REMEMBERED = 100_000
 
 
 class Uploads:
-    """Buffers on their way to the hashserver; lives on one event loop."""
+    """Buffers on their way to the hashserver; lives on one event loop.
 
-    def __init__(self) -> None:
+    Parameters
+    ----------
+    buffers
+        Of this process: it keeps what is written, too.
+    """
+
+    def __init__(self, buffers: BufferStore) -> None:
+        self._buffers = buffers
+        #: {checksum: its request}
         self._pending: dict[str, asyncio.Task[None]] = {}
+        #: written checksums, the latest last
         self._written: OrderedDict[str, None] = OrderedDict()
         #: could not be written; whoever waits for one tries again
         self._failed: dict[str, Buffer] = {}
+
+    def received(self, contents: Mapping[str, bytes] | None) -> None:
+        """Keep and write what has come from a Seamless process, {checksum: bytes}."""
+        for checksum, content in (contents or {}).items():
+            self.made(Buffer(content, checksum=Checksum(checksum)))
+
+    def made(self, buffer: Buffer) -> None:
+        """Keep and write what a Seamless process has made."""
+        self._buffers.add(buffer)
+        self.add(buffer)
 
     def add(self, buffer: Buffer) -> None:
         """Start to write a buffer, unless that has been done."""

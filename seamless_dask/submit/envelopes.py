@@ -10,9 +10,7 @@ from collections.abc import Iterable
 from dataclasses import dataclass
 from typing import Any
 
-
-class EnvelopeMismatch(RuntimeError):
-    """The transformation is under way with another envelope."""
+from ..errors import EnvelopeMismatch
 
 
 @dataclass(frozen=True, eq=False)

@@ -16,6 +16,7 @@ import selectors
 import sys
 import weakref
 from asyncio.selector_events import BaseSelectorEventLoop
+from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
@@ -90,24 +91,30 @@ def check(process: int) -> None:
         raise ForkedDriverError(process)
 
 
-_installed = False
+#: is called in a process just forked, to leave the client to the parent
+_leave_client: Callable[[], object] | None = None
 #: packages whose objects are the parent's: what they do at exit is up to the parent
 _OF_PARENT = ("distributed", "seamless_dask")
 
 
-def install() -> None:
-    """Have processes that are forked from this one know it; idempotent."""
-    global _installed
-    if not _installed and hasattr(os, "register_at_fork"):
-        _installed = True
+def install(leave_client: Callable[[], object]) -> None:
+    """Have processes that are forked from this one know it; idempotent.
+
+    Parameters
+    ----------
+    leave_client
+        Is called in such a process: has it use its parent's client no longer.
+    """
+    global _leave_client
+    installed, _leave_client = _leave_client is not None, leave_client
+    if not installed and hasattr(os, "register_at_fork"):
         os.register_at_fork(after_in_child=_forked)
 
 
 def _forked() -> None:
     """Leave to the parent what is the parent's. Called in a process just forked."""
-    from ..transformer_client import forked
-
-    forked()
+    if _leave_client is not None:
+        _leave_client()
     _let_go_of_loops()
     _let_go_of_dask()
     _let_go_of_seamless_processes()

@@ -1,4 +1,4 @@
-"""Tasks that a client has submitted, and the handles that its callers hold on them."""
+"""The handles that callers hold on tasks, and what is left of them."""
 
 from __future__ import annotations
 
@@ -7,103 +7,14 @@ import concurrent.futures
 import sys
 import threading
 from collections.abc import Callable
-from dataclasses import dataclass, field, replace
-from typing import TYPE_CHECKING, Any
-
-from seamless import Buffer
+from dataclasses import replace
+from typing import TYPE_CHECKING, Any, Protocol
 
 from ..types import TransformationFutures, TransformationResult
-from .envelopes import Envelope
-from .identity import base_key, deferred_base_key, is_driver, required_resources
+from .registry import Entry
 
 if TYPE_CHECKING:
-    from distributed import Future
-
-    from ..client import SeamlessDaskClient
-    from ..types import TransformationSubmission
-
-
-@dataclass(eq=False)
-class Entry:
-    """A submitted task, shared by all who asked this client for it."""
-
-    #: what it is filed under: the key of its first attempt
-    name: str
-    key: str
-    tf_checksum: str | None
-    #: submits the task; again, if the connection to the scheduler was lost
-    submit: Callable[[], Future]
-    #: keeps the task wanted on the scheduler; nobody else gets this handle
-    anchor: Future
-    envelope: Envelope
-    outcome: concurrent.futures.Future[TransformationResult] = field(
-        default_factory=concurrent.futures.Future
-    )
-    #: the result, if it has come with the message that the task has ended
-    pushed: TransformationResult | None = None
-    #: whether the connection to the scheduler was lost meanwhile
-    renewed: bool = False
-    #: handles that have not been released
-    holders: int = 0
-    #: `time.monotonic` of the last use after completion
-    last_used: float = 0.0
-
-    def failed(self) -> bool:
-        """Whether the task has ended without a result."""
-        if not self.outcome.done():
-            return False
-        if self.outcome.cancelled() or self.outcome.exception() is not None:
-            return True
-        return self.outcome.result().error is not None
-
-
-@dataclass(frozen=True)
-class Identity:
-    """What decides which task a submission is."""
-
-    key: str
-    resources: dict[str, float]
-    driver: bool
-    dependencies: dict[str, Entry]
-
-
-def identify(submission: TransformationSubmission) -> Identity:
-    """Work out which task a submission is."""
-    transformation_dict = submission.transformation_dict
-    resources = required_resources(transformation_dict, submission.tf_dunder)
-    driver = is_driver(transformation_dict, submission.tf_dunder)
-    dependencies: dict[str, Entry] = {}
-    for name, spec in submission.inputs.items():
-        if spec.kind == "transformation":
-            dependencies[name] = submission.input_futures[name].entry
-    if dependencies or submission.tf_checksum is None:
-        keys = {name: entry.key for name, entry in dependencies.items()}
-        key = deferred_base_key(transformation_dict, keys, resources, driver=driver)
-    else:
-        key = base_key(submission.tf_checksum, resources, driver=driver)
-    if submission.scratch:
-        key += "-scratch"
-    return Identity(key, resources, driver, dependencies)
-
-
-def was_disconnected(future: Future) -> bool:
-    """Whether a future was cancelled because its client lost the scheduler."""
-    exception = getattr(future._state, "exception", None)
-    return getattr(exception, "reason", None) == "scheduler-connection-lost"
-
-
-def task_key_of(name: str, attempt: int) -> str:
-    """Return the key of an attempt at a task.
-
-    A failed task may still be wanted by somebody, so a new attempt is another task.
-    """
-    return f"{name}-r{attempt}" if attempt else name
-
-
-def name_and_attempt(key: str) -> tuple[str, int]:
-    """Undo `task_key_of`."""
-    name, separator, attempt = key.rpartition("-r")
-    return (name, int(attempt)) if separator and attempt.isdigit() else (key, 0)
+    pass
 
 
 async def until_done(outcome: concurrent.futures.Future[Any]) -> None:
@@ -132,25 +43,44 @@ async def until_done(outcome: concurrent.futures.Future[Any]) -> None:
     await waiter
 
 
+class EntryKeeper(Protocol):
+    """Counts the handles on each task."""
+
+    def hold(self, entry: Entry) -> None:
+        """One more caller has a handle on a task."""
+
+    def unhold(self, entry: Entry, *, cancel: bool) -> None:
+        """A caller gives its handle back; `cancel`: cancel what nobody else wants."""
+
+
 class Handle:
     """One caller's hold on a task; releasing it never touches other handles.
 
     Safe to use from any thread. `cancelled` and `done` never raise, and `result`
     needs no communication once `done` is true.
+
+    Parameters
+    ----------
+    keeper
+        Counts the handles.
+    entry
+        The task.
+    convert
+        Makes of its result what `result` returns.
     """
 
     def __init__(
         self,
-        client: SeamlessDaskClient,
+        keeper: EntryKeeper,
         entry: Entry,
         convert: Callable[[TransformationResult], Any],
     ) -> None:
-        self._client = client
+        self._keeper = keeper
         self._entry = entry
         self._convert = convert
         self._released = False
         self._cancelled = False
-        client._hold(entry)
+        keeper.hold(entry)
 
     @property
     def key(self) -> str:
@@ -207,7 +137,7 @@ class Handle:
         self._released = True
         if cancel and not self._entry.outcome.done():
             self._cancelled = True
-        self._client._unhold(self._entry, cancel=cancel)
+        self._keeper.unhold(self._entry, cancel=cancel)
 
 
 class Ended:
@@ -258,53 +188,3 @@ def ended(
 def under_way(futures: TransformationFutures | None) -> bool:
     """Whether futures of a transformation hold a task, as opposed to a past one."""
     return futures is not None and not isinstance(futures.base, Ended)
-
-
-class FatFuture:
-    """A caller's handle on a buffer; its Dask task exists once somebody asks.
-
-    Resolves to `seamless.Buffer`. The task runs where the value is.
-    """
-
-    def __init__(self, submit: Callable[[], Future], entry: Entry) -> None:
-        self._submit = submit
-        self._future: Future | None = None
-        #: the transformation whose result this is
-        self.entry = entry
-        self._lock = threading.Lock()
-        self._released = False
-
-    def future(self) -> Future:
-        """Return the Dask future, submitting the task if need be."""
-        with self._lock:
-            if self._future is None:
-                self._future = self._submit()
-            return self._future
-
-    def done(self) -> bool:
-        """Whether the buffer can be had without waiting."""
-        return self._released or self.future().done()
-
-    def cancelled(self) -> bool:
-        """Whether the handle was released or the task cancelled."""
-        if self._released:
-            return True
-        return self._future is not None and self._future.cancelled()
-
-    def result(self, timeout: float | None = None) -> Buffer:
-        """Wait up to `timeout` seconds for the buffer.
-
-        Raises
-        ------
-        seamless.CacheMissError
-            If the buffer is nowhere.
-        """
-        return self.future().result(timeout)
-
-    def release(self) -> None:
-        """Give the handle back."""
-        with self._lock:
-            future, self._future = self._future, None
-            self._released = True
-        if future is not None:
-            future.release()

@@ -1,44 +1,20 @@
-"""Names of Dask tasks.
+"""What of a transformation decides which Dask task it is.
 
-The key of a transformation's task is a function of what the transformation is and
-of the resources that it needs, so that the same work submitted twice, by whomever,
-is one task. seamless-transformer tests for the prefixes ``base-`` and ``base_``.
+How that becomes the key of the task: `scheduler_ext.task_keys`.
 """
 
 from __future__ import annotations
 
-import hashlib
-import json
 from collections.abc import Mapping
-from typing import Any
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
 
-#: Units that top-level transformations take, one each, on a worker.
-TOP_LEVEL_RESOURCE = "S"
-#: Restricts nested work to Seamless workers; the supply never runs out. A task with a
-#: resource restriction is never held back by the scheduler's queue of root tasks
-#: (``distributed.Scheduler.is_rootish``).
-NESTED_RESOURCE = "seamless-nested"
-NESTED_SUPPLY = 1e9
+from scheduler_ext.task_keys import base_key, deferred_key
 
+from .registry import Entry
 
-def _digest(value: Any) -> str:
-    text = json.dumps(value, sort_keys=True, default=str)
-    return hashlib.sha256(text.encode()).hexdigest()
-
-
-def suffix_of_resources(resources: Mapping[str, float]) -> str:
-    """Return the part of a key that stands for `resources`; empty without any."""
-    if not resources:
-        return ""
-    return "-" + _digest({k: float(v) for k, v in resources.items()})[:16]
-
-
-def base_key(
-    tf_checksum: str, resources: Mapping[str, float], *, driver: bool = False
-) -> str:
-    """Return the key of a transformation whose checksum is known."""
-    key = f"base-{tf_checksum}{suffix_of_resources(resources)}"
-    return key + "-driver" if driver else key
+if TYPE_CHECKING:
+    from ..types import TransformationSubmission
 
 
 def deferred_base_key(
@@ -47,6 +23,7 @@ def deferred_base_key(
     resources: Mapping[str, float],
     *,
     driver: bool = False,
+    scratch: bool = False,
 ) -> str:
     """Return the key of a transformation with inputs that are still to be computed.
 
@@ -70,8 +47,7 @@ def deferred_base_key(
             identity[name] = [*value[:2], {"result of": dependencies[name]}]
         else:
             identity[name] = list(value)
-    key = f"base_{_digest(identity)}{suffix_of_resources(resources)}"
-    return key + "-driver" if driver else key
+    return deferred_key(identity, resources, driver=driver, scratch=scratch)
 
 
 def required_resources(
@@ -127,3 +103,47 @@ def is_driver(
         dict(transformation_dict), dict(tf_dunder) if tf_dunder else None
     )
     return bool(meta.get("driver"))
+
+
+@dataclass(frozen=True)
+class Identity:
+    """What decides which task a submission is."""
+
+    key: str
+    resources: dict[str, float]
+    driver: bool
+    dependencies: dict[str, Entry]
+
+
+def identify(submission: TransformationSubmission) -> Identity:
+    """Work out which task a submission is.
+
+    Raises
+    ------
+    ValueError
+        If the required resources are malformed.
+    """
+    transformation_dict = submission.transformation_dict
+    resources = required_resources(transformation_dict, submission.tf_dunder)
+    driver = is_driver(transformation_dict, submission.tf_dunder)
+    dependencies: dict[str, Entry] = {}
+    for name, spec in submission.inputs.items():
+        if spec.kind == "transformation":
+            dependencies[name] = submission.input_futures[name].entry
+    if dependencies or submission.tf_checksum is None:
+        keys = {name: entry.key for name, entry in dependencies.items()}
+        key = deferred_base_key(
+            transformation_dict,
+            keys,
+            resources,
+            driver=driver,
+            scratch=submission.scratch,
+        )
+    else:
+        key = base_key(
+            submission.tf_checksum,
+            resources,
+            driver=driver,
+            scratch=submission.scratch,
+        )
+    return Identity(key, resources, driver, dependencies)

@@ -13,10 +13,10 @@ import threading
 from collections.abc import Coroutine
 from typing import TYPE_CHECKING, Any, TypeVar
 
-from ..client import SeamlessDaskClient
 from ..neighbours.event_loops import ThreadLoop
 from ..types import TransformationResult
 from .handles import until_done
+from .submitter import Submitter
 
 if TYPE_CHECKING:
     from ..types import TransformationFutures, TransformationSubmission
@@ -94,9 +94,9 @@ class Guest:
             release(futures, cancel=cancel)
 
 
-def adapt(client: Any) -> SeamlessDaskClient | Guest:
+def adapt(client: Any) -> Submitter | Guest:
     """Return a client as the evaluation of transformations needs it."""
-    return client if isinstance(client, SeamlessDaskClient) else Guest(client)
+    return client if isinstance(client, Submitter) else Guest(client)
 
 
 def _wait(future: Any) -> None:

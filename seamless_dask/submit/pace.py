@@ -13,7 +13,7 @@ import threading
 
 from distributed import Client
 
-from scheduler_ext.messages import OP_MARK, PUSH_SEEN
+from scheduler_ext.messages import PUSH_SEEN, mark
 
 #: submissions that the scheduler may not have seen yet
 AHEAD = 500
@@ -55,7 +55,7 @@ class Pace:
             self._ask()
 
     def _ask(self) -> None:
-        self._client._send_to_scheduler({"op": OP_MARK, "number": self._sent})
+        self._client._send_to_scheduler(mark(self._sent))
 
     def _on_seen(self, number: int) -> None:
         self._seen = max(self._seen, number)

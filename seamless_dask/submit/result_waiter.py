@@ -14,7 +14,7 @@ import dask
 from scheduler_ext.messages import RUNS_AGAIN
 
 from ..cluster import scheduler
-from .handles import Entry, was_disconnected
+from .registry import Entry
 
 if TYPE_CHECKING:
     from distributed import Client, Future
@@ -66,14 +66,14 @@ class Results:
             except (asyncio.CancelledError, concurrent.futures.CancelledError):
                 if entry.outcome.done():
                     raise
-                lost = entry.renewed or was_disconnected(anchor)
+                lost = entry.renewed or _was_disconnected(anchor)
                 if self._client.status in ("closing", "closed"):
                     address = scheduler.rpc(self._client).address
                     what = "lost" if lost else "closed"
                     raise ConnectionError(
                         f"the connection to the scheduler at {address} was {what}"
                     ) from None
-                if not was_disconnected(anchor):
+                if not _was_disconnected(anchor):
                     raise
             await self._pace.keep()
             self._renew(entry)
@@ -103,9 +103,15 @@ class Results:
         Should it still run, or have finished, then nothing is executed again.
         """
         with self._lock:
-            if was_disconnected(entry.anchor):
+            if _was_disconnected(entry.anchor):
                 logger.info("The scheduler was gone: %s is submitted again", entry.key)
                 with dask.annotate(**{RUNS_AGAIN: True}):
                     entry.anchor = entry.submit()
                 self._pace.sent()
                 entry.renewed = True
+
+
+def _was_disconnected(future: Any) -> bool:
+    """Whether a Dask future was cancelled because its client lost the scheduler."""
+    exception = getattr(future._state, "exception", None)
+    return getattr(exception, "reason", None) == "scheduler-connection-lost"

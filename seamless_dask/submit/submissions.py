@@ -9,16 +9,15 @@ from typing import TYPE_CHECKING, Any
 from seamless import Checksum
 from seamless_transformer.remote_job import parse_remote_job_written
 
-from ..neighbours.pins import pins
-from ..types import TransformationInputSpec, TransformationResult
+from ..errors import DependencyFailed, Unavailable
+from ..neighbours import transformation as definition
+from ..neighbours.pins import checksums_in, pins
+from ..storage.recent import recent_buffers
+from ..types import TransformationFutures, TransformationInputSpec, TransformationResult
 from ..types import TransformationSubmission as Submission
 
 if TYPE_CHECKING:
     from .tasks import Job
-
-
-class DependencyFailed(RuntimeError):
-    """A transformation that this one depends on has no result."""
 
 
 def with_dependencies(job: Job, results: Sequence[TransformationResult]) -> Job:
@@ -99,6 +98,69 @@ def submission_of(
         require_value=False,
         allow_input_fingertip=bool(meta.get("allow_input_fingertip")),
         strict_dunder=strict_dunder,
+    )
+
+
+def deferred_submission_of(
+    transformation: Any,
+    pending: dict[str, TransformationFutures],
+    *,
+    driver_context: bool,
+) -> Submission:
+    """Return the submission of a Transformation with inputs that are to be computed.
+
+    Parameters
+    ----------
+    transformation
+        A `seamless_transformer.Transformation`.
+    pending
+        The futures of these inputs, by name.
+    driver_context
+        Whether a driver transformation asks for it.
+
+    Raises
+    ------
+    Unavailable
+        If a pin has neither a checksum nor a task; all of them are named.
+    """
+    transformation_dict, tf_dunder = definition.template(
+        transformation, driver_context=driver_context
+    )
+    inputs = {}
+    dependencies = definition.dependencies(transformation)
+    names = [name for name in transformation_dict if not name.startswith("__")]
+    missing = [
+        name
+        for name in names
+        if transformation_dict[name][2] is None and name not in dependencies
+    ]
+    if missing:
+        raise Unavailable(without_value(missing))
+    for name in names:
+        celltype, subcelltype, checksum = transformation_dict[name]
+        if name in pending:
+            checksum = None
+        elif checksum is None:
+            checksum = dependencies[name].result_checksum.hex()
+            transformation_dict[name] = celltype, subcelltype, checksum
+        inputs[name] = TransformationInputSpec(
+            name=name,
+            celltype=celltype,
+            subcelltype=subcelltype,
+            checksum=checksum,
+            kind="transformation" if checksum is None else "checksum",
+        )
+    recent_buffers.keep_uploaded(checksums_in(transformation_dict))
+    return Submission(
+        transformation_dict=transformation_dict,
+        inputs=inputs,
+        input_futures=pending,
+        tf_checksum=None,
+        tf_dunder=tf_dunder,
+        scratch=transformation.scratch,
+        require_value=False,
+        allow_input_fingertip=definition.may_recompute_inputs(transformation),
+        strict_dunder=bool(transformation._strict_dunder),
     )
 
 

@@ -1,22 +1,22 @@
 """The functions that Dask calls on a worker.
 
 The scheduler unpickles submitted tasks and therefore imports this module: it stays
-light, and everything that needs Seamless is reached through the worker's runtime.
+light, and everything that needs Seamless is reached through the worker's plugin.
 """
 
 from __future__ import annotations
 
 import asyncio
 import logging
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from time import monotonic
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Protocol
 
 if TYPE_CHECKING:
     from seamless import Buffer
 
     from ..types import TransformationResult
-    from ..worker.task_runner import WorkerRuntime
 
 logger = logging.getLogger(__name__)
 
@@ -68,7 +68,38 @@ class Job:
     client: str | None = None
 
 
-async def _runtime() -> WorkerRuntime:
+class Buffers(Protocol):
+    """Gets buffers from where they are."""
+
+    async def resolve(self, checksum: str) -> Buffer:
+        """Return a buffer, or raise CacheMissError."""
+
+
+class Recompute(Protocol):
+    """Gets buffers, also those that must be computed again."""
+
+    async def buffer(self, checksum: str, *, key: str, depth: int) -> Buffer:
+        """Return a buffer, or raise CacheMissError."""
+
+
+class Runner(Protocol):
+    """What executes tasks on a worker: `seamless_dask.worker.task_runner.TaskRunner`."""
+
+    @property
+    def buffers(self) -> Buffers:
+        """Buffers of the process."""
+
+    @property
+    def recompute(self) -> Recompute:
+        """Computes those that are stored nowhere."""
+
+    async def run(
+        self, job: Job, dependencies: Sequence[TransformationResult]
+    ) -> TransformationResult:
+        """Execute one transformation and store its result."""
+
+
+async def _runner() -> Runner:
     from distributed import get_worker
 
     worker = get_worker()
@@ -83,7 +114,7 @@ async def _runtime() -> WorkerRuntime:
             f"Dask worker {worker.address} runs without the plugin {WORKER_PLUGIN!r}: "
             "no SeamlessDaskClient has configured this cluster"
         )
-    return await plugin.runtime()
+    return await plugin.runner()
 
 
 async def run_transformation(
@@ -98,8 +129,8 @@ async def run_transformation(
     dependencies
         Results of the tasks that `job.dependencies` stand for.
     """
-    runtime = await _runtime()
-    return await runtime.run(job, dependencies)
+    runner = await _runner()
+    return await runner.run(job, dependencies)
 
 
 async def fetch_buffer(
@@ -116,7 +147,7 @@ async def fetch_buffer(
     key
         Key of the Dask task.
     """
-    runtime = await _runtime()
+    runner = await _runner()
     if isinstance(source, str):
         checksum = source
     elif source.error is not None or source.result_checksum is None:
@@ -124,8 +155,8 @@ async def fetch_buffer(
     else:
         checksum = source.result_checksum
     if fingertip:
-        return await runtime.fingertips.buffer(checksum, key=key, depth=1)
-    return await runtime.buffers.resolve(checksum)
+        return await runner.recompute.buffer(checksum, key=key, depth=1)
+    return await runner.buffers.resolve(checksum)
 
 
 async def fetch_checksum(

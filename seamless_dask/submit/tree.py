@@ -20,25 +20,22 @@ from seamless_transformer.transformation_cache import (
 )
 
 from ..cluster import record_mode, scheduler
-from ..cluster.leases import LeaseRefused
-from ..cluster.record_mode import RecordModeMismatch
+from ..errors import TransformationError, Unavailable
 from ..neighbours import connections
 from ..neighbours import transformation as definition
 from ..neighbours.pins import checksums_in
-from ..storage.cache import UploadError, await_pending_uploads, contents_at_hand
+from ..storage.cache import await_pending_uploads, contents_at_hand
 from ..storage.database import known_result
-from ..storage.outages import ServiceUnavailable
 from ..storage.recent import recent_buffers
-from ..types import TransformationFutures, TransformationInputSpec, TransformationResult
+from ..types import TransformationFutures, TransformationResult
 from ..types import TransformationSubmission as Submission
 from . import handles
-from .envelopes import EnvelopeMismatch
 from .identity import is_driver
 from .other_clients import Guest
-from .submissions import checksums_of, submission_of, without_value
+from .submissions import checksums_of, deferred_submission_of, submission_of
 
 if TYPE_CHECKING:
-    from ..client import SeamlessDaskClient
+    from .submitter import Submitter
 
 logger = logging.getLogger(__name__)
 
@@ -47,8 +44,31 @@ OPTIONAL_ATTEMPTS = 3
 OPTIONAL_INTERVAL = 1.0
 
 
-class Unavailable(Exception):
-    """The transformation cannot be submitted; the text is for its `exception`."""
+@dataclass(frozen=True)
+class Submitted:
+    """A transformation has a task on the cluster."""
+
+    futures: TransformationFutures
+
+
+@dataclass(frozen=True)
+class Settled:
+    """There is nothing to wait for, whatever became of a transformation.
+
+    Parameters
+    ----------
+    result
+        What it is to learn; None: it knows already.
+    cancelled
+        Whether it was cancelled.
+    """
+
+    result: TransformationResult | None = None
+    cancelled: bool = False
+
+
+def _failed(error: str) -> Settled:
+    return Settled(TransformationResult(None, None, error))
 
 
 @dataclass(eq=False)
@@ -56,12 +76,12 @@ class _Node:
     """A transformation of the tree that has no result yet."""
 
     transformation: Any
-    #: done when it was submitted, found in the database, or has failed
-    submitted: asyncio.Task[TransformationFutures | None]
+    #: how far it gets by itself
+    submission: asyncio.Task[Submitted | Settled]
 
 
 async def evaluate(
-    client: SeamlessDaskClient | Guest,
+    client: Submitter | Guest,
     transformation: Any,
     *,
     driver_context: bool = False,
@@ -90,26 +110,24 @@ async def evaluate(
         await evaluation.finish(nodes, transformation)
     except asyncio.CancelledError:
         for node in nodes:
-            node.submitted.cancel()
+            node.submission.cancel()
             evaluation.abandon(node.transformation)
         raise
 
 
 async def submit(
-    client: SeamlessDaskClient | Guest,
+    client: Submitter | Guest,
     transformation: Any,
     *,
     driver_context: bool = False,
 ) -> None:
     """Submit a transformation and all it depends on, without waiting for results."""
     nodes = _Evaluation(client, driver_context).start(transformation)
-    await asyncio.gather(*(node.submitted for node in nodes))
+    await asyncio.gather(*(node.submission for node in nodes))
 
 
 class _Evaluation:
-    def __init__(
-        self, client: SeamlessDaskClient | Guest, driver_context: bool
-    ) -> None:
+    def __init__(self, client: Submitter | Guest, driver_context: bool) -> None:
         self._client = client
         self._driver_context = driver_context
         self._nodes: dict[int, _Node] = {}
@@ -126,14 +144,18 @@ class _Evaluation:
             transformation._mark_cancelled()
         self._client.release_transformation_futures(futures, cancel=True)
 
-    def _settle(self, transformation: Any, result: TransformationResult) -> None:
-        """Put a result into a transformation, and release its task."""
-        definition.apply(transformation, result)
+    def _settle(self, transformation: Any, outcome: Settled) -> None:
+        """Let a transformation know what became of it, and release its task."""
+        if outcome.cancelled:
+            transformation._mark_cancelled()
+        if outcome.result is None:
+            return
+        definition.apply(transformation, outcome.result)
         futures = self._futures.pop(id(transformation), None)
         if futures is None:
             return
         if transformation._dask_futures is futures:
-            transformation._dask_futures = handles.ended(futures, result)
+            transformation._dask_futures = handles.ended(futures, outcome.result)
         self._client.release_transformation_futures(futures, cancel=False)
 
     def start(self, root: Any) -> list[_Node]:
@@ -154,56 +176,49 @@ class _Evaluation:
                 await self._finish(node)
 
     async def _finish(self, node: _Node) -> None:
-        transformation = node.transformation
-        try:
-            futures = await node.submitted
-            if futures is None:
-                return
-            result = await self._client.result_of(futures)
-        except Exception:  # noqa: BLE001 - becomes the transformation's exception
-            definition.fail(transformation, traceback.format_exc().strip("\n") + "\n")
+        submission = await node.submission
+        if isinstance(submission, Settled):
             return
-        self._settle(transformation, result)
-
-    async def _submit(self, transformation: Any) -> TransformationFutures | None:
-        """Submit one transformation; None if there is nothing (more) to wait for."""
         try:
-            record_mode.check(self._client.record)
-            submission = await self._submission(transformation)
-            if submission is None:
-                return None
-            client = self._client
-            if _is_remote_optional(transformation) and not isinstance(client, Guest):
-                lease = await self._permission(client, submission)
-                if lease is None:
-                    await self._run_in_this_process(transformation, submission)
-                    return None
-                try:
-                    futures = await self._admitted(submission)
-                except BaseException:
-                    scheduler.release_lease(client.client, lease)
-                    raise
-            else:
-                futures = await self._admitted(submission)
-        except (
-            EnvelopeMismatch,
-            LeaseRefused,
-            RecordModeMismatch,
-            Unavailable,
-            UploadError,
-            ServiceUnavailable,
-            ValueError,
-        ) as exc:
-            definition.fail(transformation, str(exc))
-            return None
-        self._futures[id(transformation)] = futures
+            outcome = Settled(await self._client.result_of(submission.futures))
+        except Exception:  # noqa: BLE001 - becomes the transformation's exception
+            outcome = _failed(traceback.format_exc().strip("\n") + "\n")
+        self._settle(node.transformation, outcome)
+
+    async def _submit(self, transformation: Any) -> Submitted | Settled:
+        """Submit one transformation, or settle it if it needs no task."""
+        try:
+            outcome = await self._submitted_or_settled(transformation)
+        except (TransformationError, ValueError) as error:
+            outcome = _failed(str(error))
+        if isinstance(outcome, Settled):
+            self._settle(transformation, outcome)
+            return outcome
+        self._futures[id(transformation)] = outcome.futures
         if not handles.under_way(transformation._dask_futures):
-            transformation._dask_futures = futures
+            transformation._dask_futures = outcome.futures
         if transformation._cancelled:
             # meanwhile, when there was nothing yet that could be cancelled
             self.abandon(transformation)
-            return None
-        return futures
+            return Settled()
+        return outcome
+
+    async def _submitted_or_settled(self, transformation: Any) -> Submitted | Settled:
+        record_mode.check(self._client.record)
+        submission = await self._submission(transformation)
+        if isinstance(submission, Settled):
+            return submission
+        client = self._client
+        if not _is_remote_optional(transformation) or isinstance(client, Guest):
+            return Submitted(await self._admitted(submission))
+        lease = await self._permission(client, submission)
+        if lease is None:
+            return await self._run_in_this_process(transformation, submission)
+        try:
+            return Submitted(await self._admitted(submission))
+        except BaseException:
+            scheduler.release_lease(client.client, lease)
+            raise
 
     async def _admitted(self, submission: Submission) -> TransformationFutures:
         """Submit, in a process that is part of a transformation once that is granted."""
@@ -226,10 +241,10 @@ class _Evaluation:
         futures.entry.outcome.add_done_callback(lambda _: inner.release(lease))
         return futures
 
-    async def _submission(self, transformation: Any) -> Submission | None:
+    async def _submission(self, transformation: Any) -> Submission | Settled:
         if transformation._prefer_local_execution():
             await self._compute_locally(transformation)
-            return None
+            return Settled()
         pending = await self._pending(transformation)
         if pending and (
             not self._client.defers  # a lease is for what can start
@@ -242,12 +257,14 @@ class _Evaluation:
         async with connections.place():
             await self._client.keep_pace()
             if pending:
-                submission = self._deferred_submission(transformation, pending)
+                submission = deferred_submission_of(
+                    transformation, pending, driver_context=self._driver_context
+                )
             else:
-                known = await self._concrete_submission(transformation)
-                if known is None:
-                    return None
-                submission = known
+                concrete = await self._concrete_submission(transformation)
+                if isinstance(concrete, Settled):
+                    return concrete
+                submission = concrete
             checksums = checksums_of(submission)
             submission.contents = contents_at_hand(checksums)
             await await_pending_uploads(checksums)
@@ -258,15 +275,12 @@ class _Evaluation:
         pending = {}
         for name, dependency in definition.dependencies(transformation).items():
             node = self._nodes.get(id(dependency))
-            if node is None:
-                futures = None
-            elif dependency._prefer_local_execution():
+            if node is not None and dependency._prefer_local_execution():
                 await self._finish(node)
-                futures = None
-            else:
-                futures = await node.submitted
-            if futures is not None:
-                pending[name] = futures
+                node = None
+            submission = None if node is None else await node.submission
+            if isinstance(submission, Submitted):
+                pending[name] = submission.futures
             else:
                 _check(name, dependency)
         return pending
@@ -286,7 +300,7 @@ class _Evaluation:
         await asyncio.to_thread(transformation.compute)
 
     async def _permission(
-        self, client: SeamlessDaskClient, submission: Submission
+        self, client: Submitter, submission: Submission
     ) -> str | None:
         """Ask whether the cluster has room for work that may as well run here.
 
@@ -302,12 +316,12 @@ class _Evaluation:
 
     async def _run_in_this_process(
         self, transformation: Any, submission: Submission
-    ) -> None:
+    ) -> Settled:
         if submission.tf_checksum is None:
             await self._await_results(transformation)
             concrete = await self._concrete_submission(transformation)
-            if concrete is None:
-                return
+            if isinstance(concrete, Settled):
+                return concrete
             submission = concrete
         logger.info("The cluster has no room: %s runs here", submission.tf_checksum)
         tf_checksum = Checksum(submission.tf_checksum)
@@ -321,64 +335,13 @@ class _Evaluation:
                 force_local=True,
             )
         except TransformationCancelledError:
-            transformation._mark_cancelled()
-            return
-        except Exception as exc:  # noqa: BLE001 - the code of a transformation failed
-            error = "".join(traceback.format_exception_only(exc))
-            definition.apply(
-                transformation,
-                TransformationResult(tf_checksum.hex(), None, error),
-            )
-            return
-        definition.apply(
-            transformation,
-            TransformationResult(tf_checksum.hex(), Checksum(result).hex()),
-        )
+            return Settled(cancelled=True)
+        except Exception as error:  # noqa: BLE001 - the code of a transformation failed
+            text = "".join(traceback.format_exception_only(error))
+            return Settled(TransformationResult(tf_checksum.hex(), None, text))
+        return Settled(TransformationResult(tf_checksum.hex(), Checksum(result).hex()))
 
-    def _deferred_submission(
-        self, transformation: Any, pending: dict[str, TransformationFutures]
-    ) -> Submission:
-        transformation_dict, tf_dunder = definition.template(
-            transformation, driver_context=self._driver_context
-        )
-        inputs = {}
-        dependencies = definition.dependencies(transformation)
-        pins = [name for name in transformation_dict if not name.startswith("__")]
-        missing = [
-            name
-            for name in pins
-            if transformation_dict[name][2] is None and name not in dependencies
-        ]
-        if missing:
-            raise Unavailable(without_value(missing))
-        for name in pins:
-            celltype, subcelltype, checksum = transformation_dict[name]
-            if name in pending:
-                checksum = None
-            elif checksum is None:
-                checksum = dependencies[name].result_checksum.hex()
-                transformation_dict[name] = celltype, subcelltype, checksum
-            inputs[name] = TransformationInputSpec(
-                name=name,
-                celltype=celltype,
-                subcelltype=subcelltype,
-                checksum=checksum,
-                kind="transformation" if checksum is None else "checksum",
-            )
-        recent_buffers.keep_uploaded(checksums_in(transformation_dict))
-        return Submission(
-            transformation_dict=transformation_dict,
-            inputs=inputs,
-            input_futures=pending,
-            tf_checksum=None,
-            tf_dunder=tf_dunder,
-            scratch=transformation.scratch,
-            require_value=False,
-            allow_input_fingertip=definition.may_recompute_inputs(transformation),
-            strict_dunder=bool(transformation._strict_dunder),
-        )
-
-    async def _concrete_submission(self, transformation: Any) -> Submission | None:
+    async def _concrete_submission(self, transformation: Any) -> Submission | Settled:
         self._construct(transformation)
         tf_checksum = transformation._transformation_checksum
         if tf_checksum is None:
@@ -388,10 +351,7 @@ class _Evaluation:
         recent_buffers.keep_uploaded(used)
         known = await known_result(tf_checksum.hex())
         if known is not None:
-            definition.apply(
-                transformation, TransformationResult(tf_checksum.hex(), known)
-            )
-            return None
+            return Settled(TransformationResult(tf_checksum.hex(), known))
         submission = submission_of(
             transformation_dict,
             tf_checksum=tf_checksum.hex(),
@@ -399,9 +359,8 @@ class _Evaluation:
             scratch=transformation.scratch,
             strict_dunder=bool(transformation._strict_dunder),
         )
-        submission.allow_input_fingertip = definition.may_recompute_inputs(
-            transformation
-        )
+        may_recompute = definition.may_recompute_inputs(transformation)
+        submission.allow_input_fingertip = may_recompute
         return submission
 
     def _construct(self, transformation: Any) -> None:

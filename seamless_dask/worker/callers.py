@@ -93,6 +93,29 @@ class RunningJobs:
             for caller in callers:
                 caller.pending -= 1
 
+    def caller_waits(self, process: str | None, key: str | None) -> dict[str, Any]:
+        """Note that a transformation waits for a process that it has started.
+
+        Parameters
+        ----------
+        process
+            Name of the Seamless process under which it runs.
+        key
+            Key of the transformation's task, if that is known.
+
+        Returns
+        -------
+        dict
+            ``key`` (None if it is not known) and ``depth`` of the transformation.
+        """
+        callers = self.callers(process or "", key)
+        for caller in callers:
+            self.secede(caller)
+        return {
+            "key": callers[0].key if callers else None,
+            "depth": max((caller.depth for caller in callers), default=0),
+        }
+
     def secede(self, job: RunningJob) -> None:
         """Tell Dask that a task waits, so that its slot is free for what it waits for.
 
@@ -110,7 +133,7 @@ class RunningJobs:
         )
 
     def _cancel_requests(self, running: RunningJob) -> None:
-        """Want what a cancelled transformation has asked for no longer."""
+        """Cancel the nested requests of a task, unless another task shares them."""
         for request in tuple(running.requests):
             others = (r for r in self._jobs.values() if r is not running)
             if not any(request in other.requests for other in others):

@@ -4,28 +4,28 @@ from __future__ import annotations
 
 import asyncio
 import logging
-from collections.abc import Sequence
-from typing import TYPE_CHECKING, Any
+from collections.abc import Callable, Sequence
+from typing import Any
 
 from seamless import Buffer, CacheMissError, Checksum
 from seamless_transformer.remote_job import parse_remote_job_written
 
+from scheduler_ext.task_keys import base_key
+
 from ..child.small_buffers import BUFFERS, SMALL
-from ..cluster.inner import CALLER_WAITS
-from ..cluster.leases import LeaseRefused
+from ..cluster.leases import Leases
+from ..errors import TransformationError
 from ..neighbours.pins import with_tuples
-from ..storage.cache import UploadError, await_pending_uploads
+from ..storage.cache import BufferStore, await_pending_uploads
 from ..storage.database import known_result
-from ..storage.outages import ServiceUnavailable
-from ..submit.envelopes import EnvelopeMismatch
+from ..storage.uploads import Uploads
 from ..submit.identity import is_driver
 from ..submit.submissions import checksums_of, submission_of
+from ..submit.submitter import Submitter
 from ..types import TransformationFutures, TransformationResult
 from ..types import TransformationSubmission as Submission
-from .callers import RunningJob
-
-if TYPE_CHECKING:
-    from .task_runner import WorkerRuntime
+from .callers import RunningJob, RunningJobs
+from .recompute import Recompute
 
 logger = logging.getLogger(__name__)
 
@@ -38,18 +38,38 @@ class NestedWork:
 
     Parameters
     ----------
-    runtime
-        Of the Dask worker.
+    submitter
+        By which nested transformations are submitted.
+    leases
+        The worker's side of the permission manager.
+    running
+        The transformations that the worker executes.
+    buffers, uploads
+        Of this process, and what is on its way to the hashserver.
+    recompute
+        Gets buffers that are stored nowhere.
+    on_cache_hit
+        Is called with the key of a task of which a call has a result already.
     """
 
-    def __init__(self, runtime: WorkerRuntime) -> None:
-        self._runtime = runtime
-        self._running = runtime.running
-        runtime.worker.handlers[CALLER_WAITS] = self.caller_waits
-
-    def close(self) -> None:
-        """Stop listening."""
-        self._runtime.worker.handlers.pop(CALLER_WAITS, None)
+    def __init__(
+        self,
+        *,
+        submitter: Submitter,
+        leases: Leases,
+        running: RunningJobs,
+        buffers: BufferStore,
+        uploads: Uploads,
+        recompute: Recompute,
+        on_cache_hit: Callable[[str], object],
+    ) -> None:
+        self._submitter = submitter
+        self._leases = leases
+        self._running = running
+        self._buffers = buffers
+        self._uploads = uploads
+        self._recompute = recompute
+        self._on_cache_hit = on_cache_hit
 
     async def answer(self, process: str, request: dict[str, Any]) -> dict[str, Any]:
         """Have a nested transformation computed, wherever in the cluster.
@@ -88,30 +108,23 @@ class NestedWork:
     ) -> dict[str, Any]:
         try:
             return await self._nested(callers, request)
-        except (
-            LeaseRefused,
-            ServiceUnavailable,
-            UploadError,
-            CacheMissError,
-            EnvelopeMismatch,
-            ValueError,
-        ) as exc:
-            return _failure(f"{type(exc).__name__}: {exc}")
+        except (TransformationError, CacheMissError, ValueError) as error:
+            return _failure(f"{type(error).__name__}: {error}")
 
     async def _nested(
         self, callers: Sequence[RunningJob], request: dict[str, Any]
     ) -> dict[str, Any]:
         tf_checksum = Checksum(request["tf_checksum"]).hex()
         tf_dunder = request.get("tf_dunder") or {}
-        self._runtime.received(request.get(BUFFERS))
+        self._uploads.received(request.get(BUFFERS))
         known = await known_result(tf_checksum)
         if known is not None:
             if callers:
-                self._runtime.count_cache_hit(callers[0].key)
+                self._on_cache_hit(callers[0].key)
             return self._success(known)
         transformation_dict = request.get("transformation_dict")
         if transformation_dict is None:
-            buffer = await self._runtime.buffers.resolve(tf_checksum)
+            buffer = await self._buffers.resolve(tf_checksum)
             transformation_dict = with_tuples(await buffer.get_value_async("plain"))
         depth = 1 + max((caller.depth for caller in callers), default=0)
         submission = submission_of(
@@ -124,12 +137,12 @@ class NestedWork:
         with self._running.waiting(callers):
             checksums = checksums_of(submission)
             await await_pending_uploads(checksums)
-            await self._runtime.uploads.wait(checksums)
+            await self._uploads.wait(checksums)
             if is_driver(transformation_dict, tf_dunder):
                 return await self._answer_of(self._submit(submission, depth))
             owner = callers[0].key if callers else None
-            key = self._runtime.client.task_key(submission)
-            lease = await self._runtime.leases.acquire(key, owner, depth)
+            key = self._submitter.task_key(submission)
+            lease = await self._leases.acquire(key, owner, depth)
             ended = False
             try:
                 futures = self._submit(submission, depth)
@@ -141,14 +154,12 @@ class NestedWork:
                 return answer
             finally:
                 if ended:
-                    self._runtime.leases.ended(lease)
+                    self._leases.ended(lease)
                 else:
-                    self._runtime.leases.release(lease)
+                    self._leases.release(lease)
 
     def _submit(self, submission: Submission, depth: int) -> TransformationFutures:
-        return self._runtime.client.submit_transformation(
-            submission, priority_boost=depth
-        )
+        return self._submitter.submit_transformation(submission, priority_boost=depth)
 
     async def _answer_of(self, futures: TransformationFutures) -> dict[str, Any]:
         try:
@@ -158,17 +169,17 @@ class NestedWork:
                 return _failure(CANCELED)
             raise
         finally:
-            self._runtime.client.release_transformation_futures(futures, cancel=True)
+            self._submitter.release_transformation_futures(futures, cancel=True)
         if result.error is not None:
             return _failure(result.error)
         assert result.result_checksum is not None
-        self._runtime.add_contents([result])
+        self._buffers.add_contents([result])
         return self._success(result.result_checksum)
 
     def _success(self, result_checksum: str) -> dict[str, Any]:
         answer: dict[str, Any] = {"status": "done", "result": result_checksum}
         if parse_remote_job_written(result_checksum) is None:
-            buffer = self._runtime.buffers.at_hand(result_checksum)
+            buffer = self._buffers.at_hand(result_checksum)
             if buffer is not None and len(buffer) <= SMALL:
                 answer[BUFFERS] = {result_checksum: buffer.content}
         return answer
@@ -189,36 +200,13 @@ class NestedWork:
             None if it cannot be had.
         """
         callers = self._running.callers(process, None)
-        key = callers[0].key if callers else f"base-{checksum}"
+        key = callers[0].key if callers else base_key(checksum, {})
         depth = 1 + max((caller.depth for caller in callers), default=0)
         try:
-            return await self._runtime.fingertips.buffer(checksum, key=key, depth=depth)
-        except CacheMissError as exc:
-            logger.info("Process %s asks for what is nowhere: %s", process, exc)
+            return await self._recompute.buffer(checksum, key=key, depth=depth)
+        except CacheMissError as error:
+            logger.info("Process %s asks for what is nowhere: %s", process, error)
             return None
-
-    def caller_waits(
-        self, process: str | None = None, key: str | None = None
-    ) -> dict[str, Any]:
-        """Note that a transformation waits for a process that it has started.
-
-        Called by that process: see `seamless_dask.cluster.inner`.
-
-        Parameters
-        ----------
-        process
-            Name of the Seamless process under which it runs.
-        key
-            Key of the transformation's task, if that is known.
-        """
-        running = self._runtime.pool.runtime_of(key).running
-        callers = running.callers(process or "", key)
-        for caller in callers:
-            running.secede(caller)
-        return {
-            "key": callers[0].key if callers else None,
-            "depth": max((caller.depth for caller in callers), default=0),
-        }
 
 
 def _failure(error: str) -> dict[str, Any]:

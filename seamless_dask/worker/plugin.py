@@ -9,27 +9,34 @@ import logging
 import os
 import threading
 from collections.abc import Mapping
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, cast
 
 from dask.system import CPU_COUNT
 from distributed import Client, Worker
 from distributed.diagnostics.plugin import WorkerPlugin
 
-from scheduler_ext.messages import METRICS
+from scheduler_ext import messages
+from scheduler_ext.task_keys import NESTED_RESOURCE, NESTED_SUPPLY, TOP_LEVEL_RESOURCE
 
-from ..child.cores import THREADS_ENV, cores_of_job, threads_per_transformation
+from ..child.cores import cores_of_job, threads_per_transformation
 from ..cluster import private_directories
-from ..cluster.inner import WORKER_ENV
+from ..cluster.environment import (
+    REMOTE_CLIENTS_ENV,
+    SCHEDULER_ENV,
+    SELECTION_ENV,
+    THREADS_ENV,
+    WORKER_ENV,
+    WORKERS_ENV,
+)
 from ..cluster.record_mode import set_in_this_process
-from ..cluster.selection import ENVIRONMENT, select
+from ..cluster.selection import select
 from ..neighbours.check import check
 from ..neighbours.names import Where
-from ..submit.identity import NESTED_RESOURCE, NESTED_SUPPLY, TOP_LEVEL_RESOURCE
 from ..submit.tasks import WORKER_PLUGIN
 
 if TYPE_CHECKING:
-    from ..client import SeamlessDaskClient
-    from .task_runner import WorkerRuntime
+    from ..submit.submitter import Submitter
+    from .task_runner import TaskRunner
 
 logger = logging.getLogger(__name__)
 
@@ -83,31 +90,31 @@ class SeamlessWorkerPlugin(WorkerPlugin):
     async def setup(self, worker: Worker) -> None:
         """Make the worker ready; tasks that need it wait until it is."""
         loop = asyncio.get_running_loop()
-        self._runtime: asyncio.Future[WorkerRuntime] = loop.create_future()
+        self._runner: asyncio.Future[TaskRunner] = loop.create_future()
         try:
-            runtime = await self._start(worker)
-        except BaseException as exc:
+            runner = await self._start(worker)
+        except BaseException as error:
             # Tasks that reach this worker say why; retrieved here, so that asyncio
             # does not report an exception that nobody waited for.
-            self._runtime.set_exception(
-                RuntimeError(f"Seamless did not start in {worker.address}: {exc!r}")
+            self._runner.set_exception(
+                RuntimeError(f"Seamless did not start in {worker.address}: {error!r}")
             )
-            self._runtime.exception()
+            self._runner.exception()
             raise
-        self._runtime.set_result(runtime)
+        self._runner.set_result(runner)
         logger.info(
             "Seamless worker %s: %d processes, throttle %d",
             worker.address,
             self.processes,
-            self._throttle(runtime),
+            self._throttle(runner),
         )
 
-    async def _start(self, worker: Worker) -> WorkerRuntime:
+    async def _start(self, worker: Worker) -> TaskRunner:
         check(Where.WORKER | Where.CHILD)  # it starts processes, with the same packages
         private_directories.protect(worker.local_directory)
         # These start threads and raise resource limits, so not at import.
         from ..pool.pool import Pool
-        from .task_runner import WorkerRuntime
+        from .task_runner import TaskRunner
 
         if self.remote_clients is not None:
             _configure_remote_clients(self.remote_clients)
@@ -115,24 +122,24 @@ class SeamlessWorkerPlugin(WorkerPlugin):
             select(self.selection)
         set_in_this_process(self.record)
         _stop_profiling(worker)
-        client = await self._client(worker)
+        submitter = await self._submitter(worker)
         # The processes are forked from one that inherits it.
         os.environ[THREADS_ENV] = str(self._library_threads(worker))
         pool = Pool.of_this_process(
             self.processes, self._environment(worker), worker.local_directory
         )
-        runtime = WorkerRuntime(worker, client, pool)
-        await asyncio.to_thread(pool.join, runtime)
-        worker.metrics[METRICS] = lambda _worker: {"processes": pool.alive}
+        runner = TaskRunner(worker, submitter, pool)
+        await asyncio.to_thread(pool.join, runner)
+        worker.metrics[messages.METRICS] = lambda _worker: messages.figures(pool.alive)
         if self.remote_clients is not None:
             from seamless.caching.buffer_cache import get_buffer_cache
 
             await get_buffer_cache().start_eviction_loop()
-        await self._register(worker, runtime)
+        await self._register(worker, runner)
         if worker.nanny is not None:  # else it may be in the process of a user
             gc.collect()
             gc.freeze()  # a collection need not look at all that was imported
-        return runtime
+        return runner
 
     def _library_threads(self, worker: Worker) -> int:
         """How many threads the libraries of one transformation may use."""
@@ -148,11 +155,12 @@ class SeamlessWorkerPlugin(WorkerPlugin):
             exclusive=exclusive,
         )
 
-    def _throttle(self, runtime: WorkerRuntime) -> int:
-        return runtime.pool.throttle
+    def _throttle(self, runner: TaskRunner) -> int:
+        return runner.pool.throttle
 
-    async def _client(self, worker: Worker) -> SeamlessDaskClient:
-        from ..client import SeamlessDaskClient
+    async def _submitter(self, worker: Worker) -> Submitter:
+        from ..neighbours import client_process
+        from ..submit.submitter import Submitter
         from ..transformer_client import (
             get_seamless_dask_client,
             set_seamless_dask_client,
@@ -170,33 +178,30 @@ class SeamlessWorkerPlugin(WorkerPlugin):
             security=worker.security,
             name="seamless-worker",
         )
-        client = SeamlessDaskClient(
-            self._own_client,
-            worker_plugin_workers=self.processes,
-            remote_clients=self.remote_clients,
-            role="worker",
-            local_results=worker.data.get,
+        client_process.prepare(worker=True)
+        submitter = Submitter(
+            self._own_client, role="worker", local_results=worker.data.get
         )
         # In a dummy scheduler's process the driver's client is there, or will be.
         if get_seamless_dask_client() is None:
-            set_seamless_dask_client(client)
-        return client
+            set_seamless_dask_client(submitter)
+        return submitter
 
     def _environment(self, worker: Worker) -> dict[str, str]:
         environment = {
-            "SEAMLESS_DASK_SCHEDULER": worker.scheduler.address,
+            SCHEDULER_ENV: worker.scheduler.address,
             WORKER_ENV: worker.address,
-            "SEAMLESS_DASK_WORKERS": str(self.processes),
+            WORKERS_ENV: str(self.processes),
             THREADS_ENV: os.environ[THREADS_ENV],
         }
         if self.remote_clients is not None:
-            environment["SEAMLESS_REMOTE_CLIENTS"] = json.dumps(self.remote_clients)
+            environment[REMOTE_CLIENTS_ENV] = json.dumps(self.remote_clients)
         if self.selection is not None:
-            environment[ENVIRONMENT] = json.dumps(self.selection)
+            environment[SELECTION_ENV] = json.dumps(self.selection)
         return environment
 
-    async def _register(self, worker: Worker, runtime: WorkerRuntime) -> None:
-        throttle = self._throttle(runtime)
+    async def _register(self, worker: Worker, runner: TaskRunner) -> None:
+        throttle = self._throttle(runner)
         state = worker.state
         resources = {NESTED_RESOURCE: NESTED_SUPPLY}
         if TOP_LEVEL_RESOURCE not in state.total_resources:
@@ -208,12 +213,14 @@ class SeamlessWorkerPlugin(WorkerPlugin):
                 - state.available_resources.get(name, 0.0)
             )
             state.total_resources[name] = amount
-        answer = await worker.scheduler.seamless_register_worker(
-            worker=worker.contact_address,
+        arguments = messages.registration(
+            cast(str, worker.contact_address),
             processes=self.processes,
             throttle=throttle,
-            resources=dict(state.total_resources),
+            resources=state.total_resources,
         )
+        register = getattr(worker.scheduler, messages.OP_REGISTER_WORKER)
+        answer = await register(**arguments)
         if answer is None or answer.get("status") != "ok":
             raise RuntimeError(
                 f"The scheduler did not register worker {worker.address}: {answer}"
@@ -226,18 +233,18 @@ class SeamlessWorkerPlugin(WorkerPlugin):
         to its end; we stop it.
         """
         if finish == "released" and start in ("executing", "long-running"):
-            if self._runtime.done() and self._runtime.exception() is None:
-                self._runtime.result().cancel([key])
+            if self._runner.done() and self._runner.exception() is None:
+                self._runner.result().cancel([key])
 
-    async def runtime(self) -> WorkerRuntime:
-        """Return the runtime once the worker is ready.
+    async def runner(self) -> TaskRunner:
+        """Return what runs tasks here, once the worker is ready.
 
         Raises
         ------
         RuntimeError
             If Seamless did not start here; the message says why.
         """
-        return await asyncio.shield(self._runtime)
+        return await asyncio.shield(self._runner)
 
     async def teardown(self, worker: Worker) -> None:
         """End the processes, and the client if it is ours."""
@@ -246,12 +253,12 @@ class SeamlessWorkerPlugin(WorkerPlugin):
             set_seamless_dask_client,
         )
 
-        if self._runtime.done() and self._runtime.exception() is None:
-            runtime = self._runtime.result()
-            worker.metrics.pop(METRICS, None)
-            runtime.close()
-            await runtime.pool.leave(runtime)
-            if get_seamless_dask_client() is runtime.client:
+        if self._runner.done() and self._runner.exception() is None:
+            runner = self._runner.result()
+            worker.metrics.pop(messages.METRICS, None)
+            runner.close()
+            await runner.pool.leave(runner)
+            if get_seamless_dask_client() is runner.submitter:
                 set_seamless_dask_client(None)
         client = self._own_client
         if client is not None:
@@ -296,6 +303,6 @@ def _configure_remote_clients(remote_clients: dict[str, Any]) -> None:
     import seamless_config
     from seamless_config.extern_clients import set_remote_clients
 
-    os.environ["SEAMLESS_REMOTE_CLIENTS"] = json.dumps(remote_clients)
+    os.environ[REMOTE_CLIENTS_ENV] = json.dumps(remote_clients)
     if not seamless_config._initialized:
         set_remote_clients(remote_clients, in_remote=True)

@@ -10,17 +10,19 @@ from __future__ import annotations
 import asyncio
 import logging
 from collections import OrderedDict
-from collections.abc import Mapping
-from typing import TYPE_CHECKING, Any
+from collections.abc import Awaitable, Callable, Mapping
+from typing import Any
 
 from seamless import Buffer, CacheMissError, Checksum
 
+from ..child.small_buffers import Contents
+from ..errors import JobFailed
 from ..neighbours.pins import buffers_to_run, with_tuples
-from ..pool.pool import JobFailed
+from ..storage.cache import BufferStore
+from ..storage.job_report import JobReport
 from ..storage.outages import DATABASE
-
-if TYPE_CHECKING:
-    from .task_runner import WorkerRuntime
+from ..storage.uploads import Uploads
+from .callers import RunningJobs
 
 logger = logging.getLogger(__name__)
 
@@ -28,15 +30,35 @@ logger = logging.getLogger(__name__)
 REMEMBERED = 5_000
 
 
-class Fingertips:
+class Recompute:
     """Gets buffers for a Dask worker, by computing them if it must.
 
     Lives on the worker's event loop.
+
+    Parameters
+    ----------
+    buffers, uploads
+        Of this process, and what is on its way to the hashserver.
+    running
+        The transformations that the worker executes.
+    dispatch
+        Runs a transformation: `seamless_dask.pool.pool.Pool.dispatch`.
     """
 
-    def __init__(self, runtime: WorkerRuntime) -> None:
-        self._runtime = runtime
+    def __init__(
+        self,
+        buffers: BufferStore,
+        uploads: Uploads,
+        running: RunningJobs,
+        dispatch: Callable[..., Awaitable[tuple[str, Contents, JobReport]]],
+    ) -> None:
+        self._buffers = buffers
+        self._uploads = uploads
+        self._running = running
+        self._dispatch = dispatch
+        #: {checksum: its computation}
         self._computing: dict[str, asyncio.Task[Buffer]] = {}
+        #: {checksum of a scratch transformation: its dunder}, the latest last
         self._dunders: OrderedDict[str, dict[str, Any]] = OrderedDict()
 
     def remember(self, tf_checksum: str, tf_dunder: Mapping[str, Any]) -> None:
@@ -73,7 +95,7 @@ class Fingertips:
             If it cannot be had; the text says what was tried.
         """
         try:
-            return await self._runtime.buffers.resolve(checksum)
+            return await self._buffers.resolve(checksum)
         except CacheMissError:
             if checksum in parents:
                 raise
@@ -103,10 +125,10 @@ class Fingertips:
             logger.info("Computing buffer %s again, by %s", checksum, tf_checksum)
             try:
                 result = await self._run(tf_checksum, key, depth, parents)
-            except (CacheMissError, JobFailed) as exc:
-                problems.append(f"transformation {tf_checksum}: {exc}")
+            except (CacheMissError, JobFailed) as error:
+                problems.append(f"transformation {tf_checksum}: {error}")
                 continue
-            buffer = self._runtime.buffers.at_hand(checksum)
+            buffer = self._buffers.at_hand(checksum)
             if result == checksum and buffer is not None:
                 return buffer
             problems.append(f"transformation {tf_checksum} gave {result}")
@@ -116,8 +138,7 @@ class Fingertips:
     async def _run(
         self, tf_checksum: str, key: str, depth: int, parents: tuple[str, ...]
     ) -> str:
-        runtime = self._runtime
-        stored = await runtime.buffers.resolve(tf_checksum)
+        stored = await self._buffers.resolve(tf_checksum)
         transformation_dict = with_tuples(await stored.get_value_async("plain"))
         tf_dunder = self._dunders.get(tf_checksum, {})
         inputs = await asyncio.gather(
@@ -126,8 +147,8 @@ class Fingertips:
                 for c in buffers_to_run(transformation_dict, tf_dunder)
             )
         )
-        with runtime.running.occupied(key, tf_checksum, depth):
-            result, made, _report = await runtime.pool.dispatch(
+        with self._running.occupied(key, tf_checksum, depth):
+            result, made, _report = await self._dispatch(
                 transformation_dict,
                 tf_checksum=tf_checksum,
                 tf_dunder=tf_dunder,
@@ -137,5 +158,5 @@ class Fingertips:
                 depth=depth,
                 inputs=inputs,
             )
-        runtime.received(made)
+        self._uploads.received(made)
         return result

@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import asyncio
 import logging
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 from dataclasses import asdict, dataclass
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from distributed import Reschedule
 from seamless import Buffer, CacheMissError, Checksum
@@ -14,37 +14,33 @@ from seamless_transformer.probe_index import RecordBucketError
 from seamless_transformer.remote_job import parse_remote_job_written
 from seamless_transformer.transformation_utils import tf_get_buffer
 
-from scheduler_ext.messages import REPORT, RESULT, RUNS_AGAIN
+from scheduler_ext import messages
 
-from ..child.job_runner import JobReport
-from ..child.small_buffers import Contents
+from ..cluster.inner import CALLER_WAITS
 from ..cluster.leases import Leases
+from ..errors import DependencyFailed, JobFailed, TransformationError
 from ..neighbours.pins import buffers_to_run
-from ..pool.pool import JobFailed, Pool
-from ..storage.cache import BufferStore, UploadError, ensure_uploaded
-from ..storage.database import StorageError, known_result
+from ..pool.pool import Pool
+from ..storage.cache import BufferStore, ensure_uploaded
+from ..storage.database import known_result
 from ..storage.deep_results import ensure_members_uploaded
 from ..storage.execution_records import Recorder
-from ..storage.outages import ServiceUnavailable
+from ..storage.job_report import JobReport
 from ..storage.uploads import Uploads
-from ..submit.submissions import DependencyFailed, with_dependencies
+from ..submit.submissions import with_dependencies
 from ..types import TransformationResult
 from .callers import RunningJobs
 from .nested import NestedWork
-from .recompute import Fingertips
+from .recompute import Recompute
 
 if TYPE_CHECKING:
     from distributed import Worker
 
-    from ..client import SeamlessDaskClient
+    from ..submit.submitter import Submitter
     from ..submit.tasks import Job
 
 logger = logging.getLogger(__name__)
 
-#: message by which the scheduler has tasks of this worker stopped
-CANCEL = "seamless_cancel"
-#: message by which the scheduler learns the checksum of a transformation
-NAME = "seamless_name"
 #: results up to this size (bytes) travel with their checksum
 INLINE_LIMIT = 32 * 1024
 
@@ -68,33 +64,51 @@ class _Attempt:
             raise asyncio.CancelledError
 
 
-class WorkerRuntime:
+class TaskRunner:
     """Runs transformations on one Dask worker; lives on the worker's event loop.
 
     Parameters
     ----------
     worker
         The Dask worker.
-    client
+    submitter
         By which nested transformations are submitted.
     pool
         The Seamless processes.
     """
 
-    def __init__(self, worker: Worker, client: SeamlessDaskClient, pool: Pool) -> None:
-        self.worker = worker
-        self.client = client
+    def __init__(self, worker: Worker, submitter: Submitter, pool: Pool) -> None:
+        self.submitter = submitter
         self.pool = pool
+        #: of the Dask worker
         self.loop = asyncio.get_running_loop()
         self.leases = Leases(worker)
-        self.uploads = Uploads()
-        self.recorder = Recorder(pool.buffers)
-        self.fingertips = Fingertips(self)
-        worker.stream_handlers[CANCEL] = self.cancel
-        self._closed = False
-        self._attempts: dict[str, _Attempt] = {}
+        #: what its Seamless processes have made, on the way to the hashserver
+        self.uploads = Uploads(pool.buffers)
+        #: what it executes, and who waits
         self.running = RunningJobs(worker, pool.jobs_of)
-        self.nested = NestedWork(self)
+        self.recompute = Recompute(
+            pool.buffers, self.uploads, self.running, pool.dispatch
+        )
+        self.nested = NestedWork(
+            submitter=submitter,
+            leases=self.leases,
+            running=self.running,
+            buffers=pool.buffers,
+            uploads=self.uploads,
+            recompute=self.recompute,
+            on_cache_hit=self._count_cache_hit,
+        )
+        self._worker = worker
+        self._recorder = Recorder(pool.buffers)
+        self._closed = False
+        #: {key of a task: its attempt}
+        self._attempts: dict[str, _Attempt] = {}
+        worker.stream_handlers[messages.PUSH_CANCEL] = self.cancel
+        worker.handlers[CALLER_WAITS] = self._caller_waits
+
+    def __repr__(self) -> str:
+        return f"<TaskRunner of {self._worker.address}: {len(self._attempts)} tasks>"
 
     @property
     def buffers(self) -> BufferStore:
@@ -113,7 +127,7 @@ class WorkerRuntime:
         ------
         distributed.Reschedule
             If it was cancelled: whoever has asked for it since then gets it. Or if
-            this runtime was closed meanwhile: the next one of the worker executes it,
+            this runner was closed meanwhile: the next one of the worker executes it,
             or another worker.
         """
         if not self._is_wanted(job.key):
@@ -136,7 +150,7 @@ class WorkerRuntime:
 
     def _is_wanted(self, key: str) -> bool:
         """Whether a task was not cancelled between its start and now."""
-        task = self.worker.state.tasks.get(key)
+        task = self._worker.state.tasks.get(key)
         return task is not None and task.state != "cancelled"
 
     async def _run(
@@ -150,7 +164,7 @@ class WorkerRuntime:
             self.buffers.add(buffer)
             for checksum, content in job.contents.items():
                 self.buffers.add(Buffer(content, checksum=Checksum(checksum)))
-            self.add_contents(dependencies)
+            self.buffers.add_contents(dependencies)
             if dependencies:
                 self._tell_checksum(job.key, tf_checksum)
                 await ensure_uploaded(tf_checksum, buffer)
@@ -161,34 +175,22 @@ class WorkerRuntime:
             inputs = await self._resolve_inputs(job)
             # The process looks into the transformation's own buffer as well.
             result = await self._execute(job, tf_checksum, [buffer, *inputs])
-        except JobFailed as exc:
-            self._attempts[job.key].report = exc.report
-            return TransformationResult(tf_checksum, None, str(exc))
-        except DependencyFailed as exc:
-            return TransformationResult(tf_checksum, None, str(exc))
-        except (
-            UploadError,
-            StorageError,
-            ServiceUnavailable,
-            RecordBucketError,
-        ) as exc:
-            return TransformationResult(tf_checksum, None, f"{exc}\n")
-        except CacheMissError as exc:
-            text = f"The buffer of an input is nowhere to be found: {exc}\n"
+        except JobFailed as error:
+            self._attempts[job.key].report = error.report
+            return TransformationResult(tf_checksum, None, str(error))
+        except DependencyFailed as error:  # its text ends with the other's traceback
+            return TransformationResult(tf_checksum, None, str(error))
+        except (TransformationError, RecordBucketError) as error:
+            return TransformationResult(tf_checksum, None, f"{error}\n")
+        except CacheMissError as error:
+            text = f"The buffer of an input is nowhere to be found: {error}\n"
             return TransformationResult(tf_checksum, None, text)
         return self._result(tf_checksum, result)
 
-    def add_contents(self, results: Iterable[TransformationResult]) -> None:
-        """Keep the small buffers that have come with results."""
-        for result in results:
-            if result.content is not None and result.result_checksum is not None:
-                checksum = Checksum(result.result_checksum)
-                self.buffers.add(Buffer(result.content, checksum=checksum))
-
     def _runs_again(self, key: str) -> bool:
         """Whether a task has been with a worker before, which may have stored it."""
-        task = self.worker.state.tasks.get(key)
-        return task is not None and RUNS_AGAIN in (task.annotations or {})
+        task = self._worker.state.tasks.get(key)
+        return task is not None and messages.RUNS_AGAIN in (task.annotations or {})
 
     def _result(
         self, tf_checksum: str, result: str, *, cached: bool = False
@@ -207,7 +209,7 @@ class WorkerRuntime:
 
         So does the result, for the client that submitted the task.
         """
-        task = self.worker.state.tasks.get(job.key)
+        task = self._worker.state.tasks.get(job.key)
         if task is None:
             return
         if result.error is not None or result.result_checksum is None:
@@ -216,15 +218,17 @@ class WorkerRuntime:
             ending = "remote_job"
         else:
             ending = "cached" if result.cached else "stored"
-        details = {"ending": ending, "cache_hits": attempt.cache_hits}
-        if attempt.report is not None:
-            details["begun"] = attempt.report.begun
-            details["resume_wait"] = attempt.report.waited
-        task.metadata[REPORT] = details
+        ran = attempt.report
+        task.metadata[messages.REPORT] = messages.report(
+            ending,
+            attempt.cache_hits,
+            begun=None if ran is None else ran.begun,
+            resume_wait=None if ran is None else ran.waited,
+        )
         if job.client is not None and len(result.error or "") <= INLINE_LIMIT:
-            task.metadata[RESULT] = {"client": job.client, "result": asdict(result)}
+            task.metadata[messages.RESULT] = messages.parcel(job.client, asdict(result))
 
-    def count_cache_hit(self, key: str) -> None:
+    def _count_cache_hit(self, key: str) -> None:
         """Note that what a running transformation called has a result already."""
         attempt = self._attempts.get(key)
         if attempt is not None:
@@ -232,9 +236,9 @@ class WorkerRuntime:
 
     def _tell_checksum(self, key: str, tf_checksum: str) -> None:
         """Tell the scheduler what a task runs, so that it can be cancelled by that."""
-        stream = self.worker.batched_stream
+        stream = self._worker.batched_stream
         if stream is not None and not stream.closed():
-            stream.send({"op": NAME, "key": key, "checksum": tf_checksum})
+            stream.send(messages.name(key, tf_checksum))
 
     async def _resolve_inputs(self, job: Job) -> list[Buffer]:
         """Bring the inputs into this process, all at once; the list keeps them here."""
@@ -244,28 +248,17 @@ class WorkerRuntime:
         with self.running.occupied(job.key, job.tf_checksum or "", job.depth):
             return await asyncio.gather(
                 *(
-                    self.fingertips.buffer(c, key=job.key, depth=job.depth)
+                    self.recompute.buffer(c, key=job.key, depth=job.depth)
                     for c in checksums
                 )
             )
 
-    def received(self, buffers: Contents | None) -> None:
-        """Keep, and write to the hashserver, what has come from a Seamless process."""
-        for checksum, content in (buffers or {}).items():
-            self.made(Buffer(content, checksum=Checksum(checksum)))
-
-    def made(self, buffer: Buffer) -> None:
-        """Keep, and write to the hashserver, what a Seamless process has made."""
-        self.buffers.add(buffer)
-        self.uploads.add(buffer)
-
     async def _execute(self, job: Job, tf_checksum: str, inputs: list[Buffer]) -> str:
         attempt = self._attempts[job.key]
         with self.running.occupied(job.key, tf_checksum, job.depth):
-            execution = await self.recorder.begin(
+            async with self._recorder.execution(
                 job.transformation_dict, job.tf_dunder
-            )
-            try:
+            ) as execution:
                 attempt.check()
                 result, made, report = await self.pool.dispatch(
                     job.transformation_dict,
@@ -277,18 +270,22 @@ class WorkerRuntime:
                     depth=job.depth,
                     inputs=inputs,
                 )
-            finally:
-                await execution.end()
         attempt.report = report
-        self.received(made)
+        self.uploads.received(made)
         if parse_remote_job_written(result) is not None:
             return result
         await self.uploads.wait(made)
         if job.scratch:
-            self.fingertips.remember(tf_checksum, job.tf_dunder)
+            self.recompute.remember(tf_checksum, job.tf_dunder)
         else:
             await self.uploads.ensure(result, self.buffers.at_hand(result))
-            await ensure_members_uploaded(job, result, self.buffers, self.uploads)
+            await ensure_members_uploaded(
+                job.transformation_dict,
+                job.tf_dunder,
+                result,
+                self.buffers,
+                self.uploads,
+            )
         attempt.check()
         attempt.storing = True
         await execution.store(tf_checksum, result, report, scratch=job.scratch)
@@ -301,7 +298,7 @@ class WorkerRuntime:
 
         Called by the scheduler, and when nobody wants the tasks any more. Others that
         execute have processes of their own; what waits in one of these processes begins
-        again, see `seamless_dask.pool.allocation`. Nothing is stored of what is stopped.
+        again, see `seamless_dask.pool.processes`. Nothing is stored of what is stopped.
         """
         for key in keys:
             attempt = self._attempts.get(key)
@@ -309,10 +306,20 @@ class WorkerRuntime:
                 attempt.cancelled = True
                 attempt.task.cancel()
 
+    def _caller_waits(
+        self, process: str | None = None, key: str | None = None
+    ) -> dict[str, Any]:
+        """Note that a transformation waits for a process that it has started.
+
+        Called by that process, which may be told of any worker in this one: see
+        `seamless_dask.cluster.inner`.
+        """
+        return self.pool.user_of(key).running.caller_waits(process, key)
+
     def close(self) -> None:
         """Stop asking for leases; what is under way begins again elsewhere."""
         self._closed = True
-        self.worker.stream_handlers.pop(CANCEL, None)
-        self.nested.close()
+        self._worker.stream_handlers.pop(messages.PUSH_CANCEL, None)
+        self._worker.handlers.pop(CALLER_WAITS, None)
         self.leases.close()
-        self.recorder.close()
+        self._recorder.close()

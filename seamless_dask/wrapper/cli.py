@@ -156,7 +156,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     start, end = options.port_range
     with signals.held_back():
         # not at the top: --help and --version should not wait for Dask
-        from .launch import Endpoint
+        from .events import Endpoint
         from .supervisor import Options, Supervisor
 
         supervisor = Supervisor(

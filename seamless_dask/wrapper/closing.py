@@ -15,9 +15,8 @@ from queue import Empty, SimpleQueue
 import psutil
 
 from . import processes
-from .events import Event, News, SignalArrived, Started
+from .events import Event, Launched, News, SignalArrived, Started
 from .guard import Guard, marked
-from .launch import Launched
 
 logger = logging.getLogger(__name__)
 

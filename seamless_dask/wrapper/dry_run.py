@@ -7,11 +7,12 @@ import logging
 from pathlib import Path
 from typing import Any
 
+from .checks import check, with_further_problems
 from .cluster_string import ClusterClass, resolve
 from .exit_codes import ParametersError, StatusFileUnusable
 from .jobs import logs
 from .jobs.arguments import job_arguments
-from .launch import check, local_arguments, with_further_problems
+from .launch import local_arguments
 from .settings import json_text
 from .settings.dask_config import apply_config, dask_settings, merged_config
 from .settings.parameters import Parameters, read_parameters

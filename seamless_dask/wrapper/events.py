@@ -3,12 +3,42 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from typing import Any, Protocol
 
 from .exit_codes import StatusFileLost
 
-if TYPE_CHECKING:
-    from .launch import Launched
+
+@dataclass(frozen=True)
+class Endpoint:
+    """Where the scheduler and its dashboard may listen."""
+
+    host: str
+    first_port: int
+    last_port: int
+
+
+class Jobs(Protocol):
+    """What keeps the jobs of a batch system; `scaling.batch.BatchAdaptive` does."""
+
+    @property
+    def healthy(self) -> bool:
+        """Whether no job has failed so far."""
+
+    async def end(self, seconds: float) -> News:
+        """End the jobs, and return what is left of them."""
+
+
+@dataclass(frozen=True)
+class Launched:
+    """A cluster whose scheduler accepts connections."""
+
+    cluster: Any
+    #: The activity and permission plugin in its scheduler.
+    plugin: Any
+    port: int
+    dashboard_port: int
+    #: On a batch system.
+    jobs: Jobs | None = None
 
 
 @dataclass(frozen=True)

@@ -5,17 +5,17 @@ from __future__ import annotations
 import errno
 import logging
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
+
+from scheduler_ext.task_keys import TOP_LEVEL_RESOURCE
 
 from ..cluster.record_mode import publish
 from ..errors import NeighbourChanged
 from ..neighbours.check import check as check_neighbours
 from ..neighbours.names import Where
-from .checks import check, with_further_problems
 from .cluster_string import ClusterClass
-from .events import News
+from .events import Endpoint, Launched, News
 from .exit_codes import StartFailed
 from .jobs.arguments import job_arguments
 from .jobs.names import new_tag
@@ -43,8 +43,6 @@ from .settings.security import (
 if TYPE_CHECKING:
     from .scaling.batch import BatchAdaptive
 
-__all__ = ["Endpoint", "Launched", "check", "launch", "with_further_problems"]
-
 logger = logging.getLogger(__name__)
 
 #: Somebody else may take a port between our look and our use of it.
@@ -55,28 +53,6 @@ IDLE_SHARE = 0.1
 #: Bounds of that time, in seconds. A user who thinks between two calls should not
 #: find the worker gone; a large target duration should not keep idle jobs for hours.
 IDLE_SECONDS = (30.0, 300.0)
-
-
-@dataclass(frozen=True)
-class Endpoint:
-    """Where the scheduler and its dashboard may listen."""
-
-    host: str
-    first_port: int
-    last_port: int
-
-
-@dataclass(frozen=True)
-class Launched:
-    """A cluster whose scheduler accepts connections."""
-
-    cluster: Any
-    #: The activity and permission plugin in its scheduler.
-    plugin: Any
-    port: int
-    dashboard_port: int
-    #: What keeps the jobs, on a batch system.
-    jobs: BatchAdaptive | None = None
 
 
 def launch(
@@ -265,7 +241,9 @@ def policy(parameters: Parameters, unit: str = "worker") -> ScalingPolicy:
         transformations = (
             parameters.seamless_processes * parameters.transformation_throttle
         )
-        slots = min(slots, int(parameters.resources.get("S", transformations)))
+        slots = min(
+            slots, int(parameters.resources.get(TOP_LEVEL_RESOURCE, transformations))
+        )
     return ScalingPolicy(
         minimum=parameters.minimum_workers,
         maximum=parameters.maximum_workers,

@@ -26,13 +26,24 @@ from types import FrameType
 from typing import Any
 
 from . import signals
+from .checks import check, with_further_problems
 from .closing import Closing
 from .cluster_string import resolve
-from .events import Activity, Event, Failure, FileLost, News, SignalArrived, Started
+from .events import (
+    Activity,
+    Endpoint,
+    Event,
+    Failure,
+    FileLost,
+    Launched,
+    News,
+    SignalArrived,
+    Started,
+)
 from .exit_codes import ExitCode, ParametersError, StatusFileLost, WrapperError
 from .guard import Guard
 from .jobs import logs
-from .launch import Endpoint, Launched, check, launch, with_further_problems
+from .launch import launch
 from .settings.parameters import Parameters, read_parameters
 from .status_file import Heartbeat, StatusFile
 

@@ -10,6 +10,8 @@ from typing import Any
 
 from pydantic import BaseModel, ConfigDict, Field, StrictBool, ValidationError
 
+from scheduler_ext.task_keys import TOP_LEVEL_RESOURCE
+
 from ..exit_codes import ParametersError
 from .hidden_parameters import extract
 from .parameter_types import (
@@ -233,7 +235,7 @@ class Parameters(BaseModel):
     def resources(self) -> dict[str, float]:
         """Dask resources of each worker."""
         if self.queue_exclusive:
-            return {"S": 1.0, **self.dask_resources}
+            return {TOP_LEVEL_RESOURCE: 1.0, **self.dask_resources}
         return dict(self.dask_resources)
 
     @property

@@ -1,0 +1,118 @@
+"""The grammar of the keys of Dask tasks, and the units that workers offer.
+
+The key of a transformation's task is a function of what the transformation is and
+of the resources that it needs, so that the same work submitted twice, by whomever,
+is one task::
+
+    base-<checksum of the transformation>[-<resources>][-driver][-scratch][-r<attempt>]
+    base_<digest of the definition>[-<resources>][-driver][-scratch][-r<attempt>]
+
+The second one is for transformations whose inputs are still to be computed.
+seamless-transformer tests for both prefixes. What builds keys and what parses them is
+here, so that they agree.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import re
+from collections.abc import Mapping
+from typing import Any
+
+#: Units that top-level transformations take, one each, on a worker.
+TOP_LEVEL_RESOURCE = "S"
+#: Restricts nested work to Seamless workers; the supply never runs out. A task with a
+#: resource restriction is never held back by the scheduler's queue of root tasks
+#: (``distributed.Scheduler.is_rootish``).
+NESTED_RESOURCE = "seamless-nested"
+NESTED_SUPPLY = 1e9
+
+#: How the key of every task that runs a transformation begins
+PREFIXES = ("base-", "base_")
+
+#: base-<checksum>[-suffix] or base_<code checksum>-<checksum>[-suffix]
+_KEY = re.compile(r"base(?:_[0-9a-f]{64})?-([0-9a-f]{64})(?:-.*)?", re.DOTALL)
+
+
+# -- building ----------------------------------------------------------------------
+
+
+def base_key(
+    tf_checksum: str,
+    resources: Mapping[str, float],
+    *,
+    driver: bool = False,
+    scratch: bool = False,
+) -> str:
+    """Return the key of a transformation whose checksum is known."""
+    return f"base-{tf_checksum}{_suffix(resources, driver, scratch)}"
+
+
+def deferred_key(
+    definition: Mapping[str, Any],
+    resources: Mapping[str, float],
+    *,
+    driver: bool = False,
+    scratch: bool = False,
+) -> str:
+    """Return the key of a transformation with inputs that are still to be computed.
+
+    ``definition`` is what tells it from others; it names inputs that are results by the
+    keys of their tasks.
+    """
+    return f"base_{_digest(definition)}{_suffix(resources, driver, scratch)}"
+
+
+def task_key_of(name: str, attempt: int) -> str:
+    """Return the key of an attempt at a task; ``name`` is the key of the first one.
+
+    A failed task may still be wanted by somebody, so a new attempt is another task.
+    """
+    return f"{name}-r{attempt}" if attempt else name
+
+
+def fat_key(key: str) -> str:
+    """Return the key of the task that fetches the buffer of another task's result."""
+    return f"fat-{key}"
+
+
+def buffer_key(checksum: str) -> str:
+    """Return the key of the task that fetches the buffer with a checksum."""
+    return f"buffer-{checksum}"
+
+
+def _suffix(resources: Mapping[str, float], driver: bool, scratch: bool) -> str:
+    suffix = ""
+    if resources:
+        suffix = "-" + _digest({k: float(v) for k, v in resources.items()})[:16]
+    if driver:
+        suffix += "-driver"
+    if scratch:
+        suffix += "-scratch"
+    return suffix
+
+
+def _digest(value: Any) -> str:
+    text = json.dumps(value, sort_keys=True, default=str)
+    return hashlib.sha256(text.encode()).hexdigest()
+
+
+# -- parsing -----------------------------------------------------------------------
+
+
+def is_transformation(key: Any) -> bool:
+    """Whether a Dask key belongs to a transformation; keys need not be text."""
+    return isinstance(key, str) and key.startswith(PREFIXES)
+
+
+def checksum_of(key: str) -> str | None:
+    """The checksum of the transformation that a task runs, None if it names none."""
+    match = _KEY.fullmatch(key)
+    return match[1] if match else None
+
+
+def name_and_attempt(key: str) -> tuple[str, int]:
+    """Undo :func:`task_key_of`."""
+    name, separator, attempt = key.rpartition("-r")
+    return (name, int(attempt)) if separator and attempt.isdigit() else (key, 0)

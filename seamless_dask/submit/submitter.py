@@ -1,0 +1,436 @@
+"""Submits transformations to a Dask cluster, and keeps track of them."""
+
+from __future__ import annotations
+
+import asyncio
+import concurrent.futures
+import logging
+import os
+import threading
+import time
+from collections.abc import Awaitable, Callable, Coroutine
+from dataclasses import replace
+from typing import TYPE_CHECKING, Any, Literal, TypeVar
+
+from distributed import Client
+from seamless import Buffer, Checksum
+
+from scheduler_ext.messages import PUSH_RESULT
+from scheduler_ext.task_keys import (
+    NESTED_RESOURCE,
+    TOP_LEVEL_RESOURCE,
+)
+
+from ..cluster import scheduler
+from ..cluster.inner import InnerLeases
+from ..storage import serialization
+from ..storage.recent import recent_buffers
+from ..types import TransformationFutures, TransformationResult
+from . import forked_drivers, tasks
+from .envelopes import Envelope
+from .envelopes import check as check_envelope
+from .fetching import FatFuture, Fetcher
+from .handles import Handle
+from .identity import identify
+from .ongoing import ClientClosed
+from .pace import Pace
+from .registry import Entry, Registry
+from .result_waiter import Results
+
+if TYPE_CHECKING:
+    from distributed import Future
+
+    from ..types import TransformationSubmission
+
+logger = logging.getLogger(__name__)
+
+T = TypeVar("T")
+
+#: what processes submit: see `Submitter`
+Role = Literal["driver", "worker", "inner"]
+#: seconds that a finished task and a buffer stay cached after their last use
+CACHE_TTL = 10.0
+
+
+class Submitter:
+    """Submits transformations by a `distributed.Client`.
+
+    Parameters
+    ----------
+    dask_client
+        A synchronous client; it stays the caller's.
+    role
+        ``"driver"``: of a user's process. ``"worker"``: of a Dask worker, for the
+        nested work of its transformations. ``"inner"``: of a process that a
+        transformation has started (for instance ``seamless-run`` in a bash job): what
+        it submits is nested work.
+    local_results
+        Looks up a finished task's result in this process by its key; a Dask worker
+        need not have its own results sent to it.
+    """
+
+    def __init__(
+        self,
+        dask_client: Client,
+        *,
+        role: Role,
+        local_results: Callable[[Any], Any] | None = None,
+    ) -> None:
+        serialization.register()
+        #: the client of distributed
+        self.client = dask_client
+        self.role: Role = role
+        #: what the process must ask before it submits; None: it may submit at will
+        self.inner = InnerLeases(dask_client) if role == "inner" else None
+        #: the cluster's record mode, which a driver must have as well; None: unknown
+        self.record: bool | None = None
+        #: keeps submissions from piling up before the scheduler
+        self.pace = Pace(dask_client)
+        #: a forked process has the object, but not the threads that serve it
+        self._process = os.getpid()
+        #: of the registry
+        self._lock = threading.RLock()
+        self._registry = Registry(lambda entry: entry.anchor.release())
+        self._fetcher = Fetcher(dask_client)
+        self._results = Results(dask_client, local_results, self.pace)
+        #: whether `_prune` is going to be called
+        self._pruning = False
+        self._background: set[asyncio.Task[None]] = set()
+        loop: Any = dask_client.loop
+        self._loop: asyncio.AbstractEventLoop = loop.asyncio_loop
+        dask_client._stream_handlers[PUSH_RESULT] = self._on_result
+
+    def __repr__(self) -> str:
+        return f"<{type(self).__name__} ({self.role}): {self._registry!r}>"
+
+    # -- calls between threads ---------------------------------------------------
+
+    @property
+    def loop(self) -> asyncio.AbstractEventLoop:
+        """The event loop on which the client works, in a thread of its own."""
+        return self._loop
+
+    def start(self, coroutine: Coroutine[Any, Any, T]) -> concurrent.futures.Future[T]:
+        """Run a coroutine on the client's loop.
+
+        Raises
+        ------
+        ForkedDriverError
+            In a process that was forked from the one that has made the client.
+        ClientClosed
+            If the Dask client is closed.
+        """
+        try:
+            forked_drivers.check(self._process)
+            if not self._loop.is_running():
+                raise ClientClosed
+        except (forked_drivers.ForkedDriverError, ClientClosed):
+            coroutine.close()
+            raise
+        return asyncio.run_coroutine_threadsafe(coroutine, self._loop)
+
+    def _on_loop(self) -> bool:
+        """Whether the calling thread is that of the client's loop."""
+        return threading.get_ident() == getattr(self._loop, "_thread_id", None)
+
+    def _start_here(self, coroutine: Coroutine[Any, Any, None]) -> None:
+        """Like `start`, but without a detour if this is the loop's thread."""
+        if not self._on_loop():
+            self.start(coroutine)
+            return
+        task = self._loop.create_task(coroutine)
+        self._background.add(task)
+        task.add_done_callback(self._background.discard)
+
+    # -- submission --------------------------------------------------------------
+
+    def submit_transformation(
+        self,
+        submission: TransformationSubmission,
+        need_fat: bool = False,
+        priority_boost: int = 0,
+    ) -> TransformationFutures:
+        """Submit a transformation, or join the submission of the same one.
+
+        Returns at once; any thread may call.
+
+        Parameters
+        ----------
+        submission
+            What is to run.
+        need_fat
+            Also give a future of the result's buffer.
+        priority_boost
+            Above 0 for nested work: its depth in the tree of transformations. Deeper
+            work runs first, and nested work does not take the units of top-level
+            work.
+
+        Raises
+        ------
+        ValueError
+            If the required resources are malformed.
+        EnvelopeMismatch
+            If the submission is strict and the same transformation is under way with
+            another envelope.
+        ForkedDriverError
+            In a process that was forked from the one that has made the client.
+        """
+        forked_drivers.check(self._process)
+        identity = identify(submission)
+        nested = priority_boost > 0 or self.role != "driver"
+        depth = max(1, int(priority_boost)) if nested else 0
+        dependencies = identity.dependencies
+        job = tasks.Job(
+            key=identity.key,
+            transformation_dict=submission.transformation_dict,
+            tf_checksum=None if dependencies else submission.tf_checksum,
+            tf_dunder=submission.tf_dunder,
+            dependencies=tuple(dependencies),
+            scratch=submission.scratch,
+            allow_input_fingertip=submission.allow_input_fingertip,
+            strict_dunder=submission.strict_dunder,
+            depth=depth,
+            contents=submission.contents,
+            client=None if self.role == "worker" else self.client.id,
+        )
+        unit = NESTED_RESOURCE if nested or identity.driver else TOP_LEVEL_RESOURCE
+        with self._lock:
+            if submission.strict_dunder and submission.tf_checksum is not None:
+                check_envelope(
+                    submission.tf_checksum,
+                    Envelope(submission.tf_dunder, submission.scratch),
+                    self._registry.active_envelopes(submission.tf_checksum),
+                )
+            entry = self._registry.reuse(identity.key, time.monotonic())
+            if entry is None:
+                entry = self._submit_base(
+                    job,
+                    list(dependencies.values()),
+                    {**identity.resources, unit: 1},
+                )
+            futures = self._handles(entry)
+        if need_fat:
+            futures.fat = self.ensure_fat_future(futures)
+        return futures
+
+    def task_key(self, submission: TransformationSubmission) -> str:
+        """Return the key that the Dask task of a submission has, or would have now.
+
+        Raises
+        ------
+        ValueError
+            If the required resources are malformed.
+        """
+        name = identify(submission).key
+        with self._lock:
+            return self._registry.key(name)
+
+    def _submit_base(
+        self, job: tasks.Job, dependencies: list[Entry], resources: dict[str, float]
+    ) -> Entry:
+        name = job.key
+        job = replace(job, key=self._registry.key(name))
+
+        def submit() -> Future:
+            return self.client.submit(
+                tasks.run_transformation,
+                job,
+                *(self._results.as_argument(dependency) for dependency in dependencies),
+                key=job.key,
+                priority=job.depth,
+                resources=resources,
+                pure=False,
+            )
+
+        envelope = Envelope(job.tf_dunder, job.scratch)
+        entry = Entry(name, job.key, job.tf_checksum, submit, submit(), envelope)
+        self.pace.sent()
+        self._registry.add(entry)
+        self._start_here(self._watch(entry))
+        return entry
+
+    def _handles(self, entry: Entry) -> TransformationFutures:
+        return TransformationFutures(
+            base=Handle(self, entry, lambda result: result),
+            thin=Handle(self, entry, TransformationResult.thin),
+            tf_checksum=entry.tf_checksum,
+            entry=entry,
+        )
+
+    def _on_result(self, key: str, result: dict[str, Any]) -> None:
+        """Take a result that a worker has sent with the end of a task."""
+        entry = self._registry.of_key(key)
+        if entry is not None:
+            entry.pushed = TransformationResult(**result)
+
+    async def _watch(self, entry: Entry) -> None:
+        outcome = entry.outcome
+        try:
+            result = await self._results.of(entry)
+        except (asyncio.CancelledError, concurrent.futures.CancelledError):
+            outcome.cancel()
+        except Exception as error:  # noqa: BLE001 - every way a task can fail ends here
+            # What fails with the connection is told to those who wait for it.
+            ended = isinstance(error, ConnectionError)
+            level = logging.INFO if ended else logging.WARNING
+            logger.log(level, "Task %s failed: %r", entry.key, error)
+            if not outcome.cancelled():
+                outcome.set_result(
+                    TransformationResult(
+                        entry.tf_checksum, None, f"Task {entry.key} failed: {error!r}\n"
+                    )
+                )
+        else:
+            if result.content is not None and result.result_checksum is not None:
+                recent_buffers.remember(
+                    Buffer(result.content, checksum=Checksum(result.result_checksum))
+                )
+            if not outcome.cancelled():
+                outcome.set_result(result)
+            if result.tf_checksum is not None:
+                with self._lock:
+                    self._registry.learn(entry, result.tf_checksum)
+        entry.last_used = time.monotonic()
+        self._schedule_pruning()
+
+    # -- handles -----------------------------------------------------------------
+
+    def hold(self, entry: Entry) -> None:
+        """One more caller has a handle on a task."""
+        with self._lock:
+            self._registry.hold(entry)
+
+    def unhold(self, entry: Entry, *, cancel: bool) -> None:
+        """A caller gives its handle back; `cancel`: cancel what nobody else wants."""
+        if os.getpid() != self._process:
+            return  # it is the parent's
+        with self._lock:
+            abandoned = self._registry.unhold(entry, cancel=cancel)
+        if abandoned:
+            entry.outcome.cancel()
+
+    def get_transformation_futures(
+        self, tf_checksum: Checksum | str
+    ) -> TransformationFutures | None:
+        """Return new handles on a transformation that this client knows, or None."""
+        checksum = Checksum(tf_checksum).hex()
+        with self._lock:
+            entry = self._registry.of_checksum(checksum)
+            if entry is None:
+                return None
+            entry.last_used = time.monotonic()
+            return self._handles(entry)
+
+    @property
+    def defers(self) -> bool:
+        """Whether a task may be submitted before its inputs are known."""
+        return self.inner is None
+
+    async def keep_pace(self) -> None:
+        """Wait until the scheduler has taken in most of what was submitted."""
+        await self.pace.keep()
+
+    async def result_of(self, futures: TransformationFutures) -> TransformationResult:
+        """Wait for the end of a transformation; see `Handle.wait`."""
+        result: TransformationResult = await futures.base.wait()
+        return result
+
+    def release_transformation_futures(
+        self, futures: TransformationFutures, cancel: bool = False
+    ) -> None:
+        """Release the handles of one caller.
+
+        Parameters
+        ----------
+        futures
+            What `submit_transformation` or `get_transformation_futures` returned.
+        cancel
+            Cancel what has not ended and is not wanted by anybody else. Finished
+            work, and other callers' handles, are not affected.
+        """
+        if futures.fat is not None:
+            futures.fat.release()
+        for handle in (futures.base, futures.thin):
+            if handle is not None:
+                handle.release(cancel=cancel)
+
+    def cancel_by_checksum(self, tf_checksum: Checksum | str) -> bool:
+        """Cancel a transformation wherever it runs or waits, for everybody.
+
+        Any thread may call, also one with a running event loop; the call takes at
+        most five seconds.
+
+        Returns
+        -------
+        bool
+            Whether there was anything to cancel.
+        """
+        forked_drivers.check(self._process)
+        checksum = Checksum(tf_checksum).hex()
+        with self._lock:
+            entry = self._registry.of_checksum(checksum)
+            pending = entry is not None and not entry.outcome.done()
+            if entry is not None and pending:
+                self._registry.forget(entry)
+        if entry is not None and pending:
+            entry.outcome.cancel()
+        request = self.start(self._cancel_on_scheduler(checksum))
+        if self._on_loop():
+            return pending
+        return bool(request.result(timeout=5)) or pending
+
+    async def _cancel_on_scheduler(self, checksum: str) -> list[str]:
+        keys = await scheduler.cancel(self.client, [checksum])
+        now = time.monotonic()
+        with self._lock:
+            for key in keys:
+                self._registry.cancelled(key, now)
+        self._schedule_pruning()
+        return keys
+
+    # -- buffers -----------------------------------------------------------------
+
+    def ensure_fat_future(self, futures: TransformationFutures) -> FatFuture:
+        """Return a future of the result's buffer; any thread, no waiting."""
+        return self._fetcher.of_result(futures.entry, fingertip=False)
+
+    def ensure_fat_finger_future(self, futures: TransformationFutures) -> FatFuture:
+        """Like `ensure_fat_future`; a buffer that is nowhere is recomputed."""
+        return self._fetcher.of_result(futures.entry, fingertip=True)
+
+    def get_fat_checksum_future(self, checksum: Checksum | str) -> Future:
+        """Have the buffer of a checksum fetched; any thread, no waiting.
+
+        Returns
+        -------
+        distributed.Future
+            Its result is ``(checksum, buffer, error)``: 64 hexadecimal digits, a
+            `seamless.Buffer` and None; or the digits, None and a text if the buffer is
+            nowhere. It may be given to other Dask tasks.
+        """
+        return self._fetcher.of_checksum(Checksum(checksum).hex(), fingertip=False)
+
+    def get_fat_finger_checksum_future(self, checksum: Checksum | str) -> Future:
+        """Like `get_fat_checksum_future`; a buffer that is nowhere is recomputed."""
+        return self._fetcher.of_checksum(Checksum(checksum).hex(), fingertip=True)
+
+    # -- caches ------------------------------------------------------------------
+
+    def _schedule_pruning(self) -> None:
+        """Arrange for `_prune` while anything is cached. Called on the loop."""
+        if not self._pruning:
+            self._pruning = True
+            self._loop.call_later(CACHE_TTL / 4, self._prune)
+
+    def _prune(self) -> None:
+        deadline = time.monotonic() - CACHE_TTL
+        self._pruning = False
+        with self._lock:
+            self._registry.prune(deadline)
+            again = recent_buffers.forget(deadline) or not self._registry.idle
+        if again:
+            self._schedule_pruning()
+
+    def status(self) -> Awaitable[dict[str, Any]]:
+        """Ask the scheduler's plugin for its state; await on any loop."""
+        return asyncio.wrap_future(self.start(scheduler.status(self.client)))

@@ -1,0 +1,139 @@
+"""Has the plugins run on a cluster, as a driver needs them."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import logging
+from collections.abc import Mapping
+from typing import Any
+
+from distributed import Client
+
+import scheduler_ext
+from scheduler_ext import messages
+
+from ..cluster import scheduler
+from ..cluster.record_mode import RECORD_MODE
+from ..errors import RecordModeMismatch
+from .plugin import SeamlessWorkerPlugin
+
+logger = logging.getLogger(__name__)
+
+#: where a cluster remembers how its workers were configured (Dask metadata)
+CONFIGURATION = "seamless-worker-configuration"
+#: where it remembers the cluster and queue that records name
+SELECTION = "seamless-selection"
+PRELOAD = "dask scheduler --preload scheduler_ext.preload"
+
+
+def ensure_plugin(client: Client) -> None:
+    """Make sure that the scheduler runs our plugin in our version.
+
+    Raises
+    ------
+    RuntimeError
+        If it does not and cannot be made to; the message says what to do.
+    """
+    answer = scheduler.call(client, messages.OP_VERSION)
+    if answer is None:
+        try:
+            client.run_on_scheduler(scheduler_ext.install)
+        except Exception as error:
+            raise RuntimeError(
+                "The Dask scheduler runs without the Seamless plugin and does not let "
+                f"a client install it ({error!r}). Start it as: {PRELOAD}"
+            ) from error
+        answer = scheduler.call(client, messages.OP_VERSION)
+        if answer is None:
+            raise RuntimeError(
+                "The Seamless plugin was installed in the Dask scheduler but does not "
+                f"answer. Start the scheduler as: {PRELOAD}"
+            )
+    if answer.get("protocol") != scheduler_ext.PROTOCOL:
+        raise RuntimeError(
+            "The Dask scheduler's Seamless plugin has version "
+            f"{answer.get('version')} (protocol {answer.get('protocol')}), this "
+            f"client has {scheduler_ext.__version__} (protocol "
+            f"{scheduler_ext.PROTOCOL}): restart the cluster with the same version"
+        )
+
+
+def ensure_record_mode(client: Client, record: bool) -> None:
+    """Make sure that cluster and client agree on whether full records are written.
+
+    The wrapper has told the scheduler; otherwise the first client decides.
+
+    Raises
+    ------
+    RecordModeMismatch
+        If they differ.
+    """
+    present = client.get_metadata([RECORD_MODE], default=None)
+    if present is None:
+        client.set_metadata([RECORD_MODE], record)
+    elif present != record:
+        raise RecordModeMismatch(client=record, cluster=present)
+
+
+def ensure_worker_plugin(
+    client: Client,
+    *,
+    processes: int,
+    remote_clients: Mapping[str, Any] | None,
+    record: bool = False,
+    selection: Mapping[str, Any] | None = None,
+) -> None:
+    """Make sure that every Dask worker, present or future, runs our worker plugin.
+
+    A client without `remote_clients` never changes a cluster that somebody else has
+    configured. One with other services than the cluster's reconfigures the workers:
+    a hashserver that was restarted has another port. One that selects another cluster
+    or queue does not: the workers stay where they are.
+
+    Raises
+    ------
+    RuntimeError
+        In record mode, if the workers' cluster or queue is another than `selection`.
+    """
+    configuration = {
+        "processes": processes,
+        "remote_clients": None if remote_clients is None else dict(remote_clients),
+    }
+    text = json.dumps(configuration, sort_keys=True)
+    digest = hashlib.sha256(text.encode()).hexdigest()
+    present = client.get_metadata([CONFIGURATION], default=None)
+    if present is not None and remote_clients is None:
+        return
+    selected = _selected(selection)
+    if present is not None:
+        _check_selection(client, selected, record)
+    if present == digest:
+        return
+    if present is not None:
+        logger.info("The services of the cluster have changed: configuring workers")
+    plugin = SeamlessWorkerPlugin(
+        processes, remote_clients, record=record, selection=selection
+    )
+    client.register_plugin(plugin)
+    client.set_metadata([CONFIGURATION], digest)
+    client.set_metadata([SELECTION], selected)
+
+
+def _selected(selection: Mapping[str, Any] | None) -> str | None:
+    if selection is None:
+        return None
+    return f"cluster {selection['cluster']!r}, queue {selection['queue']!r}"
+
+
+def _check_selection(client: Client, selected: str | None, record: bool) -> None:
+    present = client.get_metadata([SELECTION], default=None)
+    if selected == present:
+        return
+    message = (
+        f"The Dask cluster runs in {present}, this client selects {selected}: restart "
+        "the daskserver to change that"
+    )
+    if record:
+        raise RuntimeError(message)
+    logger.warning(message)
