@@ -65,11 +65,11 @@ class Neighbour(NamedTuple):
 
     def problems(self) -> Iterator[str]:
         """Yield what is wrong with it, as lines."""
-        if self.ok:
+        if self.version is None and self.allowed:
+            yield f"{self.distribution} is not installed ({self.advice})"
             return
-        version = self.version or "is not installed"
-        what = f"{self.distribution} {version}"
-        if not self.fits or self.version is None:
+        what = f"{self.distribution} {self.version or 'of an unknown version'}"
+        if not self.fits:
             yield f"{what}: allowed is {self.allowed} ({self.advice})"
         for entry in self.missing:
             yield f"{what} has no {entry}: {entry.reason} ({self.advice})"
@@ -98,8 +98,7 @@ def check(where: Where) -> None:
         for neighbour in _neighbours(
             dict.fromkeys(entry.distribution for entry in used), missing=missing
         )
-        if neighbour.version is not None  # else it was put there in another way
-        for problem in neighbour.problems()
+        for problem in _as_loaded(neighbour).problems()
     ]
     if problems:
         raise NeighbourChanged(
@@ -107,6 +106,11 @@ def check(where: Where) -> None:
             + "".join(f"- {problem}\n" for problem in problems)
             + "python -m seamless_dask.status --check shows all that it needs"
         )
+
+
+def _as_loaded(neighbour: Neighbour) -> Neighbour:
+    """Take no offence at one that is here without being installed, by a path say."""
+    return neighbour if neighbour.version else neighbour._replace(allowed="")
 
 
 def report() -> list[Neighbour]:
@@ -124,8 +128,7 @@ def report() -> list[Neighbour]:
         elif is_there(entry):
             found.append(entry)
     return [
-        # nothing can be missing of what need not be installed
-        each._replace(missing=()) if not (each.version or each.allowed) else each
+        each if each.version else each._replace(missing=())
         for each in _neighbours(
             {**requirements(), **dict.fromkeys(entry.distribution for entry in NAMES)},
             found,

@@ -143,6 +143,30 @@ def test_a_package_that_was_put_there_otherwise(
     """Without metadata nobody knows its version, which is no reason not to start."""
     monkeypatch.setattr(checking, "version_of", lambda distribution: None)
     check(ALL)
+    monkeypatch.delattr(distributed.Scheduler, "_reschedule")
+    with pytest.raises(NeighbourChanged, match="distributed of an unknown version has"):
+        check(ALL)
+
+
+def test_a_package_that_is_missing(
+    monkeypatch: pytest.MonkeyPatch, capsys: Any
+) -> None:
+    """What nobody needs for Seamless may be missing."""
+    real = versions.version_of
+    gone = ("tornado", "pandas")
+    monkeypatch.setattr(
+        checking, "version_of", lambda name: None if name in gone else real(name)
+    )
+    assert status.main(["--check"]) == 1
+    lines = capsys.readouterr().out.splitlines()
+    (line,) = (i for i, text in enumerate(lines) if text.startswith("tornado"))
+    assert lines[line].split()[1:3] == ["not", "installed"]
+    assert lines[line].endswith("NOT OK")
+    assert lines[line + 1].startswith(
+        "    tornado is not installed (pip install 'tornado"
+    )
+    (optional,) = (text for text in lines if text.startswith("pandas"))
+    assert optional.endswith("  ok")
 
 
 def test_the_check_imports_nothing() -> None:
