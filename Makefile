@@ -57,7 +57,7 @@ $(OLDEST_READY): pyproject.toml .ci/lower_bounds.py | $(READY)
 test-oldest: $(OLDEST_READY)
 	$(OLDEST)/bin/python -m pytest -m "not cluster" $(PYTEST_ARGS)
 	$(OLDEST)/bin/python -m pytest tests/test_dummy.py \
-		'tests/test_real_stack.py::test_workload_ends_and_is_stored[recursion-n=40,depth=3]' \
+		'tests/real_stack/test_real_stack.py::test_workload_ends_and_is_stored[recursion-n=40,depth=3]' \
 		$(PYTEST_ARGS)
 
 bench: $(READY)

@@ -32,7 +32,7 @@ def main() -> None:
     import seamless
     import seamless.config
     import seamless.transformer
-    import workloads
+    from drivers import workloads
 
     if args.pool:
         seamless.config.set_nparallel(50)

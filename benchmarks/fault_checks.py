@@ -21,8 +21,8 @@ from seamless.transformer import delayed
 _HERE = Path(__file__).resolve().parent
 sys.path.insert(0, str(_HERE.parent / "tests"))
 
-from stack import call_scheduler  # noqa: E402
-from workloads import Grower, bulk, evaluate, produce, tree_node  # noqa: E402
+from drivers.workloads import Grower, bulk, evaluate, produce, tree_node  # noqa: E402
+from helpers.stack import call_scheduler  # noqa: E402
 
 T = TypeVar("T")
 

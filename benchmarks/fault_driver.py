@@ -25,8 +25,8 @@ sys.path.insert(0, str(_HERE.parent / "tests"))
 import faults  # noqa: E402
 import seamless  # noqa: E402
 import seamless.config  # noqa: E402
+from drivers.workloads import Grower, bulk, tree_node  # noqa: E402
 from seamless.transformer import Transformation, delayed, parallel  # noqa: E402
-from workloads import Grower, bulk, tree_node  # noqa: E402
 
 DEPTH, WIDTH = 4, 4
 

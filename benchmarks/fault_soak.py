@@ -27,7 +27,7 @@ sys.path.insert(0, str(_HERE.parent / "tests"))
 
 from fault_checks import Checks, until_none  # noqa: E402
 from fault_stack import Driver, Stack, shared_memory, spawned  # noqa: E402
-from stack import call_scheduler  # noqa: E402
+from helpers.stack import call_scheduler  # noqa: E402
 
 #: drivers at a time
 SLOTS = 2

@@ -19,7 +19,7 @@ import psutil
 _HERE = Path(__file__).resolve().parent
 sys.path.insert(0, str(_HERE.parent / "tests"))
 
-from stack import RealStack  # noqa: E402
+from helpers.stack import RealStack  # noqa: E402
 
 DRIVER = _HERE / "fault_driver.py"
 #: a second and a third Dask worker as soon as there is some work

@@ -1,4 +1,4 @@
-"""Fixtures for all tests; see ``stack.py`` for the real stack."""
+"""Fixtures for all tests; see ``helpers/stack.py`` for the real stack."""
 
 from __future__ import annotations
 
@@ -24,11 +24,16 @@ os.environ["PATH"] = os.pathsep.join([_COMMANDS, os.environ.get("PATH", os.defpa
 signal.signal(signal.SIGINT, signal.default_int_handler)
 signal.signal(signal.SIGHUP, signal.SIG_DFL)
 
+from helpers.certificates import certificates  # noqa: E402
+
 if TYPE_CHECKING:
-    from batch_systems import BatchSystem
-    from stack import RealStack
+    from helpers.batch_systems import BatchSystem
+    from helpers.stack import RealStack
 
     from seamless_dask import SeamlessDaskClient
+
+
+__all__ = ["certificates"]  # a fixture
 
 
 @pytest.fixture(autouse=True)
@@ -48,7 +53,7 @@ def real_stack(request: pytest.FixtureRequest) -> Iterator[RealStack]:
 
     Parametrize indirectly to choose: ``{"remote": "jobserver", "workers": 4}``.
     """
-    from stack import RealStack
+    from helpers.stack import RealStack
 
     with RealStack(**getattr(request, "param", {})) as stack:
         yield stack
@@ -70,7 +75,7 @@ def dummy() -> Iterator[SeamlessDaskClient]:
 @pytest.fixture(scope="session")
 def slurm() -> Iterator[BatchSystem]:
     """A SLURM cluster of four nodes, n1 to n4, with 72 processors each."""
-    from batch_systems import started
+    from helpers.batch_systems import started
 
     with started("slurm") as system:
         yield system
@@ -79,7 +84,7 @@ def slurm() -> Iterator[BatchSystem]:
 @pytest.fixture(scope="session")
 def grid_engine() -> Iterator[BatchSystem]:
     """A Grid Engine with one node and 64 slots; its parallel environment is smp."""
-    from batch_systems import started
+    from helpers.batch_systems import started
 
     with started("sge") as system:
         yield system
@@ -88,7 +93,7 @@ def grid_engine() -> Iterator[BatchSystem]:
 @pytest.fixture(scope="session")
 def oar() -> Iterator[BatchSystem]:
     """An OAR with the nodes oarnode1 and oarnode2, with 24 cores each."""
-    from batch_systems import started
+    from helpers.batch_systems import started
 
     with started("oar") as system:
         yield system

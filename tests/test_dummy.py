@@ -11,9 +11,10 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-import workloads
 from distributed import Future
-from polling import wait_until
+from drivers import workloads
+from helpers.paths import TESTS
+from helpers.polling import wait_until
 from seamless import Buffer, Checksum
 from seamless.transformer import delayed, direct
 from seamless.util.get_event_loop import get_event_loop
@@ -369,7 +370,7 @@ def test_two_workers_share_the_processes() -> None:
 import json, sys
 import seamless, seamless.config
 sys.path.insert(0, sys.argv[1])
-import workloads
+from drivers import workloads
 if __name__ == "__main__":
     from seamless_dask import create_dummy_client
     seamless.config.set_nparallel(50)
@@ -377,7 +378,7 @@ if __name__ == "__main__":
     print(json.dumps(workloads.random_trees("two", n=20, max_nodes=20)))
     seamless.close()
 """
-    path = Path(__file__).parent
+    path = TESTS / "drivers"
     done = subprocess.run(
         [sys.executable, "-c", script, str(path)],
         capture_output=True,

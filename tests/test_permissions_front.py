@@ -16,7 +16,7 @@ from typing import Any
 
 import pytest
 from distributed import Client
-from polling import wait_until
+from helpers.polling import wait_until
 from seamless.transformer import delayed
 
 from seamless_dask import (

@@ -1,0 +1,130 @@
+"""Prologues after which the worker would never start are refused before submission."""
+
+from __future__ import annotations
+
+import json
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import pytest
+from helpers.written import BATCH, SYSTEMS, problems
+
+
+@pytest.mark.parametrize(
+    ("lines", "named", "said"),
+    [
+        (["module load gcc", 'echo "hello'], 'echo "hello', "matching"),
+        (["echo 'hello", "true"], "echo 'hello", "matching"),
+        (["cat <<END", "text"], "cat <<END", "here-document"),
+        (["true", "module load gcc \\"], "module load gcc \\", "backslash"),
+        (["if true; then", "echo x"], "echo x", "end of file"),
+        (["(cd /tmp", "true"], "true", "end of file"),
+        (["f() {", "true"], "true", "end of file"),
+        (["for i in 1 2; do"], "for i in 1 2; do", "end of file"),
+        (["true &&"], "true &&", "end of file"),
+        (["true", "fi", "true"], "fi", "near unexpected token"),
+    ],
+)
+@pytest.mark.parametrize("system", SYSTEMS)
+def test_a_prologue_that_swallows_the_worker(
+    system: str, lines: list[str], named: str, said: str
+) -> None:
+    raw: dict[str, Any] = {**BATCH, "memory_per_core_property_name": "x"}
+    (problem,) = problems(system, {**raw, "job_script_prologue": lines})
+    assert problem.startswith(f"job_script_prologue = {named!r}: ")
+    assert said in problem and "bash says (line " in problem
+
+
+@pytest.mark.parametrize(
+    ("lines", "named"),
+    [
+        (["true", "exit 0"], "exit 0"),
+        (["exit"], "exit"),
+        (["exit 1", "true"], "exit 1"),
+        (["module load gcc", "exec bash"], "exec bash"),
+        (["exec -a name python x.py"], "exec -a name python x.py"),
+    ],
+)
+def test_a_prologue_that_ends_the_job(lines: list[str], named: str) -> None:
+    (problem,) = problems("slurm", {**BATCH, "job_script_prologue": lines})
+    assert problem.startswith(f"job_script_prologue = {named!r}: ends the job")
+
+
+@pytest.mark.parametrize(
+    "lines",
+    [
+        ["[ -d /data ] || exit 1"],
+        ["test -d /data ||", "exit 1"],
+        ["if ! test -d /data; then", "exit 1", "fi"],
+        ["leave() {", "exit 1", "}"],
+        ["cat >/tmp/x <<END", "exit 1", "END"],
+        ["(", "exit 1", ")"],
+        ["exec 2>&1"],
+        ["exec >/tmp/log 2>&1"],
+        ["exec 3</dev/null", "exec {fd}>/dev/null", "exec"],
+        ["exit_code=3", "exec_it=1"],
+        ["echo a \\", "b"],
+        ["echo 'a", "b'"],
+        ["true # a remark with a \\"],
+        ["echo a\\\\"],
+        ["shopt -s extglob", "ls !(*.log)", "[[ x =~ ^x$ ]]", "a=(1 2)"],
+        ["source /etc/profile", "# a remark", "export LC_ALL=no_SUCH.locale"],
+    ],
+)
+def test_prologues_that_are_right(lines: list[str]) -> None:
+    assert not problems("slurm", {**BATCH, "job_script_prologue": lines})
+
+
+def test_nothing_of_a_prologue_is_run(tmp_path: Path) -> None:
+    lines = [f"touch '{tmp_path}/there'", f"x=$(touch '{tmp_path}/there')", 'echo "']
+    assert problems("slurm", {**BATCH, "job_script_prologue": lines})
+    assert not list(tmp_path.iterdir())
+
+
+def test_prologues_in_the_configuration_and_other_problems() -> None:
+    key = "jobqueue.slurm.job-script-prologue"
+    raw = {
+        **BATCH,
+        "processes": 20,
+        "job_script_prologue": ["exit 1"],
+        "extra_dask_config": {key: ["true", "echo '"]},
+    }
+    first, second, third = problems("slurm", raw)
+    assert first.startswith("processes = 20")
+    assert second.startswith("job_script_prologue = 'exit 1'")
+    assert third.startswith(f"Dask's configuration {key} = \"echo '\": ")
+
+
+def test_what_other_shells_read_is_not_judged(monkeypatch: pytest.MonkeyPatch) -> None:
+    raw = {**BATCH, "job_script_prologue": ["if ( -d /data ) then", "endif"]}
+    assert problems("slurm", raw)
+    other = {"jobqueue.slurm.shebang": "#!/bin/tcsh"}
+    assert not problems("slurm", {**raw, "extra_dask_config": other})
+    monkeypatch.setenv("PATH", "/nowhere")  # without bash
+    raw["job_script_prologue"] = ["if [ -d /a_directory ]", "true"]
+    assert not problems("slurm", raw)
+
+
+def test_lines_of_htcondor_are_one() -> None:
+    raw = {**BATCH, "extra_dask_config": {"jobqueue.htcondor.disk": "1GB"}}
+    assert not problems("htcondor", {**raw, "job_script_prologue": ["true", "x=1"]})
+    lines = ["if true; then", "true", "fi"]
+    (problem,) = problems("htcondor", {**raw, "job_script_prologue": lines})
+    assert "near unexpected token" in problem
+
+
+@pytest.mark.cluster
+def test_a_dry_run_shows_it(tmp_path: Path) -> None:
+    file = tmp_path / "parameters.json"
+    file.write_text(json.dumps({**BATCH, "job_script_prologue": ["echo '"]}))
+    done = subprocess.run(
+        [sys.executable, "-m", "seamless_dask.wrapper", "dask_jobqueue::SLURMCluster"]
+        + ["--dry-run", "--parameters", str(file)],
+        capture_output=True,
+        text=True,
+        timeout=60,
+    )
+    assert done.returncode == 3 and not done.stdout
+    assert 'job_script_prologue = "echo \'": ' in done.stderr
