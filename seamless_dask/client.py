@@ -11,6 +11,8 @@ from distributed import Client
 from .cluster import record_mode, selection
 from .cluster.environment import SCHEDULER_ENV
 from .neighbours import bounded_tables, client_process
+from .neighbours.check import check as check_neighbours
+from .neighbours.names import Where
 from .neighbours.services import of_current_stage
 from .submit.submitter import Role, Submitter
 from .worker import installation
@@ -48,7 +50,8 @@ class SeamlessDaskClient(Submitter):
     RuntimeError
         If the scheduler runs without the Seamless plugin and does not let clients
         install it, or with the plugin of another version. If the cluster's record
-        mode is not that of this process.
+        mode is not that of this process. A `NeighbourChanged` if this version cannot
+        work with the packages that are installed.
     """
 
     def __init__(
@@ -65,6 +68,8 @@ class SeamlessDaskClient(Submitter):
         if role is None:
             surrounded = SCHEDULER_ENV in os.environ and remote_clients is None
             role = "inner" if surrounded else "driver"
+        if role != "worker":  # else the plugin has done so
+            check_neighbours(Where.DRIVER)
         client_process.prepare()
         super().__init__(dask_client, role=role)
         if role == "driver" and remote_clients is not None:

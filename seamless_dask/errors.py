@@ -1,4 +1,4 @@
-"""Reasons why a transformation has no result.
+"""Reasons why a transformation has no result, and why a process cannot start.
 
 Those who execute, submit or compute transformations catch `TransformationError`: its
 text is what the caller of the transformation is told.
@@ -75,4 +75,12 @@ class ServiceUnavailable(TransformationError):
     """A service was away for longer than `seamless_dask.storage.outages.PATIENCE`.
 
     Or it answered with nothing but errors of its own. The text names it.
+    """
+
+
+class NeighbourChanged(RuntimeError):
+    """A package that is installed here is not as this version knows it.
+
+    Its version is out of range, or a name that we replace or read is missing. The text
+    names package, version and name, and says what to install.
     """

@@ -16,6 +16,7 @@ from importlib import import_module
 from typing import Any
 
 from ..cluster.environment import OWNER_ENV
+from ..neighbours.replacing import replace
 
 
 class _BashSubprocess:
@@ -96,6 +97,8 @@ def let_commands_wait(
     import seamless_transformer
 
     execute_bash = import_module("seamless_transformer.execute_bash")
-    execute_bash.subprocess = _BashSubprocess(  # type: ignore[attr-defined]
-        seamless_transformer.global_lock, owner, waiting
+    replace(
+        execute_bash,
+        "subprocess",
+        _BashSubprocess(seamless_transformer.global_lock, owner, waiting),
     )

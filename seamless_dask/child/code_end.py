@@ -18,6 +18,7 @@ from collections.abc import Callable
 from time import monotonic
 from typing import Any
 
+from ..neighbours.replacing import current, replace
 from .job_identity import current_job
 
 #: bound here, as a job may replace the name
@@ -50,7 +51,7 @@ class CodeEnd:
         """Have Seamless tell when the code ends, in this process."""
         from seamless_transformer import run
 
-        execute, here = run.exec_code, self._here
+        execute, here = current(run, "exec_code"), self._here
 
         @functools.wraps(execute)
         def exec_code(*arguments: Any, **options: Any) -> Any:
@@ -64,7 +65,7 @@ class CodeEnd:
                     job.code_ended = monotonic()  # what is put back may have finalisers
                     self.put_back()
 
-        run.exec_code = exec_code
+        replace(run, "exec_code", exec_code)
 
     def guard(
         self,
@@ -84,7 +85,7 @@ class CodeEnd:
             Is called with the error that the job is to have, and says whether there is
             one that executes.
         """
-        once: Callable[[], None] = loop._run_once  # type: ignore[attr-defined]
+        once: Callable[[], None] = current(loop, "_run_once")
 
         def run_once() -> None:
             try:
@@ -100,4 +101,4 @@ class CodeEnd:
                 ):
                     raise
 
-        loop._run_once = run_once  # type: ignore[attr-defined]
+        replace(loop, "_run_once", run_once)

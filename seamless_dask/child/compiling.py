@@ -31,6 +31,8 @@ from pathlib import Path
 from types import ModuleType
 from typing import Any
 
+from ..neighbours.replacing import replace
+
 logger = logging.getLogger(__name__)
 
 #: Built modules that the folder holds at most; the oldest go first.
@@ -255,4 +257,4 @@ def install(folder: Path) -> None:
     from seamless_transformer import compiler
 
     builder = ModuleBuilder(folder)
-    compiler.get_compiled_module_info = builder.get_compiled_module_info
+    replace(compiler, "get_compiled_module_info", builder.get_compiled_module_info)

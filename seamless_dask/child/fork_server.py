@@ -114,7 +114,7 @@ class Context(context.BaseContext):
     Examples
     --------
     >>> from seamless_transformer.process import manager
-    >>> manager._CTX = Context()
+    >>> replace(manager, "_CTX", Context())
     """
 
     _name = "forkserver"

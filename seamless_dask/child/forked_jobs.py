@@ -12,6 +12,7 @@ import sys
 import traceback
 from typing import Any, NoReturn
 
+from ..neighbours.replacing import replace
 from .job_identity import belong_to
 from .turn_keeper import TurnKeeper
 
@@ -79,7 +80,7 @@ def install(worker: Any, keeper: TurnKeeper) -> None:
     def forked() -> None:
         keeper.forget_all()
         belong_to(None)
-        worker._require_child_channel = refuse
-        Transformation._compute = refuse
+        replace(worker, "_require_child_channel", refuse)
+        replace(Transformation, "_compute", refuse)
 
     os.register_at_fork(after_in_child=forked)

@@ -16,6 +16,7 @@ here, because nothing outside the process can:
 from __future__ import annotations
 
 import asyncio
+import json
 import logging
 import multiprocessing
 import os
@@ -30,6 +31,7 @@ from ..cluster.environment import PROCESS_ENV, SELECTION_ENV
 from ..neighbours import event_loops, fewer_requests, own_random, pipes
 from ..neighbours.bounded_tables import bound_results, synchronize_caches
 from ..neighbours.event_loops import JobExecutor
+from ..neighbours.replacing import replace
 from . import (
     bash_commands,
     compiling,
@@ -108,6 +110,30 @@ def _leave_the_fork_server() -> None:
     numpy.random.seed()
 
 
+def _select(text: str) -> None:
+    """Select what the driver has selected, before the first transformation.
+
+    What this process calls still goes through its parent: seamless-transformer would
+    take a selected cluster for one to connect to. Only probes are told that they run
+    there.
+
+    Parameters
+    ----------
+    text
+        Value of the environment variable `seamless_dask.cluster.selection.ENVIRONMENT`.
+    """
+    from seamless_config.select import select_execution
+    from seamless_transformer import probe_index
+
+    select_execution("process")
+    if selection.select(json.loads(text)):
+        replace(probe_index, "get_execution", _remote)
+
+
+def _remote() -> str:
+    return "remote"
+
+
 class Initializer:
     """Prepares a Seamless process; instances travel to it by pickle.
 
@@ -136,11 +162,13 @@ class Initializer:
 
         from seamless_transformer import transformation_class, worker
 
-        transformation_class._COMPUTE_EXECUTOR = JobExecutor(
-            MAX_JOBS, thread_name_prefix="seamless-local"
+        replace(
+            transformation_class,
+            "_COMPUTE_EXECUTOR",
+            JobExecutor(MAX_JOBS, thread_name_prefix="seamless-local"),
         )
-        worker._CURRENT_OWNER_DASK_KEY = JobLocal()
-        worker._CURRENT_OWNER_DASK_PRIORITY = JobLocal()
+        replace(worker, "_CURRENT_OWNER_DASK_KEY", JobLocal())
+        replace(worker, "_CURRENT_OWNER_DASK_PRIORITY", JobLocal())
         let_each_job_ask()
         own_random.install()
         synchronize_caches()
@@ -152,7 +180,7 @@ class Initializer:
         small_buffers.install(worker)
         compiling.install(self.shared)
         if SELECTION_ENV in self.environment:
-            selection.select_in_seamless_process(self.environment[SELECTION_ENV])
+            _select(self.environment[SELECTION_ENV])
         self._take_turns(channel, worker, collector)
         await worker._child_initializer(channel)
 

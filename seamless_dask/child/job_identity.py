@@ -18,6 +18,8 @@ from collections.abc import Sequence
 from contextvars import ContextVar
 from typing import TYPE_CHECKING, Any
 
+from ..neighbours.replacing import replace
+
 if TYPE_CHECKING:
     from .turn_keeper import TurnKeeper
     from .turns import JobTurn
@@ -85,7 +87,7 @@ def let_each_job_ask() -> None:
     """Have jobs that call the same transformation not wait for each other's answer."""
     from seamless_transformer.transformation_cache import get_transformation_cache
 
-    get_transformation_cache()._active_submissions = _NothingUnderWay()
+    replace(get_transformation_cache(), "_active_submissions", _NothingUnderWay())
 
 
 #: names of threads that run no code of users, or that are counted elsewhere
@@ -140,4 +142,4 @@ def inherit_in_threads(variables: Sequence[JobLocal], keeper: TurnKeeper) -> Non
                 keeper.ended(job, thread)
             raise
 
-    threading.Thread.start = start_with_values  # type: ignore[assignment,method-assign]
+    replace(threading.Thread, "start", start_with_values)

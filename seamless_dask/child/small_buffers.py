@@ -23,6 +23,8 @@ from typing import Any
 
 from seamless import Buffer, Checksum
 
+from ..neighbours.replacing import current, replace
+
 #: bytes up to which a buffer is small
 SMALL = 16 * 1024
 #: under this name buffers travel: in the dunder of a job, in a request, in an answer
@@ -172,11 +174,11 @@ def install(worker: Any) -> SmallBuffers:
         The module ``seamless_transformer.worker``.
     """
     small = SmallBuffers()
-    worker._LOCAL_BUFFERS = small
+    replace(worker, "_LOCAL_BUFFERS", small)
 
-    offer = worker._buffer_ref_op
-    ask = worker._request_parent_async
-    execute = worker._execute_transformation_request
+    offer = current(worker, "_buffer_ref_op")
+    ask = current(worker, "_request_parent_async")
+    execute = current(worker, "_execute_transformation_request")
 
     def buffer_ref_op(buffer: Buffer, op: str) -> None:
         content = buffer.content
@@ -205,7 +207,7 @@ def install(worker: Any) -> SmallBuffers:
             return ResultChecksum(result, small.for_result())
         return result
 
-    worker._buffer_ref_op = buffer_ref_op
-    worker._request_parent_async = request_parent
-    worker._execute_transformation_request = execute_request
+    replace(worker, "_buffer_ref_op", buffer_ref_op)
+    replace(worker, "_request_parent_async", request_parent)
+    replace(worker, "_execute_transformation_request", execute_request)
     return small

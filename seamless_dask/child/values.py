@@ -16,6 +16,7 @@ from seamless import Buffer, Checksum
 from seamless.checksum.calculate_checksum import TRIVIAL_CHECKSUMS
 from seamless_transformer import SeamlessStreamTransformationError
 
+from ..neighbours.replacing import current, replace
 from ..storage import shared_memory
 from . import forked_jobs
 from .errors import error_text
@@ -35,9 +36,9 @@ def install(worker: Any) -> None:
         The module ``seamless_transformer.worker``.
     """
     shared_memory.install(worker)
-    tempref = worker._buffer_tempref
-    resolve = worker._checksum_resolve
-    run = worker.run_transformation_dict
+    tempref = current(worker, "_buffer_tempref")
+    resolve = current(worker, "_checksum_resolve")
+    run = current(worker, "run_transformation_dict")
     pid = os.getpid()
 
     def buffer_tempref(self: Buffer, **options: Any) -> None:
@@ -78,6 +79,6 @@ def install(worker: Any) -> None:
             # It becomes the text of the transformation's error, with its output.
             raise SeamlessStreamTransformationError(error_text(error)) from None
 
-    worker._buffer_tempref = buffer_tempref
-    worker._checksum_resolve = checksum_resolve
-    worker.run_transformation_dict = run_transformation_dict
+    replace(worker, "_buffer_tempref", buffer_tempref)
+    replace(worker, "_checksum_resolve", checksum_resolve)
+    replace(worker, "run_transformation_dict", run_transformation_dict)

@@ -13,6 +13,7 @@ from collections.abc import Callable
 from contextlib import AbstractContextManager
 from typing import Any
 
+from ..neighbours.replacing import current, replace
 from .job_identity import current_job
 from .turn_keeper import TurnKeeper
 
@@ -36,8 +37,8 @@ def install(keeper: TurnKeeper) -> Callable[[], AbstractContextManager[None]]:
         return keeper.waiting(current_job())
 
     transformation = transformation_class.Transformation
-    compute = transformation._compute
-    run_here = transformation_cache.run_transformation_dict
+    compute = current(transformation, "_compute")
+    run_here = current(transformation_cache, "run_transformation_dict")
 
     @functools.wraps(compute)
     def compute_waiting(self: Any, *args: Any, **kwargs: Any) -> Any:
@@ -50,9 +51,9 @@ def install(keeper: TurnKeeper) -> Callable[[], AbstractContextManager[None]]:
         with keeper.executing(current_job()):
             return run_here(*args, **kwargs)
 
-    transformation._compute = compute_waiting
-    transformation_cache.run_transformation_dict = run_executing
-    selectors.DefaultSelector = _selector(waiting)  # type: ignore[assignment,misc]
+    replace(transformation, "_compute", compute_waiting)
+    replace(transformation_cache, "run_transformation_dict", run_executing)
+    replace(selectors, "DefaultSelector", _selector(waiting))
     return waiting
 
 

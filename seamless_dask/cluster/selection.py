@@ -8,7 +8,6 @@ its Seamless processes, in which the code of probes asks for them.
 
 from __future__ import annotations
 
-import json
 from collections.abc import Mapping
 from dataclasses import asdict
 from typing import Any
@@ -92,26 +91,3 @@ def select(selection: Mapping[str, Any]) -> bool:
     select_node(selection["node"])
     _selected = name
     return True
-
-
-def select_in_seamless_process(text: str) -> None:
-    """Select in a Seamless process, before its first transformation.
-
-    What it calls still goes through its parent: seamless-transformer would take a
-    selected cluster for one to connect to. Only probes are told that they run there.
-
-    Parameters
-    ----------
-    text
-        Value of the environment variable `SELECTION_ENV`.
-    """
-    from seamless_config.select import select_execution
-    from seamless_transformer import probe_index
-
-    select_execution("process")
-    if select(json.loads(text)):
-        probe_index.get_execution = _remote
-
-
-def _remote() -> str:
-    return "remote"

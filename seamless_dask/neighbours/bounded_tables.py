@@ -14,6 +14,9 @@ from collections import OrderedDict
 from collections.abc import Callable, Mapping
 from typing import Any
 
+from .replacing import current, extend, replace
+from .table_seamless import CACHE_METHODS
+
 #: entries of a table that has one small entry per checksum
 TABLE_LIMIT = 5_000
 #: bytes of buffers that a Dask worker holds for what has just been computed
@@ -45,20 +48,6 @@ class BoundedTable(OrderedDict[Any, Any]):
                 self.popitem(last=False)
 
 
-#: methods of Seamless' small caches that several threads use at a time
-_CACHE_METHODS = (
-    "__contains__",
-    "__delitem__",
-    "__getitem__",
-    "__setitem__",
-    "clear",
-    "get",
-    "peek",
-    "pop",
-    "popitem",
-    "setdefault",
-    "update",
-)
 _caches_lock = threading.RLock()
 
 
@@ -71,10 +60,8 @@ def synchronize_caches() -> None:
     from seamless.util.pylru import lrucache
 
     with _caches_lock:
-        for name in _CACHE_METHODS:
-            method = getattr(lrucache, name)
-            if not hasattr(method, "__wrapped__"):
-                setattr(lrucache, name, _locked(method))
+        for name in CACHE_METHODS:
+            extend(lrucache, name, _locked)
 
 
 def _locked(method: Callable[..., Any]) -> Callable[..., Any]:
@@ -134,6 +121,6 @@ async def evict_buffers() -> None:
 
 
 def _bound(owner: Any, name: str) -> None:
-    table = getattr(owner, name)
+    table = current(owner, name)
     if not isinstance(table, BoundedTable):
-        setattr(owner, name, BoundedTable(TABLE_LIMIT, table))
+        replace(owner, name, BoundedTable(TABLE_LIMIT, table))

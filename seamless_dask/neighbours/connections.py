@@ -31,6 +31,8 @@ from typing import Any
 import aiohttp
 from seamless.caching import buffer_writer
 
+from .replacing import extend, replace
+
 logger = logging.getLogger(__name__)
 
 #: seconds between two looks whether a session is still in use
@@ -76,12 +78,12 @@ def install() -> None:
     if client.Client.healthcheck is _healthcheck:
         return
     atexit.register(_close_now, os.getpid())
-    client._build_request_timeout = _patient(client._build_request_timeout)
-    client._close_session = _unless_used(client._close_session)
-    client.Client.healthcheck = _healthcheck
-    client.Client.restart = _restart
-    client.Client._get_session = _without_dead_threads(client.Client._get_session)
-    buffer_writer._process_entry = _to_the_end(buffer_writer._process_entry)
+    extend(client, "_build_request_timeout", _patient)
+    extend(client, "_close_session", _unless_used)
+    replace(client.Client, "healthcheck", _healthcheck)
+    replace(client.Client, "restart", _restart)
+    extend(client.Client, "_get_session", _without_dead_threads)
+    extend(buffer_writer, "_process_entry", _to_the_end)
 
 
 def _patient(

@@ -25,6 +25,8 @@ from concurrent.futures import Future, ThreadPoolExecutor
 from contextvars import copy_context
 from typing import Any
 
+from .replacing import extend, replace
+
 #: as it is before `seamless_dask.child.waits` replaces it: these loops are no job's
 _Selector = selectors.DefaultSelector
 
@@ -122,11 +124,8 @@ def install() -> None:
     """Have seamless-transformer use these loops in this process; idempotent."""
     from seamless_transformer import transformation_class
 
-    get = transformation_class.get_event_loop
-    if getattr(get, "__module__", None) == __name__:
-        return
-    transformation_class.get_event_loop = _get_event_loop(get)
-    transformation_class._ensure_loop_running = ensure_running
+    extend(transformation_class, "get_event_loop", _get_event_loop)
+    replace(transformation_class, "_ensure_loop_running", ensure_running)
 
 
 def _get_event_loop(

@@ -23,6 +23,8 @@ import aiohttp
 from seamless import Checksum
 from seamless.caching import buffer_writer
 
+from .replacing import extend
+
 #: bytes up to which a buffer that is being written is not worth a promise
 SMALL = 64 * 1024
 
@@ -34,9 +36,8 @@ def install() -> None:
     from seamless_remote import buffer_remote
     from seamless_remote.client import Client
 
-    if not hasattr(buffer_remote.promise, "__wrapped__"):
-        buffer_remote.promise = _of_large_writes(buffer_remote.promise)
-        Client._get_session = _that_read_answers(Client._get_session)
+    extend(buffer_remote, "promise", _of_large_writes)
+    extend(Client, "_get_session", _that_read_answers)
 
 
 def _of_large_writes(original: _Promise) -> _Promise:

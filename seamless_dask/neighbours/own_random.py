@@ -12,22 +12,14 @@ import random
 import sys
 from typing import Any
 
-#: modules with threads of their own that use the functions of ``random``
-MODULES = (
-    "aiohttp.connector",
-    "dask.sizeof",
-    "distributed.comm.core",
-    "distributed.scheduler",
-    "distributed.utils_comm",
-    "distributed.worker",
-    "tornado.ioloop",
-)
+from .replacing import replace
+from .table_dask import DRAWING
 
 
 def install() -> None:
     """Give those that are loaded a generator of their own; idempotent."""
     generator = random.Random()
-    for name in MODULES:
+    for _, name in DRAWING:
         module: Any = sys.modules.get(name)
         if getattr(module, "random", None) is random:
-            module.random = generator
+            replace(module, "random", generator)

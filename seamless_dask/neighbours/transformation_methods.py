@@ -18,9 +18,12 @@ import functools
 from collections.abc import Callable, Coroutine, Generator
 from typing import Any, TypeVar
 
+from .replacing import extend
 from .transformation import is_settled
 
 T = TypeVar("T")
+
+_Make = Callable[[Callable[..., Any]], Callable[..., Any]]
 
 
 class Begun(Coroutine[Any, Any, T]):
@@ -80,7 +83,7 @@ def install() -> None:
     from seamless_transformer.multi import _ParallelIterator
     from seamless_transformer.transformation_class import Transformation
 
-    for owner, name, extend in (
+    for owner, name, make in (
         (Transformation, "start", _start),
         (Transformation, "_compute", _compute),
         (Transformation, "task", _task),
@@ -90,11 +93,12 @@ def install() -> None:
         (Transformation, "cancel_async", _cancel_async),
         (_ParallelIterator, "__next__", _next),
     ):
-        method = getattr(owner, name)
-        if method.__module__ != __name__:
-            extended = functools.wraps(method)(extend(method))
-            extended.__module__ = __name__
-            setattr(owner, name, extended)
+        extend(owner, name, functools.partial(_alike, make))
+
+
+def _alike(make: _Make, method: Callable[..., Any]) -> Callable[..., Any]:
+    """Make a method that looks like the one whose place it takes."""
+    return functools.wraps(method)(make(method))
 
 
 def _quiet(task: asyncio.Task[Any] | None) -> None:

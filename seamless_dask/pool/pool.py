@@ -27,6 +27,7 @@ from ..child import fork_server
 from ..child.job_runner import STARVED, STUCK
 from ..child.small_buffers import BUFFERS, SMALL, Contents, ResultChecksum
 from ..errors import JobFailed
+from ..neighbours.replacing import replace
 from ..storage.cache import BufferStore
 from ..storage.job_report import JobReport
 from . import os_processes
@@ -133,7 +134,7 @@ class Pool:
         os.environ.setdefault(transformer_worker._ALLOW_REMOTE_CLIENTS_ENV, "1")
         transformer_worker._set_dask_available(True)
         self._manager = manager = transformer_worker._WorkerManager(0)
-        process_manager._CTX = fork_server.Context()
+        replace(process_manager, "_CTX", fork_server.Context())
         self._processes = Processes(
             manager,
             self.processes,
@@ -141,7 +142,7 @@ class Pool:
             self._environment,
             self._scratch,
         )
-        transformer_worker._worker_manager = manager
+        replace(transformer_worker, "_worker_manager", manager)
         transformer_worker._set_has_spawned(True)
         started = asyncio.run_coroutine_threadsafe(self._take_over(), manager.loop)
         try:
@@ -157,10 +158,9 @@ class Pool:
             MAX_THREADS, thread_name_prefix="seamless-pool"
         )
         manager.loop.set_default_executor(executor)
-        manager._executor.shutdown(wait=False)
-        manager._executor = executor
-        manager._prefetched_buffers = self.buffers
-        manager._dispatch = self._dispatch_other
+        replace(manager, "_executor", executor).shutdown(wait=False)
+        replace(manager, "_prefetched_buffers", self.buffers)
+        replace(manager, "_dispatch", self._dispatch_other)
         handlers = manager._manager
         handlers.add_parent_handler("__worker_ready__", self._on_ready)
         handlers.add_parent_handler("delegate_transformation_submit", self._delegate)

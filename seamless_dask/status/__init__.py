@@ -38,6 +38,8 @@ Show what a Dask cluster does that runs Seamless transformations.
   python -m seamless_dask.status daskserver-X           the same, by its name
   python -m seamless_dask.status [ADDRESS] why CHECKSUM where a transformation is, and
                                                         what it waits for
+  python -m seamless_dask.status --check                whether the packages on this
+                                                        machine are what it needs
 """
 
 EPILOG = """\
@@ -47,7 +49,8 @@ The only cluster is looked for among the status files of daskservers in
 exit codes:
   0  the state is shown
   1  not found: no cluster, no answer from it, no Seamless plugin in it or one of another
-     version, or a transformation that nothing is known of
+     version, or a transformation that nothing is known of; with --check: a package is
+     missing, or is not what this version can work with
   2  wrong usage; also several clusters, or several checksums that begin so
 """
 
@@ -70,8 +73,14 @@ def main(arguments: Sequence[str] | None = None) -> int:
     """Run the command; return its exit code."""
     parser = _parser()
     options = parser.parse_args(arguments)
+    if options.check and (options.words or options.watch):
+        parser.error("--check goes with --json only")
     what, checksum = _words(parser, options.words)
     try:
+        if options.check:
+            from . import installed  # asks for all packages; nothing else needs them
+
+            return installed.show(as_json=options.json)
         question = _Question(resolve(what, protocol=_protocol()), checksum)
         with _quiet():
             return _show(question, as_json=options.json, every=options.watch)
@@ -147,7 +156,16 @@ def _parser() -> argparse.ArgumentParser:
         help='see above; at least 6 digits of a checksum, and "why" before them',
     )
     parser.add_argument(
-        "--json", action="store_true", help="print the answer of the scheduler as JSON"
+        "--json",
+        action="store_true",
+        help="print the answer of the scheduler, or the result of --check, as JSON",
+    )
+    parser.add_argument(
+        "--check",
+        action="store_true",
+        help="ask no scheduler: show the versions of the packages that are installed "
+        "here, those that are allowed, and what we use of them and do not find; put it "
+        "into a report of a problem. With --json: all names that we use",
     )
     parser.add_argument(
         "--watch",

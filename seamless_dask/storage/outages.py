@@ -20,6 +20,7 @@ from collections.abc import Awaitable, Callable, Sequence
 from typing import Any, TypeVar
 
 from ..errors import ServiceUnavailable
+from ..neighbours.replacing import extend
 from ..neighbours.services import databases, hashservers
 
 logger = logging.getLogger(__name__)
@@ -262,9 +263,7 @@ def install() -> None:
     for name, (service, functions) in _ASKED_BY_SEAMLESS.items():
         module = importlib.import_module(f"seamless_remote.{name}")
         for function in functions:
-            request = getattr(module, function)
-            if request.__module__ != __name__:
-                setattr(module, function, _patient(service, request))
+            extend(module, function, functools.partial(_patient, service))
 
 
 def _patient(
@@ -274,5 +273,4 @@ def _patient(
     async def patient(*arguments: Any, **options: Any) -> T:
         return await service.call(lambda: request(*arguments, **options))
 
-    patient.__module__ = __name__
     return patient

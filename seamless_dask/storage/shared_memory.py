@@ -28,6 +28,8 @@ from typing import Any
 from seamless import Buffer, CacheMissError, Checksum
 from seamless.caching.buffer_cache import get_buffer_cache
 
+from ..neighbours.replacing import replace
+
 logger = logging.getLogger(__name__)
 
 #: bytes from which a buffer stays in shared memory, and is written in pieces
@@ -315,8 +317,8 @@ def install(worker: Any) -> None:
         buffer = Buffer(content, checksum=self)
         return buffer if celltype is None else buffer.get_value(celltype)
 
-    worker._checksum_resolve = resolve
-    worker._upload_buffer_to_parent = upload
+    replace(worker, "_checksum_resolve", resolve)
+    replace(worker, "_upload_buffer_to_parent", upload)
 
 
 def _filled(pointer: dict[str, Any], content: bytes) -> bool:

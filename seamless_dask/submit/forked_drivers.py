@@ -22,6 +22,8 @@ from typing import Any
 
 import seamless
 
+from ..neighbours.replacing import current, replace
+
 
 class ForkedDriverError(RuntimeError):
     """The process was forked from a driver and has no connection to the cluster."""
@@ -145,10 +147,10 @@ def _let_go_of_seamless_processes() -> None:
     """
     from seamless_transformer import transformation_class, worker
 
-    worker._worker_manager = None
+    replace(worker, "_worker_manager", None)
     worker._has_spawned = False
-    executor = transformation_class._COMPUTE_EXECUTOR
-    transformation_class._COMPUTE_EXECUTOR = ThreadPoolExecutor(executor._max_workers)
+    threads = current(transformation_class, "_COMPUTE_EXECUTOR")._max_workers
+    replace(transformation_class, "_COMPUTE_EXECUTOR", ThreadPoolExecutor(threads))
 
 
 def _let_go_of_loops() -> None:

@@ -30,6 +30,8 @@ from ..cluster.environment import (
 )
 from ..cluster.record_mode import set_in_this_process
 from ..cluster.selection import select
+from ..neighbours.check import check
+from ..neighbours.names import Where
 from ..submit.tasks import WORKER_PLUGIN
 
 if TYPE_CHECKING:
@@ -108,6 +110,7 @@ class SeamlessWorkerPlugin(WorkerPlugin):
         )
 
     async def _start(self, worker: Worker) -> TaskRunner:
+        check(Where.WORKER | Where.CHILD)  # it starts processes, with the same packages
         private_directories.protect(worker.local_directory)
         # These start threads and raise resource limits, so not at import.
         from ..pool.pool import Pool

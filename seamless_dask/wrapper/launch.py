@@ -11,6 +11,9 @@ from typing import TYPE_CHECKING, Any
 from scheduler_ext.task_keys import TOP_LEVEL_RESOURCE
 
 from ..cluster.record_mode import publish
+from ..errors import NeighbourChanged
+from ..neighbours.check import check as check_neighbours
+from ..neighbours.names import Where
 from .cluster_string import ClusterClass
 from .events import Endpoint, Launched, News
 from .exit_codes import StartFailed
@@ -101,6 +104,10 @@ def _check_config(parameters: Parameters) -> None:
 
     if parameters.pure_dask:
         return
+    try:
+        check_neighbours(Where.WRAPPER)
+    except NeighbourChanged as error:
+        raise StartFailed(str(error)) from None
     if not dask.config.get("distributed.scheduler.pickle", True):
         raise StartFailed(
             "The Dask configuration turns distributed.scheduler.pickle off; Seamless "

@@ -11,6 +11,7 @@ from importlib import import_module
 from types import FrameType
 from typing import Any
 
+from ...neighbours.replacing import current, replace
 from . import native_code
 from .part import Watched
 
@@ -30,11 +31,11 @@ _get_frame = sys._getframe
 def observe() -> None:
     """Have calls of `FUNCTIONS` noticed; does nothing the second time."""
     for name, modules in FUNCTIONS:
-        original = getattr(modules[0], name)
+        original = current(modules[0], name)
         if not hasattr(original, "_observed"):
             observed = _observed(f"{modules[0].__name__}.{name}", original)
             for module in modules:
-                setattr(module, name, observed)
+                replace(module, name, observed)
 
 
 def _observed(title: str, original: Callable[..., Any]) -> Callable[..., Any]:

@@ -1,0 +1,20 @@
+"""All names of other packages that are not public and that we replace or read.
+
+An entry that is missing here is found by ``tests/neighbours/test_neighbours_source.py``.
+"""
+
+from __future__ import annotations
+
+from . import table_dask, table_python, table_seamless
+from .names import Name
+
+NAMES: tuple[Name, ...] = (
+    *table_seamless.NAMES,
+    *table_dask.NAMES,
+    *table_python.NAMES,
+)
+
+#: {(module, name in it): entry}
+BY_NAME: dict[tuple[str, str], Name] = {
+    (entry.module, entry.name): entry for entry in NAMES
+}
