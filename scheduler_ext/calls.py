@@ -13,7 +13,7 @@ from distributed.scheduler import Scheduler, TaskState
 
 from . import messages
 from .activity import UNFINISHED
-from .cancellation import LiveKeys
+from .cancellation import STIMULUS, LiveKeys
 from .delivery import Delivery, sorted_out
 from .fields import InvalidMessage
 from .messages import PROTOCOL, error_reply
@@ -240,7 +240,7 @@ class Calls:
         for address, theirs in by_worker.items():
             if self.machine.is_worker(address):
                 scheduler.worker_send(address, messages.push_cancel(theirs))
-        stimulus_id = f"seamless-cancel-{monotonic()}"
+        stimulus_id = f"{STIMULUS}{monotonic()}"
         for client_id, theirs in by_client.items():
             scheduler.client_releases_keys(theirs, client_id, stimulus_id)
         scheduler.report(

@@ -9,6 +9,9 @@ from collections.abc import Iterable
 
 from .task_keys import checksum_of
 
+#: How the stimuli begin by which the scheduler cancels tasks for us
+STIMULUS = "seamless-cancel-"
+
 
 class LiveKeys:
     """The unfinished tasks of each transformation."""

@@ -13,7 +13,7 @@ from distributed.scheduler import Scheduler
 
 from .. import messages
 from ..activity import UNFINISHED, Activity
-from ..cancellation import LiveKeys
+from ..cancellation import STIMULUS, LiveKeys
 from ..fields import InvalidMessage
 from ..permission.machine import PermissionMachine
 from ..scaling import ScalingRecord
@@ -23,7 +23,7 @@ from .phrases import listed
 from .standstill import Watchdog
 
 #: How the stimuli begin by which tasks are cancelled: by us, by Dask
-_CANCELLATIONS = ("seamless-cancel-", "cancel-")
+_CANCELLATIONS = (STIMULUS, "cancel-")
 
 
 class Operations:
