@@ -153,6 +153,11 @@ def _let_go_of_seamless_processes() -> None:
     replace(transformation_class, "_COMPUTE_EXECUTOR", ThreadPoolExecutor(threads))
 
 
+#: sockets by which these loops wake themselves. At its exit Python ends objects of a
+#: cycle in any order, and a loop that finds its own closed complains.
+_self_pipes: list[tuple[Any, Any]] = []
+
+
 def _let_go_of_loops() -> None:
     """Take event loops of the parent's threads apart from those of the parent.
 
@@ -169,3 +174,4 @@ def _let_go_of_loops() -> None:
         loop._selector = selectors.DefaultSelector()
         loop._close_self_pipe()
         loop._make_self_pipe()
+        _self_pipes.append((loop._ssock, loop._csock))
