@@ -1,7 +1,8 @@
-"""What the operating system knows of a process: that it ends, why, what it leaves.
+"""Operating system functions for processes: how they end, and their descendants.
 
-Knows nothing of Seamless. Linux tells of an end by a file descriptor of the process;
-elsewhere, multiprocessing's sentinel does, which may be late if the process has forked.
+Knows nothing of Seamless. On Linux, a file descriptor of the process (a pidfd) signals
+its end; elsewhere, multiprocessing's sentinel does, which may be late if the process has
+forked.
 """
 
 from __future__ import annotations
@@ -20,7 +21,7 @@ from ..cluster.environment import MARKER_ENV
 
 logger = logging.getLogger(__name__)
 
-#: looks for descendants that were born while others were being killed
+#: passes of `kill_marked`: descendants may start while others are being killed
 SWEEPS = 5
 
 _EXPLANATIONS = {
@@ -61,12 +62,12 @@ class Sentinel:
 
 
 def describe_exit(code: int | None) -> str:
-    """Say in words how a process ended.
+    """Describe in words how a process ended.
 
     Parameters
     ----------
     code
-        As in `multiprocessing.Process.exitcode`; None if nobody knows.
+        As in `multiprocessing.Process.exitcode`; None if it is not known.
     """
     if code is None:
         return "ended"
@@ -82,9 +83,9 @@ def describe_exit(code: int | None) -> str:
 
 
 def hang_up(connection: Connection) -> None:
-    """Let both ends of a pipe see its end, whoever else has inherited them.
+    """Shut down both ends of a pipe, even if other processes have inherited them.
 
-    A thread of ours that is blocked in reading or writing is woken; what has been
+    A thread of ours that is blocked in reading or writing is woken; data that has been
     received already can still be read.
     """
     try:
@@ -105,7 +106,7 @@ def tree(pid: int) -> list[psutil.Process]:
 
 
 def kill(processes: Iterable[psutil.Process]) -> None:
-    """Send SIGKILL to those that still exist."""
+    """Send SIGKILL to the processes that still exist."""
     for process in processes:
         try:
             process.kill()
@@ -114,13 +115,13 @@ def kill(processes: Iterable[psutil.Process]) -> None:
 
 
 def kill_tree(pid: int, marker: str) -> None:
-    """Kill a process and everything that it has started; may take some 10 ms."""
+    """Kill a process and its descendants; may take some 10 ms."""
     kill(tree(pid))
     kill_marked(marker)
 
 
 def kill_marked(marker: str) -> None:
-    """Kill descendants, also without a parent, whose marker begins with `marker`."""
+    """Kill all processes, also orphans, whose marker begins with `marker`."""
     for _ in range(SWEEPS):
         found = _marked(marker)
         if not found:
@@ -141,6 +142,6 @@ def _marked(marker: str) -> list[psutil.Process]:
         except (psutil.NoSuchProcess, psutil.AccessDenied):
             continue
         except OSError as error:
-            # Some systems refuse to show the environment of a process in other words.
+            # Some systems refuse to show the environment with another exception.
             logger.debug("Environment of process %s: %r", process.pid, error)
     return found
