@@ -11,6 +11,7 @@ import logging
 import os
 import signal
 import socket
+import time
 from collections.abc import Iterable
 from multiprocessing.connection import Connection
 from multiprocessing.process import BaseProcess
@@ -23,6 +24,8 @@ logger = logging.getLogger(__name__)
 
 #: passes of `kill_marked`: descendants may start while others are being killed
 SWEEPS = 5
+#: seconds that one pass waits for the killed processes to end
+SWEEP_SECONDS = 0.1
 
 _EXPLANATIONS = {
     signal.SIGKILL: "by the kernel because memory was short, or by hand",
@@ -105,6 +108,23 @@ def tree(pid: int) -> list[psutil.Process]:
         return []
 
 
+def remaining(processes: Iterable[psutil.Process]) -> list[psutil.Process]:
+    """Return the processes that have not ended; collect the exit codes of children.
+
+    A process whose fork server was killed is a zombie until the init process collects
+    it, which may take seconds, or never happen in a container.
+    """
+    _, there = psutil.wait_procs(list(processes), timeout=0)
+    return [process for process in there if not _is_zombie(process)]
+
+
+def _is_zombie(process: psutil.Process) -> bool:
+    try:
+        return bool(process.status() == psutil.STATUS_ZOMBIE)
+    except psutil.NoSuchProcess:
+        return True
+
+
 def kill(processes: Iterable[psutil.Process]) -> None:
     """Send SIGKILL to the processes that still exist."""
     for process in processes:
@@ -127,7 +147,9 @@ def kill_marked(marker: str) -> None:
         if not found:
             return
         kill(found)
-        psutil.wait_procs(found, timeout=0.1)
+        deadline = time.monotonic() + SWEEP_SECONDS
+        while remaining(found) and time.monotonic() < deadline:
+            time.sleep(0.005)
     logger.warning("Processes that a transformation has started do not end: %s", found)
 
 

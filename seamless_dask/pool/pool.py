@@ -388,8 +388,7 @@ async def _signal(
             continue
     deadline = time.monotonic() + seconds
     while True:
-        # wait_procs collects the exit codes of children of this process
-        _, processes = psutil.wait_procs(processes, timeout=0)
+        processes = os_processes.remaining(processes)
         if not processes or time.monotonic() > deadline:
             return processes
         await asyncio.sleep(0.02)
