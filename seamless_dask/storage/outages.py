@@ -82,18 +82,22 @@ class Service:
         ------
         ServiceUnavailable
             When the service has been away for `PATIENCE` seconds; later calls then fail
-            at once.
+            at once. Or when this request has failed for so long, although the service
+            answers others, or its health check.
         Exception
             Any exception of `request` that is not due to an outage.
         """
         pause = FIRST_PAUSE
+        failed_first: float | None = None
         while True:
             try:
                 result = await _asked_for(request)
             except Exception as error:  # any exception may tell of an outage
                 if not is_outage(error):
                     raise
-                waited = self._note_failure(error)
+                now = time.monotonic()
+                failed_first = now if failed_first is None else failed_first
+                waited = max(self._note_failure(error), now - failed_first)
                 if waited >= PATIENCE:
                     self._end_probe()
                     raise ServiceUnavailable(

@@ -21,6 +21,7 @@ from collections import Counter
 from collections.abc import Iterator
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import psutil
@@ -599,6 +600,27 @@ def test_a_server_that_gets_well(caplog: pytest.LogCaptureFixture) -> None:
         assert asyncio.run(ask())
     assert f"The hashserver at {url} answers with errors" in caplog.text
     assert f"The hashserver at {url} is back after" in caplog.text
+
+
+def test_a_request_that_times_out_although_the_server_is_healthy(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """It fails at some time, also if each try takes longer than the patience."""
+    monkeypatch.setattr(outages, "PATIENCE", 0.05)
+
+    async def healthcheck() -> None:
+        """It answers."""
+
+    async def request() -> None:
+        await asyncio.sleep(0.1)
+        raise asyncio.TimeoutError
+
+    client = SimpleNamespace(
+        url="http://there", directory=None, healthcheck=healthcheck
+    )
+    service = outages.Service("database", lambda: [client])
+    with pytest.raises(outages.ServiceUnavailable, match="database at http://there"):
+        asyncio.run(asyncio.wait_for(service.call(request), 60))
 
 
 def test_a_refusal_is_no_outage(tmp_path: Path) -> None:
