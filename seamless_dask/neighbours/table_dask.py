@@ -1,6 +1,6 @@
-"""What we use of Dask, and of packages that Dask or jobs use, that is not public.
+"""The private names of Dask, and of packages that Dask or jobs use, that we use.
 
-Of distributed, bokeh and tornado also what has no underscore but is described nowhere.
+For distributed, bokeh and tornado also names without an underscore that are undocumented.
 """
 
 from __future__ import annotations
@@ -32,7 +32,7 @@ CLIENTS = (
             ("batched_stream", "messages without an answer"),
             ("handle_stimulus", "a task that waits secedes"),
             ("handlers", "our calls"),
-            ("nanny", "is the process the worker's own"),
+            ("nanny", "whether the process is the worker's own"),
             ("periodic_callbacks", "nothing to profile"),
             ("plugins", "tasks find our plugin"),
             ("state", "its resources and tasks"),
@@ -184,7 +184,7 @@ RANDOM = tuple(
     for distribution, module in DRAWING
 )
 
-# -- what jobs change in their process, and what is put back -----------------------
+# -- state that jobs change in their process, and that is put back -----------------
 
 PUT_BACK = (
     Module("numpy", "numpy.random").read(

@@ -1,4 +1,4 @@
-"""What we use of the standard library that is not public, or that we replace."""
+"""The private or replaced names of the standard library that we use."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ _process = Module(_PYTHON, "multiprocessing.process")
 _logging = Module(_PYTHON, "logging")
 _warnings = Module(_PYTHON, "warnings")
 
-#: functions whose effect nobody can undo, and the modules where they are found
+#: functions whose effect cannot be undone, and the modules that have them
 _REGISTERING = (
     ("addaudithook", ("sys",)),
     ("register_error", ("codecs", "_codecs")),
@@ -95,7 +95,7 @@ NAMES = (
     Module(_PYTHON, "weakref").read(
         "finalize._registry", _DRIVER, "a forked driver ends nothing of its parent"
     ),
-    # -- what jobs change in their process, and what is put back
+    # -- state that jobs change in their process, and that is put back
     *(
         Module(_PYTHON, module).replaced(
             function, _CHILD, "notes what cannot be undone"
