@@ -30,7 +30,7 @@ class InvalidMessage(ValueError):
 
 
 class _Wrong(Exception):
-    """A value is not what a field allows; the argument says what is allowed."""
+    """A field does not allow a value; the argument says which values it allows."""
 
 
 _MISSING = object()

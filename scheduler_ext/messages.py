@@ -65,7 +65,7 @@ METRICS = "seamless"
 
 @dataclass(frozen=True)
 class Registration:
-    """What a worker offers; ``resources`` are Dask's units by name."""
+    """The offer of a worker; ``resources`` are Dask's units by name."""
 
     worker: str
     processes: int
@@ -144,7 +144,7 @@ def lease_request(
 ) -> dict[str, Any]:
     """One of the requests of :func:`lease_requests`.
 
-    What its fields mean: :class:`.permission.events.Request`.
+    For the fields see :class:`.permission.events.Request`.
     """
     return {"id": lease_id, "key": key, "owner": owner, "depth": depth, "wait": wait}
 

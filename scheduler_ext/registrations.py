@@ -29,7 +29,7 @@ class Registrations:
         self._scheduler = scheduler
         self._machine = machine
         self._delivery = delivery
-        #: {worker address: what it offers}, of workers that are not connected yet
+        #: {worker address: its registration}, of workers that are not connected yet
         self._early: OrderedDict[str, Registration] = OrderedDict()
 
     def register(self, registration: Registration) -> bool:

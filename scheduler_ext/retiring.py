@@ -61,7 +61,7 @@ class Retiring:
     def __init__(self, scheduler: Scheduler, machine: PermissionMachine) -> None:
         self._scheduler = scheduler
         self._machine = machine
-        #: {worker address: what is known about its leave}
+        #: {worker address: the record of its leave}
         self._leaving: dict[str, _Leaving] = {}
         self._stock_response: Callable[..., Any] | None = None
         self._stock_retire: Callable[..., Any] | None = None

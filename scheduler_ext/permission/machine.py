@@ -142,7 +142,7 @@ class PermissionMachine:
         ceiling: int | None,
         now: float,
     ) -> list[Decision]:
-        """A worker offers slots, or changes what it offers.
+        """A worker offers slots, or changes their number.
 
         Raises IllegalEvent for anything but counts of at least 1.
         """

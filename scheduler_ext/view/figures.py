@@ -63,7 +63,7 @@ class Card:
     title: str
     value: str
     note: str
-    #: whether somebody should act
+    #: whether it shows a problem
     alarming: bool = False
 
 

@@ -62,7 +62,7 @@ NAMES = (
         _forkserver.read(f"ForkServer.{name}", _POOL, reason)
         for name, reason in (
             ("_forkserver_alive_fd", "a process has a fork server of its own"),
-            ("_forkserver_pid", "finds what processes left running"),
+            ("_forkserver_pid", "finds processes that were left running"),
             ("_stop", "ends it"),
             ("connect_to_new_process", "starts a process"),
             ("ensure_running", "starts it"),
@@ -75,7 +75,7 @@ NAMES = (
         "Popen._fds", _WORKER, "descriptors that go along"
     ),
     Module(_PYTHON, "multiprocessing.spawn").read(
-        "get_preparation_data", _WORKER, "what a new process needs"
+        "get_preparation_data", _WORKER, "data that a new process needs"
     ),
     _context.overridden("ForkServerContext._name", _WORKER, "our context"),
     _context.overridden("ForkServerProcess._Popen", _WORKER, "our context"),
@@ -98,7 +98,7 @@ NAMES = (
     # -- state that jobs change in their process, and that is put back
     *(
         Module(_PYTHON, module).replaced(
-            function, _CHILD, "notes what cannot be undone"
+            function, _CHILD, "notes calls that cannot be undone"
         )
         for function, modules in _REGISTERING
         for module in modules
@@ -106,7 +106,7 @@ NAMES = (
     Module(_PYTHON, "os").read("environ._data", _CHILD, "without the checks"),
     _logging.read("_levelToName", _CHILD, "names of levels"),
     _logging.read("_nameToLevel", _CHILD, "names of levels"),
-    _logging.read("_lock._is_owned", _CHILD, "releases what a job holds"),
+    _logging.read("_lock._is_owned", _CHILD, "releases a lock that a job holds"),
     _logging.read("Manager._clear_cache", _CHILD, "levels have changed"),
     _warnings.read(
         "_filters_mutated_lock_held",

@@ -80,9 +80,7 @@ TRANSFORMER = (
     _channel.overridden("Endpoint._send", _WORKER | _CHILD, "no threads"),
     _channel.overridden("Endpoint._reader_loop", _WORKER | _CHILD, "no threads"),
     *(
-        _channel.read(
-            f"Endpoint.{name}", _WORKER | _CHILD, "what our pipe goes on with"
-        )
+        _channel.read(f"Endpoint.{name}", _WORKER | _CHILD, "state that our pipe uses")
         for name in (
             "_closed",
             "_closed_event",
@@ -104,7 +102,7 @@ TRANSFORMER = (
     *(
         _class.replaced(f"Transformation.{name}", _CALLERS, reason)
         for name, reason in (
-            ("_compute", "waits for what is under way; a job lets others execute"),
+            ("_compute", "waits for an ongoing evaluation; a job lets others execute"),
             ("_mark_cancelled", "ends the evaluation"),
             ("cancel", "changes nothing after the end"),
             ("cancel_async", "changes nothing after the end"),

@@ -41,7 +41,7 @@ def resolve(text: str) -> ClusterClass:
             f"The cluster string {text!r} needs the module {error.name!r}, "
             "which is not installed."
         ) from error
-    except Exception as error:  # whatever foreign code may raise
+    except Exception as error:  # the module may raise any exception
         raise ClusterStringError(
             f"The module of the cluster string {text!r} cannot be imported: {error!r}."
         ) from error

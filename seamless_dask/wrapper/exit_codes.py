@@ -31,8 +31,8 @@ MEANINGS: dict[ExitCode, str] = {
     ExitCode.BAD_CLUSTER_STRING: "the cluster string names no usable cluster class",
     ExitCode.NO_FREE_PORT: "--host or --port-range offers no free port",
     ExitCode.START_FAILED: "the cluster could not be started",
-    ExitCode.LOST: "the status file was removed or taken over by somebody else, or "
-    "the cluster broke down; everything was ended",
+    ExitCode.LOST: "another process removed or took over the status file, or the cluster "
+    "broke down; everything was ended",
     ExitCode.FORCED: "a second signal arrived before everything had ended, or a "
     "process could not be ended",
     ExitCode.JOBS_LEFT: "the batch system did not confirm that all jobs have gone; the "
