@@ -1,4 +1,4 @@
-"""The client: makes a cluster one for Seamless, and submits transformations to it."""
+"""The client: prepares a Dask cluster for Seamless and submits transformations."""
 
 from __future__ import annotations
 
@@ -26,24 +26,24 @@ class SeamlessDaskClient(Submitter):
     Parameters
     ----------
     dask_client
-        A synchronous client; it stays the caller's.
+        A synchronous client; the caller remains responsible for closing it.
     worker_plugin_workers
         Seamless processes that each Dask worker is to run.
     remote_clients
         The hashservers and databases that workers use, as
         ``seamless_config.extern_clients.collect_remote_clients`` returns them. None:
-        take part in a cluster that somebody else has configured.
+        use the cluster as another client has configured it.
     is_local_cluster, interactive
-        What the launcher knows of the cluster; informative.
+        Facts about the cluster from its launcher; for information only.
     role
-        ``"driver"``: of a user's process. ``"worker"``: of a Dask worker, for the
-        nested work of its transformations. ``"inner"``: of a process that a
-        transformation has started (for instance ``seamless-run`` in a bash job): what
-        it submits is nested work. Default: ``"inner"`` when the environment names the
-        scheduler of the surrounding worker and `remote_clients` is None, otherwise
-        ``"driver"``.
+        ``"driver"``: the client of a driver script. ``"worker"``: the client of a
+        Dask worker, for the nested work of its transformations. ``"inner"``: the
+        client of a process that a transformation has started (for instance
+        ``seamless-run`` in a bash job); its submissions are nested work. Default:
+        ``"inner"`` when the environment names the scheduler of the surrounding worker
+        and `remote_clients` is None, otherwise ``"driver"``.
     on_detach
-        Called without arguments when the client stops being the one of this process.
+        Called without arguments when this process stops using the client.
 
     Raises
     ------
@@ -51,7 +51,7 @@ class SeamlessDaskClient(Submitter):
         If the scheduler runs without the Seamless plugin and does not let clients
         install it, or with the plugin of another version. If the cluster's record
         mode is not that of this process. A `NeighbourChanged` if this version cannot
-        work with the packages that are installed.
+        work with the installed packages.
     """
 
     def __init__(
@@ -68,7 +68,7 @@ class SeamlessDaskClient(Submitter):
         if role is None:
             surrounded = SCHEDULER_ENV in os.environ and remote_clients is None
             role = "inner" if surrounded else "driver"
-        if role != "worker":  # else the plugin has done so
+        if role != "worker":  # on a worker, the plugin has checked them
             check_neighbours(Where.DRIVER)
         client_process.prepare()
         super().__init__(dask_client, role=role)
@@ -83,7 +83,7 @@ class SeamlessDaskClient(Submitter):
             self._configure_cluster()
 
     def _configure_cluster(self) -> None:
-        """Have the plugins run on the scheduler and the workers, as we need them."""
+        """Install the plugins that this client needs on the scheduler and the workers."""
         self.record = record_mode.of_this_process()
         installation.ensure_plugin(self.client)
         installation.ensure_record_mode(self.client, self.record)
@@ -97,7 +97,7 @@ class SeamlessDaskClient(Submitter):
         self.start(bounded_tables.evict_buffers())
 
     def detached(self) -> None:
-        """React to not being the client of this process any longer."""
+        """Call `on_detach`, because this process no longer uses the client."""
         on_detach, self._on_detach = self._on_detach, None
         if on_detach is not None and os.getpid() == self._process:
             on_detach()

@@ -1,8 +1,8 @@
 """A Dask scheduler with workers inside this process, for development and tests.
 
-``create_dummy_client()`` is what most need: scheduler, workers, Seamless processes and
-client in one call. ``python -m seamless_dask.dummy_scheduler`` serves a scheduler for
-other processes.
+Most users need only ``create_dummy_client()``: it starts scheduler, workers, Seamless
+processes and client in one call. ``python -m seamless_dask.dummy_scheduler`` serves a
+scheduler for other processes.
 """
 
 from __future__ import annotations
@@ -217,8 +217,8 @@ def create_dummy_client(
 ) -> SeamlessDaskClient:
     """Start a scheduler, workers and Seamless processes, and return a client of them.
 
-    The client becomes the one of this process; ``set_seamless_dask_client(None)``
-    ends everything.
+    The transformations of this process then use the client;
+    ``set_seamless_dask_client(None)`` ends everything.
 
     Parameters
     ----------
@@ -236,7 +236,7 @@ def create_dummy_client(
     ValueError, OSError, TimeoutError
         If it does not start.
     """
-    # as multiprocessing itself asks, but only when a process is about to start
+    # multiprocessing makes the same check, but only when it is about to start a process
     if getattr(multiprocessing.current_process(), "_inheriting", False):
         raise RuntimeError(
             "create_dummy_client() was called in a process that only imports the main "

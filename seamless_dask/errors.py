@@ -1,7 +1,7 @@
 """Reasons why a transformation has no result, and why a process cannot start.
 
-Those who execute, submit or compute transformations catch `TransformationError`: its
-text is what the caller of the transformation is told.
+Code that executes, submits or computes transformations catches `TransformationError`
+and passes its text on to the caller of the transformation.
 """
 
 from __future__ import annotations
@@ -14,15 +14,15 @@ class TransformationError(RuntimeError):
 
 
 class JobFailed(TransformationError):
-    """It has failed; the text is its traceback, or names the cause.
+    """A transformation has failed; the text is its traceback, or names the cause.
 
     Parameters
     ----------
     text
-        For the caller.
+        The traceback or the cause, for the caller.
     report
-        How it went in its process, a `seamless_dask.storage.job_report.JobReport`; None
-        if it did not come to an end there.
+        The `seamless_dask.storage.job_report.JobReport` of its Seamless process; None
+        if the transformation did not finish there.
     """
 
     def __init__(self, text: str, report: Any = None) -> None:
@@ -35,11 +35,11 @@ class DependencyFailed(TransformationError):
 
 
 class Unavailable(TransformationError):
-    """It cannot be submitted."""
+    """A transformation cannot be submitted."""
 
 
 class EnvelopeMismatch(TransformationError):
-    """It is under way with another envelope."""
+    """A transformation is already running with another envelope."""
 
 
 class LeaseRefused(TransformationError):
@@ -74,13 +74,14 @@ class StorageError(TransformationError):
 class ServiceUnavailable(TransformationError):
     """A service was away for longer than `seamless_dask.storage.outages.PATIENCE`.
 
-    Or it answered with nothing but errors of its own. The text names it.
+    Or it answered only with server errors for so long. The text names the service.
     """
 
 
 class NeighbourChanged(RuntimeError):
-    """A package that is installed here is not as this version knows it.
+    """An installed package does not fit this version of seamless-dask.
 
-    Its version is out of range, or a name that we replace or read is missing. The text
-    names package, version and name, and says what to install.
+    It is not installed, its version is out of range, or it lacks a name that we replace
+    or read. The text names the package and the problem, and says what to install or
+    which command shows that.
     """

@@ -1,10 +1,10 @@
 """Permission to run a nested transformation, as seamless-transformer asks for it.
 
-Only a front: the permission manager lives in the Dask scheduler
-(``scheduler_ext.permission.machine``) and is reached by RPC. There is no policy and no state
-here except the ids of the leases that were granted. Seamless calls these functions
-without arguments, so a lease made here is bound to no task; it ends with its release,
-with its process, or by timeout.
+The permission manager itself lives in the Dask scheduler
+(``scheduler_ext.permission.machine``) and is reached by RPC. This module only keeps the
+ids of the leases that were granted. Seamless calls these functions without arguments, so
+a lease made here is bound to no task; it ends with its release, with its process, or by
+timeout.
 
 The light import matters: every Seamless process imports this module.
 """
@@ -62,7 +62,7 @@ def _client() -> Submitter | None:
 
 
 def try_request_permission() -> bool:
-    """Ask for a permission and do not wait for one.
+    """Ask for a permission without waiting for one.
 
     Returns
     -------
@@ -110,7 +110,7 @@ def _request(wait_seconds: float) -> bool:
     try:
         answer = asking.result(timeout=wait_seconds + 2 * _settings.rpc_timeout)
     except BaseException as error:
-        # Also when the answer is there, and the caller was interrupted.
+        # The answer may have arrived although the caller was interrupted.
         if not asking.cancel():
             release_lease(client.client, lease)
         if not isinstance(error, (OSError, TimeoutError, asyncio.TimeoutError)):
@@ -126,8 +126,8 @@ def _request(wait_seconds: float) -> bool:
 def release_permission() -> None:
     """Give back one permission; does not wait for the scheduler.
 
-    Permissions are alike, so any one of this process ends. Without one, nothing
-    happens.
+    The leases of this process are interchangeable: the oldest one is released. Without
+    a lease, nothing happens.
     """
     client = _client()
     try:

@@ -1,4 +1,4 @@
-"""What `seamless_transformer.Transformation` gains by Dask.
+"""The methods that Dask adds to `seamless_transformer.Transformation`.
 
 The class is a base of Transformation and is imported by every Seamless process, so
 everything that needs Dask is imported when it is first used.
@@ -24,8 +24,8 @@ if TYPE_CHECKING:
 class TransformationDaskMixin:
     """Computes a transformation on the Dask cluster of this process's client."""
 
-    #: this transformation's own handles while it is submitted; afterwards what is left
-    #: of them: the key of the task, ``_dask_futures.base.key``
+    #: this transformation's own handles while it is submitted; afterwards they only
+    #: hold the key of the task, ``_dask_futures.base.key``
     _dask_futures: TransformationFutures | None = None
     #: the evaluation that was started last
     _dask_evaluation: Ongoing | None = None
@@ -49,12 +49,13 @@ class TransformationDaskMixin:
         return client
 
     def _start_evaluation(self) -> Ongoing:
-        """Have the client's loop evaluate the transformation.
+        """Start to evaluate the transformation on the client's event loop.
 
         Raises
         ------
         ClientClosed, ForkedDriverError
-            If nobody would.
+            If the client is closed, or belongs to the process from which this one was
+            forked.
         """
         from seamless_transformer.run import is_driver_context
 
@@ -72,14 +73,14 @@ class TransformationDaskMixin:
         return ongoing
 
     def _failed(self, error: Exception) -> None:
-        """Let the transformation have failed because nobody evaluates it."""
+        """Mark the transformation as failed: no client evaluates it."""
         from .neighbours import transformation
 
         if not transformation.is_settled(self):
             transformation.fail(self, f"{error}\n")
 
     def _end_evaluation(self, futures: TransformationFutures | None) -> None:
-        """Stop an evaluation of a transformation that was cancelled.
+        """Stop the evaluation of a cancelled transformation.
 
         Parameters
         ----------
@@ -135,10 +136,11 @@ class TransformationDaskMixin:
     def _compute_with_dask_async(
         self, require_value: bool
     ) -> Coroutine[Any, Any, Checksum | None]:
-        """Compute on the cluster; see `_compute_with_dask`. Cancelling it cancels.
+        """Compute on the cluster; see `_compute_with_dask`.
 
-        The submission does not wait for the coroutine to be awaited: `start` in a
-        synchronous script makes a task of it on an event loop that does not run yet.
+        Cancelling the coroutine cancels the evaluation. The evaluation starts at once,
+        not when the coroutine is first awaited: in a synchronous script, `start` makes
+        it a task on an event loop that does not run yet.
         """
         from .neighbours.transformation_methods import Begun
 
@@ -166,7 +168,7 @@ class TransformationDaskMixin:
         except asyncio.CancelledError as error:
             self._interrupted(running, error)
             return None
-        if running.cancelled():  # from elsewhere: nobody has cancelled who awaits it
+        if running.cancelled():  # from elsewhere: our asyncio task was not cancelled
             return self._abandoned()
         running.result()
         if require_value:
@@ -179,7 +181,7 @@ class TransformationDaskMixin:
         Raises
         ------
         asyncio.CancelledError
-            Unless the task was cancelled because the transformation was.
+            Unless the transformation itself was cancelled.
         """
         running.cancel()
         if not getattr(self, "_cancel_requested", False):
@@ -189,7 +191,7 @@ class TransformationDaskMixin:
     def _ensure_dask_futures(
         self, client: Submitter | None = None, **_options: Any
     ) -> TransformationFutures | None:
-        """Submit the transformation if that has not happened; return its handles."""
+        """Submit the transformation unless it is under way; return its handles."""
         from .submit.handles import under_way
 
         if not under_way(self._dask_futures):
@@ -209,7 +211,7 @@ class TransformationDaskMixin:
         return bool(getattr(self, "_cancelled", False))
 
     def _abandoned(self) -> Checksum | None:
-        """The evaluation was cancelled under us: by `cancel`, or from elsewhere."""
+        """Mark as cancelled: the evaluation was, by `cancel` or from elsewhere."""
         if not self._is_cancelled():
             self._mark_cancelled()  # type: ignore[attr-defined]
         return None
@@ -219,4 +221,4 @@ class TransformationDaskMixin:
 
 
 async def _nothing() -> None:
-    """Be what is awaited in place of an evaluation that could not begin."""
+    """Return None; awaited instead of an evaluation that could not start."""

@@ -1,4 +1,4 @@
-"""The client of this process, by which seamless-transformer finds us."""
+"""The client of this process; seamless-transformer looks it up here."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ if TYPE_CHECKING:
 
 _lock = threading.Lock()
 _client: Submitter | None = None
-#: id of the process that has set it
+#: id of the process that has set the client
 _process = 0
 
 
@@ -23,15 +23,15 @@ def get_seamless_dask_client() -> Submitter | None:
 
 
 def set_seamless_dask_client(client: Submitter | None) -> None:
-    """Make `client` the one that transformations of this process use.
+    """Set the client that transformations of this process use.
 
     Parameters
     ----------
     client
         A `SeamlessDaskClient`, or any object with its documented methods. None ends
-        the use of Dask in this process. The client that was set before is closed if it
-        owns its cluster (as one made by ``create_dummy_client`` does); otherwise it is
-        only forgotten.
+        the use of Dask in this process. The previous client is closed if it owns its
+        cluster (as a client made by ``create_dummy_client`` does); otherwise only the
+        reference to it is dropped.
     """
     global _client, _process
     if client is not None:
@@ -54,9 +54,9 @@ def set_seamless_dask_client(client: Submitter | None) -> None:
 def forked() -> None:
     """Replace the client of the process from which this one was forked.
 
-    Called in the new process, in which nobody else runs.
+    Called in the new process, before it has any other thread.
     """
     global _client, _lock, _process
-    _lock = threading.Lock()  # a thread that is gone may have held it
+    _lock = threading.Lock()  # a thread of the parent process may have held it
     if _client is not None and not isinstance(_client, ForkedClient):
         _client = ForkedClient(_process)  # type: ignore[assignment]

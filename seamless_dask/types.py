@@ -1,4 +1,4 @@
-"""What callers and the client exchange: submissions, inputs and futures."""
+"""Data that callers and the client exchange: submissions, inputs and futures."""
 
 from __future__ import annotations
 
@@ -48,13 +48,13 @@ class TransformationSubmission:
         Checksum of the transformation as hexadecimal digits; None while an input is
         still to be computed.
     tf_dunder
-        What travels with the transformation but is no part of its identity.
+        Data that travels with the transformation but is not part of its identity.
     scratch
         The result's checksum is recorded, its buffer is not uploaded.
     require_value
         The result's buffer, not only its checksum, must be obtainable.
     allow_input_fingertip
-        Inputs whose buffer is nowhere may be recomputed.
+        Inputs whose buffer is stored nowhere may be recomputed.
     strict_dunder
         A running submission with another envelope is an error.
     contents
@@ -88,7 +88,7 @@ class TransformationFutures:
         Resolves to ``(transformation checksum, result checksum, error)``: hexadecimal
         strings, or None where unknown; error is None or the text of the exception.
     fat
-        Resolves to the result's `seamless.Buffer`; None until somebody asks for it.
+        Resolves to the result's `seamless.Buffer`; None until it is requested.
     tf_checksum
         Checksum of the transformation, when it is known at submission.
     """
@@ -103,7 +103,7 @@ class TransformationFutures:
 
 @dataclass(frozen=True)
 class TransformationResult:
-    """What the Dask task of a transformation returns.
+    """Return value of the Dask task of a transformation.
 
     Parameters
     ----------
@@ -114,8 +114,8 @@ class TransformationResult:
     error
         Text of the exception; None on success.
     content
-        The bytes of the result if it is small: whoever waits for it can then use it
-        without asking the hashserver.
+        The bytes of the result if it is small, so that its recipients need not ask
+        the hashserver.
     cached
         The result was in the database already; nothing was executed.
     """

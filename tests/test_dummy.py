@@ -378,9 +378,8 @@ if __name__ == "__main__":
     print(json.dumps(workloads.random_trees("two", n=20, max_nodes=20)))
     seamless.close()
 """
-    path = TESTS / "drivers"
     done = subprocess.run(
-        [sys.executable, "-c", script, str(path)],
+        [sys.executable, "-c", script, str(TESTS)],
         capture_output=True,
         text=True,
         timeout=180,

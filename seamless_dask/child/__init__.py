@@ -1,1 +1,1 @@
-"""What runs inside a Seamless process. See docs/architecture.md."""
+"""The code that runs inside a Seamless process. See docs/architecture.md."""

@@ -1,8 +1,9 @@
 """How bash transformations run in a Seamless process.
 
 seamless-transformer holds a lock until the command of a bash transformation ends, since
-the working directory is that of the process. A command that submits bash transformations
-and waits for them would wait for itself as soon as each process runs one of its kind.
+all threads of a process share the working directory. Commands that submit bash
+transformations and wait for them would deadlock as soon as each process runs such a
+command. So the lock is released while a command runs.
 """
 
 from __future__ import annotations
@@ -20,16 +21,17 @@ from ..neighbours.replacing import replace
 
 
 class _BashSubprocess:
-    """The module ``subprocess`` for `execute_bash`; see the head of the file.
+    """Replaces the module ``subprocess`` in `execute_bash`; see the head of the file.
 
     Parameters
     ----------
     lock
         The lock that `execute_bash` holds. While a command runs it is released.
     owner
-        Returns the key of the Dask task of the job that calls.
+        Returns the key of the Dask task of the calling job.
     waiting
-        While a command runs, its job waits.
+        Returns a context manager in which the calling job waits, used while a command
+        runs.
     """
 
     def __init__(
@@ -50,7 +52,7 @@ class _BashSubprocess:
     ) -> _EndedCommand:
         owner = self._owner()
         environment = dict(env) if owner is None else {**env, OWNER_ENV: owner}
-        # A file: a command that fills a pipe which nobody empties never ends.
+        # A file, because a command would block on a full pipe that is not read.
         options["stderr"] = stderr = tempfile.TemporaryFile()
         process = subprocess.Popen(command, env=environment, **options)
         self._lock.release()
@@ -64,7 +66,7 @@ class _BashSubprocess:
 
 
 class _EndedCommand:
-    """What `execute_bash` uses of a `subprocess.Popen`, after the command's end."""
+    """The part of `subprocess.Popen` that `execute_bash` uses after the command."""
 
     def __init__(
         self, process: subprocess.Popen[bytes], stdout: Any, stderr: Any
@@ -78,21 +80,22 @@ class _EndedCommand:
         return self.returncode
 
     def kill(self) -> None:
-        """There is nothing left to kill."""
+        """Do nothing: the command has ended."""
 
 
 def let_commands_wait(
     owner: Callable[[], str | None],
     waiting: Callable[[], AbstractContextManager[None]],
 ) -> None:
-    """Arrange all this in the process that calls, once.
+    """Install this in the calling process; call it once.
 
     Parameters
     ----------
     owner
-        Returns the key of the Dask task of the job that calls.
+        Returns the key of the Dask task of the calling job.
     waiting
-        While a command runs, its job waits.
+        Returns a context manager in which the calling job waits, used while a command
+        runs.
     """
     import seamless_transformer
 

@@ -1,12 +1,12 @@
-"""What happens as soon as the code of a job has come to its end.
+"""Puts replaced functions back as soon as the code of a job has ended.
 
 The serialization of its result, the text of its error and the end of the job need
-functions that it may have replaced or removed. So these are put back first, before the
-rest of the process is put right: see `seamless_dask.child.state.namespaces`.
+functions that the job may have replaced or removed. So these are put back first, before
+the rest of the process is reset: see `seamless_dask.child.state.namespaces`.
 
-The event loop of the process needs some of them while the code runs. If it fails for
-want of one, they are put back at once, and the job, whose result would not be the one
-that its code gives alone, fails.
+The event loop of the process needs some of them while the code runs. If the loop fails
+because of a replaced function, they are put back at once. Then the job fails, because
+its result would not be the one that its code gives alone.
 """
 
 from __future__ import annotations
@@ -26,12 +26,12 @@ _EXCEPTION = Exception
 
 
 class CodeEnd:
-    """Has something done at the end of the code of each job.
+    """Calls a function at the end of the code of each job.
 
     Parameters
     ----------
     put_back
-        Is called then, and must not need what is to be put back.
+        The function. It must not use the functions that it puts back.
     """
 
     def __init__(self, put_back: Callable[[], object]) -> None:
@@ -40,15 +40,15 @@ class CodeEnd:
         self._here = threading.local()
 
     def expect(self) -> None:
-        """Take note that the calling thread is about to execute a job.
+        """Note that the calling thread is about to execute a job.
 
-        What it or other threads execute within that is no job: calls of other
-        transformations for which there was no room elsewhere.
+        Transformations that it or other threads execute within the job are not jobs:
+        they are nested transformations for which there was no room elsewhere.
         """
         self._here.of_job = True
 
     def install(self) -> None:
-        """Have Seamless tell when the code ends, in this process."""
+        """Make Seamless call `put_back` when the code of a job ends, in this process."""
         from seamless_transformer import run
 
         execute, here = current(run, "exec_code"), self._here
@@ -62,7 +62,7 @@ class CodeEnd:
                 return execute(*arguments, **options)
             finally:
                 if job is not None:
-                    job.code_ended = monotonic()  # what is put back may have finalisers
+                    job.code_ended = monotonic()  # first: `put_back` may run finalisers
                     self.put_back()
 
         replace(run, "exec_code", exec_code)
@@ -73,17 +73,17 @@ class CodeEnd:
         replaced: Callable[[], list[str]],
         blame: Callable[[str], bool],
     ) -> None:
-        """Let an event loop go on when a job has replaced what it needs.
+        """Keep an event loop running when a job has replaced functions that it needs.
 
         Parameters
         ----------
         loop
-            Of this process.
+            The event loop of this process.
         replaced
-            Returns what is replaced now, as words.
+            Returns the names of the functions that are replaced now.
         blame
-            Is called with the error that the job is to have, and says whether there is
-            one that executes.
+            Called with the error text for the executing job; returns whether there is
+            such a job.
         """
         once: Callable[[], None] = current(loop, "_run_once")
 

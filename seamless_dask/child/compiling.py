@@ -1,13 +1,13 @@
 """Builds the extension modules of compiled transformations; in each Seamless process.
 
-seamless-transformer builds one wherever and whenever it is asked for: many jobs that
-start together would compile the same source as many times. While it does so it changes
-the working directory of the process, and it writes the module to a file of a fixed name
-that other processes may have loaded. All that is done differently here:
+seamless-transformer builds a module on each request: many jobs that start together would
+compile the same source as many times. While it builds, it changes the working directory
+of the process, and it writes the module to a file of a fixed name that other processes
+may have loaded. All that is done differently here:
 
 - One thread of a process builds a module, and the others wait for it.
-- One process of a Dask worker builds it; they share what is built in a folder.
-- What changes the working directory happens in a process of its own.
+- One process of a Dask worker builds it; the processes share the module in a folder.
+- Steps that change the working directory run in a process of their own.
 """
 
 from __future__ import annotations
@@ -40,8 +40,8 @@ MAX_MODULES = 1024
 #: Files to lock. Two modules that share one are built one after the other.
 N_LOCKS = 64
 
-#: reads what to build from standard input; what it gets on the command line is the
-#: file with `build_extension_cffi`, and where to write the result
+#: script that builds a C interface from data on standard input; its arguments are the
+#: file with `build_extension_cffi`, and the path of the result
 _BUILD = """\
 import pickle, runpy, sys
 script, output = sys.argv[1:]
@@ -63,8 +63,8 @@ class ModuleBuilder:
     Parameters
     ----------
     folder
-        For modules and locks that all processes of a Dask worker share. It is made if
-        it is missing, and belongs to nobody else.
+        Folder for modules and locks that only the processes of a Dask worker share. It
+        is made if it is missing.
     """
 
     def __init__(self, folder: Path) -> None:
@@ -76,7 +76,7 @@ class ModuleBuilder:
     def get_compiled_module_info(
         self, module_definition: dict[str, Any], *, module_name: str | None = None
     ) -> dict[str, Any]:
-        """Build or find a compiled module, and tell about it."""
+        """Build or find a compiled module; return its description."""
         from seamless_transformer import compiler
 
         completed = compiler.complete(module_definition)
@@ -132,7 +132,7 @@ class ModuleBuilder:
 
     @staticmethod
     def _touch(path: Path) -> bool:
-        """Make a module the newest, so that nobody removes it; say if it is there."""
+        """Make a module the newest, to protect it from removal; False if missing."""
         try:
             os.utime(path)
         except FileNotFoundError:
@@ -148,7 +148,7 @@ class ModuleBuilder:
             try:
                 yield
             finally:
-                # Explicitly: a process that a job has forked may have the file as well.
+                # Explicitly: a process that a job has forked may have the file open.
                 fcntl.flock(file, fcntl.LOCK_UN)
 
     def _write(self, path: Path, built: bytes) -> None:
@@ -163,7 +163,7 @@ class ModuleBuilder:
         self._remove_oldest(path)
 
     def _remove_oldest(self, newest: Path) -> None:
-        """Remove modules above the limit. Who has loaded one is not concerned."""
+        """Remove modules above the limit; processes that have loaded one keep it."""
         modules = []
         for entry in os.scandir(self.folder):
             if entry.name.endswith((".so", ".new")) and entry.name != newest.name:
@@ -187,7 +187,7 @@ def _build(completed: dict[str, Any], name: str) -> bytes:
     """Compile the sources and their C interface; return the extension module."""
     from seamless_transformer import compiler
 
-    # It says what is missing; the process below would only fail.
+    # It names the missing package; the process below would only fail.
     _need_cffi()
     objects = compiler.compile(completed)
     arguments = (
@@ -239,7 +239,7 @@ def _import_file(name: str, path: Path) -> ModuleType:
 
 
 def _import_bytes(name: str, built: bytes) -> ModuleType:
-    """Import a module from a file of its own; record mode looks at that later."""
+    """Import a module from a file of its own, which record mode inspects later."""
     directory = tempfile.mkdtemp(prefix="seamless-compiled-")
     path = Path(directory, name + (sysconfig.get_config_var("EXT_SUFFIX") or ".so"))
     path.write_bytes(built)
@@ -247,7 +247,7 @@ def _import_bytes(name: str, built: bytes) -> ModuleType:
 
 
 def install(folder: Path) -> None:
-    """Let compiled transformations of the process that calls be built like this.
+    """Build the compiled transformations of the calling process with `ModuleBuilder`.
 
     Parameters
     ----------

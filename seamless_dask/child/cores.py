@@ -1,7 +1,7 @@
 """How many cores the libraries of a transformation may use: OpenMP, MKL, OpenBLAS.
 
-Dask's nanny allows one thread, since many tasks run beside each other. On a node that is
-for one transformation at a time, or with fewer threads than cores, more are free.
+Dask's nanny allows one thread, since many tasks run at the same time. If the node runs
+one transformation at a time, or the worker has fewer threads than cores, more are free.
 """
 
 from __future__ import annotations
@@ -11,9 +11,9 @@ from collections.abc import Mapping, MutableMapping
 
 from ..cluster.environment import THREADS_ENV
 
-#: what the libraries read when they are loaded
+#: environment variables that the libraries read when they are loaded
 VARIABLES = ("OMP_NUM_THREADS", "MKL_NUM_THREADS", "OPENBLAS_NUM_THREADS")
-#: what Dask's nanny sets them to
+#: value to which Dask's nanny sets them
 DEFAULT = "1"
 #: cores of the job, in the job scripts of SLURM
 JOB_CORES_ENV = "PYTHON_CPU_COUNT"
@@ -59,7 +59,7 @@ def cores_of_job(environment: Mapping[str, str], machine: int) -> int:
         Cores that the system lets this process use.
     """
     said = environment.get(JOB_CORES_ENV, "")
-    # SLURM writes "72(x2)" for jobs of several nodes; a job of ours has one.
+    # SLURM writes "72(x2)" for jobs of several nodes; a Dask worker has one node.
     number = said.partition("(")[0]
     if number.isascii() and number.isdigit() and int(number) > 0:
         return min(int(number), machine)
@@ -67,9 +67,9 @@ def cores_of_job(environment: Mapping[str, str], machine: int) -> int:
 
 
 def allow(environment: MutableMapping[str, str] = os.environ) -> None:
-    """Set the variables from what the Dask worker has said.
+    """Set `VARIABLES` to the number of threads that the Dask worker allows.
 
-    What a user has set to something else than Dask's default stays.
+    A value other than Dask's default, which a user has set, is kept.
     """
     threads = environment.get(THREADS_ENV)
     if threads is not None:

@@ -1,9 +1,9 @@
 """Errors of user code as texts that any message can carry.
 
-Whatever code raises ends its transformation: exceptions that are no `Exception`, such
-as those of `sys.exit`, cancelled asyncio tasks, test frameworks and extensions written
-in Rust, and exceptions that fail when they are asked for their text. Runs inside each
-Seamless process.
+Any exception ends its transformation. That includes exceptions that are no `Exception`,
+such as those of `sys.exit`, cancelled asyncio tasks, test frameworks and extensions
+written in Rust, and exceptions whose conversion to text fails. Runs inside each Seamless
+process.
 """
 
 from __future__ import annotations
@@ -12,7 +12,7 @@ import traceback
 
 #: characters of an error that are kept
 TEXT_LIMIT = 1024 * 1024
-#: of these, from its beginning; the end says what went wrong
+#: of these, characters from its beginning; its end usually names the cause
 HEAD = TEXT_LIMIT // 4
 
 
@@ -51,7 +51,7 @@ def _last_lines(error: BaseException) -> str:
 
 
 def _last_line(error: BaseException) -> str:
-    """Return it for classes that Python cannot write, such as those of no module."""
+    """Return the last line for classes that `traceback` cannot format."""
     name = type(error).__name__
     try:
         return f"{name}: {error}\n"
@@ -70,7 +70,7 @@ def _frames_of_user(error: BaseException) -> list[str]:
 
 def wire_text(text: str) -> str:
     """Return a text that can be sent and stored: valid, and not too long."""
-    # Not every `str` is one: a subclass may do anything.
+    # Make a plain `str` of it: a subclass may behave in any way.
     text = "".join(text) if type(text) is not str else text
     if len(text) > TEXT_LIMIT:
         left_out = len(text) - TEXT_LIMIT

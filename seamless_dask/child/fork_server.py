@@ -1,4 +1,4 @@
-"""Starts Seamless processes by forking one that has imported everything already.
+"""Starts Seamless processes by forking a process that has imported everything already.
 
 A new interpreter needs half a second of CPU time for its imports. A fork needs some
 milliseconds, and shares the memory of what was imported. The process that is forked,
@@ -6,9 +6,9 @@ the fork server, is the one of the standard library: it runs no event loop, no t
 and no code of users. Each Dask worker has one of its own, apart from the one that code
 in the same process may use through `multiprocessing`.
 
-It is asked through a socket, which is a file. That is in a directory of the Dask worker,
-where nobody else gets at it, and has a short name however long that of the directory is:
-systems allow a socket about 100 bytes.
+Requests reach it through a socket file in a directory of the Dask worker, which other
+users cannot access. The path by which the socket is opened is short even if that of the
+directory is long: operating systems allow about 100 bytes.
 """
 
 from __future__ import annotations
@@ -35,12 +35,12 @@ from typing import Any
 
 import psutil
 
-#: what the fork server imports before it is forked
+#: module that the fork server imports before it forks
 TEMPLATE = "seamless_dask.child.template"
 
-#: what the standard library says of processes that the fork server has not started
+#: warning of the standard library about children that the fork server has not started
 ORPHANS = "forkserver: waitpid returned unexpected pid"
-#: of prctl(2)
+#: option of prctl(2)
 PR_SET_CHILD_SUBREAPER = 36
 
 _server: Any = forkserver.ForkServer()
@@ -49,7 +49,7 @@ _server.set_forkserver_preload([TEMPLATE])
 _lock = threading.Lock()
 #: ids of the processes that were started and whose end is not known
 _started: set[int] = set()
-#: where the socket is, and the descriptor of that; made by `use`
+#: directory of the socket, and a descriptor of the directory; made by `use`
 _directory: tuple[str, int] | None = None
 
 
@@ -61,12 +61,12 @@ def _close(*descriptors: int) -> None:
 class _Popen(popen_forkserver.Popen):
     """A process that was forked from our server."""
 
-    #: descriptors that go to it
+    #: descriptors that are passed to it
     _fds: list[int]
 
     def _launch(self, process_obj: Any) -> None:
         preparation = spawn.get_preparation_data(process_obj._name)
-        # The script of the user has no business in a Seamless process.
+        # A Seamless process must not import the script of the user.
         for name in ("init_main_from_name", "init_main_from_path"):
             preparation.pop(name, None)
         data = io.BytesIO()
@@ -86,7 +86,7 @@ class _Popen(popen_forkserver.Popen):
     def _fork(self, data: io.BytesIO) -> None:
         _ensure_running()
         self.sentinel, write_end = _server.connect_to_new_process(self._fds)
-        # The child sees the end of this process by the end of this pipe.
+        # The child notices the end of this process when this pipe closes.
         alive = os.dup(write_end)
         self.finalizer = Finalize(self, _close, (alive, self.sentinel))
         with open(write_end, "wb") as pipe:
@@ -109,7 +109,7 @@ class _Process(process.BaseProcess):
 
 
 class Context(context.BaseContext):
-    """For seamless-transformer in place of its own multiprocessing context.
+    """Replaces the multiprocessing context of seamless-transformer.
 
     Examples
     --------
@@ -126,7 +126,7 @@ class Context(context.BaseContext):
 
 
 def use(directory: str | Path) -> None:
-    """Make a directory below this one for the socket; `stop` removes it.
+    """Make a directory for the socket below `directory`; `stop` removes it.
 
     Raises
     ------
@@ -147,12 +147,12 @@ def _ensure_running() -> None:
     try:
         _server.ensure_running()
     finally:
-        # What this process starts otherwise has other descriptors.
+        # Other child processes inherit the setting, but have other descriptors.
         config["tempdir"] = before
 
 
 def orphans() -> list[psutil.Process]:
-    """Return what Seamless processes that have ended have left running."""
+    """Return the processes that ended Seamless processes have left running."""
     with _lock:
         pid = _server._forkserver_pid
         if pid is None:
@@ -165,7 +165,7 @@ def orphans() -> list[psutil.Process]:
 
 
 def adopt_orphans() -> None:
-    """Let the calling process be the parent of descendants that lose theirs.
+    """Make the calling process the parent of descendants that lose their parent.
 
     So they can be found. Linux only; elsewhere they are recognised by an environment
     variable, see `seamless_dask.pool.os_processes`.
@@ -176,7 +176,7 @@ def adopt_orphans() -> None:
 
 
 def expect_orphans() -> None:
-    """Call it in the fork server, which gets what Seamless processes leave behind."""
+    """Prepare the fork server, which adopts the orphans of Seamless processes."""
     adopt_orphans()
     warnings.filterwarnings("ignore", ORPHANS)
 
@@ -184,7 +184,7 @@ def expect_orphans() -> None:
 def stop() -> None:
     """End the server. It ends by itself with the process that has started it.
 
-    Call it when the Seamless processes have ended, since they hold it.
+    Call it when the Seamless processes have ended, since they keep it running.
     """
     global _directory
     _server._stop()
@@ -196,10 +196,10 @@ def stop() -> None:
 
 
 def forget_inherited() -> None:
-    """Let code in this Seamless process have a fork server of its own.
+    """Give the code in this Seamless process a fork server of its own.
 
-    Otherwise what it starts by multiprocessing's method "forkserver" would be no
-    descendant of this process, and would outlive it. Also undoes `expect_orphans`.
+    Otherwise processes that it starts by multiprocessing's method "forkserver" would not
+    be descendants of this process, and would outlive it. Also undoes `expect_orphans`.
     """
     warnings.filters[:] = [  # type: ignore[index]
         entry

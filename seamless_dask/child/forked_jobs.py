@@ -1,8 +1,8 @@
 """Processes that the code of a job forks: they are no Seamless processes.
 
-Only the thread that forks is there in the new process. So nobody reads the pipe to the
-Dask worker, and the pipe itself is the parent's: a call of a transformation would wait for
-ever. It gets an error that says what to do.
+Only the forking thread exists in the new process. So no thread reads the pipe to the
+Dask worker, and the pipe itself belongs to the parent: a call of a transformation would
+wait for ever. It raises an error instead, which says what to do.
 """
 
 from __future__ import annotations
@@ -30,14 +30,14 @@ class ForkedJobError(RuntimeError):
 
 
 def end(error: BaseException | None, result: Any) -> NoReturn:
-    """End a forked process whose code has come to its end, as Python would.
+    """End a forked process after its code has ended, as Python would.
 
     Parameters
     ----------
     error
-        What the code has raised.
+        The exception that the code has raised; None if it is not known.
     result
-        Or else what has become of it: a text if it has raised something.
+        The result of the code; a `str` is the text of an error.
     """
     code = 0
     if isinstance(error, SystemExit):
@@ -55,20 +55,20 @@ def end(error: BaseException | None, result: Any) -> NoReturn:
     for stream in (sys.stdout, sys.stderr):
         try:
             stream.flush()
-        except (AttributeError, OSError, ValueError):  # None, closed, or nobody reads
+        except (AttributeError, OSError, ValueError):  # None, closed, or no reader
             code = code or 1
     os._exit(code & 0xFF)
 
 
 def install(worker: Any, keeper: TurnKeeper) -> None:
-    """Have processes that are forked from this one know it.
+    """Prepare for processes that are forked from this one.
 
     Parameters
     ----------
     worker
         The module `seamless_transformer.worker`.
     keeper
-        Lets one job at a time execute. Forked processes are none of its business.
+        Lets one job at a time execute; it is reset in forked processes.
     """
     from seamless_transformer.transformation_class import Transformation
 

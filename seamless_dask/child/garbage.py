@@ -14,37 +14,37 @@ logger = logging.getLogger(__name__)
 
 #: bytes by which a Seamless process may grow before it collects garbage
 GARBAGE = 64 * 1024**2
-#: part of the time of a job that a collection of everything may take after it
+#: fraction of a job's time that a full collection may take after it
 WORTH = 0.05
 
 
 class Collector:
-    """Frees what the finished jobs of a Seamless process have left, as it adds up.
+    """Frees the garbage of the finished jobs of a Seamless process, as it adds up.
 
     The code of a transformation runs in a namespace whose functions refer to it: a
     cycle, which holds all inputs until Python's garbage collector looks for cycles.
-    That depends on the number of objects, not on their size, and takes some hundred
-    jobs.
+    Python decides that by the number of objects, not by their size, and so would do it
+    only after some hundred jobs.
     """
 
     def __init__(self) -> None:
-        # What is there before the first job stays: no need to look at it every time.
+        # Objects from before the first job stay: collections need not visit them.
         gc.freeze()
         self._process = psutil.Process()
         self._settled = self._memory()
-        #: seconds that a collection of everything took the last time
+        #: seconds that the last full collection took
         self._cost = 0.0
 
     def collect(self, seconds: float) -> None:
-        """Collect after a job, so that nothing of it ends during the next one.
+        """Collect after a job, so that its finalisers do not run in the next job.
 
         Parameters
         ----------
         seconds
-            For which it has computed.
+            CPU time of the job's thread.
         """
         if seconds * WORTH < self._cost and not self._has_grown():
-            gc.collect(1)  # what a short job has made is still young
+            gc.collect(1)  # objects of a short job are in the young generations
             return
         began = perf_counter()
         gc.collect()
@@ -59,6 +59,6 @@ class Collector:
     def _memory(self) -> int:
         try:
             return self._process.memory_info().rss
-        except (OSError, psutil.Error) as error:  # no descriptor is free, say
+        except (OSError, psutil.Error) as error:  # for instance no free descriptor
             logger.debug("The memory of this process is not known: %r", error)
             return 0

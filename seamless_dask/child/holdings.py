@@ -1,6 +1,6 @@
-"""What a job that waits holds in its process, so that no other one can execute there.
+"""Finds resources of a waiting job because of which no other job can use its process.
 
-A guest would see, end or take over what belongs to the process as a whole: child
+Another job would see, end or take over the resources of the whole process: child
 processes, locks of files, the state of foreign code. Runs inside each Seamless process.
 """
 
@@ -17,10 +17,10 @@ LOCKS = "/proc/locks"
 
 
 class JobState(ProcessState):
-    """What is global in a Seamless process, and whether it can be lent."""
+    """The global state of a Seamless process, and whether another job may use it."""
 
     def is_held(self) -> bool:
-        """Say whether the job that waits holds something that cannot be put aside."""
+        """Say whether the waiting job holds a resource that cannot be saved."""
         return bool(self.foreign_code()) or has_children() or has_locks()
 
 
@@ -41,5 +41,5 @@ def has_locks() -> bool:
             # 1: POSIX  ADVISORY  WRITE 1234 08:01:56 0 EOF
             return any(line.split()[4:5] == [mine] for line in file)
     except OSError as error:
-        logger.debug("Nobody tells of locks: %r", error)
+        logger.debug("File locks are not known: %r", error)
         return False

@@ -1,16 +1,16 @@
 """Runs inside each Seamless process of a Dask worker, before its first job.
 
-The pool of seamless-transformer starts these processes; some things are arranged
-here, because nothing outside the process can:
+The pool of seamless-transformer starts these processes; some things can only be arranged
+inside the process:
 
-- One job at a time executes; the process is put right after each.
-- Jobs that wait for nested transformations must not exhaust the threads of those that
-  are to run in the same process.
-- The parent must learn *which* job asks for a nested transformation, from whatever
-  thread or event loop.
+- One job at a time executes; the process is reset after each.
+- Jobs that wait for nested transformations must not use up the threads for nested
+  transformations that run in the same process.
+- The parent must learn *which* job calls a nested transformation; calls may come from
+  any thread or event loop.
 - Messages to and from the parent need no threads of their own.
-- When the Dask worker dies, so do its Seamless processes and what they started. What a
-  job has started and left ends with the job.
+- When the Dask worker dies, so do its Seamless processes and their descendants.
+  Processes that a job has left running end with the job.
 """
 
 from __future__ import annotations
@@ -51,10 +51,10 @@ from .turn_keeper import TurnKeeper
 
 logger = logging.getLogger(__name__)
 
-#: By how many thousandths of the memory a Seamless process seems larger than it is to
-#: the system when it looks for a process to end.
+#: Added to the score by which Linux chooses a process to kill when memory is short, in
+#: thousandths of the memory.
 KILLED_FIRST = 300
-#: Jobs that one process can hold. Threads are started on demand; one that waits costs
+#: Jobs that one process can hold. Threads are started on demand; a waiting thread costs
 #: some 100 kB.
 MAX_JOBS = 4096
 
@@ -78,8 +78,8 @@ def _end_with_parent() -> None:
 def _be_killed_first() -> None:
     """When memory is short, let the system end this process and not the Dask worker.
 
-    That would take the other processes along. The limit may be that of a container or of
-    a batch job, of which the worker has a good part in its caches. Linux only.
+    If the worker ends, so do its other processes. It would often be chosen, because its
+    caches may use a good part of the limit of a container or batch job. Linux only.
     """
     try:
         with open("/proc/self/oom_score_adj", "r+") as file:
@@ -91,36 +91,36 @@ def _be_killed_first() -> None:
 
 
 def _leave_the_fork_server() -> None:
-    """Give this process what it should not have in common with its siblings."""
+    """Replace the inherited state that this process must not share with its siblings."""
     fork_server.forget_inherited()
-    # Whoever kills a group of processes, by its leader's id, is to hit his own.
+    # A job that kills its process group must not hit other Seamless processes.
     os.setpgid(0, 0)
-    # Code of the user may start processes. What they leave behind becomes a child of
-    # this process, so that it can be ended.
+    # Code of the user may start processes. Their orphans become children of this process,
+    # so that they can be ended.
     multiprocessing.current_process()._config["daemon"] = False  # type: ignore[attr-defined]
-    # In the way that is usual for this Python, not in that of this process itself.
+    # Jobs use the default start method of this Python, not that of this process.
     multiprocessing.set_start_method(None, force=True)
     fork_server.adopt_orphans()
     _be_killed_first()
-    # Not looked for: that writes a file, for which there may be no room.
+    # Set it here: `tempfile` would test it by writing a file, which fails on a full disk.
     tempfile.tempdir = os.environ["TMPDIR"]
     import numpy.random
 
-    # Python does so for its own generator.
+    # After a fork, Python only seeds its own generator again.
     numpy.random.seed()
 
 
 def _select(text: str) -> None:
-    """Select what the driver has selected, before the first transformation.
+    """Apply the selection of the driver script, before the first transformation.
 
-    What this process calls still goes through its parent: seamless-transformer would
-    take a selected cluster for one to connect to. Only probes are told that they run
-    there.
+    Nested calls must still go through the parent process, but seamless-transformer
+    would connect to a selected cluster. So execution is set to ``process``, and only
+    probes are told that they run remotely.
 
     Parameters
     ----------
     text
-        Value of the environment variable `seamless_dask.cluster.selection.ENVIRONMENT`.
+        Value of the environment variable `SELECTION_ENV`.
     """
     from seamless_config.select import select_execution
     from seamless_transformer import probe_index
@@ -142,8 +142,8 @@ class Initializer:
     environment
         Environment variables for the process.
     shared
-        Directory that the processes of a Dask worker have in common, in a directory of
-        their own in that of the worker.
+        Directory that the processes of a Dask worker share. Its parent is a directory
+        of the pool, in the directory of the worker.
     """
 
     def __init__(self, environment: dict[str, str], shared: Path) -> None:
@@ -185,7 +185,7 @@ class Initializer:
         await worker._child_initializer(channel)
 
     def _take_turns(self, channel: Any, worker: Any, collector: Collector) -> None:
-        """Let one job at a time execute. What is global has its final state by now."""
+        """Let one job at a time execute; called after all other changes of globals."""
         loop = asyncio.get_running_loop()
 
         def starved(job: str, waited: float) -> None:
@@ -205,7 +205,7 @@ class Initializer:
             worker._get_current_owner_dask_key, waits.install(keeper)
         )
         forked_jobs.install(worker, keeper)
-        # After each job all that was replaced so far is as it is now.
+        # After each job, the process goes back to its present state.
         state = JobState(
             descriptors=[channel._endpoint._conn.fileno()],
             temporary=[tempfile.gettempdir(), str(self.shared.parent.parent)],

@@ -3,11 +3,11 @@
 Every nested call must be attributed to its job. If the wrong job's slot is lent, the
 pool can deadlock. In seamless-transformer
 
-- thread-local variables say which job it is. Calls may come from elsewhere: from the
-  event loop that serves the job's thread, from threads that its code has started, from
-  those that compute nested transformations in the same process;
-- a job that calls what another job of the same process has called already does not ask:
-  it waits for the other's answer.
+- thread-local variables identify the job. But calls may come from other threads: from
+  the event loop that serves the job's thread, from threads that its code has started,
+  from threads that compute nested transformations in the same process;
+- if another job of the same process has made the same call already, a job sends no
+  request: it waits for the other job's answer.
 """
 
 from __future__ import annotations
@@ -51,7 +51,7 @@ class JobLocal:
         self.__setattr__(name, None)
 
     def values(self) -> dict[str, Any]:
-        """Return what the calling job has set."""
+        """Return the values that the calling job has set."""
         values = {name: v.get() for name, v in self._variables.items()}
         return {name: value for name, value in values.items() if value is not None}
 
@@ -61,17 +61,17 @@ _CURRENT = JobLocal()
 
 
 def current_job() -> JobTurn | None:
-    """Return the job that calls; None if it is none, or not known."""
+    """Return the job of the calling thread or task; None if none is known."""
     return getattr(_CURRENT, "job", None)
 
 
 def belong_to(job: JobTurn | None) -> None:
-    """Let the calling thread, and what it starts, belong to a job; None: to none."""
+    """Attribute the calling thread, and threads it starts, to a job; None: to none."""
     _CURRENT.job = job
 
 
 class _NothingUnderWay(dict[Any, Any]):
-    """The calls that others may join: none."""
+    """The table of calls that other jobs may join; stays empty."""
 
     def get(self, key: Any, default: Any = None) -> Any:
         return default
@@ -80,11 +80,11 @@ class _NothingUnderWay(dict[Any, Any]):
         return default
 
     def __setitem__(self, key: Any, value: Any) -> None:
-        """Forget it: each job asks for itself, and the Dask worker joins them."""
+        """Do nothing: each job sends its request, and the Dask worker joins them."""
 
 
 def let_each_job_ask() -> None:
-    """Have jobs that call the same transformation not wait for each other's answer."""
+    """Make each job send its own request, even if another has made the same call."""
     from seamless_transformer.transformation_cache import get_transformation_cache
 
     replace(get_transformation_cache(), "_active_submissions", _NothingUnderWay())
@@ -97,15 +97,15 @@ OWN_THREADS = ("seamless-", "Seamless")
 def inherit_in_threads(variables: Sequence[JobLocal], keeper: TurnKeeper) -> None:
     """Let threads start with the values that these variables have in their creator.
 
-    Python can do so with all context variables from version 3.14 on. These are few,
-    and mean nothing to the code of users.
+    From version 3.14 on, Python can do so with all context variables. Only these few
+    are inherited, which the code of users does not use.
 
     Parameters
     ----------
     variables
-        To inherit.
+        The variables to inherit.
     keeper
-        Is told of the threads that jobs start: they execute, too.
+        Is told of the threads that jobs start, because they execute, too.
     """
     start = threading.Thread.start
 
@@ -119,7 +119,7 @@ def inherit_in_threads(variables: Sequence[JobLocal], keeper: TurnKeeper) -> Non
         run = thread.run
 
         def run_with_values() -> None:
-            del thread.run  # it refers to the thread, which refers to it
+            del thread.run  # breaks a reference cycle with the thread
             for variable, values in inherited:
                 for name, value in values.items():
                     setattr(variable, name, value)

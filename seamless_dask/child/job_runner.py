@@ -1,12 +1,12 @@
 """Runs the jobs of a Seamless process, each in a thread of its own.
 
 A new thread has nothing of the job before: no thread-local values, no decimal context, no
-trace function. When it has ended, with all that hangs on it, another thread puts right
-what the process has of the job. Only then the answer goes out; where that cannot be done,
-it says why the process has to be replaced.
+trace function. When it has ended, and its thread-local objects are gone, another thread
+resets the process. Only then the answer is sent; if the reset fails, the answer says why
+the process has to be replaced.
 
-Code of the job may have replaced functions that are needed for that, so they are bound
-at the import.
+The job may have replaced functions that this module needs, so they are bound at its
+import.
 """
 
 from __future__ import annotations
@@ -33,21 +33,21 @@ from .turns import JobTurn
 
 logger = logging.getLogger(__name__)
 
-#: request by which a process is given a job
+#: request to run a job
 RUN = "seamless_dask_run"
-#: request by which a job that waits in a process is given up
+#: request never to resume a job that waits
 ABANDON = "seamless_dask_abandon"
-#: request whether a process answers; it tells which of its jobs are ending
+#: request to check that a process answers; the answer names the jobs that are ending
 PING = "ping"
-#: message that a job which could go on waits long for its process
+#: message that a job is ready to go on, but waits long for its process
 STARVED = "seamless_dask_starved"
-#: message that a job may wait for a lock which an abandoned one holds
+#: message that a job may wait for a lock that an abandoned job holds
 STUCK = "seamless_dask_stuck"
 
 
 @dataclass
 class _Ended:
-    """What a job has come to, whose thread is about to end."""
+    """The outcome of a job whose thread is about to end."""
 
     job: JobTurn
     thread: threading.Thread
@@ -67,9 +67,9 @@ class JobRunner:
     keeper
         Lets one job at a time execute.
     collect
-        Frees what a job has left, given the seconds for which it has computed.
+        Frees the garbage of a job; called with the seconds of CPU time of its thread.
     code_end
-        Puts back what the end of a job needs.
+        Puts back the functions that the end of a job needs.
     """
 
     def __init__(
@@ -99,7 +99,7 @@ class JobRunner:
             job = JobTurn(payload["job"])
             try:
                 ended = self._run(job, payload)
-            except BaseException as error:  # whatever it is, somebody waits
+            except BaseException as error:  # the Dask worker waits for an answer
                 logger.exception("The end of a job fails")
                 text = f"The end of the transformation fails: {error_text(error)}"
                 ended = self._report(text, replace=["the end of a job failed"]), 0.0
@@ -118,7 +118,7 @@ class JobRunner:
                 )
 
         def settle(report: JobReport | None) -> None:
-            if not answer.done():  # it is if the Dask worker has been lost
+            if not answer.done():  # it is done if the Dask worker has been lost
                 answer.set_result(report)
 
         thread = threading.Thread(target=work, name="seamless-job", daemon=True)
@@ -126,7 +126,7 @@ class JobRunner:
         return await answer
 
     def abandon(self, payload: dict[str, Any]) -> bool:
-        """Let a job that waits never go on; False if it executes."""
+        """Never resume a job that waits; False if it executes."""
         return self._keeper.abandon(payload["job"])
 
     async def ping(self, _payload: Any) -> dict[str, float]:
@@ -136,7 +136,7 @@ class JobRunner:
     def _run(
         self, job: JobTurn, payload: dict[str, Any]
     ) -> tuple[JobReport, float] | None:
-        """Execute a job; return how it went, and the CPU seconds of this thread."""
+        """Execute a job; return its report, and the CPU seconds of this thread."""
         belong_to(job)
         self._code_end.expect()
         if not self._keeper.begin(job):
@@ -158,8 +158,8 @@ class JobRunner:
             report.result = job.broke
             report.replace.append("a job has replaced what the process needs")
         try:
-            release_lock_of_logging()  # nobody else can
-        except BaseException as error:  # noqa: BLE001 - what the job has put there
+            release_lock_of_logging()  # only this thread can
+        except BaseException as error:  # noqa: BLE001 - the job may have replaced it
             report.replace.append(f"the lock of logging cannot be released: {error!r}")
         return report, thread_time()
 
@@ -172,7 +172,7 @@ class JobRunner:
             self._finish(self._ended.get())
 
     def _finish(self, ended: _Ended) -> None:
-        """Put the process right once the thread of a job has ended, and answer."""
+        """Reset the process after the thread of a job has ended, and answer."""
         job, report = ended.job, ended.report
         try:
             _join(ended.thread)

@@ -1,7 +1,7 @@
-"""What a job leaves running when it ends: threads and processes.
+"""Finds threads and processes that a job leaves running when it ends.
 
-Threads cannot be ended, so their process gets no other job. Processes are. Helpers that
-libraries keep for the next time are no fault of the job, and end without a word.
+Threads cannot be ended, so their Seamless process gets no other job. Processes are
+killed. Helper processes that libraries keep for later are ended without a warning.
 """
 
 from __future__ import annotations
@@ -18,22 +18,22 @@ import psutil
 from .holdings import has_children
 from .job_identity import OWN_THREADS
 
-#: seconds that threads have to end by themselves, and between two looks
+#: seconds that threads have to end by themselves, and between two checks
 THREADS_GRACE = 0.05
 THREADS_PAUSE = 0.005
-#: seconds in which processes that were killed normally have ended
+#: seconds to wait for the end of killed processes
 PROCESSES_GRACE = 1.0
-#: modules with a process that removes what others of their kind leave behind
+#: modules with a process that removes resources which other processes leave behind
 TRACKERS = (
     "joblib.externals.loky.backend.resource_tracker",
     "loky.backend.resource_tracker",
 )
-#: names of threads that event loops have, ours too: a loop of the job ends its own
+#: prefix of the names of threads of event loops, ours included: a job's loop ends its own
 LOOP_THREADS = "asyncio_"
 
 
 class Leftovers:
-    """Looks for them after each job; made before the first."""
+    """Finds the threads that a job leaves running; made before the first job."""
 
     def __init__(self) -> None:
         self._threads = frozenset(sys._current_frames())
@@ -41,13 +41,12 @@ class Leftovers:
     def threads(
         self, own: Iterable[threading.Thread], others: Iterable[threading.Thread]
     ) -> list[str]:
-        """Return the threads that a job leaves running, as words.
+        """Return a description of the threads that a job leaves running.
 
         Parameters
         ----------
         own
-            Threads that its code has started. There may be others, which do not tell
-            who has started them.
+            Threads that its code is known to have started. There may be others.
         others
             Threads of jobs that wait in this process.
         """
@@ -73,7 +72,7 @@ class Leftovers:
                 names.append("one without a name")
             elif thread.name.startswith(LOOP_THREADS) and ident not in started:
                 continue
-            # The monitor of tqdm only looks at bars, of which none is left.
+            # The monitor of tqdm only watches progress bars, of which none is left.
             elif type(thread).__name__ != "TMonitor" and not is_ours(thread.name):
                 names.append(thread.name)
         return names
@@ -85,7 +84,7 @@ def is_ours(name: str) -> bool:
 
 
 def end_processes() -> list[str]:
-    """End the child processes that a job leaves, and theirs; return them as words."""
+    """Kill the descendants that a job leaves running; return their description."""
     if not has_children():
         return []
     server: Any = forkserver._forkserver
@@ -109,9 +108,9 @@ def end_processes() -> list[str]:
                 process.kill()
         except psutil.NoSuchProcess:
             continue
-    # Nobody else would take note of their end.
+    # This also collects their exit codes.
     psutil.wait_procs(ended, timeout=PROCESSES_GRACE)
-    # These know the ids of their processes, which are to be forgotten.
+    # Make these forget the ids of their processes.
     for helper in (server, *trackers):
         helper._stop()
     return [f"processes: {', '.join(names)}"] if names else []

@@ -7,11 +7,11 @@ which for small values costs more than the transformation. Here
 - the inputs of a job come with the job,
 - the inputs of a nested transformation go with the request for it, its result comes
   with the answer,
-- what a job has made goes with its result.
+- the buffers that a job has made go with its result.
 
-Larger buffers, and whatever has been dropped here to bound the memory, go the way of
-seamless-transformer. Runs inside each Seamless process, except for the constants and
-`SmallBuffers`, by which both sides agree.
+Larger buffers, and buffers that were dropped here to bound the memory, are exchanged as
+seamless-transformer does it. Runs inside each Seamless process, except for the constants
+and types, which the Dask worker uses as well.
 """
 
 from __future__ import annotations
@@ -27,13 +27,13 @@ from ..neighbours.replacing import current, replace
 
 #: bytes up to which a buffer is small
 SMALL = 16 * 1024
-#: under this name buffers travel: in the dunder of a job, in a request, in an answer
+#: key of the buffers in the dunder of a job, in a request, and in an answer
 BUFFERS = "__seamless_dask_buffers__"
 #: bytes of buffers that a process keeps
 CAPACITY = 32 * 1024**2
 #: bytes that an entry takes besides its content
 OVERHEAD = 500
-#: checksums that a process remembers its parent to have
+#: number of checksums that a process remembers as known to its parent
 REMEMBERED = 20_000
 
 Contents = dict[str, bytes]
@@ -55,26 +55,26 @@ class ResultChecksum(Checksum):
 class SmallBuffers:
     """The small buffers of a Seamless process; for any thread.
 
-    Also serves as the mapping in which seamless-transformer looks before it asks the
-    parent, and in which it would keep for ever what the process makes, up to 1 MiB
-    each.
+    Also replaces the mapping in which seamless-transformer looks before it asks the
+    parent. That mapping would keep all buffers that the process makes, up to 1 MiB each,
+    for ever.
 
     Parameters
     ----------
     capacity
         Bytes to keep, `OVERHEAD` per entry included; the least recently used go first.
-        What the parent does not have yet is kept on top of that.
+        Buffers that the parent does not have yet are kept in addition.
     """
 
     def __init__(self, capacity: int = CAPACITY) -> None:
         self._capacity = capacity
         self._contents: OrderedDict[str, bytes] = OrderedDict()
         self._size = 0
-        #: made here and not sent
+        #: buffers that were made here and not sent yet
         self._unsent: Contents = {}
-        #: the parent is known to have, or to have had, these
+        #: checksums of buffers that the parent has, or has had
         self._sent: OrderedDict[str, None] = OrderedDict()
-        #: came from the parent, and were not made here since
+        #: checksums of buffers that came from the parent, and were not made here since
         self._received: OrderedDict[str, None] = OrderedDict()
         self._lock = threading.Lock()
 
@@ -84,8 +84,8 @@ class SmallBuffers:
     def __setitem__(self, checksum: str, content: bytes) -> None:
         """Keep a buffer that the parent has.
 
-        It is not sent back: the parent stores what it is sent, and this may be the
-        result of a scratch transformation, which is not to be stored.
+        It is not sent back: the parent stores the buffers that it is sent, but this may
+        be the result of a scratch transformation, which must not be stored.
         """
         with self._lock:
             self._keep(checksum, content)
@@ -111,10 +111,10 @@ class SmallBuffers:
                 self._unsent[checksum] = content
 
     def for_request(self, checksums: Iterable[str]) -> Contents:
-        """Return what the parent may lack of `checksums`.
+        """Return the buffers among `checksums` that the parent may lack.
 
-        Requests overtake each other, so each carries all that it needs until
-        `confirm` says that the parent has it.
+        Requests overtake each other, so each carries all its buffers until `confirm`
+        notes that the parent has them.
         """
         found = {}
         with self._lock:
@@ -123,13 +123,13 @@ class SmallBuffers:
                     content = self._unsent.get(checksum)
                     if content is None:
                         content = self._contents.get(checksum)
-                    # larger ones are there already: they are sent when they are made
+                    # The parent has larger buffers: they are sent when they are made.
                     if content is not None and len(content) <= SMALL:
                         found[checksum] = content
         return found
 
     def confirm(self, checksums: Iterable[str]) -> None:
-        """Take note that the parent has received these."""
+        """Note that the parent has received these buffers."""
         with self._lock:
             for checksum in checksums:
                 self._unsent.pop(checksum, None)
@@ -138,7 +138,7 @@ class SmallBuffers:
                 self._sent.popitem(last=False)
 
     def for_result(self) -> Contents:
-        """Return, and count as sent, all that the parent has not been sent."""
+        """Return all buffers that were not sent yet, and count them as sent."""
         with self._lock:
             unsent, self._unsent = self._unsent, {}
         return unsent

@@ -1,6 +1,6 @@
-"""What Seamless processes have in common; imported once, by the fork server.
+"""Imports that all Seamless processes share; executed once, in the fork server.
 
-See `seamless_dask.child.fork_server`. What is imported here, the processes share.
+See `seamless_dask.child.fork_server`.
 """
 
 from __future__ import annotations
@@ -11,7 +11,7 @@ from importlib import import_module
 
 from . import cores
 
-#: what a Seamless process, its first transformation and its first call import
+#: modules that a Seamless process, its first transformation and its first call import
 MODULES = (
     "numpy.random",
     "seamless.checksum.cached_calculate_checksum",
@@ -29,12 +29,12 @@ MODULES = (
     "seamless_dask.child.initializer",
     "seamless_dask.permissions",
 )
-#: seconds that the thread, which seamless-core starts when it is imported, may need
+#: seconds to wait for the start of the thread that seamless-core starts at its import
 THREAD_TIMEOUT = 10.0
 
 
 def _end_thread_of_core() -> None:
-    """End the thread: a fork would have its locks and not the thread itself.
+    """End the thread: a fork would inherit its locks, but not the thread itself.
 
     It starts again where it is needed.
     """
@@ -47,7 +47,7 @@ def _end_thread_of_core() -> None:
 
 
 def _prepare() -> None:
-    # Libraries look when they are loaded.
+    # Libraries read these variables when they are loaded.
     cores.allow()
     for name in MODULES:
         import_module(name)

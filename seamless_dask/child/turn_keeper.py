@@ -1,7 +1,7 @@
-"""Has the threads of a Seamless process wait for the turn of their job.
+"""Makes the threads of a Seamless process wait for the turn of their job.
 
-Tells when a job waits long, or stands still, and counts what each one uses in its turn.
-Runs inside each Seamless process.
+Reports jobs that wait long or stand still, and measures the CPU time and memory that each
+job uses in its turn. Runs inside each Seamless process.
 """
 
 from __future__ import annotations
@@ -17,29 +17,29 @@ from .turns import JobTurn, State, Turns
 
 logger = logging.getLogger(__name__)
 
-#: seconds that a job waits at least for its process before it is started elsewhere
+#: minimum of seconds that a job waits for its process before it is started elsewhere
 PATIENCE = 1.0
-#: seconds of CPU time that a job may need while it stands still
+#: seconds of CPU time up to which a job counts as standing still
 STANDSTILL_CPU = 0.05
-#: names of threads in which nested transformations run in the process of their caller
+#: prefix of the names of threads that run nested transformations in their caller's process
 LOCAL_THREADS = "seamless-local"
 
 
 class TurnKeeper:
-    """Has the threads of a Seamless process wait for their turn.
+    """Makes the threads of a Seamless process wait for their turn.
 
     Parameters
     ----------
     state
-        What is global in the process; None: see `watch`.
+        The global state of the process; None: see `watch`.
     on_starved
         Called, from any thread, with the id of a job that could go on and has waited
         for its process as long as it had executed before, at least for `PATIENCE`; and
         with the seconds for which it has waited.
     on_stuck
         Called with the id of a job that has the turn and has needed no CPU time for
-        half of the time for which it has executed, at least for `PATIENCE`, while an
-        abandoned job is there: it may wait for a lock which that one holds.
+        half of the time for which it has executed, at least for `PATIENCE`, while the
+        process has an abandoned job: it may wait for a lock that the abandoned job holds.
     """
 
     def __init__(
@@ -59,13 +59,13 @@ class TurnKeeper:
 
     def forget_all(self) -> None:
         """Start anew in a process that a job has forked."""
-        # In the forked process a lock stays taken that another thread had.
+        # In the forked process, a lock that another thread held is never released.
         self._changed = threading.Condition()
         #: of each thread: whether it counts as one that executes
         self._thread = threading.local()
 
     def watch(self, state: State) -> None:
-        """Take over what is global in the process, before its first job."""
+        """Set the global state of the process, before its first job."""
         self._turns = Turns(state)
 
     def begin(self, job: JobTurn) -> bool:
@@ -96,7 +96,7 @@ class TurnKeeper:
             return list(job.threads), others
 
     def ending(self) -> dict[str, float]:
-        """Return the jobs whose code has ended, but not their end: seconds since."""
+        """Return {job id: seconds since the end of its code} of jobs that end now."""
         now = monotonic()
         return {
             job.id: now - job.code_ended
@@ -105,9 +105,9 @@ class TurnKeeper:
         }
 
     def blame(self, error: str) -> bool:
-        """Let the job that has the turn have an error; False if there is none.
+        """Set the error of the job that has the turn; False if no job has it.
 
-        Waits for nothing.
+        Takes no lock.
         """
         job = self._turns.holder
         if job is not None:
@@ -115,7 +115,7 @@ class TurnKeeper:
         return job is not None
 
     def abandon(self, job_id: str) -> bool:
-        """Let a job never go on; False if it has the turn, or is not here."""
+        """Never resume a job; False if it has the turn, or is not in this process."""
         with self._changed:
             for job in self._turns.jobs:
                 if job.id == job_id:
@@ -124,12 +124,12 @@ class TurnKeeper:
 
     @contextmanager
     def waiting(self, job: JobTurn | None) -> Iterator[None]:
-        """Have the calling thread, of a job, wait: another job may have the turn.
+        """Count the calling thread as waiting, so that another job may get the turn.
 
         Parameters
         ----------
         job
-            None: nothing is to be done.
+            The job of the thread; None: do nothing.
         """
         if job is None or not getattr(self._thread, "executes", False):
             yield
@@ -144,7 +144,7 @@ class TurnKeeper:
 
     @contextmanager
     def executing(self, job: JobTurn | None) -> Iterator[None]:
-        """Have the calling thread execute for a job whose other threads may wait."""
+        """Count the calling thread as executing for a job, once that has the turn."""
         if job is None or getattr(self._thread, "executes", False):
             yield
             return
@@ -157,17 +157,17 @@ class TurnKeeper:
             self._waits(job)
 
     def starting(self, job: JobTurn, thread: threading.Thread) -> None:
-        """Take note that a job, which executes, is about to start a thread."""
+        """Note that an executing job is about to start a thread."""
         with self._changed:
             job.threads.add(thread)
             job.executing += 1
 
     def started(self) -> None:
-        """Take note that the calling thread is one of these."""
+        """Note that the calling thread is a thread that a job has started."""
         self._thread.executes = True
 
     def ended(self, job: JobTurn, thread: threading.Thread) -> None:
-        """Take note that such a thread has ended, or was not started."""
+        """Note that a thread of a job has ended, or could not be started."""
         with self._changed:
             job.threads.discard(thread)
         self._waits(job)
@@ -185,7 +185,7 @@ class TurnKeeper:
                 self._wait(job)
 
     def _wait(self, job: JobTurn) -> None:
-        """Wait until a job has the turn. An abandoned one waits here for ever."""
+        """Wait until a job has the turn. An abandoned job waits here for ever."""
         began = monotonic()
 
         def goes_on() -> bool:
@@ -203,7 +203,7 @@ class TurnKeeper:
         job.waited += monotonic() - began
 
     def _stand_by(self, job: JobTurn) -> None:
-        """Wait for the turn; an abandoned job looks whether others stand still."""
+        """Wait for the turn; an abandoned job checks whether other jobs stand still."""
         seen: JobTurn | None = None
         cpu = since = 0.0
         while self._turns.holder is not job:
@@ -220,7 +220,7 @@ class TurnKeeper:
                 seen = None
 
     def _clock(self) -> None:
-        """Count the time of the job that has the turn; tell those that wait for it."""
+        """Count the time of the job that has the turn; wake the waiting threads."""
         now = monotonic()
         holder = self._turns.holder
         if holder is not self._charged:

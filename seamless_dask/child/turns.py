@@ -1,12 +1,13 @@
-"""Whose turn it is in a Seamless process: one transformation executes at a time.
+"""Decides which job of a Seamless process has the turn: one executes at a time.
 
 Normally a process has one job. When the pool has no process left, a job whose threads
-all wait for nested transformations lets another one execute in its process. Then what
-is global in the process (see `seamless_dask.child.state.process`) is put aside for the one
-that waits, and put back before it goes on; it goes on when the other one has ended, or
-waits in its turn.
+all wait for nested transformations lets another job execute in its process. Then the
+global state of the process (see `seamless_dask.child.state.process`) is saved for the
+waiting job, and put back before it goes on; it goes on when the other job has ended, or
+waits itself.
 
-Here it is decided, without threads and time; see `seamless_dask.child.turn_keeper`.
+This module knows nothing of time and starts no threads; see
+`seamless_dask.child.turn_keeper`.
 """
 
 from __future__ import annotations
@@ -19,7 +20,7 @@ from .state.part import CannotPutBack
 
 
 class State(Protocol):
-    """What is global in a process; see `seamless_dask.child.state.process`."""
+    """The global state of a process; see `seamless_dask.child.state.process`."""
 
     def save(self) -> Any:
         """Return the present state."""
@@ -34,10 +35,10 @@ class State(Protocol):
         """
 
     def reset(self) -> list[str]:
-        """Put the state of a fresh process back; return what resists."""
+        """Put back the state of a fresh process; return the problems with that."""
 
     def is_held(self) -> bool:
-        """Say whether a job that waits has what another one must not touch."""
+        """Say whether a waiting job holds resources that no other job may touch."""
 
 
 @dataclass(eq=False)
@@ -45,15 +46,15 @@ class JobTurn:
     """A job of this process."""
 
     id: str
-    #: threads of it that execute, or want to
+    #: number of its threads that execute, or are ready to
     executing: int = 0
     #: its state while another job has the turn
     saved: Any = None
     #: why it cannot go on here; None: it can
     lost: str | None = None
-    #: whether it goes on elsewhere, or nowhere
+    #: whether it never goes on here: it was cancelled, or begins again elsewhere
     abandoned: bool = False
-    #: time (monotonic) at which its code had come to its end; None: it has not
+    #: time (monotonic) at which its code has ended; None: it has not
     code_ended: float | None = None
     #: the error of a job whose code has broken its process; None: it has not
     broke: str | None = None
@@ -64,9 +65,9 @@ class JobTurn:
     #: seconds of CPU time of the process, and of its children, in its turn
     cpu_user: float = 0.0
     cpu_system: float = 0.0
-    #: the most memory that the process had in its turn, in bytes; None: not known
+    #: peak memory of the process in its turn, in bytes; None: not known
     memory_peak: int | None = None
-    #: seconds that its threads, which could go on, waited for the turn
+    #: seconds for which its threads were ready to go on, but waited for the turn
     waited: float = 0.0
     #: threads that run its code: that of the job, and those that it has started
     threads: set[threading.Thread] = field(default_factory=set)
@@ -78,14 +79,14 @@ class Turns:
     Parameters
     ----------
     state
-        What is global in the process.
+        The global state of the process.
     """
 
     def __init__(self, state: State) -> None:
         self._state = state
         #: the job whose state the process has
         self.holder: JobTurn | None = None
-        #: jobs that could go on, in order
+        #: jobs that are ready to go on, in order
         self.ready: list[JobTurn] = []
         #: jobs that have begun and not ended, without the abandoned ones
         self.jobs: list[JobTurn] = []
@@ -107,12 +108,12 @@ class Turns:
             return True
         self.jobs.remove(job)
         if self.holder is job and holder is not None:
-            # The process is not like a fresh one: the job that waits goes on in it.
+            # The process could not be reset: it is left to the waiting job.
             self._hand_over(holder)
         return False
 
     def executes(self, job: JobTurn) -> bool:
-        """A thread of a job executes if it may: say whether it may."""
+        """Note that a thread of a job is ready to execute; say whether it may."""
         if job.abandoned:
             return False
         job.executing += 1
@@ -124,17 +125,18 @@ class Turns:
         return job is self.holder
 
     def waits(self, job: JobTurn) -> None:
-        """A thread of a job waits, or has ended."""
+        """Note that a thread of a job waits, or has ended."""
         job.executing -= 1
         self._next()
 
     def end(self, job: JobTurn, left: list[str]) -> list[str]:
-        """Take note that a job has ended; return what cannot be put right after it.
+        """Note that a job has ended, and reset the process; return the problems.
 
         Parameters
         ----------
         left
-            What it leaves behind. That, too, keeps others from going on here.
+            Threads and processes that it has left running. They, too, prevent other
+            jobs from going on here.
         """
         if job.abandoned:
             return []
@@ -150,7 +152,7 @@ class Turns:
         return problems
 
     def abandon(self, job: JobTurn) -> bool:
-        """Let a job never go on; False if it has the turn."""
+        """Never resume a job; False if it has the turn."""
         if job is self.holder:
             return False
         if not job.abandoned:
@@ -165,7 +167,7 @@ class Turns:
             self._hand_over(self.ready.pop(0))
 
     def _hand_over(self, job: JobTurn) -> bool:
-        """Give a job the turn, in its state; False if a new one would not find its."""
+        """Give a job the turn, in its state; False if a new job cannot get a fresh one."""
         previous, self.holder = self.holder, job
         if previous is not None and previous in self.jobs:
             try:

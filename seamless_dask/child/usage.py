@@ -1,4 +1,4 @@
-"""What a Seamless process uses: CPU time, and memory."""
+"""The CPU time and memory that a Seamless process uses."""
 
 from __future__ import annotations
 
@@ -15,15 +15,15 @@ logger = logging.getLogger(__name__)
 
 
 class Usage(NamedTuple):
-    """What this process has used so far.
+    """The resources that this process has used so far.
 
     Attributes
     ----------
     cpu_user, cpu_system
         Seconds, with those of child processes that have ended.
     memory_peak
-        The most memory that it had since `forget_memory_peak`, in bytes; None: this
-        system does not tell.
+        Peak memory since `forget_memory_peak`, in bytes; None: the system does not
+        provide it.
     """
 
     cpu_user: float
@@ -32,19 +32,19 @@ class Usage(NamedTuple):
 
 
 def now() -> Usage:
-    """Return what this process has used so far."""
+    """Return the resources that this process has used so far."""
     own = resource.getrusage(resource.RUSAGE_SELF)
     children = resource.getrusage(resource.RUSAGE_CHILDREN)
     return Usage(
         own.ru_utime + children.ru_utime,
         own.ru_stime + children.ru_stime,
-        # Elsewhere it is that of the whole life of the process.
+        # On other systems it is the peak of the whole life of the process.
         own.ru_maxrss * 1024 if sys.platform == "linux" else None,
     )
 
 
 def forget_memory_peak() -> None:
-    """Have the system forget how much memory this process once had. Linux only."""
+    """Reset the peak memory of this process in the system. Linux only."""
     try:
         descriptor = os.open("/proc/self/clear_refs", os.O_WRONLY | os.O_CLOEXEC)
         try:
@@ -61,7 +61,7 @@ def cpu_without(threads: Collection[int]) -> float:
     Parameters
     ----------
     threads
-        Their native ids. What threads have used that have ended is not left out.
+        Their native ids. CPU time of threads that have ended stays included.
     """
     used = now()
     theirs = sum(

@@ -1,9 +1,9 @@
-"""Values in a Seamless process that need care: scratch, trivial and large ones.
+"""Special treatment of scratch, trivial and large values in a Seamless process.
 
-By itself a Seamless process drops the value of a scratch transformation, so that every
-use computes it again, and on a second computation uploads it. Here the Dask worker
-gets it, to keep in its memory. The empty buffer is stored nowhere, and cannot be
-fetched: its checksum says what it is. Large ones go through shared memory, see
+By itself, a Seamless process drops the value of a scratch transformation, so that every
+use computes it again; a second computation uploads it. Here the Dask worker gets the
+value and keeps it in its memory. The empty buffer is stored nowhere, and cannot be
+fetched: its checksum identifies it. Large values go through shared memory, see
 `seamless_dask.storage.shared_memory`. Runs inside each Seamless process.
 """
 
@@ -76,7 +76,7 @@ def install(worker: Any) -> None:
         except BaseException as error:  # noqa: BLE001 - whatever user code raises
             if os.getpid() != pid:
                 forked_jobs.end(error, None)
-            # It becomes the text of the transformation's error, with its output.
+            # Its text becomes the error of the transformation, with its output.
             raise SeamlessStreamTransformationError(error_text(error)) from None
 
     replace(worker, "_buffer_tempref", buffer_tempref)

@@ -1,8 +1,8 @@
-"""Where a job of a Seamless process waits, so that others may execute meanwhile.
+"""Marks the places where a job waits, so that other jobs may execute meanwhile.
 
-These places are known: ``run()``, ``compute()`` and calls of transformations, the event
-loops that a job runs itself, the commands of bash transformations. A job that waits in
-another place, such as a thread pool of its own, keeps its process.
+These places are ``run()``, ``compute()`` and calls of transformations, the event loops
+that a job runs itself, and the commands of bash transformations. A job that waits in
+another place, such as a thread pool of its own, does not lend its process.
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ from .turn_keeper import TurnKeeper
 
 
 def install(keeper: TurnKeeper) -> Callable[[], AbstractContextManager[None]]:
-    """Arrange all this in the process that calls, once.
+    """Install this in the calling process; call it once.
 
     Parameters
     ----------
@@ -29,7 +29,7 @@ def install(keeper: TurnKeeper) -> Callable[[], AbstractContextManager[None]]:
     Returns
     -------
     callable
-        Returns a context manager: what it encloses waits.
+        Returns a context manager in which the calling job waits.
     """
     from seamless_transformer import transformation_cache, transformation_class
 
@@ -47,7 +47,7 @@ def install(keeper: TurnKeeper) -> Callable[[], AbstractContextManager[None]]:
 
     @functools.wraps(run_here)
     def run_executing(*args: Any, **kwargs: Any) -> Any:
-        """Run a nested transformation that is to run in the same process."""
+        """Run a nested transformation in this process, as part of its job."""
         with keeper.executing(current_job()):
             return run_here(*args, **kwargs)
 
@@ -61,7 +61,7 @@ def _selector(
     waiting: Callable[[], AbstractContextManager[None]],
 ) -> type[selectors.BaseSelector]:
     class JobSelector(selectors.DefaultSelector):
-        """Waits for what the event loop of a job waits for."""
+        """Selector for the event loops of a job, which waits while this one blocks."""
 
         def select(self, timeout: float | None = None) -> Any:
             events = super().select(0)

@@ -1,1 +1,1 @@
-"""What all processes agree on with the scheduler. See docs/architecture.md."""
+"""Agreements of all processes with the scheduler. See docs/architecture.md."""

@@ -1,11 +1,12 @@
 """Nested work of processes that a transformation has started.
 
-``seamless-run`` in a bash transformation, for instance, is no Seamless process, so
-nobody sees that the transformation waits for what it submits. Such a process therefore
-says so to the Dask worker under which it runs, and asks for its leases itself.
+``seamless-run`` in a bash transformation, for instance, is not a Seamless process, so
+the Dask worker does not notice that the transformation waits for nested work. Such a
+process therefore tells the Dask worker under which it runs, and asks for its leases
+itself.
 
-Its environment says where it is: the address of the Dask worker, the name of the
-Seamless process and, in bash transformations, the key of the task.
+It finds in its environment the address of the Dask worker, the name of the Seamless
+process and, in bash transformations, the key of the task.
 """
 
 from __future__ import annotations
@@ -58,7 +59,7 @@ class InnerLeases:
         self._announcement: asyncio.Task[_Caller] | None = None
 
     async def acquire(self, key: str) -> InnerLease:
-        """Wait for the permission to have a transformation run.
+        """Wait for a lease for a nested transformation.
 
         Parameters
         ----------

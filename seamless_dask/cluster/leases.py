@@ -1,4 +1,4 @@
-"""A worker's side of the permission manager: asks for leases, learns decisions."""
+"""How a Dask worker asks the permission manager for leases and gives them back."""
 
 from __future__ import annotations
 
@@ -21,18 +21,18 @@ RETRY_INTERVAL = 1.0
 #: leases that one message asks for, at the most
 MAX_BATCH = 1000
 
-#: Of all leases of this process: one that was given back is never granted again, and a
-#: worker that learns of other services begins anew.
+#: Numbers the leases of this process. Module-wide, because an id that was given back is
+#: never granted again, and a worker that is reconfigured makes new `Leases`.
 _numbers = itertools.count(1)
 
 
 class Lease(str):
-    """The id of a lease that is held; if it is thrown away, the lease is given back.
+    """The id of a held lease; when this object is deleted, the lease is given back.
 
-    A caller that was cancelled in the moment of the grant may never have looked at it.
+    A caller that is cancelled at the moment of the grant may never receive the object.
     """
 
-    #: by which it was acquired; None once it is over
+    #: the object that acquired it; None once the lease is over
     leases: Leases | None = None
 
     def __del__(self) -> None:
@@ -44,8 +44,8 @@ class Leases:
     """Asks the scheduler for leases, many in one message.
 
     Lives on the event loop of the Dask worker. Requests and releases travel on
-    different connections. So a lease that nobody wants any more is released once its
-    request was answered; if its request was not sent yet, it is not sent at all.
+    different connections. So if the caller no longer wants a lease, it is released only
+    after its request was answered; a request that was not sent yet is dropped.
     """
 
     def __init__(self, worker: Worker) -> None:
@@ -55,12 +55,12 @@ class Leases:
         self._undecided: dict[str, asyncio.Future[None]] = {}
         #: {lease id: its request}, in the order of asking
         self._unsent: dict[str, dict[str, Any]] = {}
-        #: ids whose request is on its way, and not answered
+        #: ids whose request was sent and is not answered yet
         self._asked: set[str] = set()
-        #: those of them that nobody wants any more
+        #: ids in `_asked` that their callers no longer want
         self._given_up: set[str] = set()
-        #: live ids whose request was sent more than once: a copy may still arrive when
-        #: the lease is over, and would take a slot for nobody
+        #: live ids whose request was sent more than once: a copy that arrives after the
+        #: lease is over would occupy a slot that no caller uses
         self._repeated: set[str] = set()
         self._sending: asyncio.Task[None] | None = None
         worker.stream_handlers[messages.PUSH_DECISIONS] = self.decided
@@ -71,7 +71,7 @@ class Leases:
         return cast(str, self._worker.contact_address)
 
     def close(self) -> None:
-        """Stop listening; whoever still waits is told."""
+        """Stop listening; requests that still wait are refused."""
         self._worker.stream_handlers.pop(messages.PUSH_DECISIONS, None)
         for lease_id in self._undecided:
             self._give_up(lease_id)
@@ -86,7 +86,7 @@ class Leases:
         Parameters
         ----------
         key
-            Key of the Dask task that it is for.
+            Key of the Dask task that the lease is for.
         owner
             Key of the transformation that asks; None if that is not known.
         depth
@@ -95,7 +95,8 @@ class Leases:
         Returns
         -------
         Lease
-            To be given back with `release`, unless it has ended with its task: `ended`.
+            The caller gives it back with `release`, or calls `ended` if the lease has
+            ended with its task.
 
         Raises
         ------
@@ -126,7 +127,7 @@ class Leases:
         return lease
 
     def _give_up(self, lease_id: str) -> None:
-        """Nobody waits for a lease any more."""
+        """Drop or release a lease that its caller no longer waits for."""
         if self._unsent.pop(lease_id, None) is not None:
             return
         if lease_id in self._asked:
@@ -135,7 +136,7 @@ class Leases:
             self.release(lease_id)
 
     def release(self, *lease_ids: str) -> None:
-        """Give leases back; unknown or ended ones change nothing."""
+        """Give leases back; unknown or ended leases are ignored."""
         for lease in lease_ids:
             if isinstance(lease, Lease):
                 lease.leases = None
@@ -145,9 +146,10 @@ class Leases:
             comm.send(messages.release(self._holder, lease_ids))
 
     def ended(self, lease: str) -> None:
-        """Note that a lease has ended with its task: nothing is left to give back.
+        """Note that a lease has ended with its task, so it need not be released.
 
-        Except that no copy of its request may be granted after that.
+        If its request was repeated, it is released all the same, so that no late copy
+        of the request is granted.
         """
         if lease in self._repeated:
             self.release(lease)
@@ -155,7 +157,7 @@ class Leases:
             lease.leases = None
 
     def thrown_away(self, lease_id: str) -> None:
-        """Give a lease back that nobody has any more; called in any thread."""
+        """Give back a lease whose `Lease` was deleted; called in any thread."""
         loop = self._loop
         if loop is not None and loop.is_running():
             loop.call_soon_threadsafe(self.release, lease_id)
@@ -177,11 +179,11 @@ class Leases:
             self._sending = None
 
     async def _ask(self, batch: list[dict[str, Any]]) -> None:
-        """Ask for leases, and take note of what the scheduler says."""
+        """Ask for leases, and process the scheduler's answer."""
         try:
             answer = await self._ask_until_answered(batch)
         except Exception as error:
-            # whatever it was, nobody may wait for it for ever
+            # whatever the error is, no caller may wait for ever
             logger.exception("%d leases cannot be asked for", len(batch))
             answer = {"status": "error", "errors": [repr(error)]}
         if answer.get("status") == "ok":
@@ -189,7 +191,7 @@ class Leases:
         elif len(batch) == 1:
             reason = f"the scheduler did not accept the request: {answer}"
             self._refuse([batch[0]["id"]], reason)
-        else:  # what is wrong with one of them must not cost the others
+        else:  # a faulty request must not make the others fail
             half = len(batch) // 2
             await self._ask(batch[:half])
             await self._ask(batch[half:])
@@ -213,7 +215,7 @@ class Leases:
         granted: list[str] | tuple[str, ...] = (),
         refused: dict[str, str] | None = None,
     ) -> None:
-        """Take note of decisions, from an answer or pushed by the scheduler."""
+        """Process decisions, from an answer or pushed by the scheduler."""
         for lease_id in granted:
             future = self._undecided.get(lease_id)
             if future is not None and not future.done():

@@ -1,8 +1,8 @@
 """Directories for workers that other users of the machine cannot tamper with.
 
 Dask keeps the files of all its servers in ``dask-scratch-space`` below the directory for
-temporary files, and puts that on ``sys.path``. Below ``/tmp`` anybody can make it first,
-open to all, and then have those who use it run what he puts there.
+temporary files, and puts that on ``sys.path``. Below ``/tmp`` another user can make that
+directory first, writable for all, and put code into it that Dask servers then run.
 """
 
 from __future__ import annotations
@@ -11,19 +11,19 @@ import os
 import stat
 import tempfile
 
-#: Dask makes no directory of its own below one whose name has this in it.
+#: Dask makes no directory of its own below one whose path contains this name.
 NAME = "dask-scratch-space"
 
 
 class NotPrivate(RuntimeError):
-    """A directory belongs to somebody else, who may change what is in it."""
+    """A directory belongs to another user, who may change its contents."""
 
 
 def make(parent: str) -> str:
-    """Return a directory below `parent` that only this user can look into.
+    """Return a directory below `parent` that only this user can access.
 
-    It is always the same one, so that Dask can remove what processes that were killed
-    have left there; but if somebody else has taken its name, it is a new one.
+    It is always the same directory, so that Dask can remove files that killed processes
+    have left there. If another user has taken its name, a new directory is made.
     """
     path = os.path.join(parent, f"{NAME}-{os.getuid()}")
     try:
@@ -35,10 +35,10 @@ def make(parent: str) -> str:
 
 
 def _closed_to_others(path: str) -> bool:
-    """Close a directory to others if it is ours; say whether it is."""
+    """Deny other users access if the directory is ours; return whether it is."""
     try:
         descriptor = os.open(path, os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW)
-    except OSError:  # a file, a link, or not for us
+    except OSError:  # a file, a link, or not readable for us
         return False
     try:
         if os.fstat(descriptor).st_uid != os.getuid():
@@ -50,17 +50,17 @@ def _closed_to_others(path: str) -> bool:
 
 
 def protect(directory: str) -> None:
-    """See to it that others cannot replace the directory of a worker.
+    """Make sure that other users cannot replace the directory of a worker.
 
     Parameters
     ----------
     directory
-        Made by this process.
+        The directory, which this process has made.
 
     Raises
     ------
     NotPrivate
-        If they can, since the one around it is theirs.
+        If they can, because its parent directory belongs to one of them.
     """
     around = os.path.dirname(os.path.abspath(directory))
     us = os.stat(directory).st_uid  # not always our user id, on network file systems

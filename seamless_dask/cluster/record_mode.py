@@ -1,7 +1,7 @@
 """How the clients and the workers of a cluster agree on record mode.
 
-In record mode each execution leaves a full record; otherwise a minimal one. It is a
-property of the cluster: the wrapper is told on launch, and publishes it as Dask
+In record mode each execution leaves a full record; otherwise a minimal one. The mode is
+a property of the cluster: the wrapper receives it on launch and publishes it as Dask
 metadata.
 """
 
@@ -11,17 +11,17 @@ from typing import Any
 
 from ..errors import RecordModeMismatch
 
-#: key of the scheduler's metadata; absent if nobody has decided
+#: key of the scheduler's metadata; absent until the mode is decided
 RECORD_MODE = "seamless-record-mode"
 
 
 def publish(scheduler: Any, record: bool) -> None:
-    """Decide for a cluster, in the process of its `distributed.Scheduler`."""
+    """Set the mode of a cluster, in the process of its `distributed.Scheduler`."""
     scheduler.set_metadata(keys=[RECORD_MODE], value=record)
 
 
 def check(cluster: bool | None) -> None:
-    """Compare this process with its cluster, if that concerns it at all.
+    """Compare the record modes of this process and its cluster, if that has one.
 
     Raises
     ------

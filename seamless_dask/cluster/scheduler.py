@@ -1,4 +1,4 @@
-"""What clients ask of the scheduler by RPC: leases, cancelling, its state."""
+"""RPC calls of clients to the scheduler: leases, cancellation, status."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ def rpc(client: Client) -> Any:
 
 
 def call(client: Client, op: str, **arguments: Any) -> Any:
-    """Call the scheduler and wait for its answer; in any thread but the client's own."""
+    """Call the scheduler and wait; in any thread except that of the client's loop."""
 
     async def answer() -> Any:
         return await getattr(rpc(client), op)(**arguments)
@@ -37,14 +37,14 @@ async def ask_for_lease(
 ) -> dict[str, Any]:
     """Ask the permission manager for one lease on behalf of a client.
 
-    It asks again while the scheduler does not answer and the client has not ended. A
-    lease whose answer nobody awaits any more is given back, whether the request has
+    The request is repeated until the scheduler answers or the client ends. If the caller
+    is cancelled before the answer, the lease is given back, whether the request has
     arrived or not.
 
     Parameters
     ----------
     client
-        The client that will hold the lease; on its event loop.
+        The client that will hold the lease; the call must run on its event loop.
     request
         See `scheduler_ext.messages.lease_request`.
     wait_seconds
@@ -122,7 +122,7 @@ async def has_room(client: Client, key: str) -> str | None:
 
 
 async def status(client: Client) -> dict[str, Any]:
-    """Return what the scheduler's plugin knows."""
+    """Return the status of the scheduler's plugin."""
     return await getattr(rpc(client), messages.OP_STATUS)()
 
 

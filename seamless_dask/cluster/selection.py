@@ -1,9 +1,9 @@
-"""Tells workers which cluster and queue they belong to, as the driver selected them.
+"""Tells workers which cluster and queue the driver script has selected.
 
 Execution records name cluster, queue and remote target, and in record mode their
-probes are checked. seamless-config knows them in the driver only, so they are shipped:
-with the worker plugin to each Dask worker, from there in an environment variable to
-its Seamless processes, in which the code of probes asks for them.
+probes are checked. seamless-config knows them only in the driver script, so they are
+sent with the worker plugin to each Dask worker, and from there in an environment
+variable to its Seamless processes, where the probes' code reads them.
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ _selected: str | None = None
 
 
 def definition_of(cluster: Any) -> dict[str, Any]:
-    """Return what ``clusters.yaml`` says about a cluster, as plain data.
+    """Return the definition of a cluster in ``clusters.yaml``, as plain data.
 
     Parameters
     ----------
@@ -42,7 +42,7 @@ def _given(mapping: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def current() -> dict[str, Any] | None:
-    """Return what this process has selected, or None if it has selected nothing.
+    """Return the selection of this process, or None if it has selected no cluster.
 
     A JSON-compatible mapping: ``cluster`` (a name), ``definition``, ``queue``, ``node``.
     """
@@ -62,13 +62,13 @@ def current() -> dict[str, Any] | None:
 
 
 def select(selection: Mapping[str, Any]) -> bool:
-    """Select in this process what a driver has selected in its own.
+    """Apply the selection of a driver script to this process.
 
     Returns
     -------
     bool
-        False, and nothing has changed, if this process has a selection of its own:
-        it is a driver, with the worker inside.
+        False, and nothing has changed, if this process has a selection of its own: the
+        worker then runs in the process of the driver script.
     """
     global _selected
     from seamless_config.cluster import define_clusters

@@ -46,6 +46,13 @@ NAMES = (
     _selector_loop.read(
         "BaseSelectorEventLoop._make_self_pipe", _DRIVER, "a forked loop's own pipe"
     ),
+    # assigned when the pipe is made
+    _selector_loop.read(
+        "BaseSelectorEventLoop._make_self_pipe._csock", _DRIVER, "kept to the end"
+    ),
+    _selector_loop.read(
+        "BaseSelectorEventLoop._make_self_pipe._ssock", _DRIVER, "kept to the end"
+    ),
     _asyncio.read("_get_running_loop", _DRIVER | _CHILD, "without an exception"),
     Module(_PYTHON, "asyncio.events").read("_get_running_loop", _DRIVER, "the same"),
     Module(_PYTHON, "asyncio.tasks").set(

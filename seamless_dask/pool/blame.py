@@ -1,8 +1,9 @@
-"""Which jobs are to blame when a process is lost; pure.
+"""Which jobs are to blame when a process is lost; communicates with nothing.
 
-A job that executes may have brought its process down, one that waits for nested ones has
-not. If all that were in the process waited, it was none of them, or one by a thread that
-it has left running: those that were there at `MAX_LOSSES` such losses are suspected.
+An executing job may have brought its process down; a job that waits for nested
+transformations has not. If all jobs in the process were waiting, the cause is none of
+them, or a thread that one of them has left running: jobs that were present at
+`MAX_LOSSES` such losses are charged.
 """
 
 from __future__ import annotations
@@ -17,11 +18,11 @@ MAX_LOSSES = 3
 
 @dataclass
 class Losses:
-    """What a job has to do with processes that were lost."""
+    """The lost processes in which a job was running."""
 
-    #: how those ended that it may have brought down
+    #: how the processes ended that the job may have brought down
     charged: list[str] = field(default_factory=list)
-    #: how many were lost while it and all others in them waited
+    #: number of processes that were lost while all jobs in them waited
     unexplained: int = 0
 
 
@@ -30,7 +31,7 @@ class Suspect(Protocol):
 
     @property
     def name(self) -> str:
-        """How errors call it."""
+        """Its name in error texts."""
 
     @property
     def waiting(self) -> int:
@@ -38,7 +39,7 @@ class Suspect(Protocol):
 
     @property
     def losses(self) -> Losses:
-        """What it has to do with lost processes."""
+        """The lost processes in which it was running."""
 
 
 S = TypeVar("S", bound=Suspect)
@@ -50,14 +51,14 @@ def charge(jobs: Iterable[S], cause: str) -> frozenset[S]:
     Parameters
     ----------
     jobs
-        All that were in it.
+        All jobs that were in the process.
     cause
-        How it ended, for humans.
+        How the process ended, in words.
 
     Returns
     -------
     frozenset
-        Those that are charged.
+        The jobs that are charged.
     """
     jobs = tuple(jobs)
     guilty = frozenset(job for job in jobs if not job.waiting)
@@ -71,11 +72,12 @@ def charge(jobs: Iterable[S], cause: str) -> frozenset[S]:
 
 
 def verdict(job: Suspect) -> str | None:
-    """Return the error of a job that is not to run again; None if it is.
+    """Return the error text of a job that must not run again; None if it may.
 
     Examples
     --------
-    The process that ran transformation 5d41 was lost 3 times: and how, a line each.
+    "The Seamless process that ran transformation 5d41 was lost 3 times:", and one line
+    for each loss.
     """
     losses = job.losses.charged
     if len(losses) < MAX_LOSSES:

@@ -1,7 +1,7 @@
-"""Buffers that do not travel with messages, between a Dask worker and its processes.
+"""Exchanges buffers between a Dask worker and its processes, outside of messages.
 
-Answers what the code of seamless-transformer in a process asks for: a piece of shared
-memory to fill or to read. What is large stays there, see
+Answers the requests of seamless-transformer's code in a process: it gets a piece of
+shared memory to fill or to read. Large buffers stay there, see
 `seamless_dask.storage.shared_memory`. Runs on the event loop of seamless-transformer's pool.
 """
 
@@ -30,7 +30,7 @@ from ..storage.shared_memory import (
 
 logger = logging.getLogger(__name__)
 
-#: marks shared memory whose content is written by us and not by Seamless' writer
+#: marks shared memory whose content this package uploads, not Seamless' writer
 _OURS = "seamless_dask"
 
 
@@ -40,14 +40,15 @@ class BufferRequests:
     Parameters
     ----------
     buffers
-        Those that are handed out.
+        The buffers that are handed out.
     segments_of
-        Returns the keys of the shared memory that is meant for a process, given by
-        name.
+        Returns the keys of the shared memory for a process, given by name.
     find
-        Gets a buffer that is not here for a process: name and checksum.
+        Gets a buffer that this process does not have, for another process. Called with
+        its name and the checksum.
     made
-        Takes what a process has made and is to be written: name and buffer.
+        Has a buffer uploaded that a process has made. Called with its name and the
+        buffer.
     """
 
     def __init__(
@@ -64,7 +65,7 @@ class BufferRequests:
         self._manager: Any = None
 
     def install(self, manager: Any) -> None:
-        """Take these requests over.
+        """Replace the pool's own handlers of these requests.
 
         Parameters
         ----------
@@ -84,11 +85,11 @@ class BufferRequests:
     async def download(
         self, handle: Any, payload: dict[str, Any]
     ) -> dict[str, Any] | None:
-        """Say where a process can read a buffer; None if that cannot be had."""
+        """Return where a process can read a buffer; None if it cannot be obtained."""
         checksum = Checksum(payload["checksum"]).hex()
         buffer = self._buffers.at_hand(checksum)
         if buffer is None:
-            # The original would block the pool's event loop while it fetches.
+            # The original handler would block the pool's event loop while it fetches.
             buffer = await self._find(handle.name, checksum)
             if buffer is None:
                 return None
@@ -110,7 +111,7 @@ class BufferRequests:
         Raises
         ------
         OSError
-            If the buffer is not in shared memory, and does not get there.
+            If the buffer is not in shared memory, and cannot be put there.
         """
         memory: Loan | SharedMemory
         if isinstance(buffer, SharedBuffer):
@@ -128,7 +129,7 @@ class BufferRequests:
         size: int,
         metadata: dict[str, Any],
     ) -> dict[str, Any]:
-        """Keep memory for a process; return what it is to know."""
+        """Keep memory for a process; return the pointer that the process gets."""
         key = uuid.uuid4().hex
         self._manager._pointers[key] = _Pointer(key, memory, size, metadata)
         self._segments_of(handle.name).add(key)
@@ -139,7 +140,7 @@ class BufferRequests:
         await self._manager._handle_downloaded(handle, payload)
 
     async def refer(self, handle: Any, payload: dict[str, Any]) -> Any:
-        """Take note that a process has made a buffer that is not small.
+        """Note that a process has made a buffer that is not small.
 
         Returns
         -------
@@ -177,7 +178,7 @@ class BufferRequests:
         self._segments_of(handle.name).discard(key)
         if not SUPPORTED:
             return await self._manager._handle_upload(handle, payload)
-        # Nothing waits from here on: the memory has an owner at any time.
+        # There is no `await` from here on, so the memory has an owner at any time.
         pointer = self._manager._pointers.pop(key)
         checksum = Checksum(pointer.metadata["checksum"])
         content = payload.get(CONTENT)
@@ -190,7 +191,7 @@ class BufferRequests:
         if pointer.metadata[_OURS]:
             self._made(handle.name, buffer)
         else:
-            # There is a reference to it since the process has told of it.
+            # `refer` has already taken a reference to it.
             get_buffer_cache().register(checksum, buffer, size=len(buffer))
         return {"checksum": checksum.hex()}
 

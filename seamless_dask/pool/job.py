@@ -1,4 +1,4 @@
-"""A job for a Seamless process, and the ways in which a process does not do it."""
+"""A job for a Seamless process, and the exceptions if the process does not run it."""
 
 from __future__ import annotations
 
@@ -13,26 +13,26 @@ from .blame import Losses
 class PoolJob:
     """A transformation that is to run in one of the processes."""
 
-    #: how error messages call it
+    #: its name in error messages
     name: str
-    #: what the process is sent
+    #: content of the message to the process
     payload: dict[str, Any]
-    #: of the Dask task, if it is one
+    #: key of its Dask task; None without one
     key: str | None = None
-    #: whether the log tells that its end takes long
+    #: whether it was logged that its end takes long
     warned: bool = False
     #: nested transformations for which it waits
     waiting: int = 0
-    #: what it has to do with processes that were lost
+    #: the lost processes in which it was running
     losses: Losses = field(default_factory=Losses)
     #: how often its code has begun again, because another job executed for long in
     #: its process
     evictions: int = 0
-    #: seconds that it waited in processes in which it did not go on
+    #: seconds that it waited in processes from which it was evicted
     waited: float = 0.0
-    #: how often it was given to a process
+    #: how often it has begun in a process
     begun: int = 0
-    #: how the process knows it
+    #: its id in messages to and from the process
     id: str = field(default_factory=lambda: uuid.uuid4().hex)
 
 
@@ -42,7 +42,7 @@ class ProcessLost(RuntimeError):
     Parameters
     ----------
     cause
-        For humans.
+        How it ended, in words.
     charged
         The jobs that may have caused it; empty if it was ended on purpose.
     """
@@ -53,8 +53,8 @@ class ProcessLost(RuntimeError):
 
 
 class ProcessTaken(RuntimeError):
-    """Another job executes in a process, so that it cannot have this one now."""
+    """The process cannot begin a job now, because another one executes there."""
 
 
 class Evicted(RuntimeError):
-    """A job that waits was given up in its process, in order to begin elsewhere."""
+    """A waiting job was abandoned in its process, to begin again elsewhere."""

@@ -1,7 +1,8 @@
-"""What the operating system knows of a process: that it ends, why, what it leaves.
+"""Operating system functions for processes: how they end, and their descendants.
 
-Knows nothing of Seamless. Linux tells of an end by a file descriptor of the process;
-elsewhere, multiprocessing's sentinel does, which may be late if the process has forked.
+Knows nothing of Seamless. On Linux, a file descriptor of the process (a pidfd) signals
+its end; elsewhere, multiprocessing's sentinel does, which may be late if the process has
+forked.
 """
 
 from __future__ import annotations
@@ -10,6 +11,7 @@ import logging
 import os
 import signal
 import socket
+import time
 from collections.abc import Iterable
 from multiprocessing.connection import Connection
 from multiprocessing.process import BaseProcess
@@ -20,8 +22,10 @@ from ..cluster.environment import MARKER_ENV
 
 logger = logging.getLogger(__name__)
 
-#: looks for descendants that were born while others were being killed
+#: passes of `kill_marked`: descendants may start while others are being killed
 SWEEPS = 5
+#: seconds that one pass waits for the killed processes to end
+SWEEP_SECONDS = 0.1
 
 _EXPLANATIONS = {
     signal.SIGKILL: "by the kernel because memory was short, or by hand",
@@ -61,12 +65,12 @@ class Sentinel:
 
 
 def describe_exit(code: int | None) -> str:
-    """Say in words how a process ended.
+    """Describe in words how a process ended.
 
     Parameters
     ----------
     code
-        As in `multiprocessing.Process.exitcode`; None if nobody knows.
+        As in `multiprocessing.Process.exitcode`; None if it is not known.
     """
     if code is None:
         return "ended"
@@ -82,9 +86,9 @@ def describe_exit(code: int | None) -> str:
 
 
 def hang_up(connection: Connection) -> None:
-    """Let both ends of a pipe see its end, whoever else has inherited them.
+    """Shut down both ends of a pipe, even if other processes have inherited them.
 
-    A thread of ours that is blocked in reading or writing is woken; what has been
+    A thread of ours that is blocked in reading or writing is woken; data that has been
     received already can still be read.
     """
     try:
@@ -104,8 +108,25 @@ def tree(pid: int) -> list[psutil.Process]:
         return []
 
 
+def remaining(processes: Iterable[psutil.Process]) -> list[psutil.Process]:
+    """Return the processes that have not ended; collect the exit codes of children.
+
+    A process whose fork server was killed is a zombie until the init process collects
+    it, which may take seconds, or never happen in a container.
+    """
+    _, there = psutil.wait_procs(list(processes), timeout=0)
+    return [process for process in there if not _is_zombie(process)]
+
+
+def _is_zombie(process: psutil.Process) -> bool:
+    try:
+        return bool(process.status() == psutil.STATUS_ZOMBIE)
+    except psutil.NoSuchProcess:
+        return True
+
+
 def kill(processes: Iterable[psutil.Process]) -> None:
-    """Send SIGKILL to those that still exist."""
+    """Send SIGKILL to the processes that still exist."""
     for process in processes:
         try:
             process.kill()
@@ -114,19 +135,21 @@ def kill(processes: Iterable[psutil.Process]) -> None:
 
 
 def kill_tree(pid: int, marker: str) -> None:
-    """Kill a process and everything that it has started; may take some 10 ms."""
+    """Kill a process and its descendants; may take some 10 ms."""
     kill(tree(pid))
     kill_marked(marker)
 
 
 def kill_marked(marker: str) -> None:
-    """Kill descendants, also without a parent, whose marker begins with `marker`."""
+    """Kill all processes, also orphans, whose marker begins with `marker`."""
     for _ in range(SWEEPS):
         found = _marked(marker)
         if not found:
             return
         kill(found)
-        psutil.wait_procs(found, timeout=0.1)
+        deadline = time.monotonic() + SWEEP_SECONDS
+        while remaining(found) and time.monotonic() < deadline:
+            time.sleep(0.005)
     logger.warning("Processes that a transformation has started do not end: %s", found)
 
 
@@ -141,6 +164,6 @@ def _marked(marker: str) -> list[psutil.Process]:
         except (psutil.NoSuchProcess, psutil.AccessDenied):
             continue
         except OSError as error:
-            # Some systems refuse to show the environment of a process in other words.
+            # Some systems refuse to show the environment with another exception.
             logger.debug("Environment of process %s: %r", process.pid, error)
     return found

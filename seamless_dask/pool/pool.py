@@ -1,9 +1,9 @@
 """The pool of Seamless processes in a Dask worker.
 
-With `seamless_dask.pool.process` the only module that knows the inside of
-seamless-transformer's pool. Nested transformations are answered here in one exchange
-per transformation: the pool's own protocol would have the child poll, and cannot tell
-which job asks. Which process runs what is decided in `seamless_dask.pool.processes`.
+Uses the internals of seamless-transformer's pool, as `seamless_dask.pool.process` and
+`seamless_dask.pool.buffer_requests` do. A nested call is answered in one exchange: with
+the pool's own protocol the child process would poll, and could not tell which job calls.
+`seamless_dask.pool.processes` decides which process runs a job.
 """
 
 from __future__ import annotations
@@ -38,9 +38,9 @@ from .users import User
 
 logger = logging.getLogger(__name__)
 
-#: threads for what blocks, such as a message that does not fit into a pipe
+#: threads for blocking operations, such as a message that does not fit into a pipe
 MAX_THREADS = 4096
-#: seconds between the request to end and SIGKILL
+#: seconds between SIGTERM and SIGKILL
 GRACE = 1.0
 _pool_of_this_process: Pool | None = None
 _creation = threading.Lock()
@@ -55,7 +55,7 @@ class Pool:
     Parameters
     ----------
     processes
-        How many.
+        Number of processes.
     environment
         Environment variables for the processes.
     scratch
@@ -66,7 +66,7 @@ class Pool:
         self, processes: int, environment: dict[str, str], scratch: str | Path
     ) -> None:
         self.processes = processes
-        #: where the processes' requests for buffers are answered from
+        #: buffers with which requests of the processes are answered
         self.buffers = BufferStore()
         self._requests = BufferRequests(
             self.buffers, self.segments_of, self._find, self._made
@@ -95,7 +95,7 @@ class Pool:
         return transformer_worker.TRANSFORMATION_THROTTLE
 
     def join(self, user: User) -> None:
-        """Serve a worker; the first starts the processes, which takes a second or two.
+        """Serve a worker; for the first one, start the processes (a second or two).
 
         Raises
         ------
@@ -113,7 +113,7 @@ class Pool:
                     raise
 
     async def leave(self, user: User) -> None:
-        """Serve a worker no longer; the last ends the processes."""
+        """Stop serving a worker; after the last one, end the processes."""
         global _pool_of_this_process
         with self._lock:
             if user in self._users:
@@ -153,7 +153,7 @@ class Pool:
 
     async def _take_over(self) -> None:
         manager = self._manager
-        # The default allows for a fixed number of processes.
+        # The default executor has enough threads for a fixed number of processes only.
         executor = transformer_worker._DaemonThreadPoolExecutor(
             MAX_THREADS, thread_name_prefix="seamless-pool"
         )
@@ -186,9 +186,9 @@ class Pool:
             process.give_up(payload["job"])
 
     async def _stop(self) -> None:
-        """End the processes and what they started, within two seconds.
+        """End the processes and their descendants, within two seconds.
 
-        Needs no thread: when the interpreter exits, none can be had.
+        Starts no thread, because that fails while the interpreter exits.
         """
         manager, self._manager = self._manager, None
         if manager is None:
@@ -213,13 +213,13 @@ class Pool:
 
     @property
     def alive(self) -> int:
-        """How many processes there are now; more than `processes` under load."""
+        """Number of processes that exist now; more than `processes` under load."""
         return len(self._processes.all())
 
     # -- requests of the processes -----------------------------------------------
 
     def user_of(self, owner_key: str | None) -> User:
-        """Return the worker that runs a task; one of them if none is known to."""
+        """Return the worker that runs a task; any worker if that one is not known."""
         if owner_key is not None:
             for user in self._users:
                 if owner_key in user.running:
@@ -235,8 +235,8 @@ class Pool:
         answer = asyncio.run_coroutine_threadsafe(
             user.nested.answer(handle.name, payload), user.loop
         )
-        # If the process is lost meanwhile, this is cancelled and the caller stays one
-        # that waits: then it is not the one that caused the loss.
+        # If the process is lost meanwhile, this is cancelled and the caller stays
+        # marked as waiting, so that it is not blamed for the loss.
         response = await asyncio.wrap_future(answer)
         if caller is not None:
             caller.waiting -= 1
@@ -251,7 +251,7 @@ class Pool:
         return await asyncio.wrap_future(found)
 
     def _made(self, process: str, buffer: Buffer) -> None:
-        """Have a buffer written; that begins before the job can end."""
+        """Start to write a buffer, before the job that made it can end."""
         user = self.user_of(next(iter(self.jobs_of(process)), None))
         user.loop.call_soon_threadsafe(user.uploads.made, buffer)
 
@@ -264,7 +264,7 @@ class Pool:
     # -- jobs --------------------------------------------------------------------
 
     def segments_of(self, process_name: str) -> set[str]:
-        """The shared memory that is meant for a process, to be removed at its end."""
+        """Keys of the shared memory for a process, which is removed when it ends."""
         process = self._processes.process(process_name)
         return set() if process is None else process.segments
 
@@ -294,9 +294,9 @@ class Pool:
         transformation_dict, tf_checksum, tf_dunder, scratch, strict_dunder
             The transformation.
         key, depth
-            Of its Dask task, and in the tree of transformations.
+            Key of its Dask task, and its depth in the tree of transformations.
         inputs
-            Buffers that it needs; for the small ones the process need not ask.
+            Buffers that it needs; small ones are sent with the job.
 
         Returns
         -------
@@ -306,12 +306,13 @@ class Pool:
         Contents
             Small buffers that the process has made, among them the result.
         JobReport
-            How it went in its process.
+            The report of its process.
 
         Raises
         ------
         JobFailed
-            With the traceback of the user's code, or with how its processes ended.
+            With the traceback of the user's code, or a description of how its processes
+            ended.
         """
         from seamless_transformer.remote_job import parse_remote_job_written
 
@@ -355,7 +356,7 @@ class Pool:
         strict_dunder: bool = False,
         **_options: Any,
     ) -> Checksum | str:
-        """Run what others than our tasks give to seamless-transformer's pool."""
+        """Run a transformation that other code than our tasks gives to the pool."""
         checksum = Checksum(tf_checksum)
         job = PoolJob(
             name=f"transformation {checksum.hex()}",
@@ -387,8 +388,7 @@ async def _signal(
             continue
     deadline = time.monotonic() + seconds
     while True:
-        # wait_procs reaps those that are children of this process
-        _, processes = psutil.wait_procs(processes, timeout=0)
+        processes = os_processes.remaining(processes)
         if not processes or time.monotonic() > deadline:
             return processes
         await asyncio.sleep(0.02)

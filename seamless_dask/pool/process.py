@@ -1,7 +1,8 @@
 """One Seamless process: its start, its jobs, its end.
 
-Uses the processes and pipes of seamless-transformer, but not its supervision, which
-takes a process that is busy for three seconds for dead, and hangs after a death.
+Uses the processes and pipes of seamless-transformer, but not its supervision. That
+takes a process for dead after it was busy for three seconds, and hangs after a process
+has died.
 Everything here runs on the event loop of seamless-transformer's pool.
 """
 
@@ -33,7 +34,7 @@ logger = logging.getLogger(__name__)
 
 #: seconds that a process may take for its imports
 START_TIMEOUT = 120.0
-#: seconds from the loss of a connection to the end of the process behind it
+#: seconds that a process has to end by itself after its connection is lost
 DISCONNECTED_GRACE = 1.0
 
 
@@ -48,15 +49,15 @@ class SeamlessProcess:
         marker: str,
         on_end: Callable[[SeamlessProcess], None],
     ) -> None:
-        #: why it is to have no more jobs; None: it may have some
+        #: why it gets no more jobs; None if it may get jobs
         self.retiring: str | None = None
         #: its jobs; any thread may look at a copy
         self.jobs: dict[PoolJob, None] = {}
-        #: keys of shared memory segments that are meant for it
+        #: keys of shared memory segments for this process
         self.segments: set[str] = set()
         #: whether it has ended or is being killed
         self.ending = False
-        #: whether somebody else removes what it leaves behind
+        #: whether the pool removes its files and shared memory, not this object
         self.abandoned = False
         #: its temporary files
         self.scratch = scratch
@@ -76,7 +77,7 @@ class SeamlessProcess:
         self._reason: str | None = None
         self._blame = False
         self._background: set[asyncio.Task[None]] = set()
-        #: done when a job was answered, or is to begin elsewhere
+        #: done when a job was answered, or evicted to begin elsewhere
         self._settled: dict[PoolJob, asyncio.Future[None]] = {}
         self._sentinel = os_processes.Sentinel(handle.process)
         self._loop.add_reader(self._sentinel.fd, self._on_end)
@@ -101,24 +102,24 @@ class SeamlessProcess:
         manager
             seamless-transformer's pool.
         name
-            Of the process.
+            Name of the process.
         environment
             Environment variables for it.
         scratch
             Directory for its temporary files; removed with it.
         shared
-            Directory that it has in common with others.
+            Directory that it shares with the other processes.
         marker
             See `seamless_dask.cluster.environment.MARKER_ENV`.
         unresponsive_limit
             Seconds without a sign of life after which it is killed.
         on_end
-            Called with it when it has ended.
+            Called with the process when it has ended.
 
         Raises
         ------
         OSError
-            If the system does not let us.
+            If the system cannot start a process.
         """
         scratch.mkdir(parents=True)
         initializer = Initializer(
@@ -161,7 +162,7 @@ class SeamlessProcess:
     # -- start and end -----------------------------------------------------------
 
     def started(self) -> None:
-        """Take note that the process says it is ready."""
+        """Note that the process has reported to be ready."""
         if not self._ready.done():
             self._ready.set_result(None)
 
@@ -171,9 +172,9 @@ class SeamlessProcess:
         Raises
         ------
         ProcessLost
-            If it ends before, or does not get there within `START_TIMEOUT`.
+            If it ends before, or is not ready within `START_TIMEOUT`.
         """
-        # Not `wait_for`: cancelled at the moment of success, it would go on.
+        # Not `wait_for`, which ignores a cancellation at the moment of success.
         await asyncio.wait({self._ready}, timeout=START_TIMEOUT)
         if not self._ready.done():
             self.stop(f"did not start within {START_TIMEOUT:g} s")
@@ -185,12 +186,12 @@ class SeamlessProcess:
         return self._loss
 
     def stop(self, reason: str, *, blame: bool = False) -> None:
-        """Kill it and all that it has started; what it runs ends with ProcessLost.
+        """Kill it and its descendants; its jobs end with ProcessLost.
 
         Parameters
         ----------
         reason
-            For humans; completes "process ...".
+            For log and error texts; completes "process ...".
         blame
             Whether its jobs are the cause.
         """
@@ -203,7 +204,7 @@ class SeamlessProcess:
                 None, os_processes.kill_tree, self.pid, self.marker
             )
         except RuntimeError:
-            # The interpreter exits, and no thread can be had.
+            # The interpreter exits, and no thread can be started.
             os_processes.kill_tree(self.pid, self.marker)
 
     def _on_end(self) -> None:
@@ -213,7 +214,7 @@ class SeamlessProcess:
         process.join(1)  # it has ended: this only collects its exit code
         cause = self._reason or os_processes.describe_exit(process.exitcode)
         if process.exitcode is not None:
-            process.close()  # its descriptors; not when garbage is collected
+            process.close()  # frees its descriptors now, not at garbage collection
         self.ending = True
         charged = (
             charge(self.jobs, cause)
@@ -224,7 +225,7 @@ class SeamlessProcess:
         os_processes.hang_up(self._handle.endpoint._conn)
         if not self._ready.done():
             self._ready.set_exception(self._loss)
-            self._ready.exception()  # nobody need be waiting
+            self._ready.exception()  # mark it as retrieved: perhaps no caller waits
         for task in self._background:
             task.cancel()
         self._on_ended(self)
@@ -234,13 +235,13 @@ class SeamlessProcess:
             self._in_background(self._clean_up())
 
     async def _clean_up(self) -> None:
-        """Remove what the process leaves behind."""
+        """Remove the shared memory, descendants and files of the ended process."""
         await self._handle.endpoint.wait_closed()
         await self.release_segments()
         try:
             await self._loop.run_in_executor(None, self._remove_what_is_left)
         except RuntimeError:
-            # The interpreter exits, and no thread can be had.
+            # The interpreter exits, and no thread can be started.
             self._remove_what_is_left()
 
     def _remove_what_is_left(self) -> None:
@@ -274,12 +275,12 @@ class SeamlessProcess:
 
     @property
     def idle(self) -> bool:
-        """Whether it can be given a job that has it for itself."""
+        """Whether it can be given a job that does not share it."""
         return self.ready and not self.jobs and self.retiring is None
 
     @property
     def lendable(self) -> bool:
-        """Whether its jobs all seem to wait, so that it may take in another one."""
+        """Whether all its jobs seem to wait, so that it may take in another job."""
         return (
             self.ready
             and self.responsive
@@ -290,8 +291,8 @@ class SeamlessProcess:
     async def run(self, job: PoolJob) -> JobReport:
         """Run a job.
 
-        If it is cancelled, its code stops: with the process, or by never going on if
-        it waits while another job executes there.
+        Cancellation stops the code of the job. Either the process is stopped; or, if the
+        job waits while another one executes there, its code is never resumed.
 
         Raises
         ------
@@ -332,7 +333,7 @@ class SeamlessProcess:
         report.begun = job.begun
         report.waited += job.waited
         for what in report.left:
-            # Processes have been ended by now; threads end with this process.
+            # Its subprocesses were ended already; its threads end with this process.
             logger.warning("%s left running and is done: %s", job.name, what)
             self.retire(f"{job.name} left running {what}")
         for reason in report.replace:
@@ -340,7 +341,7 @@ class SeamlessProcess:
         return report
 
     def _stop_job(self, job: PoolJob) -> None:
-        """Have the code of a job stop that nobody wants any more."""
+        """Stop the code of a cancelled job."""
         reason = f"was stopped to cancel {job.name}"
         if not job.waiting or all(other is job for other in self.jobs):
             self.stop(reason)
@@ -354,7 +355,7 @@ class SeamlessProcess:
         self._in_background(abandon_or_stop())
 
     async def evict(self, job_id: str, waited: float) -> None:
-        """Let a job begin elsewhere if it still waits while another one executes.
+        """Let a job begin again elsewhere if it still waits while another one executes.
 
         Parameters
         ----------
@@ -372,7 +373,9 @@ class SeamlessProcess:
             job.waited += waited
 
     def give_up(self, job_id: str) -> None:
-        """Let a job begin elsewhere that seems to wait for what an abandoned one holds.
+        """Stop the process: a job seems to wait for a lock that an abandoned job holds.
+
+        Its jobs begin again elsewhere.
 
         Parameters
         ----------
@@ -389,7 +392,7 @@ class SeamlessProcess:
                 return
 
     async def _abandon(self, job: PoolJob) -> bool:
-        """Have a job never go on; False if it executes, or the process has ended."""
+        """Never resume a job; False if it executes, or the process has ended."""
         try:
             abandoned = await self._handle.request(ABANDON, {"job": job.id})
         except (ProcessError, ConnectionClosed):
@@ -399,13 +402,13 @@ class SeamlessProcess:
         return bool(abandoned)
 
     def retire(self, reason: str) -> None:
-        """Give it no more jobs; it ends with the last that it has."""
+        """Give it no more jobs; it ends after its present ones."""
         logger.info("Seamless process %s (pid %d): %s", self.name, self.pid, reason)
         if self.retiring is None:
             self.retiring = reason
 
     async def _disconnected(self) -> ProcessLost:
-        """The pipe is at its end, so the process is, or had better be."""
+        """Return how the process ended; kill it if it outlives its closed pipe."""
         grace = self._loop.call_later(
             DISCONNECTED_GRACE,
             functools.partial(self.stop, "closed its connection", blame=True),
@@ -417,7 +420,7 @@ class SeamlessProcess:
 
 
 def _settle(future: asyncio.Future[None]) -> bool:
-    """Have whoever waits for a future go on; say whether it was not done before."""
+    """Resolve a future; return False if it was done before."""
     if future.done():
         return False
     future.set_result(None)
@@ -425,6 +428,6 @@ def _settle(future: asyncio.Future[None]) -> bool:
 
 
 def _retrieve(future: asyncio.Future[Any]) -> None:
-    """Keep asyncio from reporting an exception that nobody waits for any more."""
+    """Keep asyncio from logging an exception that was never retrieved."""
     if not future.cancelled():
         future.exception()

@@ -1,18 +1,18 @@
-"""Keeps the Seamless processes of a pool going, and decides which of them runs what.
+"""Keeps the Seamless processes of a pool going, and decides which one runs a job.
 
-A job gets a process in which no other one has begun; if there is none, one is started,
-which takes some milliseconds. So a job that waits for nested ones keeps its process to
-itself as long as there are not too many. From `Processes.limit` processes on, a process whose
-job waits takes in another one, see `seamless_dask.child.turns`: the process that has the
-fewest, at most `MAX_SHARED`. If no process can, one more is started all the same: that
-a job waits for a process must not depend on what other jobs wait for.
+A job gets a process without other jobs; if there is none, a process is started, which
+takes some milliseconds. So a job that waits for nested transformations does not share
+its process as long as there are few processes. From `Processes.limit` processes on, a
+process whose jobs all wait takes in another job, see `seamless_dask.child.turns`: the
+process with the fewest jobs, at most `MAX_SHARED`. If no process can, one more is
+started all the same: a job must get a process even if all other jobs wait.
 
 What happens when a process is lost (killed, crashed, out of memory):
 
-- Another takes its place.
-- The jobs that ran in it run again. One that may have brought down several processes
+- Another process takes its place.
+- The jobs that ran in it run again. A job that may have brought down several processes
   ends with an error that says how they ended, see `seamless_dask.pool.blame`.
-- A process that is stopped in order to cancel one job is nobody's fault.
+- If a process is stopped in order to cancel one job, no job is blamed.
 
 Everything here runs on the event loop of seamless-transformer's pool.
 """
@@ -37,19 +37,19 @@ from .process import SeamlessProcess
 
 logger = logging.getLogger(__name__)
 
-#: a process that ends while it starts is tried so often before jobs are told
+#: failed starts of a process in a row before the jobs get errors
 START_ATTEMPTS = 3
 #: seconds between further tries, while the jobs get errors
 START_INTERVAL = 5.0
-#: processes, at least, besides those that execute, before jobs share processes
+#: minimum number of processes, beyond one per slot, before jobs share processes
 MIN_HELD = 32
-#: jobs that one process holds at most, as long as another process can be had
+#: jobs that share one process, at most
 MAX_SHARED = 8
-#: seconds after which a process ends that has had no job, beyond those of the start
+#: seconds without a job after which a process ends, if there are more than at the start
 IDLE_LIMIT = 60.0
 #: seconds without a sign of life after which a process is taken for dead, unless the
-#: environment variable says otherwise. Generous: compiled code that holds the GIL looks
-#: the same, and ends some time.
+#: environment variable says otherwise. The default is long because compiled code that
+#: holds the GIL looks the same.
 UNRESPONSIVE_LIMIT = 3600.0
 
 
@@ -61,13 +61,13 @@ class Processes:
     manager
         seamless-transformer's pool, which has no processes of its own.
     size
-        Processes that are there from the start on, and never fewer.
+        Number of processes at the start; there are never fewer.
     slots
         Jobs that execute at a time, at most.
     environment
         Environment variables for them.
     scratch
-        Where they get directories for their temporary files.
+        Directory in which they get directories for their temporary files.
     """
 
     def __init__(
@@ -80,19 +80,19 @@ class Processes:
     ) -> None:
         self._manager = manager
         self._size = size
-        #: processes from which on jobs share them
+        #: number of processes from which on jobs share processes
         self.limit = slots + max(MIN_HELD, slots)
         self._environment = environment
-        #: begins what descendants of the processes are recognised by
+        #: prefix of the markers by which descendants of the processes are recognised
         self.marker = uuid.uuid4().hex
         self._scratch = scratch / f"seamless-{self.marker[:8]}"
         self._unresponsive_limit = float(
             os.environ.get(UNRESPONSIVE_LIMIT_ENV, UNRESPONSIVE_LIMIT)
         )
         self._launched = 0
-        #: all that have not ended, by name; any thread may look at a copy
+        #: the processes that have not ended, by name; any thread may look at a copy
         self._by_name: dict[str, SeamlessProcess] = {}
-        #: those without a job, the one used last at the end
+        #: processes without a job, the last used one at the end
         self._idle: dict[SeamlessProcess, asyncio.TimerHandle] = {}
         #: jobs that need a process, in order
         self._needing: dict[asyncio.Future[SeamlessProcess], None] = {}
@@ -108,7 +108,7 @@ class Processes:
     # -- life cycle of the processes ---------------------------------------------
 
     async def start(self) -> None:
-        """Return when all processes of the start are ready.
+        """Start `size` processes; return when they are ready.
 
         Raises
         ------
@@ -122,7 +122,7 @@ class Processes:
                 raise RuntimeError(self._broken)
 
     async def close(self) -> None:
-        """Start no process any more; `clean_up` is to be called at the end."""
+        """Start no more processes; the caller ends them and then calls `clean_up`."""
         self._closing = True
         for process in self.all():
             process.abandoned = True
@@ -133,7 +133,7 @@ class Processes:
         await asyncio.gather(*self._starting, return_exceptions=True)
 
     async def clean_up(self, processes: Iterable[SeamlessProcess]) -> None:
-        """Remove what the processes, which have all ended, leave behind."""
+        """Remove the shared memory and files of processes, which must have ended."""
         for process in processes:
             await process.release_segments()
         shutil.rmtree(self._scratch, ignore_errors=True)
@@ -147,7 +147,7 @@ class Processes:
         return self._by_name.get(name)
 
     def _start_what_is_needed(self) -> None:
-        """Start processes for the jobs that need one, and those that are missing."""
+        """Start processes for the jobs that need one, and to have `size` processes."""
         if self._closing:
             return
         there = sum(not p.ending and p.retiring is None for p in self.all())
@@ -169,7 +169,7 @@ class Processes:
         try:
             process = await self._launch()
             await process.wait_ready()
-        except Exception as error:  # noqa: BLE001 - told to those that need a process
+        except Exception as error:  # noqa: BLE001 - waiting jobs are told
             self._failures += 1
             logger.warning("A Seamless process does not start: it %s", error)
             if self._failures >= START_ATTEMPTS:
@@ -206,7 +206,7 @@ class Processes:
         self._start_what_is_needed()
 
     def _free(self, process: SeamlessProcess) -> None:
-        """Give a process that has no job to one that needs it, or keep it."""
+        """Give a process without jobs to a job that needs one, or keep it as idle."""
         if process.jobs or process.ending or process in self._idle:
             return
         if process.retiring is not None:
@@ -223,7 +223,7 @@ class Processes:
         self._idle[process] = loop.call_later(IDLE_LIMIT, self._expire, process)
 
     def _expire(self, process: SeamlessProcess) -> None:
-        """End a process that nobody needs."""
+        """End an idle process if there are more than `size`."""
         there = sum(not p.ending for p in self.all())
         if there > self._size:
             del self._idle[process]
@@ -273,11 +273,11 @@ class Processes:
         Parameters
         ----------
         lenders
-            Whether it may be one whose jobs all wait.
+            Whether it may be a process whose jobs all wait.
         """
         idle = [p for p in self._idle if p.idle]
         if idle:
-            # One that answers; of these the one that was used last.
+            # Prefer a responsive process; of these take the last used one.
             process = max(reversed(idle), key=lambda p: p.responsive)
             self._idle.pop(process).cancel()
             return process

@@ -1,4 +1,4 @@
-"""Whether a Seamless process answers, and what it says of jobs that do not end."""
+"""Checks whether a Seamless process answers, and which of its jobs do not end."""
 
 from __future__ import annotations
 
@@ -12,27 +12,28 @@ from .job import PoolJob
 
 logger = logging.getLogger(__name__)
 
-#: seconds between two looks at whether a process answers
+#: seconds between two pings of a process
 PING_INTERVAL = 10.0
-#: seconds without an answer after which a process gets new jobs only if all are so
+#: seconds without an answer after which other idle processes are preferred for new jobs
 PING_PATIENCE = 2.0
-#: seconds that the end of a job may take, after that of its code, without a warning
+#: seconds from the end of a job's code to a warning that the job has not ended
 END_PATIENCE = 10.0
 
 
 class Pulse:
-    """Looks now and then whether a process answers: user code may hold the GIL.
+    """Pings a process regularly, and notices when it does not answer.
 
-    That is no reason to kill it; it gets no more jobs meanwhile. Only what does not
-    answer for long is taken for dead.
+    User code that holds the GIL delays the answer. That is no reason to kill the
+    process, but other processes are then preferred for new jobs. Only a process that
+    does not answer for a long time is taken for dead.
 
     Parameters
     ----------
     process
-        What the log calls it.
+        Its name in the log.
     ping
-        Asks it. The answer says which of its jobs have computed their result and do not
-        end: {id of the job: seconds since then}.
+        Sends a ping. The answer names the jobs that have computed their result but do
+        not end: {id of the job: seconds since then}.
     jobs
         Its jobs.
     """
@@ -50,7 +51,7 @@ class Pulse:
         self.responsive = True
 
     async def stops(self, limit: float) -> str:
-        """Watch until there is no sign of life for `limit` seconds; say so in words."""
+        """Watch until it does not answer for `limit` seconds; return that as text."""
         while True:
             await asyncio.sleep(PING_INTERVAL)
             since = time.monotonic()
@@ -71,7 +72,7 @@ class Pulse:
             logger.info("%s answers again after %.1f s", self._process, seconds)
 
     def _warn_of_endings(self, ending: dict[str, float]) -> None:
-        """Tell of jobs, once each, that have computed their result and do not end."""
+        """Log each job, once, that has computed its result but does not end."""
         for job in self._jobs:
             seconds = ending.get(job.id, 0.0)
             if seconds > END_PATIENCE and not job.warned:
@@ -86,6 +87,6 @@ class Pulse:
 
 
 def _retrieve(future: asyncio.Future[Any]) -> None:
-    """Have asyncio not report an exception that nobody waits for."""
+    """Keep asyncio from logging an exception that was never retrieved."""
     if not future.cancelled():
         future.exception()

@@ -1,4 +1,4 @@
-"""What the pool of a process needs of the workers that it serves."""
+"""The interface of the Dask workers that the pool of a process serves."""
 
 from __future__ import annotations
 
@@ -24,10 +24,10 @@ class Answers(Protocol):
     """Answers the Seamless processes of one worker, on the worker's event loop."""
 
     async def answer(self, process: str, request: dict[str, Any]) -> dict[str, Any]:
-        """Have a transformation computed that one in a process calls."""
+        """Answer a call of a transformation that runs in a process."""
 
     async def buffer(self, process: str, checksum: str) -> Buffer | None:
-        """Return a buffer that a process asks for; None if it cannot be had."""
+        """Return a buffer that a process asks for; None if it cannot be obtained."""
 
 
 class User(Protocol):
@@ -41,8 +41,8 @@ class User(Protocol):
 
     @property
     def nested(self) -> Answers:
-        """What answers its processes."""
+        """Answers its processes."""
 
     @property
     def uploads(self) -> Uploads:
-        """Where what they have made is written."""
+        """Writes the buffers that its processes have made."""

@@ -23,7 +23,7 @@ logger = logging.getLogger(__name__)
 
 #: bytes of buffers that a worker keeps at hand
 DEFAULT_CAPACITY = 128 * 1024**2
-#: how many it keeps: small ones take more memory than their content
+#: number of buffers that it keeps: small ones take more memory than their content
 MAX_BUFFERS = 5_000
 #: bytes up to which an input travels with a job; four times that for all of its inputs
 WITH_JOB = 4 * 1024
@@ -32,8 +32,9 @@ WITH_JOB = 4 * 1024
 class BufferStore:
     """Least recently used buffers, and access to the others.
 
-    The pool of seamless-transformer sees it as the mapping of checksum to bytes in
-    which it looks up what a child process asks for; what it adds is bounded as well.
+    The pool of seamless-transformer uses it as a mapping of checksum to bytes, in which
+    it looks up the buffers that a child process asks for. Buffers that the pool adds
+    count for the capacity as well.
 
     Parameters
     ----------
@@ -92,7 +93,7 @@ class BufferStore:
                 self._size -= len(evicted)
 
     def clear(self) -> None:
-        """Keep nothing any more."""
+        """Drop all buffers."""
         with self._lock:
             self._buffers.clear()
             self._size = 0
@@ -123,10 +124,10 @@ class BufferStore:
         return get_buffer_cache().get(Checksum(checksum))
 
     def take_over(self, checksum: str) -> None:
-        """Keep a buffer that has been uploaded here, in bounded room.
+        """Keep an uploaded buffer in this store, which is bounded.
 
-        Seamless' own cache, into which results come, would keep it for half a minute,
-        however much that makes.
+        Seamless' own cache, which receives results, would keep it for half a minute,
+        without a limit on the total size.
         """
         if not has_hashserver():
             return
@@ -149,9 +150,9 @@ class BufferStore:
         Raises
         ------
         seamless.CacheMissError
-            If the buffer is nowhere.
+            If the buffer cannot be found.
         ServiceUnavailable
-            If the hashserver stays away.
+            If the hashserver stays unreachable.
         """
         buffer = self.at_hand(checksum)
         if buffer is None:
@@ -165,7 +166,7 @@ class BufferStore:
         return buffer
 
     async def resolve_all(self, checksums: Iterable[str]) -> list[Buffer]:
-        """Return several buffers, in any order; those elsewhere are fetched at once.
+        """Return several buffers, in any order; missing ones are fetched concurrently.
 
         Raises
         ------
@@ -186,7 +187,7 @@ class BufferStore:
         return found
 
     async def size_of(self, checksum: str) -> int | None:
-        """Return the length of a buffer, None if it is nowhere."""
+        """Return the length of a buffer, None if it cannot be found."""
         try:
             buffer = await self.resolve(checksum)
         except CacheMissError:
@@ -198,7 +199,7 @@ class BufferStore:
 
 
 def contents_at_hand(checksums: Iterable[str]) -> dict[str, bytes]:
-    """Return those of the buffers that are small and in this process's cache."""
+    """Return the small buffers that are in this process's cache; see `WITH_JOB`."""
     contents = {}
     total = 0
     for checksum in checksums:
@@ -235,9 +236,9 @@ async def write_to_hashserver(checksum: str, buffer: Buffer) -> None:
 
 
 def _forget_failed_write(checksum: str) -> None:
-    """Let the background writer forget a write that failed there and worked here.
+    """Make the background writer forget a write that failed there and worked here.
 
-    It would keep the buffer, and the failure, for ever.
+    Otherwise it would keep the buffer, and the failure, for ever.
     """
     with buffer_writer._lock:
         entry = buffer_writer._entries.get(Checksum(checksum))
@@ -246,7 +247,7 @@ def _forget_failed_write(checksum: str) -> None:
 
 
 async def _is_stored(checksum: str) -> bool:
-    """Ask the hashserver; raise what says that it is away, see `Service.call`."""
+    """Ask the hashserver; raise an error that `is_outage` recognises if it is away."""
     from seamless_remote import buffer_remote
 
     (length,) = await buffer_remote.get_buffer_lengths([Checksum(checksum)])
@@ -258,9 +259,9 @@ async def _is_stored(checksum: str) -> bool:
 
 
 async def _await_background_write(checksum: str) -> bool | None:
-    """Wait for Seamless' background writer; None if it has nothing under way."""
+    """Wait for Seamless' background writer; None if it does not write the buffer."""
     try:
-        # Who is cancelled while waiting would cancel the write, for everybody.
+        # Without the shield, cancelling one caller would cancel the write for all.
         return await asyncio.shield(
             buffer_writer.await_existing_task(Checksum(checksum))
         )
@@ -272,8 +273,8 @@ async def _await_background_write(checksum: str) -> bool | None:
 async def ensure_uploaded(checksum: str, buffer: Buffer | None) -> None:
     """Return once the hashserver has the buffer.
 
-    The buffer is normally on its way already, in Seamless' background writer; a write
-    that failed there is done here, where it can wait for the hashserver.
+    Normally, Seamless' background writer is already writing the buffer; a write that
+    failed there is repeated here, where it can wait for the hashserver.
 
     Parameters
     ----------
@@ -287,7 +288,7 @@ async def ensure_uploaded(checksum: str, buffer: Buffer | None) -> None:
     UploadError
         The message names the checksum and the reason.
     ServiceUnavailable
-        If the hashserver stays away.
+        If the hashserver stays unreachable.
     """
     from seamless_remote import buffer_remote
 
@@ -297,7 +298,7 @@ async def ensure_uploaded(checksum: str, buffer: Buffer | None) -> None:
     if written:
         return
     if written is None:
-        # The background writer forgets what it has written, and only that.
+        # The background writer forgets successful writes, and only those.
         entry = get_buffer_cache().strong_cache.get(Checksum(checksum))
         if entry is not None and entry.remote_registered and entry.buffer is not None:
             return
@@ -311,7 +312,7 @@ async def ensure_uploaded(checksum: str, buffer: Buffer | None) -> None:
 
 
 async def await_pending_uploads(checksums: Iterable[str]) -> None:
-    """Wait until what this process is uploading of `checksums` has been written.
+    """Wait until this process's pending uploads of `checksums` have been written.
 
     Raises
     ------

@@ -14,9 +14,9 @@ from .outages import DATABASE
 
 logger = logging.getLogger(__name__)
 
-#: execution mode of what runs on a cluster, in records
+#: execution mode of transformations on a cluster, in execution records
 EXECUTION = "remote"
-#: how writing can fail for reasons outside of the program
+#: exceptions of a write that fails for reasons outside of the program
 STORAGE_ERRORS = (ServiceUnavailable, ClientError, OSError)
 
 
@@ -35,7 +35,7 @@ async def known_result(tf_checksum: str) -> str | None:
     Raises
     ------
     ServiceUnavailable
-        If the database stays away.
+        If the database stays unreachable.
     """
     from seamless_remote import database_remote
 
@@ -49,7 +49,7 @@ async def known_result(tf_checksum: str) -> str | None:
 
 
 async def store_result(tf_checksum: str, result_checksum: str) -> None:
-    """Write a result; return once it is there.
+    """Write a result; return once it is stored.
 
     Parameters
     ----------
@@ -87,7 +87,7 @@ def minimal_record(
     tf_checksum, result_checksum
         64 hexadecimal digits.
     report
-        What the Seamless process has measured.
+        The measurements of the Seamless process.
     """
     from seamless_transformer.record_assembly import build_minimal_execution_record
 
@@ -106,7 +106,7 @@ def minimal_record(
 async def store_record(
     tf_checksum: str, result_checksum: str, record: dict[str, Any], *, required: bool
 ) -> bool:
-    """Write an execution record. One that is there already stays as it is.
+    """Write an execution record; an existing record is not replaced.
 
     Parameters
     ----------
@@ -154,9 +154,9 @@ async def store_record(
 class ResultWriter:
     """Writes results together with their minimal records, to one database.
 
-    A database that gets the record of a transformation that it does not know adds the
-    result by itself (seamless-database does so since 2.1): one request does for both.
-    The first time it is checked; with another database there are two requests.
+    If a database gets the record of an unknown transformation, it adds the result by
+    itself (seamless-database since 2.1), so that one request is enough for both. This is
+    checked the first time; with a database that does not, two requests are sent.
     """
 
     def __init__(self) -> None:
@@ -166,7 +166,7 @@ class ResultWriter:
     async def store(
         self, tf_checksum: str, result_checksum: str, record: dict[str, Any]
     ) -> None:
-        """Write a result with its minimal record; return once the result is there.
+        """Write a result with its minimal record; return once the result is stored.
 
         Parameters
         ----------
@@ -180,7 +180,7 @@ class ResultWriter:
         StorageError
             If the result could not be written.
         ServiceUnavailable
-            If the database stays away.
+            If the database stays unreachable.
         """
         from seamless_remote import database_remote
 

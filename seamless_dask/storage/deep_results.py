@@ -16,9 +16,9 @@ from ..cluster.environment import EXCLUSIVE_ENV
 from .cache import BufferStore
 from .uploads import Uploads
 
-#: by which a user asks for the same elsewhere: ``meta = {"upload_members": True}``
+#: with which a user asks to wait for members: ``meta = {"upload_members": True}``
 META_KEY = "upload_members"
-#: members that are waited for at the same time
+#: number of members to wait for at the same time
 CONCURRENCY = 100
 
 
@@ -31,8 +31,8 @@ async def ensure_members_uploaded(
 ) -> None:
     """Return once the hashserver has each member of a deep result.
 
-    Members are always uploaded, in the background. This waits for it where the worker
-    may end as soon as the result is announced (its queue is exclusive), or where the
+    Members are always uploaded in the background. This function waits for them if the
+    worker may end as soon as the result is announced (its queue is exclusive), or if the
     user asks for it. The result's buffer must be on the hashserver already.
 
     Parameters
@@ -42,14 +42,14 @@ async def ensure_members_uploaded(
     result_checksum
         64 hexadecimal digits.
     buffers, uploads
-        Of this process, and what is on its way to the hashserver.
+        The buffers of this process, and those on their way to the hashserver.
 
     Raises
     ------
     UploadError
         If a member is neither here nor on the hashserver.
     ServiceUnavailable
-        If the hashserver stays away.
+        If the hashserver stays unreachable.
     """
     if not is_deep_celltype(_output_celltype(transformation_dict)):
         return
@@ -81,7 +81,7 @@ def waits_for_members(
 
 
 def member_checksums(structure: Any) -> set[str]:
-    """Return the distinct checksums in a deep structure: dicts, lists, digits."""
+    """Return the distinct checksums in a deep structure of dicts and lists."""
     if isinstance(structure, dict):
         return set().union(*map(member_checksums, structure.values()))
     if isinstance(structure, list):

@@ -1,4 +1,4 @@
-"""Observes executions and stores what they leave behind: result and record.
+"""Observes executions and stores their results and execution records.
 
 A minimal record holds times and peak memory. In record mode the record also says
 under which conditions the transformation ran: the probes of its node, environment and
@@ -60,12 +60,12 @@ class Recorder:
     Parameters
     ----------
     buffers
-        Where inputs and results are, to tell their sizes.
+        Holds inputs and results, to determine their sizes.
     """
 
     def __init__(self, buffers: BufferStore) -> None:
         self.buffers = buffers
-        #: of the worker: it learns what its database does
+        #: one per worker, because it learns how its database behaves
         self.results = ResultWriter()
         self._index = itertools.count(1)
         self._has_gpu_library = importlib.util.find_spec("pynvml") is not None
@@ -74,12 +74,12 @@ class Recorder:
     def execution(
         self, transformation_dict: dict[str, Any], tf_dunder: dict[str, Any]
     ) -> Execution:
-        """Return what observes one execution, as an asynchronous context manager.
+        """Return an asynchronous context manager that observes one execution.
 
         Examples
         --------
-        ``async with recorder.execution(...) as execution:`` around what executes it;
-        then ``await execution.store(...)``.
+        ``async with recorder.execution(...) as execution:`` around the code that
+        executes it; then ``await execution.store(...)``.
         """
         if is_record_probe(transformation_dict, tf_dunder):
             return Execution()
@@ -88,9 +88,9 @@ class Recorder:
         return _WithTimes(self.results)
 
     async def on_thread(self, coroutine: Coroutine[Any, Any, T]) -> T:
-        """Run what a full record needs; some of it blocks: compilers, ``readelf``.
+        """Run work for a full record, which may block (compilers, ``readelf``).
 
-        The thread is one for all, since seamless-remote keeps connections by thread.
+        All of it runs on one thread, since seamless-remote keeps connections by thread.
         """
         if self._loop is None:
             self._loop = loop = asyncio.new_event_loop()
@@ -135,7 +135,7 @@ class Execution:
         return self
 
     async def __aexit__(self, *_: object) -> None:
-        """The execution has come to an end, one way or another."""
+        """Note that the execution has ended, successfully or not."""
 
     async def store(
         self,
@@ -145,14 +145,14 @@ class Execution:
         *,
         scratch: bool,
     ) -> None:
-        """Write result and record; return once both are there.
+        """Write result and record; return once both are stored.
 
         Parameters
         ----------
         tf_checksum, result_checksum
             64 hexadecimal digits.
         report
-            What the Seamless process has measured.
+            The measurements of the Seamless process.
         scratch
             Whether only the checksum of the result is kept.
 
@@ -167,12 +167,12 @@ class Execution:
 
 
 class _WithTimes(Execution):
-    """Leaves a record with what was measured, in one request with the result.
+    """Leaves a minimal record, in one request with the result.
 
     Parameters
     ----------
     results
-        Of the worker.
+        The result writer of the worker.
     """
 
     def __init__(self, results: ResultWriter) -> None:
@@ -191,15 +191,15 @@ class _WithTimes(Execution):
 
 
 class _InFull(Execution):
-    """Leaves a full record, of record mode.
+    """Leaves a full record, for record mode.
 
-    The record comes first: the database then adds the result by itself, and never has
-    one without its record.
+    The record is written first: the database then adds the result by itself, and never
+    has a result without its record.
 
     Parameters
     ----------
     recorder
-        Of the worker.
+        The recorder of the worker.
     transformation_dict, tf_dunder
         The transformation.
     """
@@ -254,12 +254,12 @@ class _InFull(Execution):
         await store_result(tf_checksum, result_checksum)
 
     async def check_probes(self) -> dict[str, Any] | None:
-        """Return the probes that describe this place. Runs on the recorder's thread."""
+        """Return the probes of this node, environment and queue; on the thread."""
         environment = resolve_env_checksum(self._transformation_dict, self._tf_dunder)
         if environment is not None:
             buffer = self._recorder.buffers.at_hand(Checksum(environment).hex())
             if buffer is not None:
-                # The check looks for it in Seamless' cache, or else blocks.
+                # The check blocks if it does not find the buffer in Seamless' cache.
                 buffer.tempref(scratch=True)
         return await DATABASE.call(
             lambda: ensure_record_bucket_preconditions(

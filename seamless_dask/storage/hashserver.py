@@ -1,9 +1,11 @@
 """Writes buffers to the hashserver.
 
-seamless-remote takes the answer that somebody else is writing the buffer for success:
-it may not be there yet when a result that needs it is announced. And it gives aiohttp
-the whole buffer at once. What does not fit into the socket is copied twice, into fresh
-memory: for 10 MB that takes longer than sending it, so here they go in pieces.
+This differs from seamless-remote in two ways. If the hashserver answers that another
+client is writing the buffer, seamless-remote treats that as success, although the buffer
+may not be stored yet when a result that needs it is announced. And seamless-remote gives
+aiohttp the whole buffer at once. The part that does not fit into the socket is then
+copied twice, into fresh memory: for 10 MB that takes longer than sending it, so large
+buffers are sent in pieces here.
 """
 
 from __future__ import annotations
@@ -18,7 +20,7 @@ from .shared_memory import LARGE, pieces
 
 logger = logging.getLogger(__name__)
 
-#: HTTP status of a buffer that is not there yet
+#: HTTP status if another client is still writing the buffer
 ACCEPTED = 202
 
 
@@ -55,7 +57,7 @@ async def write(checksum: Checksum, buffer: Buffer) -> bool:
             await check(response)
             if response.status != ACCEPTED:
                 return True
-        # Somebody else is writing it: the answer to this comes after that.
+        # Another client is writing it: this request is answered after that has ended.
         async with session.get(
             f"{url}/buffer-length", json=[checksum.hex()], **options
         ) as response:

@@ -1,4 +1,4 @@
-"""How a job went in its Seamless process: what the worker learns and records keep."""
+"""The report of a Seamless process on a job, for the worker and execution records."""
 
 from __future__ import annotations
 
@@ -8,25 +8,25 @@ from typing import Any
 
 @dataclass
 class JobReport:
-    """How a job went in its process."""
+    """The report of a Seamless process on one job."""
 
     #: checksum of the result, or the text of an error
     result: Any
-    #: threads and processes that it has left running, as words
+    #: descriptions of the threads and processes that it has left running
     left: list[str] = field(default_factory=list)
-    #: what else the process cannot have another job for
+    #: other reasons why the process cannot run another job
     replace: list[str] = field(default_factory=list)
-    #: seconds from its begin to its end
+    #: seconds from its beginning to its end
     wall: float = 0.0
     #: seconds of CPU time, those of its subprocesses included
     cpu_user: float = 0.0
     cpu_system: float = 0.0
-    #: the most memory that the process had meanwhile, in bytes; None: not known
+    #: peak memory of the process meanwhile, in bytes; None: not known
     memory_peak: int | None = None
-    #: the process, and when it was started (seconds since the epoch)
+    #: id of the process, and when it was started (seconds since the epoch)
     pid: int = 0
     process_started: float = 0.0
-    #: how often it was given to a process: it may have been lost with one
+    #: how often it has begun: it begins again if its process is lost
     begun: int = 1
-    #: seconds that it could go on and waited for its process
+    #: seconds that it was ready to go on but waited for other jobs in its process
     waited: float = 0.0

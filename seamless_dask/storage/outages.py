@@ -33,14 +33,14 @@ PATIENCE = 60.0
 FIRST_PAUSE = 0.1
 LONGEST_PAUSE = 2.0
 
-#: how seamless-remote words an answer with an HTTP status of 400 and more: the status,
-#: and what the server has sent with it
+#: how seamless-remote words an answer with an HTTP status of 400 and more; the groups
+#: are the status and the text that the server has sent
 _ANSWER = re.compile(
     r"\b(?:Error|HTTP) ([45]\d\d)\b(?: from \S+:)?:?\s*(.*)", re.DOTALL
 )
 #: characters of such an answer that errors and the log show
 EXCERPT = 200
-#: what it, and aiohttp, raise as RuntimeError when there is no connection
+#: how the RuntimeErrors begin that seamless-remote and aiohttp raise without a connection
 _NO_CONNECTION = ("Healthcheck failed", "Session is closed", "Connector is closed")
 
 
@@ -50,7 +50,7 @@ class Service:
     Parameters
     ----------
     name
-        As errors and the log call it.
+        Its name in errors and the log.
     clients
         Returns the clients of seamless-remote for it, as configured at the moment.
     """
@@ -81,16 +81,16 @@ class Service:
         Raises
         ------
         ServiceUnavailable
-            When the service has been away for `PATIENCE` seconds: who comes after
-            that is told at once.
+            When the service has been away for `PATIENCE` seconds; later calls then fail
+            at once.
         Exception
-            What `request` raises for another reason than an outage.
+            Any exception of `request` that is not due to an outage.
         """
         pause = FIRST_PAUSE
         while True:
             try:
                 result = await _asked_for(request)
-            except Exception as error:  # every kind is judged, and most are raised
+            except Exception as error:  # any exception may tell of an outage
                 if not is_outage(error):
                     raise
                 waited = self._note_failure(error)
@@ -103,7 +103,7 @@ class Service:
             else:
                 self._note_success()
                 return result
-            # Also if the health check succeeds at once: the request has just failed.
+            # Pause even if the health check would succeed: the request has just failed.
             await asyncio.sleep(pause)
             pause = min(2 * pause, LONGEST_PAUSE)
             await self._recovery(PATIENCE - waited)
@@ -114,13 +114,13 @@ class Service:
         Raises
         ------
         Exception
-            What `is_outage` recognises, if it does not.
+            One that `is_outage` recognises, if the service does not answer.
         """
         for client in self._clients():
             await client.healthcheck()
 
     async def _recovery(self, seconds: float) -> None:
-        """Wait until the health checks succeed, at most so many seconds."""
+        """Wait until the health checks succeed, for at most `seconds`."""
         loop = asyncio.get_running_loop()
         probe = self._probes.get(loop)
         if probe is None or probe.done():
@@ -128,7 +128,7 @@ class Service:
         await asyncio.wait([probe], timeout=max(0.0, seconds))
 
     def _end_probe(self) -> None:
-        """Leave nothing on an event loop that may end now."""
+        """Cancel the probe on the running event loop, which may end now."""
         probe = self._probes.get(asyncio.get_running_loop())
         if probe is not None:
             probe.cancel()
@@ -141,7 +141,7 @@ class Service:
                 await self.check()
             except Exception as error:  # noqa: BLE001 - the probe only waits
                 if not is_outage(error):
-                    # The next request tells its caller what is wrong.
+                    # The next request reports the error to its caller.
                     logger.debug("Health check of the %s: %r", self, error)
                     return
                 self._note_failure(error)
@@ -156,7 +156,7 @@ class Service:
         with self._lock:
             silent = now - self._failed_last
             self._failed_last = now
-            # Without a request in between, nobody knows that an outage has ended.
+            # After a longer silence, the outage may have ended unnoticed.
             if self._away_since is not None and silent < PATIENCE:
                 return now - self._away_since
             self._away_since = now
@@ -181,7 +181,7 @@ class Service:
 async def _asked_for(request: Callable[[], Awaitable[T]]) -> T:
     """Return what a request returns; it is cancelled only if the caller is.
 
-    Requests that wait for a connection are cancelled when somebody closes it.
+    A request that waits for a connection is cancelled when other code closes it.
 
     Raises
     ------
@@ -189,7 +189,7 @@ async def _asked_for(request: Callable[[], Awaitable[T]]) -> T:
         If the request was cancelled, but not the caller.
     """
     task = asyncio.current_task()
-    if task is None or not hasattr(task, "cancelling"):  # Python 3.10 does not tell
+    if task is None or not hasattr(task, "cancelling"):  # before Python 3.11
         return await request()
     before = task.cancelling()
     try:
@@ -201,7 +201,7 @@ async def _asked_for(request: Callable[[], Awaitable[T]]) -> T:
 
 
 def is_outage(error: BaseException) -> bool:
-    """Whether an exception of a request says "not now" rather than "no"."""
+    """Whether an exception of a request means that the service is away."""
     from aiohttp import ClientError
     from seamless_remote.client import ClientRestartRequiredError
 
@@ -218,7 +218,7 @@ def is_outage(error: BaseException) -> bool:
 
 
 def _answer(error: BaseException) -> tuple[str, str] | None:
-    """Return the status and the text that the server has answered with, if it has."""
+    """Return the status and the text of the server's answer, if there was one."""
     found = _ANSWER.search(str(error))
     return None if found is None else (found[1], found[2])
 
@@ -242,8 +242,8 @@ DATABASE = Service("database", databases)
 HASHSERVER = Service("hashserver", hashservers)
 
 
-#: what Seamless itself asks for: the values of results, and all about transformations
-#: that run in the process of a driver
+#: requests that Seamless itself sends: for the values of results, and for
+#: transformations that run in the process of a driver script
 _ASKED_BY_SEAMLESS = {
     "buffer_remote": (HASHSERVER, ["get_buffer"]),
     "database_remote": (
@@ -259,7 +259,7 @@ _ASKED_BY_SEAMLESS = {
 
 
 def install() -> None:
-    """Have requests of Seamless itself wait, too, in this process; idempotent."""
+    """Make requests of Seamless itself wait, too, in this process; idempotent."""
     for name, (service, functions) in _ASKED_BY_SEAMLESS.items():
         module = importlib.import_module(f"seamless_remote.{name}")
         for function in functions:

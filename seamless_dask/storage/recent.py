@@ -1,11 +1,11 @@
-"""Buffers that this process has used lately, and may use again in a moment.
+"""Buffers that this process has used lately, and may use again soon.
 
-Seamless lets go of a buffer with the last transformation that refers to it. Where the
-next one has an input or the code in common, as in a loop that calls and waits, the
-buffer would be uploaded again. That is two requests and a connection each: a hashserver
-that has a buffer closes the connection by which it is sent.
+Seamless drops a buffer with the last transformation that refers to it. If the next
+transformation has the same code or an input in common, as in a loop that calls and
+waits, the buffer would be uploaded again. Each upload costs two requests and a
+connection: a hashserver that has a buffer closes the connection on which it is sent.
 
-So a client holds on to what it has uploaded, for some seconds and in bounded room.
+So a client keeps uploaded buffers for some seconds, up to a total size.
 """
 
 from __future__ import annotations
@@ -23,7 +23,7 @@ from seamless.caching.buffer_cache import StrongEntry, get_buffer_cache
 
 #: bytes of uploaded buffers that are held
 CAPACITY = 64 * 1024**2
-#: how many of them: small ones take more memory than their content
+#: number of uploaded buffers that are held: small ones take more memory than their content
 MAX_UPLOADED = 5_000
 
 
@@ -70,9 +70,10 @@ class RecentBuffers:
             self._results.move_to_end(checksum)
 
     def keep_uploaded(self, checksums: Iterable[str]) -> None:
-        """Hold on to those of the buffers that this process uploads or has uploaded.
+        """Keep the buffers that this process is uploading or has uploaded.
 
-        Where that was for other hashservers than those of now, it is done again.
+        Buffers that were uploaded to other hashservers than the present ones are
+        uploaded again.
 
         Parameters
         ----------
@@ -110,7 +111,7 @@ class RecentBuffers:
             self._size += size
             known = _Uploaded(entry, size, servers, 0.0)
             self._uploaded[checksum] = known
-            # Seamless does not know for which hashservers it was.
+            # Seamless does not know to which hashservers it was uploaded.
             again = self._moved and name not in buffer_writer._entries
         else:
             again = known.servers != servers
@@ -125,12 +126,12 @@ class RecentBuffers:
         self._size -= known.size
         cache = get_buffer_cache()
         name = Checksum(checksum)
-        # Should Seamless have evicted it, then the references are those of others.
+        # If Seamless has evicted our entry, our reference has gone with it.
         if cache.strong_cache.get(name) is known.entry:
             cache.decref(name)
 
     def forget(self, deadline: float) -> bool:
-        """Let go of what was used last before `deadline` (`time.monotonic`).
+        """Drop the buffers that were last used before `deadline` (`time.monotonic`).
 
         Returns
         -------
@@ -151,5 +152,5 @@ class RecentBuffers:
             return bool(self._uploaded or self._results)
 
 
-#: of this process, as Seamless' cache is
+#: one per process, like Seamless' cache
 recent_buffers = RecentBuffers()

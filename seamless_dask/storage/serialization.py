@@ -13,7 +13,7 @@ from seamless import Buffer, Checksum
 
 
 def register() -> None:
-    """Have Dask use what is below, in this process; idempotent."""
+    """Register the functions below with Dask, in this process; idempotent."""
     dask_serialize.register(Buffer, serialize_buffer)
     dask_deserialize.register(Buffer, deserialize_buffer)
 

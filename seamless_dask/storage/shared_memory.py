@@ -1,17 +1,17 @@
 """Large buffers stay in the shared memory in which they were handed over.
 
-By itself the pool of seamless-transformer copies what a process has made out of the
-shared memory, and into another piece of it for each process that wants it as an input:
-each copy of 10 MB takes 5 to 7 ms, most of it for fresh pages. Here the Dask worker
-keeps the memory, writes to the hashserver from it, and lends it to its processes.
+By itself, the pool of seamless-transformer copies a buffer that a process has made out
+of shared memory, and into another piece of it for each process that needs the buffer as
+an input. Each copy of 10 MB takes 5 to 7 ms, most of it for fresh pages. Here the Dask
+worker keeps the memory, writes to the hashserver from it, and lends it to its processes.
 
-The memory never has a name, only a file that the worker has open and that its processes
-open by way of ``/proc``: whatever ends the worker, the system frees it. It has nothing to
-do with ``/dev/shm``, which has 64 MB in a container unless somebody asks for more. It is
-written, not mapped: where there is no room that is an error, and no SIGBUS that kills.
-Whatever goes wrong with it, the buffer travels through the pipe instead.
+The memory is a file without a name, which the worker has open and its processes open
+through ``/proc``: however the worker ends, the system frees it. It does not count for
+``/dev/shm``, which is limited to 64 MB in a container by default. It is written, not
+mapped: lack of memory raises an error and does not kill the process with SIGBUS. If
+shared memory fails for any reason, the buffer travels through the pipe instead.
 
-Needs Linux; elsewhere all goes the way of seamless-transformer.
+Needs Linux; elsewhere seamless-transformer's own method is used.
 """
 
 from __future__ import annotations
@@ -34,7 +34,7 @@ logger = logging.getLogger(__name__)
 
 #: bytes from which a buffer stays in shared memory, and is written in pieces
 LARGE = 1024**2
-#: bytes of a piece: from 128 KiB on, each would be fresh memory from the system
+#: bytes of a piece: each piece of 128 KiB or more would be fresh memory from the system
 PIECE = 64 * 1024
 #: numbers of settings of the C library, see mallopt(3)
 M_TRIM_THRESHOLD = -1
@@ -45,27 +45,27 @@ REUSED = 32 * 1024**2
 FREED = 64 * 1024**2
 #: whether memory can be shared without a name here
 SUPPORTED = hasattr(os, "memfd_create") and os.path.isdir("/proc/self/fd")
-#: in a request for a buffer: shared memory could not be read, send it
+#: flag in a request for a buffer: shared memory could not be read, send the content
 PLAIN = "plain"
-#: under this name the content travels in a message where memory cannot be shared
+#: key of the content in a message, where memory cannot be shared
 CONTENT = "content"
 
 
 class SharedMemory:
-    """Memory for one buffer, which has no name.
+    """Unnamed memory for one buffer.
 
-    The pool of seamless-transformer keeps it as one of its segments: `close` and
-    `unlink` are for that.
+    The pool of seamless-transformer keeps it as one of its segments, and calls `close`
+    and `unlink`.
 
     Parameters
     ----------
     content
-        What is in it; None if a process is to fill it.
+        Its content; None if a process will fill it.
 
     Raises
     ------
     OSError
-        If it cannot be had, or is too small for the content.
+        If there is not enough memory.
     """
 
     def __init__(self, content: bytes | None = None) -> None:
@@ -81,7 +81,7 @@ class SharedMemory:
 
     @property
     def path(self) -> str:
-        """Where processes of this user find it, as long as this object lives."""
+        """Path by which processes of this user open it while this object exists."""
         return f"/proc/{os.getpid()}/fd/{self._fd}"
 
     def close(self) -> None:
@@ -92,25 +92,25 @@ class SharedMemory:
         self._end()
 
     def take(self, size: int, checksum: Checksum) -> Buffer:
-        """Return what a process has written; this object is at its end then.
+        """Return the buffer that a process has written; the object is then unusable.
 
         Parameters
         ----------
         size
-            Bytes that it should be.
+            Expected size in bytes.
         checksum
             Of the buffer.
 
         Returns
         -------
         Buffer
-            In the memory itself, which nobody can change any more, if it is large; a
-            copy otherwise.
+            If it is large, a `SharedBuffer` on the memory itself, which is sealed
+            against changes; otherwise a copy.
 
         Raises
         ------
         ValueError
-            If there is not as much.
+            If the process has written another number of bytes.
         """
         try:
             found = os.fstat(self._fd).st_size
@@ -126,7 +126,7 @@ class SharedMemory:
             self._end()
 
     def _seal(self) -> bool:
-        """Let nobody change the memory; False if somebody has a way to."""
+        """Seal the memory against changes; False if a process has mapped it."""
         seals = fcntl.F_SEAL_SHRINK | fcntl.F_SEAL_GROW | fcntl.F_SEAL_WRITE
         try:
             fcntl.fcntl(self._fd, fcntl.F_ADD_SEALS, seals)
@@ -137,12 +137,12 @@ class SharedMemory:
 
 
 class SharedBuffer(Buffer):
-    """A buffer in shared memory; whoever asks for its content gets a copy.
+    """A buffer in shared memory; `content` returns a copy.
 
     Parameters
     ----------
     fd
-        Of the memory; closed with this object.
+        File descriptor of the memory; closed with this object.
     size
         Bytes.
     checksum
@@ -165,12 +165,12 @@ class SharedBuffer(Buffer):
         return _read(self._fd, self._size)
 
     def __reduce__(self) -> tuple[Any, ...]:
-        """Travel as an ordinary buffer: the file is open in this process only."""
+        """Pickle as an ordinary buffer: the file is open in this process only."""
         return _plain, (self.content, self._checksum.hex())
 
     @property
     def path(self) -> str:
-        """Where other processes of this user find it, as long as this object lives."""
+        """Path by which processes of this user open it while this object exists."""
         return f"/proc/{os.getpid()}/fd/{self._fd}"
 
     def pieces(self) -> Iterator[bytes]:
@@ -194,12 +194,12 @@ def pieces(buffer: Buffer) -> Iterator[bytes | memoryview]:
 
 
 def write(fd: int, content: bytes) -> None:
-    """Write all of it.
+    """Write all of `content`.
 
     Raises
     ------
     OSError
-        If there is no room.
+        If there is not enough memory.
     """
     view = memoryview(content)
     while view:  # the system writes 2 GiB at a time
@@ -243,7 +243,7 @@ def read(path: str, size: int) -> bytes:
     Raises
     ------
     OSError
-        If it is not there, or not for this process.
+        If it does not exist, or this process must not open it.
     """
     if size >= LARGE:
         reuse_memory()
@@ -258,12 +258,12 @@ def read(path: str, size: int) -> bytes:
 def reuse_memory() -> None:
     """Let this process use freed memory again instead of asking the system for more.
 
-    Dask has its workers and what they start give memory back at once
-    (``MALLOC_TRIM_THRESHOLD_``), so that each large object costs a page fault per 4
-    kB: half the time of a copy, a third of the time of code such as
-    ``random.randbytes``. Here the C library gets the limits that it would find by
-    itself without that setting: a thread keeps at most `FREED` bytes. What a user has
-    set for `REUSED` stays.
+    Dask sets ``MALLOC_TRIM_THRESHOLD_``, which makes its workers and their child
+    processes return freed memory at once. Each large object then costs a page fault per
+    4 kB: half the time of a copy, a third of the time of code such as
+    ``random.randbytes``. This function sets the limits that the C library would find by
+    itself without that setting: a thread keeps at most `FREED` bytes. If the user has
+    set ``MALLOC_MMAP_THRESHOLD_``, nothing is changed.
     """
     if "MALLOC_MMAP_THRESHOLD_" in os.environ:
         return

@@ -1,8 +1,8 @@
-"""Writes what Seamless processes have made to the hashserver, without a detour.
+"""Writes buffers that Seamless processes have made to the hashserver.
 
 Seamless' background writer sends a promise ahead of each buffer, because readers may
-come before it has been written. Here nobody is told of a buffer before it has been
-written, so the promise, half of the requests, is saved.
+come before it has been written. Here a checksum is passed on only after its buffer has
+been written, so the promise is omitted, which saves half of the requests.
 """
 
 from __future__ import annotations
@@ -26,7 +26,7 @@ class Uploads:
     Parameters
     ----------
     buffers
-        Of this process: it keeps what is written, too.
+        The buffers of this process; uploaded buffers are kept there, too.
     """
 
     def __init__(self, buffers: BufferStore) -> None:
@@ -35,16 +35,16 @@ class Uploads:
         self._pending: dict[str, asyncio.Task[None]] = {}
         #: written checksums, the latest last
         self._written: OrderedDict[str, None] = OrderedDict()
-        #: could not be written; whoever waits for one tries again
+        #: buffers that are not written yet; `wait` tries again those that failed
         self._failed: dict[str, Buffer] = {}
 
     def received(self, contents: Mapping[str, bytes] | None) -> None:
-        """Keep and write what has come from a Seamless process, {checksum: bytes}."""
+        """Keep and write buffers from a Seamless process, {checksum: bytes}."""
         for checksum, content in (contents or {}).items():
             self.made(Buffer(content, checksum=Checksum(checksum)))
 
     def made(self, buffer: Buffer) -> None:
-        """Keep and write what a Seamless process has made."""
+        """Keep and write a buffer that a Seamless process has made."""
         self._buffers.add(buffer)
         self.add(buffer)
 
@@ -56,7 +56,7 @@ class Uploads:
         if checksum in TRIVIAL_CHECKSUMS or checksum in self._pending:
             return
         if not buffer_remote.has_write_server():
-            # Nothing but this process's cache will ever have it.
+            # Without a hashserver, only this process's cache can keep it.
             buffer.tempref()
             return
         if checksum in self._written:
@@ -85,7 +85,7 @@ class Uploads:
         return checksum in self._written
 
     async def ensure(self, checksum: str, buffer: Buffer | None) -> None:
-        """Return once the hashserver has a buffer, whoever writes it.
+        """Return once the hashserver has a buffer; any process may write it.
 
         Parameters
         ----------
@@ -104,12 +104,12 @@ class Uploads:
             await ensure_uploaded(checksum, buffer)
 
     async def wait(self, checksums: Iterable[str]) -> None:
-        """Wait until those of `checksums` that were added have been written.
+        """Wait until the added buffers among `checksums` have been written.
 
         Raises
         ------
         UploadError, ServiceUnavailable
-            If one cannot be written; nothing is lost, waiting again tries again.
+            If one cannot be written. It is kept, and another `wait` tries again.
         """
         tasks = []
         for checksum in set(checksums):

@@ -1,7 +1,7 @@
-"""The envelope of a submission: what travels with a transformation beside its identity.
+"""The envelope of a submission: data that is not part of its transformation's identity.
 
-Two submissions of one transformation are one task, whatever their envelopes, except
-for those who insist on theirs (``strict_dunder``).
+Submissions of one transformation share one task, even with different envelopes. A
+submission that insists on its envelope (``strict_dunder``) fails instead.
 """
 
 from __future__ import annotations
@@ -15,13 +15,13 @@ from ..errors import EnvelopeMismatch
 
 @dataclass(frozen=True, eq=False)
 class Envelope:
-    """What `checksum` compares."""
+    """The data that travels with a submission."""
 
     tf_dunder: dict[str, Any]
     scratch: bool
 
     def checksum(self) -> str:
-        """Return what is equal exactly for equal envelopes."""
+        """Return a checksum, which is equal exactly for equal envelopes."""
         from seamless_transformer.transformation_cache import (
             _dunder_envelope_checksum,
         )
@@ -30,21 +30,21 @@ class Envelope:
 
 
 def check(tf_checksum: str, own: Envelope, active: Iterable[Envelope]) -> None:
-    """Compare the envelope of a strict submission with those that are under way.
+    """Compare the envelope of a strict submission with those of running submissions.
 
     Parameters
     ----------
     tf_checksum
-        Of the transformation.
+        Checksum of the transformation.
     own
         The envelope of the submission.
     active
-        Those of the submissions of the same transformation that have not ended.
+        The envelopes of the same transformation's submissions that have not ended.
 
     Raises
     ------
     EnvelopeMismatch
-        If one is another.
+        If one of them differs.
     """
     checksum = own.checksum()
     if any(envelope.checksum() != checksum for envelope in active):

@@ -1,4 +1,4 @@
-"""Buffers of results, or of checksums, fetched by tasks of their own."""
+"""Fetches buffers of results or checksums, by tasks of their own."""
 
 from __future__ import annotations
 
@@ -23,9 +23,9 @@ FETCH_PRIORITY = 1_000_000
 
 
 class FatFuture:
-    """A caller's handle on a buffer; its Dask task exists once somebody asks.
+    """A caller's handle on a buffer; its Dask task is submitted on first use.
 
-    Resolves to `seamless.Buffer`. The task runs where the value is.
+    Resolves to `seamless.Buffer`. The task runs where the result is.
     """
 
     def __init__(self, submit: Callable[[], Future], entry: Entry) -> None:
@@ -44,7 +44,7 @@ class FatFuture:
             return self._future
 
     def done(self) -> bool:
-        """Whether the buffer can be had without waiting."""
+        """Whether the task has ended, or the handle was released."""
         return self._released or self.future().done()
 
     def cancelled(self) -> bool:
@@ -59,7 +59,7 @@ class FatFuture:
         Raises
         ------
         seamless.CacheMissError
-            If the buffer is nowhere.
+            If the buffer cannot be found.
         """
         return self.future().result(timeout)
 
@@ -73,7 +73,7 @@ class FatFuture:
 
 
 class Fetcher:
-    """Has buffers fetched on the cluster; any thread may call, nobody waits.
+    """Submits tasks that fetch buffers; any thread may call, and no call blocks.
 
     Parameters
     ----------
@@ -93,7 +93,7 @@ class Fetcher:
         entry
             The task.
         fingertip
-            Recompute a buffer that is nowhere.
+            Recompute the buffer if it cannot be found.
         """
         return FatFuture(
             lambda: self._submit(
@@ -110,7 +110,7 @@ class Fetcher:
         checksum
             64 hexadecimal digits.
         fingertip
-            Recompute a buffer that is nowhere.
+            Recompute the buffer if it cannot be found.
         """
         return self._submit(
             tasks.fetch_checksum, buffer_key(checksum), checksum, fingertip

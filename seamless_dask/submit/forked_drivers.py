@@ -1,9 +1,9 @@
-"""Drivers that fork: a forked process cannot use the client of its parent.
+"""Driver scripts that fork: a forked process cannot use the client of its parent.
 
 A connection to a Dask cluster is served by an event loop in a thread, and threads are not
-forked. Its sockets are, so going on with them would disturb the parent. The forked process
-therefore has no client, but something in its place that says so; it never waits for
-threads that it does not have.
+forked. Its sockets are, so using them would disturb the parent. The forked process
+therefore gets a `ForkedClient`, which raises an error on use; it never waits for threads
+that it does not have.
 """
 
 from __future__ import annotations
@@ -26,7 +26,7 @@ from ..neighbours.replacing import current, replace
 
 
 class ForkedDriverError(RuntimeError):
-    """The process was forked from a driver and has no connection to the cluster."""
+    """The process was forked from a driver script and cannot use the cluster."""
 
     def __init__(self, parent: int) -> None:
         super().__init__(
@@ -40,12 +40,12 @@ class ForkedDriverError(RuntimeError):
 
 
 class ForkedClient:
-    """Stands for the client of the parent in a forked process.
+    """Replaces the client of the parent in a forked process.
 
     Parameters
     ----------
     parent
-        Process id of the driver that was forked.
+        Process id of the driver script that has forked.
     """
 
     def __init__(self, parent: int) -> None:
@@ -53,20 +53,20 @@ class ForkedClient:
 
     @property
     def error(self) -> ForkedDriverError:
-        """What everybody is told who wants to use the client."""
+        """The error that any use of the client raises."""
         return ForkedDriverError(self._parent)
 
     def release_transformation_futures(
         self, futures: Any, cancel: bool = False
     ) -> None:
-        """Do nothing: they are the parent's."""
+        """Do nothing: the futures belong to the parent."""
 
     def cancel_by_checksum(self, tf_checksum: Any) -> bool:
-        """Return False: what runs is the parent's."""
+        """Return False: running transformations belong to the parent."""
         return False
 
     def detached(self) -> None:
-        """Do nothing: the cluster, if the client owns it, is the parent's."""
+        """Do nothing: the cluster, if the client owns it, belongs to the parent."""
 
     def __getattr__(self, name: str) -> Any:
         if name.startswith("__"):
@@ -75,7 +75,7 @@ class ForkedClient:
 
 
 def check(process: int) -> None:
-    """Look whether this is the process that has made a client.
+    """Check that this is the process that has made a client.
 
     Parameters
     ----------
@@ -91,19 +91,19 @@ def check(process: int) -> None:
         raise ForkedDriverError(process)
 
 
-#: is called in a process just forked, to leave the client to the parent
+#: called in a newly forked process, to replace the parent's client
 _leave_client: Callable[[], object] | None = None
-#: packages whose objects are the parent's: what they do at exit is up to the parent
+#: packages whose finalizers at exit must run in the parent only
 _OF_PARENT = ("distributed", "seamless_dask")
 
 
 def install(leave_client: Callable[[], object]) -> None:
-    """Have processes that are forked from this one know it; idempotent.
+    """Prepare for processes that are forked from this one; idempotent.
 
     Parameters
     ----------
     leave_client
-        Is called in such a process: has it use its parent's client no longer.
+        Called in such a process; replaces the client of its parent.
     """
     global _leave_client
     installed, _leave_client = _leave_client is not None, leave_client
@@ -112,26 +112,26 @@ def install(leave_client: Callable[[], object]) -> None:
 
 
 def _forked() -> None:
-    """Leave to the parent what is the parent's. Called in a process just forked."""
+    """Give up, in a newly forked process, all objects that belong to the parent."""
     if _leave_client is not None:
         _leave_client()
     _let_go_of_loops()
     _let_go_of_dask()
     _let_go_of_seamless_processes()
-    # Directories of workers, for instance, which the forked process must not remove.
+    # They remove directories of workers, for instance, which the parent still needs.
     registry = weakref.finalize._registry  # type: ignore[attr-defined]
     for finalizer, info in list(registry.items()):
         module = getattr(info.func, "__module__", None) or ""
         if module.split(".")[0] in _OF_PARENT:
             finalizer.atexit = False
-    # Python would end them at exit.
+    # Python would end the parent's child processes at exit.
     multiprocessing.process._children.clear()  # type: ignore[attr-defined]
     # Until it uses Seamless itself there is nothing to close.
     seamless._require_close = False
 
 
 def _let_go_of_dask() -> None:
-    """Have Dask not close, at exit, the clients and clusters of the parent."""
+    """Prevent Dask from closing the parent's clients and clusters at exit."""
     client = sys.modules.get("distributed.client")
     if client is not None:
         client._global_clients.clear()
@@ -141,9 +141,9 @@ def _let_go_of_dask() -> None:
 
 
 def _let_go_of_seamless_processes() -> None:
-    """Have local transformations be computed here, not by the parent's processes.
+    """Compute local transformations here, not in the parent's Seamless processes.
 
-    The threads that would ask these processes are the parent's, too.
+    The threads that communicate with these processes exist only in the parent.
     """
     from seamless_transformer import transformation_class, worker
 
@@ -153,19 +153,25 @@ def _let_go_of_seamless_processes() -> None:
     replace(transformation_class, "_COMPUTE_EXECUTOR", ThreadPoolExecutor(threads))
 
 
-def _let_go_of_loops() -> None:
-    """Take event loops of the parent's threads apart from those of the parent.
+#: sockets by which these loops wake themselves. At its exit Python ends objects of a
+#: cycle in any order, and a loop that finds its own closed complains.
+_self_pipes: list[tuple[Any, Any]] = []
 
-    The operating system has one set of watched sockets for both: closing a connection
-    here would let the parent wait for it for ever. And a loop whose thread was not
-    forked says that it runs, so others wait for what it should do.
+
+def _let_go_of_loops() -> None:
+    """Separate the copies of the parent's event loops from the originals.
+
+    Both share one set of watched sockets in the operating system: closing a connection
+    here would make the parent wait for it for ever. And a copied loop claims to run,
+    although its thread was not forked, so callers would wait for it.
     """
     for loop in gc.get_objects():
         if not issubclass(type(loop), BaseSelectorEventLoop) or loop.is_closed():
             continue
         if loop is asyncio.events._get_running_loop():
-            continue  # nobody forks in there who wants to go on
+            continue  # a fork in a running loop is not expected to use it further
         loop._thread_id = None
         loop._selector = selectors.DefaultSelector()
         loop._close_self_pipe()
         loop._make_self_pipe()
+        _self_pipes.append((loop._ssock, loop._csock))

@@ -1,4 +1,4 @@
-"""The handles that callers hold on tasks, and what is left of them."""
+"""The handles that callers hold on tasks, and their replacements afterwards."""
 
 from __future__ import annotations
 
@@ -18,12 +18,12 @@ if TYPE_CHECKING:
 
 
 async def until_done(outcome: concurrent.futures.Future[Any]) -> None:
-    """Wait for a future; cancelling that does not cancel the future.
+    """Wait for a future; cancelling the wait does not cancel the future.
 
-    Anything with ``add_done_callback`` will do.
+    Any object with ``add_done_callback`` is accepted.
 
-    Unlike `asyncio.wrap_future` it does not go through the event loop's pipe where the
-    future is set by the same thread, as in a Dask worker.
+    Unlike `asyncio.wrap_future`, this does not go through the event loop's pipe if the
+    loop's own thread sets the future, as in a Dask worker.
     """
     loop = asyncio.get_running_loop()
     thread = threading.get_ident()
@@ -47,10 +47,10 @@ class EntryKeeper(Protocol):
     """Counts the handles on each task."""
 
     def hold(self, entry: Entry) -> None:
-        """One more caller has a handle on a task."""
+        """Count one more handle on a task."""
 
     def unhold(self, entry: Entry, *, cancel: bool) -> None:
-        """A caller gives its handle back; `cancel`: cancel what nobody else wants."""
+        """Give a handle back; with `cancel`, the last one cancels the task."""
 
 
 class Handle:
@@ -66,7 +66,7 @@ class Handle:
     entry
         The task.
     convert
-        Makes of its result what `result` returns.
+        Converts the task's result into the return value of `result`.
     """
 
     def __init__(
@@ -88,7 +88,7 @@ class Handle:
         return self._entry.key
 
     def done(self) -> bool:
-        """Whether the task has ended, one way or another."""
+        """Whether the task has ended, successfully or not."""
         return self._cancelled or self._entry.outcome.done()
 
     def cancelled(self) -> bool:
@@ -127,8 +127,8 @@ class Handle:
         Parameters
         ----------
         cancel
-            If nobody else holds the task and it has not ended, cancel it. Otherwise
-            it runs to its end and is stored.
+            If there is no other handle and the task has not ended, cancel it. Otherwise
+            it runs to its end and its result is stored.
         """
         # When the interpreter ends, a thread that holds the client's lock may have been
         # stopped for good.
@@ -141,16 +141,16 @@ class Handle:
 
 
 class Ended:
-    """What is left of a handle when its task has ended: the key, and the outcome.
+    """Replaces a handle after its task has ended: keeps the key and the outcome.
 
-    It holds nothing on the cluster, and no buffer.
+    It holds no task on the cluster, and no buffer.
 
     Parameters
     ----------
     key
         Key of the Dask task.
     outcome
-        What `result` returns.
+        Return value of `result`.
     """
 
     def __init__(self, key: str | None, outcome: Any) -> None:
@@ -162,7 +162,7 @@ class Ended:
         return True
 
     def cancelled(self) -> bool:
-        """Return False: the task of a cancelled transformation leaves nothing."""
+        """Return False: a cancelled transformation keeps no such handle."""
         return False
 
     def result(self, timeout: float | None = None) -> Any:
@@ -176,7 +176,7 @@ class Ended:
 def ended(
     futures: TransformationFutures, result: TransformationResult
 ) -> TransformationFutures:
-    """Return what a transformation keeps of its futures when its task has ended."""
+    """Return the futures that a transformation keeps after its task has ended."""
     key = getattr(futures.base, "key", None)
     return TransformationFutures(
         base=Ended(key, replace(result, content=None)),
@@ -186,5 +186,5 @@ def ended(
 
 
 def under_way(futures: TransformationFutures | None) -> bool:
-    """Whether futures of a transformation hold a task, as opposed to a past one."""
+    """Whether the futures of a transformation hold a task (are not `Ended`)."""
     return futures is not None and not isinstance(futures.base, Ended)

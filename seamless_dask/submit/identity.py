@@ -1,6 +1,6 @@
-"""What of a transformation decides which Dask task it is.
+"""Determines the Dask task of a submission.
 
-How that becomes the key of the task: `scheduler_ext.task_keys`.
+`scheduler_ext.task_keys` makes the key of the task.
 """
 
 from __future__ import annotations
@@ -96,7 +96,7 @@ def required_resources(
 def is_driver(
     transformation_dict: Mapping[str, Any], tf_dunder: Mapping[str, Any] | None
 ) -> bool:
-    """Tell whether a transformation is a driver, which bypasses the permission gate."""
+    """Tell whether this is a driver transformation, which needs no lease."""
     from seamless_transformer.transformation_utils import merge_transformation_meta
 
     meta = merge_transformation_meta(
@@ -107,7 +107,7 @@ def is_driver(
 
 @dataclass(frozen=True)
 class Identity:
-    """What decides which task a submission is."""
+    """The properties that determine the task of a submission."""
 
     key: str
     resources: dict[str, float]
@@ -116,7 +116,7 @@ class Identity:
 
 
 def identify(submission: TransformationSubmission) -> Identity:
-    """Work out which task a submission is.
+    """Determine the task of a submission.
 
     Raises
     ------

@@ -1,8 +1,8 @@
-"""An evaluation that goes on in the thread of a client, for whoever waits for it.
+"""Waits for an evaluation that runs in the thread of a client.
 
-The thread may go away: the client is closed, or this is a forked process, which has no
-threads of its parent. Then nobody would ever say that the evaluation has ended, so those
-who wait look now and then whether its event loop still runs.
+The thread may disappear: the client is closed, or this is a forked process, which has no
+threads of its parent. Then the end of the evaluation would never be reported, so waiting
+callers check regularly whether its event loop still runs.
 """
 
 from __future__ import annotations
@@ -13,7 +13,7 @@ import os
 
 from .forked_drivers import ForkedDriverError
 
-#: seconds between two looks
+#: seconds between two such checks
 LOOK_INTERVAL = 2.0
 
 
@@ -23,9 +23,9 @@ class Ongoing:
     Parameters
     ----------
     future
-        What says that it has ended.
+        Done when the evaluation has ended.
     loop
-        On which it runs.
+        The event loop on which it runs.
     """
 
     def __init__(
@@ -54,9 +54,9 @@ class Ongoing:
         concurrent.futures.CancelledError
             If it was cancelled.
         ConnectionError
-            If nobody goes on with it, because the client was closed.
+            If it cannot go on, because the client was closed.
         ForkedDriverError
-            If the parent of this process goes on with it.
+            If it runs in the parent of this process.
         """
         while not self._future.done():
             self._check()
@@ -64,7 +64,7 @@ class Ongoing:
         self._future.result()
 
     async def wait(self) -> None:
-        """Wait until it has ended, one way or another.
+        """Wait until it has ended, successfully or not.
 
         Raises
         ------
@@ -103,7 +103,7 @@ class Ongoing:
                 looking.cancel()
 
     def _check(self) -> None:
-        """Raise if nobody goes on with it here."""
+        """Raise if it no longer runs in this process."""
         if self._future.done():
             return
         if self._process != os.getpid():
@@ -113,7 +113,7 @@ class Ongoing:
 
 
 class ClientClosed(ConnectionError):
-    """The client was closed, so nothing that it does goes on."""
+    """The client was closed, so its evaluations do not go on."""
 
     def __init__(self) -> None:
         super().__init__(

@@ -1,8 +1,8 @@
-"""Clients of other makes.
+"""Supports clients that other code implements.
 
 Any object with the documented methods of `SeamlessDaskClient` can be the client of a
-process: a wrapper around ours, one for tests, one that submits elsewhere. `adapt` gives
-it what `seamless_dask.submit.tree` needs.
+process: a wrapper around ours, a client for tests, a client that submits elsewhere.
+`adapt` adds the methods that `seamless_dask.submit.tree` needs.
 """
 
 from __future__ import annotations
@@ -34,7 +34,7 @@ class Guest:
         ``thin``; may have ``release_transformation_futures(futures, cancel=...)``.
     """
 
-    #: it knows nothing of record mode
+    #: record mode is not checked
     record = None
     #: whether a task may be submitted before its inputs are known
     defers = False
@@ -59,7 +59,7 @@ class Guest:
         return futures
 
     async def keep_pace(self) -> None:
-        """Wait until more may be submitted: that is the business of the client."""
+        """Do nothing: limiting the submissions is left to the client."""
 
     async def result_of(self, futures: TransformationFutures) -> TransformationResult:
         """Wait for the end of a transformation.
@@ -69,7 +69,7 @@ class Guest:
         asyncio.CancelledError
             If it was cancelled.
         Exception
-            What the future has raised.
+            The exception that the future has raised.
         """
         thin = futures.thin
         if not thin.done():
@@ -88,22 +88,22 @@ class Guest:
     def release_transformation_futures(
         self, futures: TransformationFutures, cancel: bool = False
     ) -> None:
-        """Release what `submit_transformation` returned."""
+        """Release futures of `submit_transformation`, if the client supports that."""
         release = getattr(self._client, "release_transformation_futures", None)
         if release is not None:
             release(futures, cancel=cancel)
 
 
 def adapt(client: Any) -> Submitter | Guest:
-    """Return a client as the evaluation of transformations needs it."""
+    """Return a client that has the methods which `seamless_dask.submit.tree` needs."""
     return client if isinstance(client, Submitter) else Guest(client)
 
 
 def _wait(future: Any) -> None:
-    """Block until a future without callbacks has ended, one way or another."""
+    """Block until a future without callbacks has ended, successfully or not."""
     try:
         future.result()
-    except BaseException:  # noqa: B036 - asked for again, where it is handled
+    except BaseException:  # noqa: B036 - the caller calls `result` again
         if not (future.done() or future.cancelled()):
             raise
 

@@ -1,9 +1,9 @@
-"""Submits no faster than the scheduler takes submissions in.
+"""Submits no faster than the scheduler processes submissions.
 
-The scheduler takes them in one by one, and reads nothing else from a client meanwhile.
-With thousands before it that takes longer than the system lets a connection wait: it is
-cut, with all that the client has submitted. So every now and then the scheduler is asked,
-on the same connection, to say how far it is.
+The scheduler processes them one by one, and reads nothing else from a client meanwhile.
+With thousands of them that takes longer than the operating system lets a connection
+wait. The system then cuts the connection, and the tasks of the client are lost. So the
+client regularly asks the scheduler, on the same connection, how many it has processed.
 """
 
 from __future__ import annotations
@@ -15,12 +15,12 @@ from distributed import Client
 
 from scheduler_ext.messages import PUSH_SEEN, mark
 
-#: submissions that the scheduler may not have seen yet
+#: submissions, at most, that the scheduler has not confirmed yet
 AHEAD = 500
-#: submissions after which it is asked
+#: submissions after which the scheduler is asked
 EVERY = 50
-#: seconds without an answer after which it is asked again: the connection may have been
-#: lost, with the question
+#: seconds without an answer after which it is asked again: the question may have been
+#: lost with the connection
 AGAIN = 5.0
 
 
@@ -30,7 +30,7 @@ class Pace:
     Parameters
     ----------
     client
-        By which they are made.
+        The client that makes them.
     """
 
     def __init__(self, client: Client) -> None:
@@ -43,7 +43,7 @@ class Pace:
 
     @property
     def ahead(self) -> int:
-        """Submissions that the scheduler has not said to have seen."""
+        """Submissions that the scheduler has not confirmed yet."""
         return self._sent - self._seen
 
     def sent(self) -> None:

@@ -1,7 +1,7 @@
-"""The tasks that a client has submitted, by name and by checksum; pure.
+"""The tasks that a client has submitted, by name and by checksum.
 
-Time is a parameter, and nothing here communicates. Whoever uses a registry from several
-threads holds a lock.
+Time is a parameter, and nothing here communicates. Callers that use a registry from
+several threads must hold a lock.
 """
 
 from __future__ import annotations
@@ -22,15 +22,15 @@ if TYPE_CHECKING:
 
 @dataclass(eq=False)
 class Entry:
-    """A submitted task, shared by all who asked this client for it."""
+    """A submitted task, shared by all callers of this client that have submitted it."""
 
-    #: what it is filed under: the key of its first attempt
+    #: its name in the registry: the key of its first attempt
     name: str
     key: str
     tf_checksum: str | None
-    #: submits the task; again, if the connection to the scheduler was lost
+    #: submits the task; called again if the connection to the scheduler was lost
     submit: Callable[[], Future]
-    #: keeps the task wanted on the scheduler; nobody else gets this handle
+    #: keeps the task alive on the scheduler; callers never get this handle
     anchor: Future
     envelope: Envelope
     outcome: concurrent.futures.Future[TransformationResult] = field(
@@ -55,12 +55,12 @@ class Entry:
 
 
 class Registry:
-    """Knows what was submitted, and at which attempt each task is.
+    """Keeps the submitted tasks, and the number of attempts of each.
 
     Parameters
     ----------
     drop
-        Is called with each entry that is forgotten, for instance to release its task.
+        Called with each entry that is forgotten, for instance to release its task.
     """
 
     def __init__(self, drop: Callable[[Entry], object]) -> None:
@@ -90,7 +90,7 @@ class Registry:
     # -- looking ---------------------------------------------------------------------
 
     def of_checksum(self, tf_checksum: str) -> Entry | None:
-        """The entry that is to give the result of a transformation, or None."""
+        """The entry whose task computes a transformation, or None."""
         return self._by_checksum.get(tf_checksum)
 
     def of_key(self, key: str) -> Entry | None:
@@ -112,7 +112,7 @@ class Registry:
         return task_key_of(name, self._next_attempt(name))
 
     def active_envelopes(self, tf_checksum: str) -> list[Envelope]:
-        """The envelopes with which a transformation is under way."""
+        """The envelopes of a transformation's submissions that have not ended."""
         return [
             entry.envelope
             for entry in self._entries.values()
@@ -130,8 +130,8 @@ class Registry:
     def reuse(self, name: str, now: float) -> Entry | None:
         """Return the entry of a task that need not be submitted again, or None.
 
-        One that has failed is forgotten, and the next attempt has another key: somebody
-        may still want the failed one.
+        A failed task is forgotten, and the next attempt has another key: another caller
+        may still hold the failed task.
         """
         entry = self._entries.get(name)
         if entry is None:
@@ -150,23 +150,23 @@ class Registry:
             self._by_checksum[entry.tf_checksum] = entry
 
     def learn(self, entry: Entry, tf_checksum: str) -> None:
-        """Note which transformation a task has turned out to be."""
+        """Note the checksum of a task's transformation, learned after submission."""
         if self._entries.get(entry.name) is entry:
             entry.tf_checksum = tf_checksum
             self._by_checksum[tf_checksum] = entry
 
     def hold(self, entry: Entry) -> None:
-        """One more caller has a handle on a task."""
+        """Count one more handle on a task."""
         entry.holders += 1
 
     def unhold(self, entry: Entry, *, cancel: bool) -> bool:
-        """A caller gives its handle back.
+        """Count one handle less on a task.
 
         Returns
         -------
         bool
-            Whether the task is to be cancelled: the caller asks for that, it has not
-            ended, and nobody else has a handle. It is forgotten then.
+            Whether the task must be cancelled: `cancel` is set, the task has not ended,
+            and there is no other handle. Then the entry is forgotten.
         """
         entry.holders -= 1
         abandoned = cancel and entry.holders <= 0 and not entry.outcome.done()
@@ -175,7 +175,7 @@ class Registry:
         return abandoned
 
     def forget(self, entry: Entry) -> None:
-        """Drop an entry; the next submission of the same is another task, or attempt."""
+        """Drop an entry; the next submission of its transformation makes a new one."""
         if self._entries.get(entry.name) is entry:
             del self._entries[entry.name]
         checksum = entry.tf_checksum
@@ -184,17 +184,17 @@ class Registry:
         self._drop(entry)
 
     def cancelled(self, key: str, now: float) -> None:
-        """Note that the scheduler has cancelled a task, for everybody.
+        """Note that the scheduler has cancelled a task for all clients.
 
-        Dask will tell all clients, by key. That must not hit a task that is submitted
-        before the message arrives here, so the next attempt gets another key.
+        Dask tells all clients the key. A task that is submitted before this message
+        arrives must not be affected, so the next attempt gets another key.
         """
         name, _ = name_and_attempt(key)
         number = max(self._next_attempt(name), _attempt_after(key))
         self._attempts[name] = number, now
 
     def prune(self, deadline: float) -> None:
-        """Forget what has ended and was used last before a time, in monotonic seconds."""
+        """Forget ended tasks that were last used before a time, in monotonic seconds."""
         for entry in list(self._entries.values()):
             if entry.outcome.done() and entry.last_used < deadline:
                 self.forget(entry)

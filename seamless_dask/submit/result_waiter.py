@@ -1,4 +1,4 @@
-"""How the results of a client's tasks come to it, also if the connection is lost."""
+"""Gets the results of a client's tasks, even after a loss of the connection."""
 
 from __future__ import annotations
 
@@ -31,11 +31,11 @@ class Results:
     Parameters
     ----------
     client
-        By which the tasks were submitted.
+        The client that has submitted the tasks.
     local
         Looks up a finished task's result in this process by its key.
     pace
-        Of the client's submissions.
+        Limits the client's submissions.
     """
 
     def __init__(
@@ -44,7 +44,7 @@ class Results:
         self._client = client
         self._pace = pace
         self._local = local
-        # Submitting a task again does so for those that it depends on.
+        # Reentrant: when a task is submitted again, so are its dependencies.
         self._lock = threading.RLock()
 
     async def of(self, entry: Entry) -> TransformationResult:
@@ -57,7 +57,7 @@ class Results:
         ConnectionError
             If the client was closed after it had lost the scheduler.
         Exception
-            What the task has raised.
+            The exception that the task has raised.
         """
         while True:
             anchor = entry.anchor
@@ -90,7 +90,7 @@ class Results:
         return await self._client.gather(future, asynchronous=True)
 
     def as_argument(self, entry: Entry) -> Future | TransformationResult:
-        """Return what a task that depends on another one is submitted with."""
+        """Return the argument by which a dependent task gets the result of a task."""
         outcome = entry.outcome
         if outcome.done() and not outcome.cancelled():
             return outcome.result()
@@ -98,9 +98,9 @@ class Results:
         return entry.anchor
 
     def _renew(self, entry: Entry) -> None:
-        """Submit a task again that the scheduler has forgotten together with us.
+        """Submit a task again if the scheduler has lost this client, with its tasks.
 
-        Should it still run, or have finished, then nothing is executed again.
+        If the task still runs, or has finished, nothing is executed again.
         """
         with self._lock:
             if _was_disconnected(entry.anchor):

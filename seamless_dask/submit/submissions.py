@@ -1,4 +1,4 @@
-"""Transformations on their way to a worker: what they refer to, what they wait for."""
+"""Makes submissions of transformations, and fills in the results of dependencies."""
 
 from __future__ import annotations
 
@@ -107,7 +107,7 @@ def deferred_submission_of(
     *,
     driver_context: bool,
 ) -> Submission:
-    """Return the submission of a Transformation with inputs that are to be computed.
+    """Return the submission of a Transformation with inputs still to be computed.
 
     Parameters
     ----------

@@ -46,7 +46,7 @@ logger = logging.getLogger(__name__)
 
 T = TypeVar("T")
 
-#: what processes submit: see `Submitter`
+#: kind of process that submits: see `Submitter`
 Role = Literal["driver", "worker", "inner"]
 #: seconds that a finished task and a buffer stay cached after their last use
 CACHE_TTL = 10.0
@@ -58,15 +58,15 @@ class Submitter:
     Parameters
     ----------
     dask_client
-        A synchronous client; it stays the caller's.
+        A synchronous client; the caller remains responsible for closing it.
     role
-        ``"driver"``: of a user's process. ``"worker"``: of a Dask worker, for the
-        nested work of its transformations. ``"inner"``: of a process that a
-        transformation has started (for instance ``seamless-run`` in a bash job): what
-        it submits is nested work.
+        ``"driver"``: the client of a driver script. ``"worker"``: the client of a
+        Dask worker, for the nested work of its transformations. ``"inner"``: the
+        client of a process that a transformation has started (for instance
+        ``seamless-run`` in a bash job); its submissions are nested work.
     local_results
-        Looks up a finished task's result in this process by its key; a Dask worker
-        need not have its own results sent to it.
+        Looks up a finished task's result in this process by its key, so that a Dask
+        worker does not request its own results.
     """
 
     def __init__(
@@ -80,20 +80,20 @@ class Submitter:
         #: the client of distributed
         self.client = dask_client
         self.role: Role = role
-        #: what the process must ask before it submits; None: it may submit at will
+        #: asks for a lease before each submission; None: this client needs no leases
         self.inner = InnerLeases(dask_client) if role == "inner" else None
-        #: the cluster's record mode, which a driver must have as well; None: unknown
+        #: the cluster's record mode, which a driver script must share; None: unknown
         self.record: bool | None = None
-        #: keeps submissions from piling up before the scheduler
+        #: keeps submissions from piling up at the scheduler
         self.pace = Pace(dask_client)
-        #: a forked process has the object, but not the threads that serve it
+        #: id of this process: a fork has a copy of the client, but not its threads
         self._process = os.getpid()
-        #: of the registry
+        #: protects the registry
         self._lock = threading.RLock()
         self._registry = Registry(lambda entry: entry.anchor.release())
         self._fetcher = Fetcher(dask_client)
         self._results = Results(dask_client, local_results, self.pace)
-        #: whether `_prune` is going to be called
+        #: whether a call of `_prune` is scheduled
         self._pruning = False
         self._background: set[asyncio.Task[None]] = set()
         loop: Any = dask_client.loop
@@ -134,7 +134,7 @@ class Submitter:
         return threading.get_ident() == getattr(self._loop, "_thread_id", None)
 
     def _start_here(self, coroutine: Coroutine[Any, Any, None]) -> None:
-        """Like `start`, but without a detour if this is the loop's thread."""
+        """Like `start`, but creates a task directly if this is the loop's thread."""
         if not self._on_loop():
             self.start(coroutine)
             return
@@ -157,9 +157,9 @@ class Submitter:
         Parameters
         ----------
         submission
-            What is to run.
+            The transformation.
         need_fat
-            Also give a future of the result's buffer.
+            Also return a future of the result's buffer.
         priority_boost
             Above 0 for nested work: its depth in the tree of transformations. Deeper
             work runs first, and nested work does not take the units of top-level
@@ -258,7 +258,7 @@ class Submitter:
         )
 
     def _on_result(self, key: str, result: dict[str, Any]) -> None:
-        """Take a result that a worker has sent with the end of a task."""
+        """Keep a result that a worker has sent with the end of a task."""
         entry = self._registry.of_key(key)
         if entry is not None:
             entry.pushed = TransformationResult(**result)
@@ -270,7 +270,7 @@ class Submitter:
         except (asyncio.CancelledError, concurrent.futures.CancelledError):
             outcome.cancel()
         except Exception as error:  # noqa: BLE001 - every way a task can fail ends here
-            # What fails with the connection is told to those who wait for it.
+            # The callers are told of a lost connection anyway, so it is only logged.
             ended = isinstance(error, ConnectionError)
             level = logging.INFO if ended else logging.WARNING
             logger.log(level, "Task %s failed: %r", entry.key, error)
@@ -296,14 +296,14 @@ class Submitter:
     # -- handles -----------------------------------------------------------------
 
     def hold(self, entry: Entry) -> None:
-        """One more caller has a handle on a task."""
+        """Count one more handle on a task."""
         with self._lock:
             self._registry.hold(entry)
 
     def unhold(self, entry: Entry, *, cancel: bool) -> None:
-        """A caller gives its handle back; `cancel`: cancel what nobody else wants."""
+        """Give a handle back; with `cancel`, the last one cancels the task."""
         if os.getpid() != self._process:
-            return  # it is the parent's
+            return  # it belongs to the parent
         with self._lock:
             abandoned = self._registry.unhold(entry, cancel=cancel)
         if abandoned:
@@ -327,7 +327,7 @@ class Submitter:
         return self.inner is None
 
     async def keep_pace(self) -> None:
-        """Wait until the scheduler has taken in most of what was submitted."""
+        """Wait until the scheduler has processed most of the submissions."""
         await self.pace.keep()
 
     async def result_of(self, futures: TransformationFutures) -> TransformationResult:
@@ -343,10 +343,10 @@ class Submitter:
         Parameters
         ----------
         futures
-            What `submit_transformation` or `get_transformation_futures` returned.
+            Made by `submit_transformation` or `get_transformation_futures`.
         cancel
-            Cancel what has not ended and is not wanted by anybody else. Finished
-            work, and other callers' handles, are not affected.
+            Cancel the task if it has not ended and no other caller has a handle on it.
+            Finished tasks, and other callers' handles, are not affected.
         """
         if futures.fat is not None:
             futures.fat.release()
@@ -355,7 +355,7 @@ class Submitter:
                 handle.release(cancel=cancel)
 
     def cancel_by_checksum(self, tf_checksum: Checksum | str) -> bool:
-        """Cancel a transformation wherever it runs or waits, for everybody.
+        """Cancel a transformation wherever it runs or waits, for all clients.
 
         Any thread may call, also one with a running event loop; the call takes at
         most five seconds.
@@ -395,29 +395,29 @@ class Submitter:
         return self._fetcher.of_result(futures.entry, fingertip=False)
 
     def ensure_fat_finger_future(self, futures: TransformationFutures) -> FatFuture:
-        """Like `ensure_fat_future`; a buffer that is nowhere is recomputed."""
+        """Like `ensure_fat_future`; a buffer that cannot be found is recomputed."""
         return self._fetcher.of_result(futures.entry, fingertip=True)
 
     def get_fat_checksum_future(self, checksum: Checksum | str) -> Future:
-        """Have the buffer of a checksum fetched; any thread, no waiting.
+        """Fetch the buffer of a checksum by a task; any thread, no waiting.
 
         Returns
         -------
         distributed.Future
             Its result is ``(checksum, buffer, error)``: 64 hexadecimal digits, a
-            `seamless.Buffer` and None; or the digits, None and a text if the buffer is
-            nowhere. It may be given to other Dask tasks.
+            `seamless.Buffer` and None; or the digits, None and a text if the buffer
+            cannot be found. It may be given to other Dask tasks.
         """
         return self._fetcher.of_checksum(Checksum(checksum).hex(), fingertip=False)
 
     def get_fat_finger_checksum_future(self, checksum: Checksum | str) -> Future:
-        """Like `get_fat_checksum_future`; a buffer that is nowhere is recomputed."""
+        """Like `get_fat_checksum_future`; recomputes a buffer that cannot be found."""
         return self._fetcher.of_checksum(Checksum(checksum).hex(), fingertip=True)
 
     # -- caches ------------------------------------------------------------------
 
     def _schedule_pruning(self) -> None:
-        """Arrange for `_prune` while anything is cached. Called on the loop."""
+        """Schedule `_prune` unless it is scheduled already. Called on the loop."""
         if not self._pruning:
             self._pruning = True
             self._loop.call_later(CACHE_TTL / 4, self._prune)

@@ -28,7 +28,7 @@ WORKER_PLUGIN = "seamless-worker"
 
 @dataclass(frozen=True)
 class Job:
-    """What a worker needs in order to run one transformation.
+    """The data that a worker needs to run one transformation.
 
     Parameters
     ----------
@@ -40,7 +40,7 @@ class Job:
     tf_checksum
         None while an input is still to be computed.
     tf_dunder
-        What travels with the transformation but is no part of its identity.
+        Data that travels with the transformation but is not part of its identity.
     dependencies
         Pins whose value is the result of another task, in the order in which these
         tasks are passed.
@@ -51,8 +51,8 @@ class Job:
     contents
         Small inputs that need not be fetched, checksum (hexadecimal) to bytes.
     client
-        Id of the client that gets a small result together with the task's end. None:
-        it asks for the result, as others do who wait for the task.
+        Id of the client that is sent a small result with the message that the task has
+        ended. None: it asks for the result, as all other waiting clients do.
     """
 
     key: str
@@ -69,7 +69,7 @@ class Job:
 
 
 class Buffers(Protocol):
-    """Gets buffers from where they are."""
+    """Gets buffers from memory or from a hashserver."""
 
     async def resolve(self, checksum: str) -> Buffer:
         """Return a buffer, or raise CacheMissError."""
@@ -83,7 +83,7 @@ class Recompute(Protocol):
 
 
 class Runner(Protocol):
-    """What executes tasks on a worker: `seamless_dask.worker.task_runner.TaskRunner`."""
+    """Executes tasks on a worker: `seamless_dask.worker.task_runner.TaskRunner`."""
 
     @property
     def buffers(self) -> Buffers:
@@ -91,7 +91,7 @@ class Runner(Protocol):
 
     @property
     def recompute(self) -> Recompute:
-        """Computes those that are stored nowhere."""
+        """Recomputes buffers that are stored nowhere."""
 
     async def run(
         self, job: Job, dependencies: Sequence[TransformationResult]
@@ -106,7 +106,7 @@ async def _runner() -> Runner:
     plugin: Any = worker.plugins.get(WORKER_PLUGIN)
     deadline = monotonic() + REPLACING
     while plugin is None and monotonic() < deadline:
-        # It may be about to be replaced by one that knows services at other addresses.
+        # It may be about to be replaced, because services have other addresses now.
         await asyncio.sleep(REPLACING / 100)
         plugin = worker.plugins.get(WORKER_PLUGIN)
     if plugin is None:
@@ -143,7 +143,7 @@ async def fetch_buffer(
     source
         A task's result, or a checksum.
     fingertip
-        Recompute a buffer that is nowhere.
+        Recompute the buffer if it cannot be found.
     key
         Key of the Dask task.
     """
@@ -162,9 +162,10 @@ async def fetch_buffer(
 async def fetch_checksum(
     checksum: str, fingertip: bool, key: str
 ) -> tuple[str, Buffer | None, str | None]:
-    """Return a checksum, its buffer, and why there is none.
+    """Return a checksum, and its buffer or the reason why there is none.
 
-    Neighbours hand such a task to tasks of their own, which look for the error.
+    Other Seamless packages pass the task's future to tasks of their own, which check
+    for the error.
 
     Parameters
     ----------

@@ -39,7 +39,8 @@ if TYPE_CHECKING:
 
 logger = logging.getLogger(__name__)
 
-#: work for which the cluster is optional asks so often, so many seconds apart
+#: how often a transformation that may also run in this process asks for a lease, and
+#: seconds between the attempts
 OPTIONAL_ATTEMPTS = 3
 OPTIONAL_INTERVAL = 1.0
 
@@ -53,12 +54,12 @@ class Submitted:
 
 @dataclass(frozen=True)
 class Settled:
-    """There is nothing to wait for, whatever became of a transformation.
+    """A transformation has come to an end, and has no task to wait for.
 
     Parameters
     ----------
     result
-        What it is to learn; None: it knows already.
+        The outcome to put into the transformation; None: that has been done.
     cancelled
         Whether it was cancelled.
     """
@@ -76,7 +77,7 @@ class _Node:
     """A transformation of the tree that has no result yet."""
 
     transformation: Any
-    #: how far it gets by itself
+    #: its submission, which ends when it has a task or needs none
     submission: asyncio.Task[Submitted | Settled]
 
 
@@ -86,12 +87,12 @@ async def evaluate(
     *,
     driver_context: bool = False,
 ) -> None:
-    """Compute a transformation and all it depends on; put the outcome into them.
+    """Compute a transformation and its dependencies; put the outcome into each.
 
     Parameters
     ----------
     client
-        Of the cluster.
+        The client of the cluster.
     transformation
         A `seamless_transformer.Transformation`.
     driver_context
@@ -100,7 +101,7 @@ async def evaluate(
     Raises
     ------
     asyncio.CancelledError
-        If it was cancelled, in whatever way.
+        If it was cancelled, here or elsewhere.
     """
     if definition.is_settled(transformation):
         return
@@ -121,7 +122,7 @@ async def submit(
     *,
     driver_context: bool = False,
 ) -> None:
-    """Submit a transformation and all it depends on, without waiting for results."""
+    """Submit a transformation and its dependencies, without waiting for results."""
     nodes = _Evaluation(client, driver_context).start(transformation)
     await asyncio.gather(*(node.submission for node in nodes))
 
@@ -134,7 +135,7 @@ class _Evaluation:
         self._futures: dict[int, TransformationFutures] = {}
 
     def abandon(self, transformation: Any) -> None:
-        """Give up a transformation; if it was cancelled elsewhere, it learns that."""
+        """Release a transformation's task; mark it if that was cancelled elsewhere."""
         futures = self._futures.pop(id(transformation), None)
         if futures is None:
             return
@@ -145,7 +146,7 @@ class _Evaluation:
         self._client.release_transformation_futures(futures, cancel=True)
 
     def _settle(self, transformation: Any, outcome: Settled) -> None:
-        """Let a transformation know what became of it, and release its task."""
+        """Put the outcome into a transformation, and release its task."""
         if outcome.cancelled:
             transformation._mark_cancelled()
         if outcome.result is None:
@@ -159,7 +160,7 @@ class _Evaluation:
         self._client.release_transformation_futures(futures, cancel=False)
 
     def start(self, root: Any) -> list[_Node]:
-        """Start the submission of `root` and what it depends on, in that order last."""
+        """Start the submission of `root` and its dependencies, dependencies first."""
         for transformation in _upstream_first(root):
             task = asyncio.create_task(self._submit(transformation))
             self._nodes[id(transformation)] = _Node(transformation, task)
@@ -198,7 +199,7 @@ class _Evaluation:
         if not handles.under_way(transformation._dask_futures):
             transformation._dask_futures = outcome.futures
         if transformation._cancelled:
-            # meanwhile, when there was nothing yet that could be cancelled
+            # It was cancelled before it had a task that `cancel` could reach.
             self.abandon(transformation)
             return Settled()
         return outcome
@@ -221,7 +222,7 @@ class _Evaluation:
             raise
 
     async def _admitted(self, submission: Submission) -> TransformationFutures:
-        """Submit, in a process that is part of a transformation once that is granted."""
+        """Submit; a process that a transformation has started gets a lease first."""
         client = self._client
         if (
             isinstance(client, Guest)
@@ -247,7 +248,7 @@ class _Evaluation:
             return Settled()
         pending = await self._pending(transformation)
         if pending and (
-            not self._client.defers  # a lease is for what can start
+            not self._client.defers  # a lease is for a task that can start
             or definition.has_post_prepare_hook(transformation)
         ):
             await self._await_results(transformation)
@@ -302,7 +303,7 @@ class _Evaluation:
     async def _permission(
         self, client: Submitter, submission: Submission
     ) -> str | None:
-        """Ask whether the cluster has room for work that may as well run here.
+        """Ask for a lease for a transformation that may also run in this process.
 
         Returns the id of a lease, or None.
         """
@@ -369,13 +370,13 @@ class _Evaluation:
 
 
 def _is_remote_optional(transformation: Any) -> bool:
-    """Whether a transformation may run in the driver as well: ``local = None``."""
+    """Whether a transformation may run in this process as well: ``local = None``."""
     meta = transformation._meta
     return "local" in meta and meta["local"] is None
 
 
 def _upstream_first(root: Any) -> list[Any]:
-    """Return the transformations without a result, each after what it depends on."""
+    """Return the transformations without a result, each after its dependencies."""
     order: list[Any] = []
     seen: set[int] = set()
     stack: list[tuple[Any, bool]] = [(root, False)]

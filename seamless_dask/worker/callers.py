@@ -25,15 +25,15 @@ class RunningJob:
     started: float = field(default_factory=time.monotonic)
     #: nested transformations that it waits for
     pending: int = 0
-    #: what it has asked for, also in a process that is gone: when it runs again, it
-    #: will ask again
+    #: its calls, also those made in a process that has died: when the transformation
+    #: runs again, it repeats them
     requests: set[asyncio.Task[dict[str, Any]]] = field(default_factory=set)
     #: whether Dask has been told that the task waits
     seceded: bool = False
 
 
 class RunningJobs:
-    """What one Dask worker executes; lives on the worker's event loop.
+    """The transformations that one Dask worker executes; lives on its event loop.
 
     Parameters
     ----------
@@ -68,12 +68,13 @@ class RunningJobs:
             del self._jobs[key]
 
     def callers(self, process: str, owner_key: str | None) -> list[RunningJob]:
-        """Return the transformation that asks, or all that it may be.
+        """Return the calling transformation, or all candidates if it is not known.
 
-        If the key is known, it is none other: one that has ended, or was cancelled, must
-        not be taken for another one in the same process. It is not known for calls
-        from threads that no job has started. Then the likeliest comes first: one that
-        does not wait already, and has begun last.
+        If the key is given, no other transformation is a candidate: a call of a
+        transformation that has ended or was cancelled must not be attributed to another
+        one in the same process. The key is not known for calls from threads that no job
+        has started. Then the likeliest candidate comes first: transformations that do
+        not wait already come before the others, the latest first.
         """
         if owner_key is not None:
             asking = self._jobs.get(owner_key)
@@ -117,7 +118,7 @@ class RunningJobs:
         }
 
     def secede(self, job: RunningJob) -> None:
-        """Tell Dask that a task waits, so that its slot is free for what it waits for.
+        """Tell Dask that a task waits, so that other tasks can use its slot.
 
         The same as `distributed.secede`, which is for tasks that run in threads.
         """

@@ -1,4 +1,4 @@
-"""Has the plugins run on a cluster, as a driver needs them."""
+"""Installs the plugins that a driver script needs on a cluster."""
 
 from __future__ import annotations
 
@@ -20,9 +20,9 @@ from .plugin import SeamlessWorkerPlugin
 
 logger = logging.getLogger(__name__)
 
-#: where a cluster remembers how its workers were configured (Dask metadata)
+#: key of the Dask metadata: how the workers of the cluster were configured
 CONFIGURATION = "seamless-worker-configuration"
-#: where it remembers the cluster and queue that records name
+#: key of the Dask metadata: the cluster and queue that execution records name
 SELECTION = "seamless-selection"
 PRELOAD = "dask scheduler --preload scheduler_ext.preload"
 
@@ -62,7 +62,7 @@ def ensure_plugin(client: Client) -> None:
 def ensure_record_mode(client: Client, record: bool) -> None:
     """Make sure that cluster and client agree on whether full records are written.
 
-    The wrapper has told the scheduler; otherwise the first client decides.
+    Normally the wrapper has set the mode; otherwise the first client decides.
 
     Raises
     ------
@@ -86,10 +86,10 @@ def ensure_worker_plugin(
 ) -> None:
     """Make sure that every Dask worker, present or future, runs our worker plugin.
 
-    A client without `remote_clients` never changes a cluster that somebody else has
-    configured. One with other services than the cluster's reconfigures the workers:
-    a hashserver that was restarted has another port. One that selects another cluster
-    or queue does not: the workers stay where they are.
+    A client without `remote_clients` never changes a cluster that another client has
+    configured. A client with other services than the cluster's reconfigures the
+    workers: a restarted hashserver has another port. A client that selects another
+    cluster or queue does not: the workers stay where they are.
 
     Raises
     ------

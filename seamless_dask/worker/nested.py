@@ -1,4 +1,4 @@
-"""Transformations that transformations call: from the request to the answer."""
+"""Calls of nested transformations, from the request to the answer."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ from .recompute import Recompute
 
 logger = logging.getLogger(__name__)
 
-#: the error of a call that was cancelled from elsewhere, worded as for a driver
+#: the error of a call that was cancelled from elsewhere, worded as in a driver script
 CANCELED = "Transformation was canceled"
 
 
@@ -39,17 +39,17 @@ class NestedWork:
     Parameters
     ----------
     submitter
-        By which nested transformations are submitted.
+        Submits nested transformations.
     leases
-        The worker's side of the permission manager.
+        Asks the permission manager for leases.
     running
         The transformations that the worker executes.
     buffers, uploads
-        Of this process, and what is on its way to the hashserver.
+        The buffers of this process, and those on their way to the hashserver.
     recompute
         Gets buffers that are stored nowhere.
     on_cache_hit
-        Is called with the key of a task of which a call has a result already.
+        Called with the key of the calling task when a call has a result already.
     """
 
     def __init__(
@@ -72,7 +72,7 @@ class NestedWork:
         self._on_cache_hit = on_cache_hit
 
     async def answer(self, process: str, request: dict[str, Any]) -> dict[str, Any]:
-        """Have a nested transformation computed, wherever in the cluster.
+        """Have a nested transformation computed, anywhere in the cluster.
 
         Parameters
         ----------
@@ -97,8 +97,8 @@ class NestedWork:
         try:
             return await asyncio.shield(work)
         except asyncio.CancelledError:
-            # The process is gone. Its jobs run again and will ask for the same: that
-            # must not be stopped meanwhile.
+            # The process has died. Its jobs run again and repeat their calls, so the
+            # nested work must go on meanwhile.
             if not callers:
                 work.cancel()
             raise
@@ -149,7 +149,7 @@ class NestedWork:
                 base = futures.base
                 runs = base.key == key and not base.done()
                 answer = await self._answer_of(futures)
-                # Then the lease has ended with the task.
+                # If the task was run for this call, the lease has ended with it.
                 ended = runs and not base.cancelled()
                 return answer
             finally:
@@ -185,7 +185,7 @@ class NestedWork:
         return answer
 
     async def buffer(self, process: str, checksum: str) -> Buffer | None:
-        """Return a buffer that a process asks for, computed if it must be.
+        """Return a buffer that a process asks for; recompute it if necessary.
 
         Parameters
         ----------
@@ -197,7 +197,7 @@ class NestedWork:
         Returns
         -------
         Buffer or None
-            None if it cannot be had.
+            None if it cannot be obtained.
         """
         callers = self._running.callers(process, None)
         key = callers[0].key if callers else base_key(checksum, {})
@@ -205,7 +205,7 @@ class NestedWork:
         try:
             return await self._recompute.buffer(checksum, key=key, depth=depth)
         except CacheMissError as error:
-            logger.info("Process %s asks for what is nowhere: %s", process, error)
+            logger.info("Process %s asks for a missing buffer: %s", process, error)
             return None
 
 

@@ -94,8 +94,8 @@ class SeamlessWorkerPlugin(WorkerPlugin):
         try:
             runner = await self._start(worker)
         except BaseException as error:
-            # Tasks that reach this worker say why; retrieved here, so that asyncio
-            # does not report an exception that nobody waited for.
+            # Tasks that reach this worker report the error. It is retrieved here, so
+            # that asyncio does not log it as never retrieved.
             self._runner.set_exception(
                 RuntimeError(f"Seamless did not start in {worker.address}: {error!r}")
             )
@@ -110,7 +110,7 @@ class SeamlessWorkerPlugin(WorkerPlugin):
         )
 
     async def _start(self, worker: Worker) -> TaskRunner:
-        check(Where.WORKER | Where.CHILD)  # it starts processes, with the same packages
+        check(Where.WORKER | Where.CHILD)  # its Seamless processes use these packages
         private_directories.protect(worker.local_directory)
         # These start threads and raise resource limits, so not at import.
         from ..pool.pool import Pool
@@ -123,7 +123,7 @@ class SeamlessWorkerPlugin(WorkerPlugin):
         set_in_this_process(self.record)
         _stop_profiling(worker)
         submitter = await self._submitter(worker)
-        # The processes are forked from one that inherits it.
+        # The Seamless processes are forked from a process that inherits the variable.
         os.environ[THREADS_ENV] = str(self._library_threads(worker))
         pool = Pool.of_this_process(
             self.processes, self._environment(worker), worker.local_directory
@@ -136,9 +136,9 @@ class SeamlessWorkerPlugin(WorkerPlugin):
 
             await get_buffer_cache().start_eviction_loop()
         await self._register(worker, runner)
-        if worker.nanny is not None:  # else it may be in the process of a user
+        if worker.nanny is not None:  # without one, it may be in a user's process
             gc.collect()
-            gc.freeze()  # a collection need not look at all that was imported
+            gc.freeze()  # garbage collections then skip all imported objects
         return runner
 
     def _library_threads(self, worker: Worker) -> int:
@@ -182,7 +182,7 @@ class SeamlessWorkerPlugin(WorkerPlugin):
         submitter = Submitter(
             self._own_client, role="worker", local_results=worker.data.get
         )
-        # In a dummy scheduler's process the driver's client is there, or will be.
+        # In a dummy scheduler's process the driver script's client is set, or will be.
         if get_seamless_dask_client() is None:
             set_seamless_dask_client(submitter)
         return submitter
@@ -206,7 +206,7 @@ class SeamlessWorkerPlugin(WorkerPlugin):
         resources = {NESTED_RESOURCE: NESTED_SUPPLY}
         if TOP_LEVEL_RESOURCE not in state.total_resources:
             resources[TOP_LEVEL_RESOURCE] = float(throttle * self.processes)
-        # First here, so that a task that the scheduler sends at once can start.
+        # Set them here first: the scheduler may send a task as soon as it knows them.
         for name, amount in resources.items():
             state.available_resources[name] = amount - (
                 state.total_resources.get(name, 0.0)
@@ -227,17 +227,17 @@ class SeamlessWorkerPlugin(WorkerPlugin):
             )
 
     def transition(self, key: Any, start: str, finish: str, **_: Any) -> None:
-        """A task of this worker changed its state; called for every task.
+        """Stop an executing task when Dask releases it; called for every state change.
 
-        One that executes is released when nobody wants it any more. Dask lets it run
-        to its end; we stop it.
+        Dask releases an executing task when no client wants its result any more, but
+        lets it run to its end.
         """
         if finish == "released" and start in ("executing", "long-running"):
             if self._runner.done() and self._runner.exception() is None:
                 self._runner.result().cancel([key])
 
     async def runner(self) -> TaskRunner:
-        """Return what runs tasks here, once the worker is ready.
+        """Return the `TaskRunner` of this worker, once it is ready.
 
         Raises
         ------
@@ -266,7 +266,7 @@ class SeamlessWorkerPlugin(WorkerPlugin):
 
 
 async def _close(client: Client) -> None:
-    """Close a client, whose event loop is another, within a second or so."""
+    """Close a client that has another event loop, within about a second."""
     loop = asyncio.get_running_loop()
     closed = asyncio.Event()
 
@@ -287,10 +287,10 @@ async def _close(client: Client) -> None:
 
 
 def _stop_profiling(worker: Worker) -> None:
-    """Have Dask profile the threads of a worker no longer.
+    """Stop Dask from profiling the threads of a worker.
 
-    It looks at them 100 times per second. What a Seamless worker computes runs in other
-    processes, so there is nothing to be seen.
+    Dask samples them 100 times per second. That is useless here: transformations run in
+    other processes.
     """
     for name in ("profile", "profile-cycle"):
         callback = worker.periodic_callbacks.pop(name, None)

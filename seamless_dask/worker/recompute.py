@@ -1,8 +1,8 @@
 """Recomputes buffers that are stored nowhere: results of scratch transformations.
 
 The database knows which transformations give a checksum; one of them runs again, in
-the pool like any other, so that what it calls is nested work as well. Nothing is
-stored: the buffer ends up in this worker's memory.
+the pool like any other, so that its calls are nested work as well. Nothing is stored:
+the buffer stays in this worker's memory.
 """
 
 from __future__ import annotations
@@ -26,19 +26,19 @@ from .callers import RunningJobs
 
 logger = logging.getLogger(__name__)
 
-#: transformations whose dunder is remembered
+#: number of transformations whose dunder is remembered
 REMEMBERED = 5_000
 
 
 class Recompute:
-    """Gets buffers for a Dask worker, by computing them if it must.
+    """Gets buffers for a Dask worker, and recomputes them if necessary.
 
     Lives on the worker's event loop.
 
     Parameters
     ----------
     buffers, uploads
-        Of this process, and what is on its way to the hashserver.
+        The buffers of this process, and those on their way to the hashserver.
     running
         The transformations that the worker executes.
     dispatch
@@ -62,9 +62,10 @@ class Recompute:
         self._dunders: OrderedDict[str, dict[str, Any]] = OrderedDict()
 
     def remember(self, tf_checksum: str, tf_dunder: Mapping[str, Any]) -> None:
-        """Keep what travels with a scratch transformation, in case it runs again.
+        """Keep the dunder of a scratch transformation, in case it runs again.
 
-        It is stored nowhere; elsewhere the transformation runs without it.
+        The dunder is stored nowhere else: another worker runs the transformation again
+        without it.
         """
         self._dunders[tf_checksum] = dict(tf_dunder)
         self._dunders.move_to_end(tf_checksum)
@@ -74,7 +75,7 @@ class Recompute:
     async def buffer(
         self, checksum: str, *, key: str, depth: int, parents: tuple[str, ...] = ()
     ) -> Buffer:
-        """Return a buffer, from wherever it can be had.
+        """Return a buffer: from memory, from a hashserver, or recomputed.
 
         Concurrent calls of different tasks for one checksum share the work.
 
@@ -83,16 +84,16 @@ class Recompute:
         checksum
             64 hexadecimal digits.
         key
-            Key of the Dask task that needs it, for which nested work will be counted.
+            Key of the Dask task that needs the buffer; nested work is attributed to it.
         depth
-            Of that task in the tree of transformations.
+            Depth of that task in the tree of transformations.
         parents
-            What is being recomputed from this buffer.
+            Checksums of the buffers that are being recomputed and need this one.
 
         Raises
         ------
         seamless.CacheMissError
-            If it cannot be had; the text says what was tried.
+            If it cannot be obtained; the text lists the attempts.
         """
         try:
             return await self._buffers.resolve(checksum)
@@ -100,7 +101,7 @@ class Recompute:
             if checksum in parents:
                 raise
         if parents:
-            # Not shared: two that need each other would wait for ever.
+            # Not shared: two computations that need each other would deadlock.
             return await self._recompute(checksum, key, depth, (*parents, checksum))
         task = self._computing.get(checksum)
         if task is None:

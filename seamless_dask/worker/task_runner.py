@@ -1,4 +1,4 @@
-"""What a Dask worker does with the transformations that are its tasks."""
+"""Executes the tasks of a Dask worker: each is one transformation."""
 
 from __future__ import annotations
 
@@ -55,11 +55,11 @@ class _Attempt:
     storing: bool = False
     #: results that were found for nested transformations, which then need no task
     cache_hits: int = 0
-    #: how it went in its Seamless process, if it came to an end there
+    #: the report of its Seamless process, if the transformation ended there
     report: JobReport | None = None
 
     def check(self) -> None:
-        """Raise CancelledError if it was cancelled and something has caught that."""
+        """Raise CancelledError if it was cancelled, in case other code has caught it."""
         if self.cancelled:
             raise asyncio.CancelledError
 
@@ -72,7 +72,7 @@ class TaskRunner:
     worker
         The Dask worker.
     submitter
-        By which nested transformations are submitted.
+        Submits nested transformations.
     pool
         The Seamless processes.
     """
@@ -80,12 +80,12 @@ class TaskRunner:
     def __init__(self, worker: Worker, submitter: Submitter, pool: Pool) -> None:
         self.submitter = submitter
         self.pool = pool
-        #: of the Dask worker
+        #: event loop of the Dask worker
         self.loop = asyncio.get_running_loop()
         self.leases = Leases(worker)
-        #: what its Seamless processes have made, on the way to the hashserver
+        #: buffers that its Seamless processes have made, on their way to the hashserver
         self.uploads = Uploads(pool.buffers)
-        #: what it executes, and who waits
+        #: the transformations that it executes, and which of them wait
         self.running = RunningJobs(worker, pool.jobs_of)
         self.recompute = Recompute(
             pool.buffers, self.uploads, self.running, pool.dispatch
@@ -120,15 +120,15 @@ class TaskRunner:
     ) -> TransformationResult:
         """Execute one transformation and store its result.
 
-        Whatever goes wrong with the transformation is part of the answer; nothing is
-        announced that has not been stored.
+        Errors of the transformation are part of the returned result. A result is
+        announced only after it was stored.
 
         Raises
         ------
         distributed.Reschedule
-            If it was cancelled: whoever has asked for it since then gets it. Or if
-            this runner was closed meanwhile: the next one of the worker executes it,
-            or another worker.
+            If the task was cancelled: it runs again if a client has asked for it since
+            then. Or if this runner was closed meanwhile: the worker's next runner, or
+            another worker, executes the task.
         """
         if not self._is_wanted(job.key):
             raise Reschedule
@@ -142,7 +142,7 @@ class TaskRunner:
             raise
         else:
             if self._closed and result.error is not None:
-                raise Reschedule  # perhaps only since nothing answers it any more
+                raise Reschedule  # perhaps it failed only because this runner closed
             self._report(job, attempt, result)
             return result
         finally:
@@ -173,12 +173,12 @@ class TaskRunner:
                 if known is not None:
                     return self._result(tf_checksum, known, cached=True)
             inputs = await self._resolve_inputs(job)
-            # The process looks into the transformation's own buffer as well.
+            # The process also needs the buffer of the transformation itself.
             result = await self._execute(job, tf_checksum, [buffer, *inputs])
         except JobFailed as error:
             self._attempts[job.key].report = error.report
             return TransformationResult(tf_checksum, None, str(error))
-        except DependencyFailed as error:  # its text ends with the other's traceback
+        except DependencyFailed as error:  # ends with the dependency's traceback
             return TransformationResult(tf_checksum, None, str(error))
         except (TransformationError, RecordBucketError) as error:
             return TransformationResult(tf_checksum, None, f"{error}\n")
@@ -188,7 +188,7 @@ class TaskRunner:
         return self._result(tf_checksum, result)
 
     def _runs_again(self, key: str) -> bool:
-        """Whether a task has been with a worker before, which may have stored it."""
+        """Whether a worker had the task before, and may have stored its result."""
         task = self._worker.state.tasks.get(key)
         return task is not None and messages.RUNS_AGAIN in (task.annotations or {})
 
@@ -205,9 +205,9 @@ class TaskRunner:
     def _report(
         self, job: Job, attempt: _Attempt, result: TransformationResult
     ) -> None:
-        """Let the scheduler count how it went; this travels with the task's end.
+        """Attach a report for the scheduler's counts to the message of the task's end.
 
-        So does the result, for the client that submitted the task.
+        Attach the result as well, for the client that submitted the task.
         """
         task = self._worker.state.tasks.get(job.key)
         if task is None:
@@ -229,19 +229,19 @@ class TaskRunner:
             task.metadata[messages.RESULT] = messages.parcel(job.client, asdict(result))
 
     def _count_cache_hit(self, key: str) -> None:
-        """Note that what a running transformation called has a result already."""
+        """Count a call of a running transformation that has a result already."""
         attempt = self._attempts.get(key)
         if attempt is not None:
             attempt.cache_hits += 1
 
     def _tell_checksum(self, key: str, tf_checksum: str) -> None:
-        """Tell the scheduler what a task runs, so that it can be cancelled by that."""
+        """Tell the scheduler the transformation checksum, by which clients cancel."""
         stream = self._worker.batched_stream
         if stream is not None and not stream.closed():
             stream.send(messages.name(key, tf_checksum))
 
     async def _resolve_inputs(self, job: Job) -> list[Buffer]:
-        """Bring the inputs into this process, all at once; the list keeps them here."""
+        """Fetch the inputs concurrently; the returned list keeps them in memory."""
         checksums = buffers_to_run(job.transformation_dict, job.tf_dunder)
         if not job.allow_input_fingertip:
             return await self.buffers.resolve_all(checksums)
@@ -296,9 +296,10 @@ class TaskRunner:
     def cancel(self, keys: Sequence[str] = ()) -> None:
         """Stop tasks that this worker executes; their processes are replaced.
 
-        Called by the scheduler, and when nobody wants the tasks any more. Others that
-        execute have processes of their own; what waits in one of these processes begins
-        again, see `seamless_dask.pool.processes`. Nothing is stored of what is stopped.
+        Called by the scheduler, and when no client wants the tasks any more. Other
+        executing tasks have processes of their own; tasks that wait in a stopped process
+        begin again, see `seamless_dask.pool.processes`. Nothing is stored of stopped
+        tasks.
         """
         for key in keys:
             attempt = self._attempts.get(key)
@@ -311,13 +312,13 @@ class TaskRunner:
     ) -> dict[str, Any]:
         """Note that a transformation waits for a process that it has started.
 
-        Called by that process, which may be told of any worker in this one: see
-        `seamless_dask.cluster.inner`.
+        Called by that process, which may know the address of any Dask worker in this
+        process: see `seamless_dask.cluster.inner`.
         """
         return self.pool.user_of(key).running.caller_waits(process, key)
 
     def close(self) -> None:
-        """Stop asking for leases; what is under way begins again elsewhere."""
+        """Stop asking for leases; running tasks are rescheduled."""
         self._closed = True
         self._worker.stream_handlers.pop(messages.PUSH_CANCEL, None)
         self._worker.handlers.pop(CALLER_WAITS, None)

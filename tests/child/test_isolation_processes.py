@@ -18,7 +18,7 @@ from helpers.polling import wait_until
 from seamless.transformer import Transformation, delayed
 
 from seamless_dask import SeamlessDaskClient
-from seamless_dask.pool import process as processes
+from seamless_dask.pool import pulse
 
 pytestmark = pytest.mark.cluster
 
@@ -293,8 +293,8 @@ def test_an_end_that_does_not_come_is_said(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     """Once, with the name of the transformation; cancelling it leaves nothing."""
-    monkeypatch.setattr(processes, "PING_INTERVAL", 0.1)
-    monkeypatch.setattr(processes, "END_PATIENCE", 0.5)
+    monkeypatch.setattr(pulse, "PING_INTERVAL", 0.1)
+    monkeypatch.setattr(pulse, "END_PATIENCE", 0.5)
     places = ["global", "cycle", "thread"]
     nodes = {where: delayed(never_gone)(str(tmp_path), where) for where in places}
     with caplog.at_level("WARNING", "seamless_dask"):

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import os
-import shutil
 import signal
 import subprocess
 import sys
@@ -14,7 +13,7 @@ from typing import Any
 
 import psutil
 import pytest
-from helpers.paths import DRIVERS, ROOT
+from helpers.paths import DRIVERS, ROOT, TESTS
 from helpers.polling import wait_until
 from helpers.stack import DriverResult, RealStack, call_scheduler
 
@@ -169,7 +168,7 @@ def run_script(path: Path, text: str) -> subprocess.CompletedProcess[str]:
         capture_output=True,
         text=True,
         timeout=LIMIT,
-        env={**os.environ, "PYTHONPATH": str(ROOT)},
+        env={**os.environ, "PYTHONPATH": os.pathsep.join(map(str, (ROOT, TESTS)))},
     )
     assert done.returncode == 0, done.stderr
     for complaint in (*COMPLAINTS, "does not stop"):
@@ -287,7 +286,6 @@ def test_clients_that_are_closed(tmp_path: Path, end: str, word: str) -> None:
     """Calls that are under way, and later ones, give an error: none waits for ever."""
     owner = not end.startswith("dask_client")
     text = CLOSES.replace("FOLDER", str(tmp_path)).replace("OWNER", str(owner))
-    shutil.copy(PROGRAMS, tmp_path)
     done = run_script(tmp_path, text.replace("END", end))
     under_way, later = json.loads(done.stdout.split("\n")[-2])
     assert len(under_way) == 4

@@ -1,1 +1,1 @@
-"""What a job may change in its process, part by part. See docs/isolation.md."""
+"""The state that a job may change in its process, in parts. See docs/isolation.md."""

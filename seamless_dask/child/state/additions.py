@@ -1,7 +1,7 @@
-"""What installed packages add to other modules at their import.
+"""Additions that installed packages make to other modules at their import.
 
-It stays, as the packages do: they are not executed again for the next job that imports
-them, and would miss it.
+They stay, as the packages do: a package is not executed again for the next job that
+imports it, and would miss its additions.
 """
 
 from __future__ import annotations
@@ -20,12 +20,12 @@ from .part import Attributes, Dictionaries, Lists, Part, same_entries
 
 
 class Additions:
-    """Tells what a package has added from what the code of a job has.
+    """Tells additions of packages from additions of a job's own code.
 
     Parameters
     ----------
     modules
-        Knows which are installed, and which of them a job has loaded.
+        Knows which modules are installed, and which of them a job has loaded.
     """
 
     def __init__(self, modules: Modules) -> None:
@@ -37,10 +37,10 @@ class Additions:
         Parameters
         ----------
         name
-            It was not there before.
+            The name, which is new.
         value
-            What it stands for: something of that package, or a constant that has the
-            same name there.
+            Its value: an object of that package, or a constant that has the same name
+            there.
         """
         if isinstance(value, ModuleType):
             return False
@@ -71,7 +71,7 @@ class Additions:
 
 
 def module_of(value: Any) -> str | None:
-    """Return the name of the module whose code has made something, if that is known."""
+    """Return the name of the module that defines an object, if that is known."""
     while isinstance(value, functools.partial):
         value = value.func
     if isinstance(value, FunctionType):
@@ -86,7 +86,7 @@ def _sets(module: ModuleType, name: str) -> bool:
     """Say whether the code of a module sets an attribute of that name."""
     try:
         code = module.__spec__.loader.get_code(module.__name__)  # type: ignore[union-attr]
-    except (AttributeError, ImportError, OSError):  # not in Python, or made up
+    except (AttributeError, ImportError, OSError):  # not in Python, or no file
         return False
     return any(
         (found.opname == "STORE_ATTR" and found.argval == name)
@@ -106,7 +106,7 @@ def _parts(code: CodeType | None) -> Iterator[CodeType]:
 
 
 class PickleFunctions(Part):
-    """Those of packages stay."""
+    """Functions for pickling; those of packages stay."""
 
     title = "`copyreg.dispatch_table`"
 

@@ -15,7 +15,7 @@ from .part import CannotPutBack, Part, Watched
 
 
 def identity(descriptor: int) -> tuple[int, ...] | None:
-    """Return what tells one open file from another, None for a closed descriptor."""
+    """Return the identity of an open file, None for a closed descriptor."""
     try:
         found = os.fstat(descriptor)
     except OSError:
@@ -29,7 +29,7 @@ class Descriptor:
     Never 0, 1 or 2, which a job may have closed.
     """
 
-    #: those of all objects
+    #: the descriptors of all objects of this class
     numbers: ClassVar[set[int]] = set()
 
     def __init__(self, number: int) -> None:
@@ -38,7 +38,7 @@ class Descriptor:
         self.numbers.add(self.number)
 
     def intact(self) -> bool:
-        """Say whether nobody else has closed it, or taken its number."""
+        """Say whether it still refers to its file; other code may have closed it."""
         return identity(self.number) == self.identity
 
     def __del__(self) -> None:
@@ -75,7 +75,7 @@ class WorkingDirectory(Part):
         return None if self._unchanged() else self._open()
 
     def restore(self, saved: Descriptor | None) -> None:
-        # By its descriptor: also if it was renamed or removed, as for a job alone.
+        # By its descriptor, which works even if it was renamed or removed meanwhile.
         if saved is None:
             self._go_back()
         elif saved.intact():
@@ -119,7 +119,7 @@ class StandardStreams(Part):
         return Descriptor(number)
 
     def _blocking(self) -> dict[int, bool]:
-        """Say of each that is open whether who writes waits until there is room."""
+        """Return for each open descriptor whether reading and writing block."""
         blocking = {}
         for number in self._NUMBERS:
             try:
@@ -188,7 +188,7 @@ class StandardStreams(Part):
 
 
 class Descriptors(Watched):
-    """Descriptors that this process needs, and a job has no business with."""
+    """Descriptors that the Seamless process needs, and that a job must not touch."""
 
     title = "Descriptors of the Seamless process (process replaced if closed)"
 

@@ -1,9 +1,9 @@
-"""Whether dictionaries have changed, without a look at what is in them.
+"""Tells whether dictionaries have changed, without reading their entries.
 
 CPython up to 3.13 counts the changes of all dictionaries, see PEP 509, and keeps the
 count at its last change in each. Comparing these numbers takes two microseconds for the
-names of thirty modules; comparing the values touches thousands of objects, which in a
-busy machine are in no cache of the processor.
+names of thirty modules; comparing the values touches thousands of objects, which on a
+busy machine are not in the caches of the processor.
 """
 
 from __future__ import annotations
@@ -16,19 +16,20 @@ from typing import Any
 
 from .part import identities
 
-#: where the number is in a dictionary: behind the header of objects and the length
+#: offset of the number in a dictionary: behind the header of objects and the length
 _OFFSET = object.__basicsize__ + ctypes.sizeof(ctypes.c_ssize_t)
 
 
 class DictVersions:
-    """Remembers dictionaries as they are; a new instance finds them unchanged.
+    """Remembers the present state of dictionaries, and tells which have changed since.
 
-    Where Python does not tell, their values are compared.
+    Where Python has no reliable counts (see `ARE_TOLD`), the values are compared.
 
     Parameters
     ----------
     dictionaries
-        Or the ``__dict__`` of classes. They must exist as long as this object.
+        Dictionaries, or the ``__dict__`` of classes. They must exist as long as this
+        object.
 
     Examples
     --------
@@ -46,13 +47,13 @@ class DictVersions:
         self.remember()
 
     def remember(self) -> None:
-        """Take the dictionaries as they are now for unchanged."""
+        """Remember the present state of the dictionaries instead."""
         self._known = self._present()
 
     def are_unchanged(self) -> bool:
         """Say whether no entry was added, removed or replaced since.
 
-        Calls no builtin function, as long as Python tells.
+        Calls no builtin function if `ARE_TOLD`.
         """
         return self._present() == self._known
 
@@ -64,7 +65,7 @@ class DictVersions:
     def _present(self) -> list[Any]:
         if ARE_TOLD:
             return [number.value for number in self._numbers]
-        # Not all keys: a new one would be the last.
+        # Not all keys are compared: a new key would be the last.
         return [
             (identities(each.values()), next(reversed(each), None))
             for each in self._dictionaries
@@ -83,7 +84,7 @@ def _number_of(dictionary: Any) -> ctypes.c_uint64:
 
 
 def _are_told() -> bool:
-    """Say whether every kind of change is seen in this Python, and nothing else is."""
+    """Say whether this Python counts every kind of change, and nothing else."""
     module = ModuleType("probe")
     names = vars(module)
     functions: dict[str, Any] = {}
@@ -112,7 +113,7 @@ def _are_told() -> bool:
         lambda: names.update(name=names["name"]),
     ]
     number = _number_of(names)
-    # Often enough for the interpreter to take its short cuts.
+    # Often enough for the interpreter to specialise the code.
     for _ in range(100):
         for change in changes:
             before = number.value
@@ -127,5 +128,5 @@ def _are_told() -> bool:
     return True
 
 
-#: whether this Python tells
+#: whether this Python counts the changes of dictionaries reliably
 ARE_TOLD = _are_told()

@@ -43,7 +43,7 @@ class Warnings(Remembered):
 
     @staticmethod
     def _forget_locations() -> None:
-        """Let modules forget which of their warnings have been shown."""
+        """Make modules forget which of their warnings have been shown."""
         changed = getattr(warnings, "_filters_mutated", None)
         if changed is not None:
             changed()
@@ -53,9 +53,9 @@ class Warnings(Remembered):
 
 
 def release_lock_of_logging() -> None:
-    """Release it if the calling thread holds it.
+    """Release the lock of `logging` if the calling thread holds it.
 
-    Our own threads log as well, and would wait for ever.
+    Otherwise our own threads, which log as well, would wait for ever.
     """
     lock: Any = vars(logging)["_lock"]
     while lock._is_owned():
@@ -63,7 +63,7 @@ def release_lock_of_logging() -> None:
 
 
 class Loggers(Part):
-    """The loggers of the baseline, and what others have become since."""
+    """All loggers; those that are newer than a saved state go back to the defaults."""
 
     title = "`logging`: levels, handlers, filters, `disable`, level names"
 
@@ -129,7 +129,7 @@ class Loggers(Part):
 
     @staticmethod
     def _new(logger: logging.Logger) -> tuple[Any, ...]:
-        """Return the state of a logger that nobody has changed."""
+        """Return the state that a logger has before it is changed."""
         # not isinstance(), which may call code of a job
         silent = [
             h for h in logger.handlers if issubclass(type(h), logging.NullHandler)
@@ -173,7 +173,7 @@ class EventLoopPolicy(Remembered):
 
     def restore(self, saved: Any) -> None:
         policy = self.save()
-        # Asking for the policy makes one of the usual kind.
+        # Reading the policy creates one of the default kind.
         if saved is None and type(policy).__module__.startswith("asyncio."):
             return
         if policy is not saved:

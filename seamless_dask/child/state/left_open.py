@@ -1,4 +1,4 @@
-"""The part of the state of a process that is descriptors which a job has left open."""
+"""Descriptors that a job has left open, as a part of the state of a process."""
 
 from __future__ import annotations
 
@@ -12,23 +12,23 @@ from .part import Part
 
 #: has an entry for each open descriptor
 FOLDER = "/proc/self/fd" if os.path.isdir("/proc/self/fd") else "/dev/fd"
-#: what Linux tells of each
+#: details of each, on Linux
 DETAILS = "/proc/self/fdinfo"
-#: how many may stay open
+#: number of descriptors that may stay open
 MANY = 64
 
 
 class LeftOpen(Part):
     """Descriptors that jobs have opened and not closed.
 
-    They stay, as libraries keep some open for later. But a server whose address nobody
-    else can have, a lock that nobody else can take, or very many are a reason.
+    They stay, as libraries keep some open for later. But the process is replaced if a job
+    leaves a listening socket (its address is taken), a locked file, or very many.
     """
 
     title = "Descriptors left open (process replaced: lock, server, more than 64)"
 
     def __init__(self) -> None:
-        # Linux tells the number from 6.2 on.
+        # From Linux 6.2 on, the size of the folder is the number of descriptors.
         self._is_told = FOLDER.startswith("/proc/") and os.stat(FOLDER).st_size > 0
         self._first = self._open()
         self._count = self._count_now()
@@ -44,7 +44,7 @@ class LeftOpen(Part):
             return []
         reasons = self._reasons()
         if reasons:
-            gc.collect()  # what is in cycles has not been closed yet
+            gc.collect()  # closes descriptors of objects in reference cycles
             reasons = self._reasons()
         if not reasons:
             self._count = self._count_now()
@@ -70,7 +70,7 @@ class LeftOpen(Part):
             number: found
             for number in self._numbers()
             if number not in Descriptor.numbers
-            # not the one with which they are listed
+            # not the descriptor with which they are listed
             and (found := identity(number)) is not None
         }
 
@@ -105,7 +105,7 @@ def _listens_at(number: int) -> str | None:
         if found.getsockopt(socket.SOL_SOCKET, socket.SO_ACCEPTCONN):
             return str(found.getsockname())
         return None
-    except OSError:  # of a kind that never does
+    except OSError:  # a kind of socket that cannot listen
         return None
     finally:
         found.detach()

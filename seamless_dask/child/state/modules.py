@@ -43,7 +43,7 @@ class Modules(Part):
     def reset(self) -> list[str]:
         if self._versions.are_unchanged():
             return []
-        # Each job has modules of its own for some time.
+        # Each job adds modules temporarily, so the modules may be the known ones again.
         if self._present() != self._unchanged:
             self._put_back(self._known)
             self._known = dict(sys.modules)
@@ -53,7 +53,7 @@ class Modules(Part):
 
     @staticmethod
     def _present() -> tuple[bytes, str | None]:
-        """Return what tells all modules, and the last name: a new one would be it."""
+        """Return the identities of all modules, and the last name: a new one is last."""
         return identities(sys.modules.values()), next(reversed(sys.modules), None)
 
     def _put_back(self, wanted: dict[str, Any]) -> None:
@@ -63,7 +63,7 @@ class Modules(Part):
             for name, module in list(modules.items())
             if wanted.get(name, modules) is not module
         ]
-        # Its parents come before a module, so they are known to go or to stay.
+        # Parents come before their submodules, so it is decided whether they stay.
         for name in sorted(changed):
             if name not in wanted and not self.is_installed(name):
                 module = modules.pop(name)
@@ -78,7 +78,7 @@ class Modules(Part):
                     setattr(parent, attribute, module)
 
     def _place(self, name: str) -> tuple[Any, str]:
-        """Return the module that holds one as an attribute; `self` if there is none."""
+        """Return the parent of a module (`self` without one), and the attribute name."""
         parent, _, attribute = name.rpartition(".")
         found = sys.modules.get(parent)
         return (found if isinstance(found, ModuleType) else self), attribute
@@ -102,7 +102,7 @@ class Modules(Part):
         return name not in self._first and self.is_installed(name)
 
     def is_installed(self, name: str) -> bool:
-        """Say whether a loaded module is one of the installation, and may stay."""
+        """Say whether a loaded module belongs to the installation, and may stay."""
         module = sys.modules.get(name)
         top, _, below = name.partition(".")
         if module is None:
@@ -112,7 +112,7 @@ class Modules(Part):
             return True
         if places and all(native_code.is_inside(p, self._prefixes) for p in places):
             return True
-        if below:  # also those that packages make up, without a file
+        if below:  # also modules without a file, which packages create
             if top not in self._packages and not self.is_installed(top):
                 return False
             around = [
@@ -143,7 +143,7 @@ class Modules(Part):
 
 
 class Finders(Part):
-    """Those that installed packages have added stay, as do the packages."""
+    """Import finders; those of installed packages stay, as the packages do."""
 
     title = "`sys.meta_path` and `sys.path_hooks`"
 

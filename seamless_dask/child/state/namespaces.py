@@ -54,7 +54,7 @@ from .additions import Additions
 from .dict_versions import ARE_TOLD, DictVersions
 from .part import Part, same_entries, same_items
 
-#: modules whose names are put back: those that people replace functions of
+#: modules whose names are put back: those in which users replace functions
 NAMESPACES: tuple[ModuleType, ...] = (
     builtins,
     sys,
@@ -84,7 +84,7 @@ NAMESPACES: tuple[ModuleType, ...] = (
     uuid,
     logging,
     warnings,
-    # These a Seamless process needs itself.
+    # The Seamless process itself needs the following ones.
     asyncio,
     asyncio.base_events,
     asyncio.events,
@@ -131,8 +131,8 @@ CLASSES: tuple[type, ...] = (
 class Namespaces(Part):
     """Names of modules and classes of the standard library that were replaced.
 
-    All other parts use these modules: they are saved and put back while the names are
-    those of the baseline. The builtin functions come first, with nothing but methods.
+    All other parts use these modules, so they are saved and put back while the names are
+    those of the baseline. `reset` puts the builtin functions back first, by methods only.
     """
 
     title = "Names in modules and classes of the standard library (list below)"
@@ -142,7 +142,7 @@ class Namespaces(Part):
         self._owners: tuple[Any, ...] = (*NAMESPACES, *CLASSES)
         self._baseline = [dict(vars(owner)) for owner in self._owners]
         self._builtins = vars(builtins)
-        #: what packages have added since
+        #: names that packages have added since
         self._added: list[dict[str, Any]] = [{} for _ in self._owners]
         self._versions = DictVersions(map(vars, self._owners))
         self._version_of_builtins = DictVersions([self._builtins])
@@ -165,10 +165,10 @@ class Namespaces(Part):
         return not same_items(saved, self._baseline)
 
     def restore(self, saved: list[dict[str, Any]]) -> None:
-        # The last first: what is done here needs the builtin functions.
+        # The builtin functions last: this code needs those of the baseline.
         every = [*zip(self._owners, saved, self._added, strict=True)]
         for owner, wanted, added in reversed(every):
-            # A package may have been loaded since, and stays.
+            # Names that packages have added since stay, as the packages do.
             self._put_back(owner, {**added, **wanted} if added else wanted)
 
     @staticmethod
@@ -182,7 +182,7 @@ class Namespaces(Part):
             for name in now.keys() - wanted.keys()
             if not _is_submodule(owner, name, now[name])
         ]
-        put, remove = setattr, delattr  # they may be among them
+        put, remove = setattr, delattr  # these may be among the names
         for name, value in wanted.items():
             if name not in now or now[name] is not value:
                 put(owner, name, value)
@@ -190,9 +190,9 @@ class Namespaces(Part):
             remove(owner, name)
 
     def put_back(self) -> None:
-        """Put back what has been replaced or removed, unless it is only in `sys`.
+        """Put back names that were replaced or removed, unless only `sys` has changed.
 
-        There the streams of a job are, until its end.
+        `sys` holds the streams of a job until its end.
         """
         self._put_builtins_back()
         changed = self._versions.changed()
@@ -200,7 +200,7 @@ class Namespaces(Part):
             self.reset()
 
     def replaced(self) -> list[str]:
-        """Return the builtin functions that are replaced or removed, as words."""
+        """Return the names of the builtin functions that are replaced or removed."""
         found = self._builtins
         return [
             f"builtins.{name}"
@@ -209,7 +209,7 @@ class Namespaces(Part):
         ]
 
     def _put_builtins_back(self) -> None:
-        # Asking whether they have changed needs them where Python does not tell.
+        # Where dictionaries have no versions, the check itself needs these functions.
         if not (ARE_TOLD and self._version_of_builtins.are_unchanged()):
             self._builtins.update(self._baseline[0])
 

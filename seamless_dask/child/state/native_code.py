@@ -1,4 +1,4 @@
-"""Which shared objects this process has loaded that its installation did not bring.
+"""Finds loaded shared objects that do not belong to the installation.
 
 Such code may have static state (C static variables, Fortran SAVE and COMMON), which
 nothing outside of it can put back. Linux only: elsewhere nothing is found.
@@ -13,7 +13,7 @@ import sys
 import sysconfig
 from collections.abc import Callable, Iterable
 
-#: where the system keeps libraries; they come along with others
+#: folders of system libraries, which other libraries need
 SYSTEM_FOLDERS = ("/lib", "/lib32", "/lib64", "/usr/lib", "/usr/lib32", "/usr/lib64")
 #: names of folders on ``sys.path`` in which packages are installed
 PACKAGE_FOLDERS = ("site-packages", "dist-packages")
@@ -24,7 +24,7 @@ def installation_folders() -> list[str]:
     folders = {sys.prefix, sys.base_prefix, sys.exec_prefix, sys.base_exec_prefix}
     folders.update(sysconfig.get_paths().values())
     folders.update(site.getsitepackages())
-    # Packages of clusters are often brought by PYTHONPATH.
+    # Clusters often provide packages through PYTHONPATH.
     folders.update(
         folder
         for folder in sys.path
@@ -38,13 +38,13 @@ def installation_folders() -> list[str]:
 def import_folders(temporary: Iterable[str] = ()) -> list[str]:
     """Return the folders that modules come from, without those that jobs write to.
 
-    What a job writes must not be taken for something installed. So the working
-    directory is left out, and all that is in temporary folders or has them inside.
+    Files that a job writes must not be taken for installed ones. So the working directory
+    is left out, and all folders that are inside temporary folders or contain them.
 
     Parameters
     ----------
     temporary
-        Folders of temporary files. Dask puts that of a worker into ``sys.path``.
+        Folders of temporary files. Dask adds the one of a worker to ``sys.path``.
     """
     here = working_directory()
     away = [form for folder in temporary for form in _both_forms(folder)]
@@ -64,7 +64,7 @@ def import_folders(temporary: Iterable[str] = ()) -> list[str]:
 
 
 def working_directory() -> str | None:
-    """Return its real path, None if it has been deleted."""
+    """Return the real path of the working directory, None if it has been deleted."""
     try:
         return os.path.realpath(os.getcwd())
     except FileNotFoundError:
@@ -99,20 +99,21 @@ _Callback = ctypes.CFUNCTYPE(
 
 
 def _find_iterate() -> Callable[..., int] | None:
-    # Not CDLL: it lets other threads run, and one that loads a library would wait for
-    # the lock that is held around the callback, while that waits for the thread.
+    # Not CDLL, which releases the GIL. Another thread that loads a library would then
+    # hold the GIL and wait for the loader's lock; the callback runs under this lock and
+    # needs the GIL.
     return getattr(ctypes.PyDLL(None), "dl_iterate_phdr", None)
 
 
 class NativeCode:
-    """Watches what is loaded; an instance remembers what has been loaded before.
+    """Watches loaded shared objects; a new instance ignores those loaded before.
 
     Parameters
     ----------
     allowed
-        Folders whose libraries are no reason for suspicion: those of the interpreter
-        and of installed packages, of the system, and those in ``LD_LIBRARY_PATH``,
-        unless given.
+        Folders whose libraries belong to the installation. Default: the folders of the
+        interpreter, of installed packages and of the system, and those in
+        ``LD_LIBRARY_PATH``.
     """
 
     def __init__(self, allowed: Iterable[str] | None = None) -> None:
@@ -134,7 +135,7 @@ class NativeCode:
             self._known.update(self._names())
 
     def foreign(self) -> list[str]:
-        """Return the paths of such objects that are loaded now."""
+        """Return the paths of foreign shared objects that are loaded now."""
         if self._iterate is None:
             return []
         counters = self._changes()
@@ -144,7 +145,7 @@ class NativeCode:
             for name in self._names():
                 if name in self._known:
                     continue
-                # What has no folder in its name is of the kernel.
+                # An object without a folder in its name belongs to the kernel.
                 if os.sep not in name or self._is_allowed(name):
                     self._known.add(name)
                 else:

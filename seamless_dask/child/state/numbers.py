@@ -37,7 +37,7 @@ class NumpyRandomNumbers(Part):
     def __init__(self) -> None:
         self._original: Any = None
         self._unused = b""
-        # Processes that are forked would all draw the same numbers.
+        # Otherwise all processes that are forked would draw the same numbers.
         self.reset()
 
     @staticmethod
@@ -98,7 +98,7 @@ class NumpyRandomNumbers(Part):
         return []
 
     def _words(self) -> bytes:
-        """Return all of the state but a second normal number."""
+        """Return the state, except for a stored second normal number."""
         return ctypes.string_at(self._original.ctypes.state_address, 4 * 625)
 
     def _set_words(self, words: bytes) -> None:
@@ -110,9 +110,9 @@ class NumpyRandomNumbers(Part):
         ctypes.memmove(self._original.ctypes.state_address, words, len(words))
 
     def _take_second(self) -> float | None:
-        """Return the normal number that comes next without a draw, and forget it.
+        """Return the stored second normal number and forget it; None without one.
 
-        Normal numbers are made in pairs, the second one is kept for later. To ask for
+        Normal numbers are made in pairs, and the second one is stored for later. Reading
         the whole state would take fifty times as long.
         """
         draw = self._module().mtrand._rand.standard_normal
@@ -126,7 +126,7 @@ class NumpyRandomNumbers(Part):
 
 
 class NumpyPrinting(Part):
-    """Before numpy 2 the print options are those of the process."""
+    """Before numpy 2, the print options are global in the process."""
 
     title = "numpy's print options and error handling"
 
@@ -159,7 +159,7 @@ class NumpyPrinting(Part):
         return []
 
 
-#: what numpy 1 has after its import
+#: print options of numpy 1 after its import
 _NUMPY_1_PRINTING = {
     "edgeitems": 3,
     "threshold": 1000,
@@ -199,13 +199,13 @@ class LibraryRandomNumbers(Part):
             self._c.setstate.argtypes = [ctypes.c_void_p]
             self._c.seed48.restype = ctypes.POINTER(ctypes.c_ushort * 3)
             self._buffer = self._scratch = (ctypes.c_int32 * 64)()
-            # one for our own short excursions
+            # in use while the state is being read
             self._scratch = (ctypes.c_int32 * 64)()
 
     def save(self) -> Any:
         if self._c is None:
             return None
-        # Switching to another buffer makes glibc note down all of it in the present one.
+        # When it switches to another buffer, glibc completes the state in the present one.
         present = self._c.initstate(1, self._scratch, 128)
         kind = ctypes.c_int32.from_address(present).value % 5
         words = ctypes.string_at(present, 4 * self._WORDS[kind])
@@ -222,7 +222,7 @@ class LibraryRandomNumbers(Part):
         buffer = (ctypes.c_int32 * 64)()
         ctypes.memmove(buffer, words, len(words))
         self._c.setstate(buffer)
-        self._buffer = buffer  # the one before is not in use any more
+        self._buffer = buffer  # glibc no longer uses the previous one
         self._c.seed48((ctypes.c_ushort * 3)(*seed))
 
     def reset(self) -> list[str]:
@@ -235,7 +235,7 @@ class LibraryRandomNumbers(Part):
 
 
 class DecimalContexts(Remembered):
-    """What new threads start with; a job's own context is that of its thread."""
+    """The contexts from which new threads start; a job's own belongs to its thread."""
 
     title = "`decimal`: default, basic and extended context"
 

@@ -12,12 +12,12 @@ from .part import Part, loaded
 
 
 class Matplotlib(Part):
-    """If it is loaded: what ``matplotlibrc`` says is what it is loaded with."""
+    """If matplotlib is loaded: its baseline is the configuration in ``matplotlibrc``."""
 
     title = "matplotlib: `rcParams`, backend, open figures of pyplot"
 
     def __init__(self) -> None:
-        #: what matplotlib goes back to, and the parameters that may be changed in place
+        #: original settings, with copies of the lists, which may be changed in place
         self._originals: list[tuple[Any, dict[str, Any]]] = []
         if (module := self._module()) is not None:
             self._originals = [
@@ -33,7 +33,7 @@ class Matplotlib(Part):
         pyplot = loaded("matplotlib.pyplot")
         backend = vars(pyplot).get("_backend_mod") if pyplot else None
         figures = dict(self._figures())
-        # not items() of its own, which chooses a backend
+        # not its own items(), which chooses a backend
         parameters = dict(dict.items(matplotlib.rcParams))
         mutable = self._mutable(parameters, self._originals[-1][1])
         return parameters, mutable, backend, figures
@@ -52,7 +52,7 @@ class Matplotlib(Part):
     def _mutable(
         parameters: dict[str, Any], known: Mapping[str, Any] = MappingProxyType({})
     ) -> dict[str, Any]:
-        """Return copies of all that may be changed in place; equal ones of `known`."""
+        """Return copies of all lists; where one in `known` is equal, return that."""
         return {
             name: known[name] if known.get(name) == value else copy.deepcopy(value)
             for name, value in dict.items(parameters)
@@ -88,14 +88,14 @@ class Matplotlib(Part):
             self._find_originals(matplotlib)
             for parameters, mutable in self._originals:
                 self._put_back_lists(parameters, mutable)
-            # Figures are not destroyed: a job that waits may go on with its own.
+            # Figures are not destroyed: a waiting job may go on with its own.
             self.restore((dict(dict.items(parameters)), mutable, None, {}))
         return []
 
     def _find_originals(self, matplotlib: Any) -> None:
-        """Read what the originals were before the job that has loaded matplotlib.
+        """Read the original settings from files, if a job has loaded matplotlib.
 
-        That one may have changed lists in place, which the originals have in common.
+        The job may have changed lists in place, which the original settings share.
         """
         if self._originals:
             return
@@ -113,7 +113,7 @@ class Matplotlib(Part):
 
 
 class PandasOptions(Part):
-    """If pandas is loaded: the defaults are what it is loaded with."""
+    """If pandas is loaded: its baseline is the default of each option."""
 
     title = "pandas: options"
 

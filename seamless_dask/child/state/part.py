@@ -1,4 +1,4 @@
-"""What all parts of the state of a process have in common; see :mod:`.process`."""
+"""Base classes for all parts of the state of a process; see :mod:`.process`."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ class CannotPutBack(RuntimeError):
 class Part:
     """One kind of state that the code of a transformation may change.
 
-    Making an instance remembers the baseline.
+    A new instance remembers the present state as the baseline.
 
     Attributes
     ----------
@@ -30,27 +30,27 @@ class Part:
     title = ""
 
     def save(self) -> Any:
-        """Return the present state; nothing that happens later changes it."""
+        """Return a copy of the present state; later changes do not affect it."""
         raise NotImplementedError
 
     def restore(self, saved: Any) -> None:
-        """Put back what `save` has returned.
+        """Put back a state that `save` has returned.
 
         Raises
         ------
         CannotPutBack
-            If that is not possible. Like all methods, this one may also raise what
-            code of the job raises that is behind objects it has put somewhere.
+            If that is not possible. Like all methods, this one may also raise any
+            exception of the job's code, which objects of the job may run.
         """
         raise NotImplementedError
 
     def reset(self) -> list[str]:
-        """Go back to the baseline; return what this process must be replaced for."""
+        """Go back to the baseline; return why this process must be replaced, if so."""
         raise NotImplementedError
 
 
 class Remembered(Part):
-    """A part whose baseline is what was there at the beginning."""
+    """A part whose baseline is its state at the beginning."""
 
     def __init__(self) -> None:
         self.baseline = self.save()
@@ -61,10 +61,10 @@ class Remembered(Part):
 
 
 class Watched(Remembered):
-    """A part that nothing can put back: if it has changed, the process is replaced."""
+    """A part that cannot be put back: if it has changed, the process is replaced."""
 
     def differences(self, before: Any, now: Any) -> list[str]:
-        """Return what has changed between two results of `save`."""
+        """Return descriptions of the changes between two results of `save`."""
         raise NotImplementedError
 
     def restore(self, saved: Any) -> None:
@@ -96,7 +96,7 @@ class Setting(Remembered):
 
 
 class Lists(Remembered):
-    """What is in some lists; the lists themselves stay the same objects."""
+    """The contents of some lists; the lists themselves stay the same objects."""
 
     def __init__(self, title: str, *lists: list[Any]) -> None:
         self.title = title
@@ -113,7 +113,7 @@ class Lists(Remembered):
 
 
 class Dictionaries(Remembered):
-    """What is in some dictionaries; they themselves stay the same objects."""
+    """The contents of some dictionaries; they themselves stay the same objects."""
 
     def __init__(self, title: str, *dictionaries: MutableMapping[Any, Any]) -> None:
         self.title = title
@@ -155,10 +155,10 @@ def loaded(name: str) -> ModuleType | None:
 
 
 def identities(values: Iterable[Any]) -> bytes:
-    """Return what tells objects that exist from any others, fast and to compare fast.
+    """Return the identities of objects, in a form that is fast to make and to compare.
 
-    That is their addresses, as CPython keeps them in a tuple. What objects say of being
-    equal is not asked.
+    These are their addresses, as CPython keeps them in a tuple. Methods of the objects
+    are not called.
     """
     held = tuple(values)
     return ctypes.string_at(id(held) + tuple.__basicsize__, _POINTER * len(held))
@@ -172,7 +172,7 @@ def same_items(items: list[Any], wanted: list[Any]) -> bool:
 def same_entries(entries: Any, wanted: Any) -> bool:
     """Say whether two dictionaries hold the same objects, in the same order.
 
-    Not all keys are compared, for speed: a new one would be the last.
+    Not all keys are compared, for speed: a new key would be the last.
     """
     return (
         len(entries) == len(wanted)

@@ -1,13 +1,12 @@
-"""What the code of a transformation may change in its process, and how it is put back.
+"""Saves and puts back the state that the code of a transformation may change.
 
 A Seamless process executes the code of one transformation at a time, one after the
 other. A stored result must be the one that the code gives alone, in a fresh process, so
-between two jobs everything global goes back to what it was at the beginning. If a job
-is suspended and another one executed meanwhile, its own state is kept for it.
+between two jobs the global state goes back to what it was at the beginning. If a job is
+suspended while another one executes, its own state is saved for it.
 
-The parts are listed in ``docs/isolation.md``. What belongs to a thread (numpy's error
-state, the context of decimal, trace functions) is not among them: each job has a new
-thread.
+The parts are listed in ``docs/isolation.md``. The state of a thread (numpy's error state,
+the context of decimal, trace functions) is not among them: each job has a new thread.
 
 On a busy machine with two cores, after a job that has changed little, `save` and
 `reset` take a quarter of a millisecond each, `restore` a third, and making an instance
@@ -41,25 +40,24 @@ class Saved:
     """The state of a suspended job."""
 
     names: list[dict[str, Any]]
-    #: one for each other part
+    #: one value for each other part
     values: tuple[Any, ...]
 
 
 class ProcessState:
     """The state of the process that makes an instance, and its baseline.
 
-    Not for processes that are forked from it: each makes its own.
+    A process that is forked from this one must make its own instance.
 
     The methods are called by one thread at a time, while no code of a job executes.
 
     Parameters
     ----------
     descriptors
-        Descriptors that the process needs: pipes to its parent, say. If a job closes
-        one of them the process must be replaced.
+        Descriptors that the process needs, for instance pipes to its parent. If a job
+        closes one of them, the process must be replaced.
     temporary
-        Folders of temporary files: what is loaded from there is not of the
-        installation.
+        Folders of temporary files: code in them does not belong to the installation.
     """
 
     def __init__(
@@ -89,7 +87,8 @@ class ProcessState:
         Raises
         ------
         CannotPutBack
-            Something cannot be saved, so the job cannot go on in its state: names it.
+            If something cannot be saved, so that the job cannot go on in its state. The
+            message names it.
         """
         lost: list[str] = []
         names = attempt(self._names, self._names.save, lost)
@@ -109,7 +108,8 @@ class ProcessState:
         Raises
         ------
         CannotPutBack
-            After everything else has been put back: names what could not be.
+            If something could not be put back; raised after everything else was. The
+            message names it.
         """
         lost: list[str] = []
         attempt(self._names, self._names.reset, lost)
@@ -120,10 +120,10 @@ class ProcessState:
             raise CannotPutBack("; ".join(lost))
 
     def put_names_back(self) -> None:
-        """Put back, at the end of a job's code, names that its own end needs.
+        """Put back, at the end of a job's code, names that the end of the job needs.
 
-        Its threads may still change them, which `reset` sees to; that also tells what
-        resists. Calls nothing that the job can have replaced.
+        Threads of the job may still change them, so `reset` puts them back again; it
+        also reports problems. Calls no function that the job can have replaced.
         """
         problems: list[str] = []
         attempt(self._names, self._names.put_back, problems)
@@ -131,7 +131,7 @@ class ProcessState:
             logger.info("At the end of the code of a job: %s", "; ".join(problems))
 
     def replaced(self) -> list[str]:
-        """Return the builtin functions that a job has replaced, as words."""
+        """Return the names of the builtin functions that a job has replaced."""
         return self._names.replaced()
 
     def reset(self) -> list[str]:
@@ -153,24 +153,24 @@ class ProcessState:
         return reasons
 
     def foreign_code(self) -> list[str]:
-        """Return the paths of shared objects that the installation has not brought.
+        """Return the paths of shared objects that do not belong to the installation.
 
-        They have been loaded since the beginning, and may have static state.
+        They were loaded after this instance was made, and may have static state.
         """
         return self._native_code.foreign()
 
 
 def attempt(part: Part, method: Callable[[], Any], problems: list[str]) -> Any:
-    """Return what a method of a part returns.
+    """Call a method of a part; return its result, or None if it raises an exception.
 
     Parameters
     ----------
     part
-        Named if the method raises anything: code of the job may be behind it.
+        Named in the problem.
     method
-        Is called.
+        The method. It may run code of the job, and raise any exception.
     problems
-        The exception is added here; None is returned.
+        The exception is added here.
     """
     try:
         return method()

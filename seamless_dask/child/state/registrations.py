@@ -1,4 +1,4 @@
-"""The part of the state of a process that Python has no way to remove again."""
+"""The part of the state of a process that Python cannot remove again."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from ...neighbours.replacing import current, replace
 from . import native_code
 from .part import Watched
 
-#: functions that register something for good, by the modules where they are found
+#: functions that register something permanently, with the modules that contain them
 FUNCTIONS: tuple[tuple[str, tuple[Any, ...]], ...] = (
     ("addaudithook", (sys,)),
     ("register_error", (codecs, import_module("_codecs"))),
@@ -23,13 +23,13 @@ FUNCTIONS: tuple[tuple[str, tuple[Any, ...]], ...] = (
     ("register_at_fork", (os, import_module("posix"))),
 )
 
-#: what has been registered, apart from what installed packages register
+#: registrations so far, except those by installed packages
 _registered: list[str] = []
 _get_frame = sys._getframe
 
 
 def observe() -> None:
-    """Have calls of `FUNCTIONS` noticed; does nothing the second time."""
+    """Record calls of `FUNCTIONS` from now on; idempotent."""
     for name, modules in FUNCTIONS:
         original = current(modules[0], name)
         if not hasattr(original, "_observed"):
@@ -64,7 +64,7 @@ def _observed(title: str, original: Callable[..., Any]) -> Callable[..., Any]:
 
 
 class Registrations(Watched):
-    """What nobody can remove; what an installed package does at its import may stay."""
+    """Registrations that cannot be removed; those of installed packages may stay."""
 
     title = (
         "`sys.addaudithook`, `codecs.register`, `codecs.register_error`, "

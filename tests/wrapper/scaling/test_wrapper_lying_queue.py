@@ -97,10 +97,10 @@ class Queue:
 
     def said(self, lie: str, now: float, search: bool = False) -> Rows | None:
         """An answer: None if there is none."""
-        if lie != "forgetful" and not search:
-            self.omitted = set()
         if lie == "silent":
             return None
+        if lie != "forgetful" and not search:
+            self.omitted = set()
         if lie == "stale":
             # a cache does not go back in time
             past = [entry for entry in self.history if entry[0] >= self.shown_from]
