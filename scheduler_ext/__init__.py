@@ -33,7 +33,7 @@ __all__ = [
 
 
 def __getattr__(name: str) -> Any:
-    """Load the plugin, and with it distributed, only where somebody needs it."""
+    """Load the plugin, and with it distributed, only where it is used."""
     if name not in __all__:
         raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
     from . import plugin

@@ -1,4 +1,4 @@
-"""What the cluster is doing, counted as tasks change state.
+"""Counts tasks by state, to tell whether the cluster is idle.
 
 Pure, O(1) per transition. The wrapper decides by these counters whether the cluster
 is idle and how many workers it needs, without ever scanning the tasks.
@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from typing import Any
 
-#: The names of the Dask task states in which something is left to do, and ours
+#: {Dask's name: our name} of the task states in which a task is unfinished
 UNFINISHED = {
     "waiting": "waiting",
     "queued": "queued",
@@ -56,16 +56,16 @@ class Counters:
 
 
 class Activity:
-    """Counters for all tasks and for transformations, and since when all is idle.
+    """Counters for all tasks and for transformations, and the time without any task.
 
-    ``now`` is monotonic seconds everywhere; the cluster counts as idle since the
-    creation, until the first task appears.
+    ``now`` is monotonic seconds everywhere; until the first task appears, the cluster
+    counts as idle since the creation of this object.
     """
 
     def __init__(self, now: float) -> None:
         self.all = Counters()
         self.transformations = Counters()
-        #: when something was last unfinished; meaningless while something is
+        #: when a task was last unfinished; meaningless while there are such tasks
         self._last_active = now
 
     def move(self, start: str, finish: str, transformation: bool, now: float) -> None:
@@ -85,7 +85,7 @@ class Activity:
         self.transformations.clear()
 
     def idle_seconds(self, now: float) -> float:
-        """Seconds since something was last unfinished, 0.0 while something is."""
+        """Seconds since a task was last unfinished, 0.0 while there are such tasks."""
         return 0.0 if self.all.unfinished else max(0.0, now - self._last_active)
 
     def snapshot(self, now: float) -> dict[str, Any]:

@@ -1,4 +1,4 @@
-"""What workers and clients may ask the scheduler: the RPC handlers of the plugin."""
+"""The RPC handlers of the plugin: they answer calls of workers and clients."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ Reply = dict[str, Any]
 
 
 def _answers(handler: Callable[..., Reply]) -> Callable[..., Reply]:
-    """Let an RPC handler return what is wrong with a message, instead of raising."""
+    """Let an RPC handler return the problems of a message instead of raising."""
 
     @functools.wraps(handler)
     def answer(self: Calls, **payload: Any) -> Reply:
@@ -43,7 +43,7 @@ def _answers(handler: Callable[..., Reply]) -> Callable[..., Reply]:
 
 @dataclass
 class Calls:
-    """The handlers; ``status``, ``activity`` and ``why`` are what the plugin answers."""
+    """The handlers; ``status``, ``activity`` and ``why`` are functions of the plugin."""
 
     scheduler: Scheduler
     machine: PermissionMachine
@@ -148,7 +148,7 @@ class Calls:
     def _on_release_stream(
         self, worker: str = "", client: str = "", **payload: Any
     ) -> None:
-        """The same on the stream of a worker or client, where nothing may raise."""
+        """The same on the stream of a worker or client, where no error may be raised."""
         try:
             reply = self._on_release(**{"holder": worker or client, **payload})
             if reply["status"] != "ok":
@@ -157,7 +157,7 @@ class Calls:
             logger.exception("Release by %s", worker or client)
 
     def _on_name_stream(self, worker: str = "", **payload: Any) -> None:
-        """A worker knows what a task runs; when it was submitted nobody did."""
+        """A worker tells which transformation a task runs; its key does not."""
         try:
             key, checksum = messages.parse_name(payload)
             if self._state_of(key) in UNFINISHED and is_transformation(key):
@@ -181,7 +181,7 @@ class Calls:
         return None if task is None else task.state
 
     def _impossible(self, message: messages.Requests) -> list[str]:
-        """Why a well-formed message cannot be carried out, if so."""
+        """The reasons why a well-formed message cannot be carried out."""
         holder = message.holder
         if holder not in self.scheduler.workers and (
             holder not in self.scheduler.clients
@@ -217,10 +217,10 @@ class Calls:
         return answers
 
     def _cancel(self, keys: list[str]) -> None:
-        """Cancel tasks and what depends on them, whoever wants them.
+        """Cancel tasks and their dependents for all clients.
 
-        Like ``Scheduler.stimulus_cancel`` with force, which fails for tasks that are
-        wanted by other tasks only.
+        Like ``Scheduler.stimulus_cancel`` with force, which fails for tasks that only
+        other tasks want.
         """
         scheduler = self.scheduler
         doomed: dict[Any, TaskState] = {}

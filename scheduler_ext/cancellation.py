@@ -1,4 +1,4 @@
-"""Which tasks run a given transformation, so that it can be cancelled by checksum.
+"""Finds the tasks that run a transformation, to cancel it by its checksum.
 
 Pure, O(1) per task, and bounded: only unfinished tasks are listed.
 """
@@ -9,7 +9,7 @@ from collections.abc import Iterable
 
 from .task_keys import checksum_of
 
-#: How the stimuli begin by which the scheduler cancels tasks for us
+#: Prefix of the stimuli with which the scheduler cancels tasks for us
 STIMULUS = "seamless-cancel-"
 
 
@@ -19,7 +19,7 @@ class LiveKeys:
     def __init__(self) -> None:
         #: {transformation checksum: {task key}}
         self._keys: dict[str, set[str]] = {}
-        #: {task key: what it runs}, where the key does not say
+        #: {task key: checksum of its transformation}, if the key does not contain it
         self._named: dict[str, str] = {}
 
     def add(self, key: str) -> None:
@@ -29,13 +29,13 @@ class LiveKeys:
             self._keys.setdefault(checksum, set()).add(key)
 
     def name(self, key: str, checksum: str) -> None:
-        """An unfinished task runs this transformation; its key could not know."""
+        """An unfinished task runs this transformation; its key does not tell."""
         self.discard(key)
         self._named[key] = checksum
         self._keys.setdefault(checksum, set()).add(key)
 
     def checksum(self, key: str) -> str | None:
-        """What the task of this key runs, as far as that is known."""
+        """The checksum of the transformation that a task runs, None if not known."""
         return self._named.get(key) or checksum_of(key)
 
     def discard(self, key: str) -> None:

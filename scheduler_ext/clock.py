@@ -1,8 +1,8 @@
 """Keeps workers when the clock of the machine is set, or when a laptop wakes up.
 
-Dask measures by that clock how long ago it has heard of a worker. A clock that is put
-forward by more than its limit of five minutes makes all workers look lost, and they are
-restarted with all that they run.
+Dask uses that clock to measure how long ago it has heard from a worker. If the clock is
+put forward by more than Dask's limit of five minutes, all workers look lost, and they
+are restarted with all their tasks.
 """
 
 from __future__ import annotations
@@ -14,18 +14,19 @@ from distributed.scheduler import Scheduler
 
 logger = logging.getLogger(__name__)
 
-#: Seconds by which the clock may be off between two looks; less is corrected gradually
+#: A change of the clock between two checks counts as a jump from this number of seconds
+#: on; systems correct smaller errors gradually
 TOLERANCE = 2.0
 
 
 class Jumps:
-    """Tells when a clock was set, by one that cannot be."""
+    """Detects that a clock was set, by comparing it with a monotonic one."""
 
     def __init__(self, clock: float, steady: float) -> None:
         self._offset = clock - steady
 
     def seen(self, clock: float, steady: float) -> float:
-        """Return by how many seconds the clock was set since the last call, 0 if not.
+        """Return by how many seconds the clock was set since the last call, or 0.
 
         Parameters
         ----------
@@ -38,14 +39,14 @@ class Jumps:
 
 
 class Clock:
-    """Looks at the clock for one scheduler."""
+    """Checks the clock for one scheduler."""
 
     def __init__(self, scheduler: Scheduler) -> None:
         self._scheduler = scheduler
         self._jumps = Jumps(metrics.time(), metrics.monotonic())
 
     def look(self) -> None:
-        """Put right what a jump of the clock has made wrong since the last look."""
+        """Correct the times of workers if the clock jumped since the last check."""
         jump = self._jumps.seen(metrics.time(), metrics.monotonic())
         if not jump:
             return

@@ -1,4 +1,4 @@
-"""How decisions about leases, and results, reach those who wait for them."""
+"""Sends decisions about leases, and results, to the workers and clients that wait."""
 
 from __future__ import annotations
 
@@ -34,11 +34,11 @@ class Delivery:
     def deliver(
         self, decisions: Iterable[Decision], answered: Iterable[str] = ()
     ) -> None:
-        """Tell the holders, apart from ids that are ``answered`` in another way.
+        """Tell the holders, except for ids that are ``answered`` in another way.
 
-        One message per holder, and only to workers: they alone can be reached, and
-        a message that a worker does not know would end its connection. A worker that
-        has registered knows ours.
+        One message per holder, and only to workers: clients do not get decisions in
+        this way. A message that a worker does not know would end its connection; a
+        worker that has registered knows our messages.
         """
         messages_by_holder: dict[str, list[Decision]] = {}
         for decision in decisions:
@@ -67,7 +67,7 @@ class Delivery:
     async def wait(
         self, lease_ids: list[str], holder: str, seconds: float
     ) -> dict[str, Decision]:
-        """Decisions about waiting leases; what takes longer is refused."""
+        """Decisions about waiting leases; leases that wait longer are refused."""
         loop = asyncio.get_running_loop()
         futures: dict[str, asyncio.Future[Decision]] = {
             lease_id: self._undecided.setdefault(lease_id, loop.create_future())
@@ -76,7 +76,7 @@ class Delivery:
         try:
             await asyncio.wait(futures.values(), timeout=seconds)
         finally:
-            # nobody would learn of a later decision, also when this was cancelled
+            # no caller would get a later decision, also when this was cancelled
             why = f"no slot within {seconds:g} s (timeout)"
             for lease_id, future in futures.items():
                 if not future.done():
@@ -87,12 +87,12 @@ class Delivery:
         return {lease_id: future.result() for lease_id, future in futures.items()}
 
     def pass_on(self, task: TaskState) -> None:
-        """Send a client what a worker has put into the metadata of its finished task.
+        """Send a client the result that a worker has put into its task's metadata.
 
-        The client would otherwise hear that there is a result and ask the scheduler for
+        Otherwise the client would hear that there is a result and ask the scheduler for
         it, which asks the worker: two requests, one after the other, for a few bytes.
-        The scheduler itself does not look into it, and does not keep it. The client gets
-        it before it hears of the task's end.
+        The scheduler neither reads nor keeps the result. The client gets it before it
+        hears of the task's end.
         """
         parcel = messages.parse_parcel((task.metadata or {}).pop(messages.RESULT, None))
         if parcel is not None:

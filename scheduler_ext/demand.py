@@ -1,7 +1,7 @@
-"""How much work there is for workers, at a cost that does not grow with the tasks.
+"""Measures the work for workers, at a cost that does not grow with the tasks.
 
-Dask counts tasks by state and by prefix already. What is added here is which prefixes
-have unfinished tasks, since Dask never forgets a prefix.
+Dask counts tasks by state and by prefix already. This module adds which prefixes have
+unfinished tasks, because Dask never forgets a prefix.
 """
 
 from __future__ import annotations
@@ -17,13 +17,13 @@ from .permission.machine import PermissionMachine
 
 #: Tasks that a worker could run, or runs
 READY: tuple[TaskStateState, ...] = ("queued", "no-worker", "processing")
-#: Waiting requests that stand for all of them
+#: Waiting requests whose mean duration is taken for all of them
 SAMPLE = 100
 
 
 @dataclass(frozen=True)
 class Demand:
-    """What workers are needed for."""
+    """The work that workers are needed for."""
 
     #: tasks that a worker could run or runs; neither those that wait for dependencies
     #: nor those that merely wait for nested work
@@ -34,9 +34,9 @@ class Demand:
     held: int
     #: top-level tasks among ready and held ones
     top_level: int
-    #: nested submissions that wait for permission; they are not tasks yet
+    #: nested submissions that wait for a lease; they are not tasks yet
     permissions: int
-    #: how long all this takes, one after the other, in seconds
+    #: seconds that all this would take, one after the other
     expected_seconds: float
     #: the part of ready and permissions whose duration is a guess
     unknown: int
@@ -60,7 +60,7 @@ class DemandMeter:
         self._prefixes: set[str] = set()
 
     def unfinished(self, key: Any) -> None:
-        """A task has something left to do now; called for every task."""
+        """A task is unfinished now; called for every task."""
         task = self._scheduler.tasks.get(key)
         if task is not None:
             self._prefixes.add(task.prefix.name)
@@ -70,7 +70,7 @@ class DemandMeter:
         self._prefixes.clear()
 
     def measure(self) -> Demand:
-        """Look at prefixes with unfinished tasks, at workers, and at who waits."""
+        """Sum up prefixes with unfinished tasks, tasks on workers, waiting requests."""
         states = self._activity.all.states
         ready = sum(states[state] for state in READY)
         seconds, unknown = self._work()
@@ -91,13 +91,13 @@ class DemandMeter:
             held=held,
             top_level=max(0, ready - self._machine.admitted),
             permissions=permissions,
-            # the differences of sums of floats
+            # rounding may make the difference of two sums negative
             expected_seconds=max(0.0, seconds),
             unknown=unknown,
         )
 
     def _work(self) -> tuple[float, int]:
-        """Seconds of all ready tasks, and how many are of unknown duration."""
+        """Seconds of all ready tasks, and the number of those with unknown duration."""
         seconds = 0.0
         unknown = 0
         for name in list(self._prefixes):

@@ -1,4 +1,4 @@
-"""The fields of a message: taken one by one, checked, with every problem that there is.
+"""Takes and checks the fields of a message one by one, and collects all problems.
 
 A check returns the value that it allows. Lists arrive as tuples, so both are accepted.
 """
@@ -30,7 +30,7 @@ class InvalidMessage(ValueError):
 
 
 class _Wrong(Exception):
-    """A value is not what a field allows; the argument says what is allowed."""
+    """A field does not allow a value; the argument says which values it allows."""
 
 
 _MISSING = object()
@@ -64,7 +64,7 @@ class Fields:
             return None  # type: ignore[return-value]  # never used: finish() raises
 
     def all_errors(self) -> list[str]:
-        """The problems so far and the arguments that nobody took."""
+        """The problems so far and the unknown arguments."""
         unknown = [
             f"field '{self._prefix}{reprlib.repr(name)[1:-1]}': unknown, "
             f"allowed: {', '.join(self._known) or 'no arguments'}"
@@ -101,7 +101,7 @@ def checksum(value: Any) -> str:
 
 
 def prefix(value: Any) -> str:
-    """A checksum, or how one begins."""
+    """A checksum, or its first digits."""
     if (
         not isinstance(value, str)
         or not MIN_PREFIX <= len(value) <= 64
@@ -147,7 +147,7 @@ def _is_amount(value: Any) -> bool:
 
 
 def seconds(value: Any) -> float:
-    """How long somebody waits."""
+    """How long a caller waits."""
     if not _is_amount(value) or value > MAX_WAIT_SECONDS:
         raise _Wrong(f"seconds from 0 to {MAX_WAIT_SECONDS:.0f}")
     return float(value)
@@ -171,7 +171,7 @@ def resources(value: Any) -> Mapping[str, float]:
 
 
 def optional(check: Callable[[Any], _T]) -> Callable[[Any], _T | None]:
-    """What ``check`` allows, or None."""
+    """Allow the values that ``check`` allows, and None."""
 
     def checked(value: Any) -> _T | None:
         return None if value is None else check(value)
@@ -180,7 +180,7 @@ def optional(check: Callable[[Any], _T]) -> Callable[[Any], _T | None]:
 
 
 def list_of(check: Callable[[Any], _T]) -> Callable[[Any], tuple[_T, ...]]:
-    """A list or tuple of what ``check`` allows."""
+    """Allow lists and tuples of values that ``check`` allows."""
 
     def checked(value: Any) -> tuple[_T, ...]:
         if not isinstance(value, (list, tuple)) or len(value) > MAX_ITEMS:

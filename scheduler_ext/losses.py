@@ -1,8 +1,8 @@
-"""Whose fault the loss of a worker was, once that is known.
+"""Clears tasks of suspicion if the loss of a worker was not their fault.
 
-Dask suspects each task that was with a lost worker, and gives up on a task that lost
-too many. When a batch system says later that it ended the job itself, that suspicion
-is taken back.
+Dask suspects each task that a lost worker was processing, and lets a task fail after
+too many such losses. If a batch system reports later that it ended the job itself, the
+suspicion is taken back.
 """
 
 from __future__ import annotations
@@ -29,7 +29,7 @@ class Losses:
         self._tasks: OrderedDict[str, WeakSet[TaskState]] = OrderedDict()
 
     def saw(self, event: Any) -> None:
-        """The scheduler logged an event for all."""
+        """The scheduler logged an event under the topic "all"."""
         if (
             not isinstance(event, dict)
             or event.get("action") != "remove-worker"

@@ -1,11 +1,12 @@
-"""What goes over the wire: names of the calls, and what their arguments must be.
+"""The RPC messages: names of the calls, and the checks of their arguments.
 
-Each message is built here, beside the function that parses it. What builds the arguments
-of a call returns them by keyword; what builds a message on a stream adds its name.
+Each message is built here, beside the function that parses it. A function that builds
+the arguments of a call returns them by keyword; a function that builds a message for a
+stream adds its name.
 
-Nothing that arrives is trusted. A ``parse_*`` function takes the raw keyword arguments
-of one call and returns a frozen value, or raises :class:`.fields.InvalidMessage` with
-*all* problems.
+Messages that arrive are not trusted. A ``parse_*`` function takes the raw keyword
+arguments of one call and returns a frozen value, or raises
+:class:`.fields.InvalidMessage` with *all* problems.
 
 Calls to the scheduler (all return ``{"status": "ok", ...}`` or :func:`error_reply`):
 the ``OP_*`` names. On the stream of a worker OP_RELEASE is possible as well, and
@@ -15,7 +16,7 @@ a worker that has registered: ``PUSH_DECISIONS`` with ``granted`` (ids) and ``re
 connection than the reply to the request, and may overtake it.
 
 A client may send OP_MARK with a ``number`` on its stream, and gets PUSH_SEEN with the same
-number when the scheduler has taken in all that was sent before.
+number when the scheduler has taken in all earlier messages.
 """
 
 from __future__ import annotations
@@ -48,14 +49,14 @@ PUSH_CANCEL = "seamless_cancel"
 PUSH_RESULT = "seamless_result"
 PUSH_SEEN = "seamless_seen"
 
-#: annotation of a task that was with a worker before: its result may be stored
+#: annotation of a task that another worker had before: its result may be stored
 RUNS_AGAIN = "seamless_runs_again"
 
 #: name under which a worker reports in the metadata of a task how its run ended, see
 #: :func:`report`
 REPORT = "seamless"
 
-#: name under which a worker puts a small result there, see :func:`parcel`
+#: name in the same metadata under which a worker puts a small result, see :func:`parcel`
 RESULT = "seamless_result"
 
 #: name of a worker's figures in its heartbeat, see :func:`figures`
@@ -64,7 +65,7 @@ METRICS = "seamless"
 
 @dataclass(frozen=True)
 class Registration:
-    """What a worker offers; ``resources`` are Dask's units by name."""
+    """The offer of a worker; ``resources`` are Dask's units by name."""
 
     worker: str
     processes: int
@@ -84,14 +85,14 @@ class Requests:
 
 @dataclass(frozen=True)
 class Releases:
-    """Leases that one holder gives back."""
+    """Leases that one holder releases."""
 
     holder: str
     ids: tuple[str, ...]
 
 
 def error_reply(errors: Iterable[str]) -> dict[str, Any]:
-    """The reply to a call that makes no sense."""
+    """The reply to an invalid call."""
     return {"status": "error", "errors": list(errors)}
 
 
@@ -143,7 +144,7 @@ def lease_request(
 ) -> dict[str, Any]:
     """One of the requests of :func:`lease_requests`.
 
-    What its fields mean: :class:`.permission.events.Request`.
+    For the fields see :class:`.permission.events.Request`.
     """
     return {"id": lease_id, "key": key, "owner": owner, "depth": depth, "wait": wait}
 
@@ -218,7 +219,7 @@ def why(checksum: str) -> dict[str, Any]:
 
 
 def parse_why(payload: Mapping[str, Any]) -> str:
-    """The argument of OP_WHY: the checksum of a transformation, or how it begins."""
+    """The argument of OP_WHY: the checksum of a transformation, or its first digits."""
     arguments = Fields(payload)
     checksum = arguments.take("checksum", fields.prefix)
     arguments.finish()
@@ -231,7 +232,7 @@ def name(key: str, checksum: str) -> dict[str, Any]:
 
 
 def parse_name(payload: Mapping[str, Any]) -> tuple[str, str]:
-    """The arguments of OP_NAME: the key of a task, and what it runs."""
+    """The arguments of OP_NAME: the key of a task, and the checksum that it runs."""
     arguments = Fields(payload)
     key = arguments.take("key", fields.text)
     checksum = arguments.take("checksum", fields.checksum)
@@ -260,7 +261,7 @@ def push_cancel(keys: Iterable[str]) -> dict[str, Any]:
 
 
 def push_result(key: str, result: Any) -> dict[str, Any]:
-    """The message PUSH_RESULT to a client: what a worker has put into :func:`parcel`."""
+    """The message PUSH_RESULT to a client: the result in a worker's :func:`parcel`."""
     return {"op": PUSH_RESULT, "key": key, "result": result}
 
 
@@ -269,18 +270,18 @@ def push_seen(number: int) -> dict[str, Any]:
     return {"op": PUSH_SEEN, "number": number}
 
 
-# -- what a worker says of itself and its tasks --------------------------------------
+# -- reports of a worker about itself and its tasks ----------------------------------
 
 
 def report(
     ending: str, cache_hits: int, *, begun: int | None, resume_wait: float | None
 ) -> dict[str, Any]:
-    """What is under REPORT in the metadata of a task.
+    """The value under REPORT in the metadata of a task.
 
     ``ending`` is one of :data:`.view.history.REPORTED`, ``cache_hits`` the number of
-    results that were found for nested transformations. Only if its code ran: ``begun``,
-    how often it began, and ``resume_wait``, how many seconds it could go on after its
-    calls and waited for its process.
+    results that were found for nested transformations. Two fields are there only if its
+    code ran: ``begun``, how often the code began, and ``resume_wait``, how many seconds
+    it waited for its process after its calls had ended.
     """
     details: dict[str, Any] = {"ending": ending, "cache_hits": cache_hits}
     if begun is not None:
@@ -291,16 +292,16 @@ def report(
 
 
 def parse_report(metadata: Mapping[str, Any] | None) -> Mapping[str, Any] | None:
-    """What :func:`report` has built, with nothing in it checked; None if there is none."""
+    """A report of :func:`report`, with unchecked content; None if there is none."""
     details = (metadata or {}).get(REPORT)
     return details if isinstance(details, dict) else None
 
 
 def parcel(client: str, result: Any) -> dict[str, Any]:
-    """What is under RESULT in the metadata of a task.
+    """The value under RESULT in the metadata of a task.
 
-    ``client`` is the id of the one that submitted the task, ``result`` whatever worker
-    and client understand.
+    ``client`` is the id of the client that submitted the task; worker and client agree
+    on the format of ``result``.
     """
     return {"client": client, "result": result}
 
@@ -313,12 +314,12 @@ def parse_parcel(value: Any) -> tuple[str, Any] | None:
 
 
 def figures(processes: int) -> dict[str, Any]:
-    """What is under METRICS in a worker's heartbeat: Seamless processes it has now."""
+    """The value under METRICS in a worker's heartbeat: its Seamless processes now."""
     return {"processes": processes}
 
 
 def parse_figures(metrics: Mapping[str, Any]) -> int | None:
-    """The Seamless processes that :func:`figures` told; None if that is not known."""
+    """The number of Seamless processes in :func:`figures`; None if it is not known."""
     told = metrics.get(METRICS)
     number = told.get("processes") if isinstance(told, dict) else None
     return number if isinstance(number, int) else None

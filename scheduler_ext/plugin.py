@@ -1,10 +1,9 @@
-"""The plugin: turns what happens on the scheduler into events.
+"""The plugin: turns the hooks of the scheduler into events.
 
-It keeps no rules of its own: what may run is decided in
-:mod:`scheduler_ext.permission.machine`, what counts as activity in
-:mod:`scheduler_ext.activity`. What others ask is answered in
-:mod:`scheduler_ext.calls`, and decisions and results are sent by
-:mod:`scheduler_ext.delivery`.
+It keeps no rules of its own: :mod:`scheduler_ext.permission.machine` decides which
+transformation may run, :mod:`scheduler_ext.activity` counts tasks,
+:mod:`scheduler_ext.calls` answers workers and clients, and
+:mod:`scheduler_ext.delivery` sends decisions and results.
 Everything runs on the scheduler's event loop.
 """
 
@@ -50,14 +49,14 @@ QUIET_BEATS = 2
 
 
 class VersionMismatch(RuntimeError):
-    """The scheduler has this plugin already, in a version that we do not speak."""
+    """The scheduler has this plugin already, in a version that differs from ours."""
 
 
 class SeamlessSchedulerPlugin(SchedulerPlugin):
     """Permissions, activity and cancellation for one scheduler.
 
-    Created by :func:`attach`. ``interval`` is the time in seconds between two looks
-    at epochs, timeouts and deadlocks; the other options are those of
+    Created by :func:`attach`. ``interval`` is the time in seconds between two checks
+    of epochs, timeouts and deadlocks; the other options are those of
     :class:`~scheduler_ext.permission.machine.PermissionMachine`.
     """
 
@@ -80,11 +79,11 @@ class SeamlessSchedulerPlugin(SchedulerPlugin):
         self._retiring = Retiring(scheduler, self._machine)
         self._losses = Losses(scheduler)
         self._clock = Clock(scheduler)
-        #: what the wrapper tells about the number of workers
+        #: what the wrapper reports about the number of workers
         self.scaling = ScalingRecord()
         self._quiet_beats = 0
         self._heart = PeriodicCallback(self._beat, interval * 1000)
-        #: what people see of all this
+        #: answers for people: the page, the JSON, the metrics
         self.operations = Operations(
             scheduler,
             self._machine,
@@ -124,13 +123,13 @@ class SeamlessSchedulerPlugin(SchedulerPlugin):
         self._retiring.connect()
         scheduler.periodic_callbacks[NAME] = self._heart
         if scheduler.status == Status.running:
-            self._heart.start()  # otherwise the scheduler does, when it starts
+            self._heart.start()  # otherwise the scheduler starts it, when it starts
         scheduler.add_plugin(self, name=NAME)
         self._pages.connect()
         logger.info("Seamless plugin %s attached (protocol %d)", __version__, PROTOCOL)
 
     def disconnect(self) -> None:
-        """Undo :meth:`connect`; whoever waits for a decision is refused."""
+        """Undo :meth:`connect`; calls that wait for a decision are refused."""
         scheduler = self._scheduler
         scheduler.remove_plugin(NAME)
         self._heart.stop()
@@ -145,24 +144,24 @@ class SeamlessSchedulerPlugin(SchedulerPlugin):
         logger.info("Seamless plugin detached")
 
     async def close(self) -> None:
-        """The scheduler ends. Handlers stay, for what workers still send."""
+        """The scheduler ends. Handlers stay, because workers still send messages."""
         self._heart.stop()
         self._retiring.close()
         self._delivery.abandon_all("the scheduler ends")
         self._pages.close()
 
-    # -- what others in this process may ask -------------------------------------
+    # -- questions of other code in this process ---------------------------------
 
     def activity_snapshot(self) -> dict[str, Any]:
         """Counters of tasks by state; see :meth:`Activity.snapshot`."""
         return self._activity.snapshot(monotonic())
 
     def demand(self) -> Demand:
-        """How much work there is for workers; see :class:`Demand`."""
+        """The amount of work for workers; see :class:`Demand`."""
         return self._meter.measure()
 
     def status(self) -> dict[str, Any]:
-        """Everything that humans, the dashboard and the wrapper want to know."""
+        """The whole state, for people, the dashboard and the wrapper."""
         now = monotonic()
         why = self._machine.why_waiting()
         return {
@@ -191,7 +190,7 @@ class SeamlessSchedulerPlugin(SchedulerPlugin):
         }
 
     async def drain(self, addresses: Collection[str]) -> None:
-        """Wait until workers run nothing any more; see :meth:`Retiring.drain`."""
+        """Wait until workers run no task any more; see :meth:`Retiring.drain`."""
         await self._retiring.drain(addresses)
 
     async def retire(self, addresses: Collection[str]) -> bool:
@@ -199,7 +198,7 @@ class SeamlessSchedulerPlugin(SchedulerPlugin):
         return await self._retiring.retire(addresses)
 
     def leaves(self, address: str) -> bool:
-        """Whether a worker only finishes what it runs."""
+        """Whether a worker only finishes the tasks that it runs."""
         return self._retiring.leaves(address)
 
     def forgive(self, address: str) -> int:
@@ -234,13 +233,13 @@ class SeamlessSchedulerPlugin(SchedulerPlugin):
             logger.exception("%r moved from %s to %s", key, start, finish)
 
     def add_worker(self, scheduler: Scheduler, worker: str) -> None:
-        """A worker connected; perhaps it told us earlier what it offers."""
+        """A worker connected; it may have registered its slots before."""
         self._registrations.connected(worker)
 
     def remove_worker(
         self, scheduler: Scheduler, worker: str, *, stimulus_id: str, **kwargs: Any
     ) -> None:
-        """A worker is gone: its slots, its leases, and what it told us."""
+        """A worker is gone, with its slots, its leases and its registration."""
         self._registrations.forget(worker)
         self._retiring.gone(worker)
         held = self._machine.held_by(worker)
@@ -249,7 +248,7 @@ class SeamlessSchedulerPlugin(SchedulerPlugin):
         self._delivery.deliver(decisions)
 
     def log_event(self, topic: str, msg: Any) -> None:
-        """The scheduler tells which tasks a lost worker had in no other way."""
+        """Learn which tasks a lost worker had; the scheduler tells it only here."""
         if topic == "all":
             self._losses.saw(msg)
 
@@ -288,11 +287,11 @@ class SeamlessSchedulerPlugin(SchedulerPlugin):
         try:
             self._clock.look()
             self.step(monotonic())
-        except Exception:  # the next beat must come all the same
+        except Exception:  # the next beat must come nevertheless
             logger.exception("Seamless plugin: error in the periodic step")
 
     def step(self, now: float) -> None:
-        """Look at timeouts, the epoch and deadlocks; cheap while no lease lives."""
+        """Check timeouts, the epoch and deadlocks; cheap while there is no live lease."""
         machine = self._machine
         quiet_beats, self._quiet_beats = self._quiet_beats, 0
         self.operations.watchdog.beat(now)
@@ -356,7 +355,7 @@ class SeamlessSchedulerPlugin(SchedulerPlugin):
             self._delivery.deliver(machine.key_lost(key, monotonic()))
 
     def _runs_for_another_time(self, key: str) -> None:
-        """Tell the next worker of a task that another one had it, and is gone."""
+        """Tell the next worker of a task that another worker had the task before."""
         task = self._scheduler.tasks.get(key)
         if task is not None:
             # The worker may have stored the result without being able to say so.

@@ -1,4 +1,4 @@
-"""What workers offer: their slots, and Dask's units, whenever they say so."""
+"""Registers the slots and Dask's units that workers offer."""
 
 from __future__ import annotations
 
@@ -29,11 +29,11 @@ class Registrations:
         self._scheduler = scheduler
         self._machine = machine
         self._delivery = delivery
-        #: {worker address: what it offers}, of workers that are not connected yet
+        #: {worker address: its registration}, of workers that are not connected yet
         self._early: OrderedDict[str, Registration] = OrderedDict()
 
     def register(self, registration: Registration) -> bool:
-        """A worker says what it offers; return if it is connected."""
+        """A worker registers its offer; return whether it is connected."""
         ws = self._scheduler.workers.get(registration.worker)
         if ws is None:
             self._early.pop(registration.worker, None)
@@ -50,10 +50,10 @@ class Registrations:
         return ws is not None
 
     def connected(self, worker: str) -> None:
-        """A worker connected; perhaps it told us earlier what it offers."""
+        """A worker connected; it may have registered before."""
         registration = self._early.pop(worker, None)
         if registration is not None:
-            # tasks that need the new units are woken by the scheduler, right after us
+            # right after this hook the scheduler looks for tasks that need the new units
             self._apply(registration)
 
     def forget(self, worker: str) -> None:
@@ -61,7 +61,7 @@ class Registrations:
         self._early.pop(worker, None)
 
     def _apply(self, registration: Registration) -> bool:
-        """Give a connected worker what it registered; return if units changed."""
+        """Give a connected worker its slots and units; return whether units changed."""
         address = registration.worker
         ws = self._scheduler.workers[address]
         resources = registration.resources

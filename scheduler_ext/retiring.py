@@ -1,13 +1,13 @@
-"""Workers that leave finish what they run.
+"""Workers that leave finish the tasks that they run.
 
-Dask's own ``Scheduler.retire_workers`` saves the results of a worker, but not what it
-is about to compute. A worker at the end of its lifetime calls it, as do people and
-whoever scales down. Here it is replaced by one that first waits for the tasks that
-really run, while those that were only assigned go elsewhere.
+Dask's own ``Scheduler.retire_workers`` saves the results of a worker, but not the tasks
+that it is running. A worker calls it at the end of its lifetime; people and code that
+scales down call it as well. The replacement here first waits for the tasks that have
+started; tasks that are only assigned go to other workers.
 
-How a task comes back that a worker has not started: by the question that Dask's work
-stealing asks a worker, which gives the task up if it can, and says so. So no task is
-lost, and none runs twice.
+To take back a task that has not started, it sends the request of Dask's work stealing:
+the worker gives the task up if it can, and answers. So no task is lost, and none runs
+twice.
 """
 
 from __future__ import annotations
@@ -28,40 +28,40 @@ logger = logging.getLogger(__name__)
 
 RETIRE = "retire_workers"
 STEAL_RESPONSE = "steal-response"
-#: How the ids of our questions begin
+#: Prefix of the ids of our requests
 QUESTION = "seamless-retire-"
-#: How the ids begin with which a worker asks to be retired before it ends itself
+#: Prefix of the ids with which a worker asks to be retired before it ends itself
 OWN_END = "worker-close-gracefully"
-#: Task states on a worker in which a question made it give the task up
+#: Task states on a worker in which it gives the task up when asked
 GIVEN_UP = {"ready", "constrained", "waiting"}
-#: Seconds between two looks at the workers that leave
+#: Seconds between two checks of the workers that leave
 POLL = 0.1
-#: Seconds after which a worker is asked again for what it has not started
+#: Seconds after which a worker is asked again for tasks that it has not started
 ASK_AGAIN = 2.0
-#: Seconds for another worker to appear that can take the results of the last one
+#: Seconds to wait for another worker that can take the results of the last one
 PATIENCE = 30.0
 
 
 class _Leaving:
-    """A worker that finishes what it runs."""
+    """A worker that finishes its tasks and leaves."""
 
     def __init__(self, ws: WorkerState) -> None:
         self.ws = ws
         self.status = ws.status
         self.units = ws.resources.get(TOP_LEVEL_RESOURCE)
         self.closed_to_all = False
-        #: how many drains wait for it
+        #: number of calls of drain that wait for it
         self.watchers = 0
         self.asked_at = float("-inf")
 
 
 class Retiring:
-    """Lets workers leave: no new tasks, then the end of what runs, then Dask's part."""
+    """Lets workers leave: no new tasks, wait for running ones, then Dask's part."""
 
     def __init__(self, scheduler: Scheduler, machine: PermissionMachine) -> None:
         self._scheduler = scheduler
         self._machine = machine
-        #: {worker address: what is known about its leave}
+        #: {worker address: the record of its leave}
         self._leaving: dict[str, _Leaving] = {}
         self._stock_response: Callable[..., Any] | None = None
         self._stock_retire: Callable[..., Any] | None = None
@@ -78,7 +78,7 @@ class Retiring:
         scheduler.stream_handlers[STEAL_RESPONSE] = self._on_response
 
     def disconnect(self) -> None:
-        """Give the scheduler its handlers back; who waits goes on without."""
+        """Give the scheduler its handlers back; drains stop waiting."""
         self._ended = True
         scheduler = self._scheduler
         if self._stock_retire is not None:
@@ -87,19 +87,19 @@ class Retiring:
             scheduler.stream_handlers[STEAL_RESPONSE] = self._stock_response
 
     def close(self) -> None:
-        """The scheduler ends: nobody waits any more."""
+        """The scheduler ends: drains stop waiting."""
         self._ended = True
 
     # -- what others may ask -----------------------------------------------------
 
     def leaves(self, address: str) -> bool:
-        """Whether a worker finishes what it runs, and then leaves."""
+        """Whether a worker finishes its tasks and then leaves."""
         return address in self._leaving
 
     async def drain(self, addresses: Collection[str]) -> None:
-        """Give workers no new tasks, and wait until they run nothing, or are gone.
+        """Give workers no new tasks, and wait until they run no task, or are gone.
 
-        Afterwards they are to be retired, or to be told to go on by :meth:`stay`.
+        The caller then retires them, or lets them go on with :meth:`stay`.
         """
         workers = self._scheduler.workers
         states = [workers[address] for address in addresses if address in workers]
@@ -117,7 +117,7 @@ class Retiring:
             entry.watchers += 1
             entries.append(entry)
         try:
-            # all at once, so that none of them takes over what another gives up
+            # all at once, so that none of them takes over tasks that another gives up
             while busy := [entry for entry in entries if self._step(entry)]:
                 logger.debug("%d workers still run tasks", len(busy))
                 await asyncio.sleep(POLL)
@@ -128,8 +128,8 @@ class Retiring:
     async def retire(self, addresses: Collection[str]) -> bool:
         """Drain workers, save their results, and close them.
 
-        Returns False if one of them holds results that no other worker can take; it
-        then goes on as before.
+        Returns False if one of them holds results that no other worker can take; that
+        worker then goes on as before.
         """
         retired = await self._retire(
             list(addresses), {"close_workers": True, "remove": True}
@@ -164,7 +164,7 @@ class Retiring:
         stimulus_id: str | None = None,
         **kwargs: Any,
     ) -> dict[str, Any]:
-        """In place of ``Scheduler.retire_workers``, with the same arguments."""
+        """Replace ``Scheduler.retire_workers``, with the same arguments."""
         scheduler = self._scheduler
         options = {
             "close_workers": close_workers,
@@ -173,7 +173,7 @@ class Retiring:
         }
         if (workers is not None and names is not None) or (
             kwargs and (workers is not None or names is not None)
-        ):  # it says what is wrong
+        ):  # Dask's method reports the wrong arguments
             return await scheduler.retire_workers(
                 workers,  # type: ignore[call-overload]
                 names=names,
@@ -193,7 +193,7 @@ class Retiring:
         self, addresses: list[str], options: dict[str, Any]
     ) -> dict[str, Any]:
         retired: dict[str, Any] = {}
-        # at the end of its lifetime it closes whatever we answer
+        # at the end of its lifetime a worker closes, whatever we answer
         ends_itself = (options.get("stimulus_id") or "").startswith(OWN_END)
         try:
             await self.drain(addresses)
@@ -207,7 +207,7 @@ class Retiring:
                     continue
                 if address in retired:
                     del self._leaving[address]
-                elif not ends_itself:  # Dask would leave it without work for ever
+                elif not ends_itself:  # Dask would never give it work again
                     self.stay(address)
         return retired
 
@@ -219,7 +219,7 @@ class Retiring:
         worker: str = "",
         **kwargs: Any,
     ) -> None:
-        """A worker says whether it had started a task; ours, or work stealing's."""
+        """A worker answers whether it had started a task: to us, or to work stealing."""
         if not stimulus_id.startswith(QUESTION):
             if self._stock_response is not None:
                 self._stock_response(
@@ -236,7 +236,7 @@ class Retiring:
     # -- steps -------------------------------------------------------------------
 
     async def _wait_for_heir(self, addresses: list[str]) -> None:
-        """Wait a while for a worker that can take the results of others."""
+        """Wait a while for a worker that can take the results of those that leave."""
         scheduler = self._scheduler
         deadline = monotonic() + PATIENCE
         while (
@@ -252,7 +252,7 @@ class Retiring:
             await asyncio.sleep(POLL)
 
     def _step(self, entry: _Leaving) -> bool:
-        """Look at one worker that leaves; return whether it still runs something."""
+        """Check one worker that leaves; return whether it still runs tasks."""
         ws = entry.ws
         scheduler = self._scheduler
         if self._ended or scheduler.workers.get(ws.address) is not ws:
@@ -273,7 +273,7 @@ class Retiring:
         return busy
 
     def _nested_work_needs(self, ws: WorkerState) -> bool:
-        """Whether what its tasks wait for, or will, could run nowhere else."""
+        """Whether no other worker could run the calls of this worker's tasks."""
         seamless = self._machine.is_worker(ws.address)
         return (seamless or bool(ws.long_running)) and not any(
             (self._machine.is_worker(other.address) or not seamless)
@@ -282,7 +282,7 @@ class Retiring:
         )
 
     def _ask_back(self, entry: _Leaving) -> None:
-        """Ask a worker to give up what it has not started."""
+        """Ask a worker to give up tasks that it has not started."""
         ws = entry.ws
         for task in ws.processing:
             if task in ws.long_running:
@@ -299,7 +299,7 @@ class Retiring:
                 )
 
     def _set_status(self, ws: WorkerState, status: Status) -> None:
-        """Change a worker's status here and there, as Dask does it."""
+        """Change a worker's status on the scheduler and on the worker, as Dask does."""
         stimulus_id = f"{QUESTION}{monotonic()}"
         self._scheduler.handle_worker_status_change(status, ws, stimulus_id)
         self._scheduler.worker_send(

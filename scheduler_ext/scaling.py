@@ -1,7 +1,7 @@
-"""What is known about the number of workers: who wanted how many, when, and why.
+"""Records the decisions about the number of workers, with time and reason.
 
-Pure. Whoever scales the cluster tells; the status, the dashboard and the metrics show.
-Times are Unix seconds, since people read them.
+Pure. The code that scales the cluster reports to it; the status, the dashboard and the
+metrics show it. Times are Unix seconds, because people read them.
 """
 
 from __future__ import annotations
@@ -15,7 +15,7 @@ MAX_DECISIONS = 50
 
 
 class ScalingRecord:
-    """The latest decisions about the number of workers, and what became of them."""
+    """The latest decisions about the number of workers, and the state of the jobs."""
 
     def __init__(self) -> None:
         self._wanted: int | None = None
@@ -27,7 +27,7 @@ class ScalingRecord:
         self._excluded_nodes: dict[str, dict[str, Any]] = {}
 
     def decided(self, before: int, after: int, reason: str, time: float) -> None:
-        """The number of workers that are wanted was changed."""
+        """The wanted number of workers was changed."""
         self._wanted, self._reason = after, reason
         self._decisions.append(
             {"time": time, "from": before, "to": after, "reason": reason}
@@ -42,12 +42,12 @@ class ScalingRecord:
         submission_error: Mapping[str, Any] | None,
         excluded_nodes: Mapping[str, Mapping[str, Any]],
     ) -> None:
-        """How it goes with a batch system.
+        """Report the state of the jobs of a batch system.
 
         ``jobs`` is the number of jobs by state (pending, starting, connected,
         draining); ``submission_error`` has time, message, retry_at and failures, or is
-        None if the last submission succeeded; ``excluded_nodes`` maps the names of
-        nodes that get no jobs to until (when) and reason.
+        None if the last submission succeeded; ``excluded_nodes`` maps the name of each
+        node that gets no jobs to ``until`` (a time) and ``reason``.
         """
         self._jobs = dict(jobs)
         self._submission_error = (

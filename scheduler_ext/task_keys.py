@@ -1,15 +1,15 @@
 """The grammar of the keys of Dask tasks, and the units that workers offer.
 
-The key of a transformation's task is a function of what the transformation is and
-of the resources that it needs, so that the same work submitted twice, by whomever,
-is one task::
+The key of a transformation's task is a function of the transformation and of the
+resources that it needs, so that the same work, submitted twice by any clients, is one
+task::
 
     base-<checksum of the transformation>[-<resources>][-driver][-scratch][-r<attempt>]
     base_<digest of the definition>[-<resources>][-driver][-scratch][-r<attempt>]
 
-The second one is for transformations whose inputs are still to be computed.
-seamless-transformer tests for both prefixes. What builds keys and what parses them is
-here, so that they agree.
+The second form is for transformations whose inputs are still to be computed.
+seamless-transformer tests for both prefixes. The functions that build keys and those
+that parse them are both here, so that they agree.
 """
 
 from __future__ import annotations
@@ -28,7 +28,7 @@ TOP_LEVEL_RESOURCE = "S"
 NESTED_RESOURCE = "seamless-nested"
 NESTED_SUPPLY = 1e9
 
-#: How the key of every task that runs a transformation begins
+#: Prefixes of the keys of tasks that run a transformation
 PREFIXES = ("base-", "base_")
 
 #: base-<checksum>[-suffix] or base_<code checksum>-<checksum>[-suffix]
@@ -58,8 +58,8 @@ def deferred_key(
 ) -> str:
     """Return the key of a transformation with inputs that are still to be computed.
 
-    ``definition`` is what tells it from others; it names inputs that are results by the
-    keys of their tasks.
+    ``definition`` identifies the transformation; it names inputs that are results by
+    the keys of their tasks.
     """
     return f"base_{_digest(definition)}{_suffix(resources, driver, scratch)}"
 
@@ -67,7 +67,7 @@ def deferred_key(
 def task_key_of(name: str, attempt: int) -> str:
     """Return the key of an attempt at a task; ``name`` is the key of the first one.
 
-    A failed task may still be wanted by somebody, so a new attempt is another task.
+    A client may still want a failed task, so a new attempt is another task.
     """
     return f"{name}-r{attempt}" if attempt else name
 

@@ -1,4 +1,4 @@
-"""The version of this package, for the modules that tell it to others."""
+"""The version of this package, for the modules that report it."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What the permission machine did: totals, waiting times, and the latest events."""
+"""The log of the permission machine: totals, waiting times, and the latest events."""
 
 from __future__ import annotations
 
@@ -42,7 +42,10 @@ class WaitTimes:
 
 @dataclass
 class Chronicle:
-    """Told of every decision, and makes those for the holders. Decides nothing."""
+    """Counts and logs every decision, and builds the answer for the holder.
+
+    It decides nothing.
+    """
 
     #: of the requests that were granted
     wait_times: WaitTimes = field(default_factory=WaitTimes)
@@ -56,7 +59,7 @@ class Chronicle:
     ended_total: int = 0
     expired_total: int = 0
     unknown_releases_total: int = 0
-    #: what a :class:`StoryLine` is made of, once somebody reads it
+    #: the fields of each :class:`StoryLine`, which is made when it is read
     _events: deque[tuple[float, str, str, str]] = field(
         default_factory=lambda: deque(maxlen=STORY_LENGTH)
     )
@@ -66,7 +69,7 @@ class Chronicle:
         self._events.append((now, "requested", request.lease_id, ""))
 
     def granted(self, lease: Lease, why: str, now: float) -> Granted:
-        """A lease was granted; what its holder is told."""
+        """A lease was granted; return the decision for its holder."""
         request = lease.request
         self.granted_total += 1
         self.wait_times.add(now - lease.since)
@@ -76,25 +79,25 @@ class Chronicle:
     def refused(
         self, request: Request, kind: RefusalKind, reason: str, now: float
     ) -> Refused:
-        """A request was refused; what its holder is told."""
+        """A request was refused; return the decision for its holder."""
         self.refused_total[kind] += 1
         reason = f"{kind}: {reason}"
         self._events.append((now, "refused", request.lease_id, reason))
         return Refused(request.lease_id, request.holder, reason)
 
     def overtaken(self, request: Request, now: float) -> Refused:
-        """A request came after the release of its lease: nobody waits for it."""
+        """A request came after the release of its lease: no caller waits for it."""
         self._events.append((now, "overtaken", request.lease_id, ""))
         reason = "released: the lease was given back before it was granted"
         return Refused(request.lease_id, request.holder, reason)
 
     def ended(self, lease: Lease, why: str, now: float) -> None:
-        """A lease that lived ended."""
+        """A live lease ended."""
         self.ended_total += lease.granted_at is not None
         self._events.append((now, "ended", lease.request.lease_id, why))
 
     def story(self, lease_id: str) -> list[StoryLine]:
-        """What happened to one lease, as far as it is remembered, oldest first."""
+        """The events of one lease, as far as they are remembered, oldest first."""
         return _lines(event for event in self._events if event[2] == lease_id)
 
     def latest(self, count: int) -> list[StoryLine]:

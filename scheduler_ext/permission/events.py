@@ -1,7 +1,6 @@
-"""What goes into the permission machine and what comes out: values without behaviour.
+"""The input and output of the permission machine: values without behaviour.
 
-The checks at the end are those that every event goes through before it may change
-anything.
+The checks at the end are applied to every event before it may change anything.
 """
 
 from __future__ import annotations
@@ -16,12 +15,12 @@ RefusalKind = Literal["capacity", "cycle", "ceiling"]
 
 @dataclass(frozen=True, slots=True)
 class Request:
-    """What a holder asks for: leave to run one nested transformation.
+    """A holder asks for the permission to run one nested transformation.
 
     ``key`` is the Dask task key that the lease is bound to, or None; ``owner`` the
     task key of the transformation that asks, or None when it is not known; ``depth``
-    the number of transformations above; ``wait`` is False when the caller wants an
-    answer at once, whatever it is.
+    the number of transformations above; ``wait`` is False when the caller wants a
+    decision at once, even a refusal.
     """
 
     lease_id: str
@@ -33,7 +32,7 @@ class Request:
 
 
 class IllegalEvent(ValueError):
-    """An event that makes no sense; the machine did not change."""
+    """An invalid event; the machine did not change."""
 
 
 class Inconsistent(RuntimeError):
@@ -42,7 +41,7 @@ class Inconsistent(RuntimeError):
 
 @dataclass(frozen=True, slots=True)
 class Granted:
-    """The holder may submit what the lease stands for."""
+    """The holder may submit the transformation of the lease."""
 
     lease_id: str
     holder: str
@@ -50,7 +49,7 @@ class Granted:
 
 @dataclass(frozen=True, slots=True)
 class Refused:
-    """The lease is gone; ``reason`` is a sentence for humans, its kind comes first."""
+    """The lease is gone; ``reason`` is a sentence for people that begins with the kind."""
 
     lease_id: str
     holder: str
@@ -62,7 +61,7 @@ Decision = Granted | Refused
 
 @dataclass(frozen=True, slots=True)
 class StoryLine:
-    """One thing that happened to one lease, at a monotonic time in seconds."""
+    """One event of one lease, at a monotonic time in seconds."""
 
     at: float
     event: str
@@ -72,7 +71,7 @@ class StoryLine:
 
 @dataclass(frozen=True, slots=True)
 class Statistics:
-    """A picture of the machine; totals count from its creation."""
+    """A snapshot of the machine; totals count from its creation."""
 
     capacity: int
     ceiling: int
@@ -81,7 +80,7 @@ class Statistics:
     admitted: int
     lent: int
     waiting: int
-    #: tries that the current epoch still allows beyond the capacity
+    #: requests that the current epoch still allows beyond the capacity
     allowance: int
     #: seconds
     epoch: float

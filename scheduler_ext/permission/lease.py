@@ -1,6 +1,6 @@
-"""What the book of leases has entries about: a lease, and a key.
+"""The entries of the ledger: a lease, and a key.
 
-They know each other, so that an event finds all that it changes without looking it up.
+They refer to each other, so that an event needs few look-ups.
 """
 
 from __future__ import annotations
@@ -13,14 +13,14 @@ from .events import Request
 
 @dataclass(slots=True)
 class KeyState:
-    """A key that live leases are bound to, or that requested some, or both."""
+    """A key that live leases are bound to, that requested live leases, or both."""
 
     key: str
     #: whether it has a slot; then every lease bound to it is granted
     admitted: bool = False
     #: whether leases are bound to it and its task exists on the scheduler
     seen: bool = False
-    #: {lease id: None} of what it requested, oldest first
+    #: {lease id: None} of the leases that it requested, oldest first
     owned: dict[str, None] = field(default_factory=dict)
     #: the oldest and the newest lease bound to it; each knows its neighbours
     first: Lease | None = None
@@ -64,9 +64,9 @@ class Lease:
     number: int
     #: monotonic seconds
     since: float
-    #: {lease id: None} of all that its holder has
+    #: {lease id: None} of all leases of its holder
     held: dict[str, None] = field(repr=False)
-    #: of its key and of its owner, if it has them
+    #: the states of its key and of its owner, if it has them
     state: KeyState | None = field(compare=False, repr=False)
     owner: KeyState | None = field(compare=False, repr=False)
     #: monotonic seconds

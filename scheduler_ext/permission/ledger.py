@@ -1,21 +1,21 @@
-"""The book of leases: who asked for what, who waits for whom, what is admitted.
+"""The ledger: all live leases, their owners and keys, and which are admitted.
 
-Mechanism only. Which request is admitted, and when, is decided in
-:mod:`scheduler_ext.permission.machine`; nothing here knows about capacity or time limits.
+Mechanism only: :mod:`scheduler_ext.permission.machine` decides which request is
+admitted, and when. This module knows nothing about capacity or time limits.
 
-Rules of the book:
+Rules of the ledger:
 
 - A lease is *waiting* or *granted*; both are *live*. An ended lease is forgotten.
 - The leases bound to one key share one slot, so they are all waiting or all granted.
   A lease without a key ("unbound") has a slot of its own.
 - A key *waits* while a lease that it requested (as ``owner``) is live. A key that is
-  admitted and waits is *lent*: somebody else may use its slot.
+  admitted and waits is *lent*: another transformation may use its slot.
 
 Every operation costs O(log depths) or less, apart from those that return several
 leases (they cost as much as they return), :meth:`Ledger.path`, :meth:`Ledger.position`
-and :meth:`Ledger.holding`. With many live leases the time goes into the caches of the
-processor, so what belongs to one key is in one object, a lease knows all that it is
-part of, and no event looks up more than it must.
+and :meth:`Ledger.holding`. With many live leases most time is lost to cache misses of
+the processor. Therefore one object has all data of a key, a lease refers to its key,
+owner and holder, and events make as few look-ups as possible.
 """
 
 from __future__ import annotations
@@ -56,7 +56,7 @@ class Ledger:
         self._by_holder: dict[str, dict[str, None]] = {}
         #: {key: state} of the keys that leases are bound to, ...
         self._bound: dict[str, KeyState] = {}
-        #: ... and of those that requested leases: the same object for the same key
+        #: ... and of the keys that requested leases: the same object for the same key
         self._owners: dict[str, KeyState] = {}
         #: {number: lease}, oldest grant first: granted, but the task never appeared
         self._unseen: OrderedDict[int, Lease] = OrderedDict()
@@ -82,11 +82,11 @@ class Ledger:
         return key in self._bound
 
     def is_waiting(self, key: str) -> bool:
-        """Whether this key waits for what it requested."""
+        """Whether this key waits for leases that it requested."""
         return key in self._owners
 
     def owners(self) -> Iterable[str]:
-        """The keys that wait for what they requested."""
+        """The keys that wait for leases that they requested."""
         return self._owners.keys()
 
     def would_lend(self, owner: str | None) -> bool:
@@ -119,7 +119,7 @@ class Ledger:
     def unsubmitted(self) -> int:
         """Number of transformations that have live leases but no task yet.
 
-        Those that wait without a key count one each.
+        Waiting leases without a key count one each.
         """
         return len(self._bound) - self._seen + self._unbound_waiting
 
@@ -134,7 +134,7 @@ class Ledger:
         return self._bound.keys()
 
     def requests_for(self, key: str) -> list[Request]:
-        """What was requested for a key and is live, oldest first."""
+        """The live requests for a key, oldest first."""
         return [lease.request for lease in self.leases_for(key)]
 
     def owned_by(self, key: str) -> list[str]:
@@ -143,7 +143,7 @@ class Ledger:
         return list(owner.owned) if owner else []
 
     def requested_by(self, key: str) -> list[Request]:
-        """What a transformation requested and is live, oldest first."""
+        """The live requests of a transformation, oldest first."""
         return [self.leases[lease_id].request for lease_id in self.owned_by(key)]
 
     def holding(self, limit: int) -> list[str]:
@@ -152,7 +152,7 @@ class Ledger:
         return list(islice(using, limit))
 
     def position(self, lease: Lease) -> int:
-        """Which of the waiting leases a waiting lease is, in their order from 1."""
+        """The position of a waiting lease in the order of grants, from 1."""
         depth = lease.request.depth
         before = sum(len(v) for k, v in self._waiting.items() if k > depth)
         return 1 + before + list(self._waiting[depth]).index(lease.number)
@@ -171,8 +171,8 @@ class Ledger:
     def path(self, start: str, goal: str) -> list[str] | None:
         """Keys from ``start`` to ``goal`` along "waits for", or None without one.
 
-        A depth-first walk over what ``start`` waits for. It ends at once when nobody
-        waits for ``goal`` or ``start`` waits for nobody, which is nearly always.
+        A depth-first walk over the keys that ``start`` waits for. It ends at once when
+        no key waits for ``goal`` or ``start`` waits for no key, which is nearly always.
         """
         if start == goal:
             return [start]
@@ -198,7 +198,7 @@ class Ledger:
     # -- changes -----------------------------------------------------------------
 
     def open(self, request: Request, now: float) -> Lease:
-        """Enter a new lease as waiting; the caller knows that its id is free."""
+        """Enter a new lease as waiting; the caller has checked that its id is free."""
         lease_id, key, owner_key = request.lease_id, request.key, request.owner
         held = self._by_holder.get(request.holder)
         if held is None:
@@ -233,7 +233,7 @@ class Ledger:
         return lease
 
     def admit(self, lease: Lease, now: float) -> list[Lease]:
-        """Grant a waiting lease and, when its key is new, all that wait for that key.
+        """Grant a waiting lease and, when its key is new, all leases waiting for it.
 
         Returns the leases granted, ``lease`` first.
         """

@@ -1,7 +1,7 @@
 """The permission machine: which nested transformation may run, and when.
 
 Pure: no I/O and no clock. Events go in together with the time (monotonic seconds),
-decisions come out, and somebody else delivers them. An illegal event raises
+decisions come out, and the caller delivers them. An illegal event raises
 :class:`IllegalEvent` and changes nothing.
 
 A transformation that calls others is a task that waits for tasks. If every slot of
@@ -11,22 +11,23 @@ the cluster could be held by a task that waits, nothing would ever finish. The r
    transformation waits for nested ones its slot is lent; *slots in use* are those of
    admitted transformations that do not wait. Resuming never blocks: a transformation
    takes its slot back when its last nested lease ends, even beyond the capacity.
-2. A request is granted at once while fewer slots are in use than there are: the
-   deepest first, in order of arrival within one depth. Breadth first would hold
+2. A request is granted at once while fewer slots are in use than there are. The
+   deepest comes first, in order of arrival within one depth. Breadth first would hold
    exponentially many waiting transformations at the same time; depth first holds about
    capacity x depth. A request for a key that is admitted joins it without a slot.
-3. At the end of an *epoch* the load decides how many may go beyond the capacity. What
-   the waiting requests leave of that is the *allowance* of requests that cannot wait.
-4. If nothing runs although something waits, one request is decided at once. A running
-   transformation may itself wait for something unknown to us, such as a file. Where no
-   lease has ended for the *patience*, the end of the epoch therefore grants one request
-   at least, after twice that time another, and so on.
+3. At the end of an *epoch* the load decides how many requests are granted beyond the
+   capacity. If the waiting requests do not use all of these grants, the remainder is the
+   *allowance* of requests that cannot wait.
+4. If no task runs although requests wait, one request is decided at once. A running
+   transformation may itself wait for something unknown to us, such as a file. If no
+   lease has ended for the *patience*, the end of the epoch therefore grants at least one
+   request, after twice that time another, and so on.
 5. Only requests that can never be granted are refused: those that cannot wait
    (``capacity``), those that would wait for themselves (``cycle``), and those that
    would exceed the *ceiling* while all admitted transformations wait (``ceiling``).
 6. Every lease ends with its task, its holder or its timeout.
-7. A release is final, also one that arrives before its request: a request for a lease
-   that was released is refused, so that messages may overtake each other.
+7. A release is final, even if it arrives before its request: a request for a released
+   lease is refused. So messages may overtake each other.
 """
 
 from __future__ import annotations
@@ -56,9 +57,9 @@ from .released import Released
 
 #: Transformations that one Seamless process can hold, unless its worker says otherwise
 CEILING_PER_PROCESS = 256
-#: Below this load an epoch grants a share of the capacity, up to the next one ...
+#: Below this load an epoch grants a share of the capacity, ...
 LOW_LOAD = 0.5
-#: ... a single request, and above this load none.
+#: ... from there up to this load a single request, and above it none.
 HIGH_LOAD = 0.85
 #: The share of the capacity that an epoch with low load grants
 LOW_LOAD_SHARE = 0.05
@@ -68,7 +69,7 @@ _CYCLE_SHOWN = 16
 
 @dataclass(frozen=True)
 class _Terms:
-    """What one worker offers."""
+    """The offer of one worker."""
 
     processes: int
     throttle: int
@@ -82,10 +83,10 @@ class _Terms:
 class PermissionMachine:
     """Admits nested transformations; see the module for the rules.
 
-    A request id counts while its lease lives. Asking again with the same id and the
-    same content returns the decision again if there is one and changes nothing; once
-    the lease has ended or was refused, the id is free and asking is a new question. An
-    id that its holder has released is used up.
+    A request id is taken while its lease is live. A repeated request with the same id
+    and content returns the decision again, if there is one, and changes nothing. Once
+    the lease has ended or was refused, the id is free for a new request. An id that its
+    holder has released cannot be used again.
 
     Parameters: ``started`` is the time at which the first epoch begins, the others
     are seconds.
@@ -123,8 +124,8 @@ class PermissionMachine:
         self._ledger = Ledger()
         self._epoch_started = started
         self._allowance = 0
-        #: since when no lease has ended although requests wait, how many had, and when
-        #: the patience ends
+        #: since when no lease has ended although requests wait, the number of leases
+        #: that had ended by then, and when the patience ends
         self._still_since = started
         self._still_ended = 0
         self._still_until = started + patience
@@ -141,7 +142,7 @@ class PermissionMachine:
         ceiling: int | None,
         now: float,
     ) -> list[Decision]:
-        """A worker offers slots, or changes what it offers.
+        """A worker offers slots, or changes their number.
 
         Raises IllegalEvent for anything but counts of at least 1.
         """
@@ -169,7 +170,7 @@ class PermissionMachine:
         return self.remove_holder(address, now)
 
     def remove_holder(self, holder: str, now: float) -> list[Decision]:
-        """A client or worker is gone: nobody is left to be told about its leases."""
+        """A client or worker is gone; its leases end without a message to it."""
         check_name("holder", holder)
         check_time(now)
         leases = [self._ledger.leases[i] for i in self._ledger.held_by(holder)]
@@ -178,13 +179,13 @@ class PermissionMachine:
     # -- leases ------------------------------------------------------------------
 
     def request(self, request: Request, now: float) -> list[Decision]:
-        """Somebody asks for a lease.
+        """A holder asks for a lease.
 
         The answer is among the decisions, unless the request has to wait; decisions
         about other leases may be there too.
 
-        Raises IllegalEvent if the request makes no sense, or if its id belongs to a
-        live lease that was asked for by somebody else or with other content.
+        Raises IllegalEvent if the request is invalid, or if its id belongs to a live
+        lease of another holder or with other content.
         """
         check_time(now)
         known = self.check_request(request)
@@ -217,9 +218,9 @@ class PermissionMachine:
         return known
 
     def release(self, lease_id: str, holder: str, now: float) -> list[Decision]:
-        """The holder needs its lease no longer, or stops to wait for it.
+        """The holder does not need its lease any more, or stops waiting for it.
 
-        An id that is not live is counted; it will not be granted any more.
+        A release of an id that is not live is counted; the id will not be granted.
 
         Raises IllegalEvent if the lease belongs to another holder.
         """
@@ -233,7 +234,7 @@ class PermissionMachine:
     def withdraw(
         self, lease_id: str, holder: str, reason: str, now: float
     ) -> list[Decision]:
-        """Refuse a waiting lease on behalf of a caller whose patience ended.
+        """Refuse a waiting lease because its caller gives up waiting.
 
         Changes nothing if the lease is granted or not live any more.
 
@@ -243,11 +244,11 @@ class PermissionMachine:
         if lease is None or lease.granted_at is not None:
             return []
         self._ledger.close(lease)
-        # no slot is free now that was not before; its owner may even take one back
+        # this frees no slot; its owner may even take its slot back
         return [self._chronicle.refused(lease.request, "capacity", reason, now)]
 
     def end_all(self, now: float) -> None:
-        """Everything starts again: no lease survives, workers stay."""
+        """The scheduler was restarted: all leases end, workers stay."""
         check_time(now)
         for lease in list(self._ledger.leases.values()):
             self._close(lease, "restart", now)
@@ -279,8 +280,8 @@ class PermissionMachine:
     def key_finished(self, key: str, now: float) -> list[Decision]:
         """The task of a key has a result or an error: the leases bound to it end.
 
-        Those that still waited are told that they may go ahead: they will find the
-        result, and need no slot for that.
+        Leases that still waited are granted: their holders will find the result, and
+        need no slot for that.
         """
         check_name("key", key)
         check_time(now)
@@ -295,7 +296,7 @@ class PermissionMachine:
     def key_lost(self, key: str, now: float) -> list[Decision]:
         """The task of a key is gone without a result: its granted leases end.
 
-        A grant whose task was never seen stays: what disappeared was an older task
+        A grant whose task was never seen stays: the task that is gone was an older one
         with the same key. Requests that wait for the key go on waiting.
         """
         check_name("key", key)
@@ -339,7 +340,7 @@ class PermissionMachine:
         """The caller saw that no task executes anywhere although requests wait.
 
         One of them is decided: granted, or refused if the ceiling is reached. Without
-        capacity nothing can run, and the requests wait for a worker.
+        capacity no task can run, and the requests wait for a worker.
         """
         check_time(now)
         lease = self._ledger.head()
@@ -350,7 +351,7 @@ class PermissionMachine:
         return [self._refuse_at_ceiling(lease, now)]
 
     def expire(self, now: float) -> list[Decision]:
-        """End the grants that were never used, and those nobody could account for."""
+        """End grants whose task never appeared, and grants without a task, by timeout."""
         check_time(now)
         overdue = self._ledger.overdue(now, self.start_timeout, self.unbound_timeout)
         self._chronicle.expired_total += len(overdue)
@@ -360,12 +361,12 @@ class PermissionMachine:
 
     @property
     def ledger(self) -> Ledger:
-        """The book of leases; others only read it."""
+        """The ledger; other modules only read it."""
         return self._ledger
 
     @property
     def live(self) -> int:
-        """Number of leases that wait or are granted."""
+        """Number of live leases, waiting or granted."""
         return len(self._ledger.leases)
 
     @property
@@ -375,7 +376,7 @@ class PermissionMachine:
 
     @property
     def wait_times(self) -> WaitTimes:
-        """How long the requests waited that were granted."""
+        """Waiting times of the granted requests."""
         return self._chronicle.wait_times
 
     @property
@@ -412,7 +413,7 @@ class PermissionMachine:
         return self._ledger.oldest_waiting(limit)
 
     def why_waiting(self) -> str:
-        """A sentence that says what the waiting requests wait for."""
+        """A sentence that says why requests wait."""
         if not self.capacity:
             return "no worker offers slots"
         if self._ledger.admitted >= self.ceiling:
@@ -423,7 +424,7 @@ class PermissionMachine:
         return f"{self._ledger.slots_in_use} of {self.capacity} slots are in use"
 
     def statistics(self) -> Statistics:
-        """A picture of the machine that does not change any more."""
+        """A snapshot of the machine."""
         done = self._chronicle
         return Statistics(
             capacity=self.capacity,
@@ -444,7 +445,7 @@ class PermissionMachine:
         )
 
     def story(self, lease_id: str) -> list[StoryLine]:
-        """What happened to one lease, as far as it is remembered."""
+        """The events of one lease, as far as they are remembered."""
         return self._chronicle.story(lease_id)
 
     def validate(self) -> None:
@@ -476,7 +477,7 @@ class PermissionMachine:
     # -- the rules ---------------------------------------------------------------
 
     def _admit_waiting(self, now: float) -> list[Decision]:
-        """Rule 2 for those that wait, and the ceiling of rule 5."""
+        """Rule 2 for waiting requests, and the ceiling of rule 5."""
         decisions: list[Decision] = []
         ledger = self._ledger
         while self.capacity:
@@ -498,7 +499,7 @@ class PermissionMachine:
         ledger = self._ledger
         head = ledger.head()
         overtakes = head is not None and head.request.depth >= request.depth
-        # the slot of its own owner is free as soon as the request counts
+        # the slot of its own owner is lent as soon as the request is entered
         in_use = ledger.slots_in_use - ledger.would_lend(request.owner)
         if overtakes or ledger.admitted >= self.ceiling:
             granted = False
@@ -522,7 +523,7 @@ class PermissionMachine:
         return 1
 
     def _stands_still(self, now: float) -> bool:
-        """Rule 4, for what may wait unseen; asked at the end of each epoch."""
+        """Rule 4 for waits unknown to us: whether to grant a request at this epoch's end."""
         ended = self._chronicle.ended_total
         if ended != self._still_ended or not (self._ledger.waiting and self.capacity):
             self._still_ended = ended
@@ -553,7 +554,7 @@ class PermissionMachine:
         return self._ledger.open(request, now)
 
     def _admit(self, lease: Lease, why: str, now: float) -> list[Decision]:
-        """Grant a lease and those that join it."""
+        """Grant a lease and the leases that join it."""
         before = self._ledger.slots_in_use
         leases = self._ledger.admit(lease, now)
         after = self._ledger.slots_in_use
@@ -570,7 +571,7 @@ class PermissionMachine:
         return self._chronicle.refused(lease.request, "ceiling", reason, now)
 
     def _end(self, leases: Iterable[Lease], why: str, now: float) -> list[Decision]:
-        """End leases, then give the slots that they free to those that wait."""
+        """End leases, then give the slots that they free to waiting requests."""
         for lease in leases:
             self._close(lease, why, now)
         return self._admit_waiting(now)
@@ -586,7 +587,7 @@ class PermissionMachine:
             self.ceiling -= terms.ceiling
 
     def _own_lease(self, lease_id: str, holder: str, now: float) -> Lease | None:
-        """The live lease of that id, or None; raises IllegalEvent if not the holder's."""
+        """The live lease of that id, or None; IllegalEvent if another holder has it."""
         check_name("lease id", lease_id)
         check_name("holder", holder)
         check_time(now)

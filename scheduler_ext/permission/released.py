@@ -1,9 +1,8 @@
-"""Remembers which leases were given back: pure, bounded.
+"""Remembers which leases were released: pure, bounded.
 
 A request and the release of the same lease travel on different connections, and a
 request whose reply was lost is sent again. So a release may arrive before its request,
-and a copy of the request after the release. Granting such a request would take a slot
-for nobody.
+and a copy of the request after the release. Granting such a request would waste a slot.
 """
 
 from __future__ import annotations
@@ -11,7 +10,7 @@ from __future__ import annotations
 from collections import OrderedDict
 from dataclasses import dataclass, field
 
-#: seconds for which a release is remembered: longer than any message is on its way
+#: seconds for which a release is remembered: longer than any message travels
 MEMORY = 600.0
 #: releases that are remembered at the most, the latest ones
 MOST = 50_000
@@ -19,13 +18,13 @@ MOST = 50_000
 
 @dataclass
 class Released:
-    """The leases that were given back lately."""
+    """The leases that were released lately."""
 
     #: {(holder, lease id): monotonic seconds}, oldest first
     _at: OrderedDict[tuple[str, str], float] = field(default_factory=OrderedDict)
 
     def add(self, holder: str, lease_id: str, now: float) -> None:
-        """A holder has given a lease back, whether it was known or not."""
+        """A holder has released a lease, whether it was known or not."""
         at = self._at
         at[holder, lease_id] = now
         at.move_to_end((holder, lease_id))
@@ -33,5 +32,5 @@ class Released:
             at.popitem(last=False)
 
     def has(self, holder: str, lease_id: str) -> bool:
-        """Whether a holder has given this lease back."""
+        """Whether a holder has released this lease."""
         return (holder, lease_id) in self._at

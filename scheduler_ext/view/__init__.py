@@ -1,1 +1,1 @@
-"""What people and programs are told of a scheduler. See docs/operations.md."""
+"""The state of a scheduler, shown to people and programs. See docs/operations.md."""

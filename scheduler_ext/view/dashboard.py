@@ -1,8 +1,8 @@
 """The operators' page ``/seamless`` on Dask's dashboard.
 
-Dask's pages are one application of Bokeh's, which takes no further page once it runs.
-So ours is another application beside it, on the same port, with a link in the menu
-that all pages share.
+Dask's pages are one application of Bokeh, which takes no further page once it runs.
+So our page is another application on the same port, with a link in the menu that all
+pages share.
 """
 
 from __future__ import annotations
@@ -67,9 +67,9 @@ a { color: #0072b2; text-decoration: none; font-family: monospace; }
 
 
 class Curves:
-    """What the samples say, over time; new samples are all that a browser is sent."""
+    """The curves of the samples over time; a browser is sent only new samples."""
 
-    #: {column: what the sample has}
+    #: columns, named like the fields of a sample
     FIELDS = (
         "capacity",
         "slots_in_use",
@@ -136,7 +136,7 @@ class Curves:
                 line_width=2,
             )
         plot.yaxis.formatter = NumeralTickFormatter(format="0,0.[0]")
-        # above the curves, which it would hide
+        # above the curves, because inside it would hide them
         plot.add_layout(plot.legend[0], "above")
         plot.legend.orientation = "horizontal"
         plot.legend.label_text_font_size = "11px"
@@ -151,13 +151,13 @@ class Curves:
         return plot
 
     def update(self) -> None:
-        """Send what was sampled since the last time."""
+        """Send the samples taken since the last call."""
         history = self._operations.history
         new = history.since(self._seen)
         if not new:
             return
         self._seen = history.added
-        # Bokeh shows times as they are in UTC; people read the scheduler's clock
+        # Bokeh shows UTC; people expect the local time of the scheduler
         offset = localtime(new[-1].time).tm_gmtoff
         columns: dict[str, Any] = {
             name: [getattr(sample, name) for sample in new] for name in self.FIELDS
@@ -181,8 +181,8 @@ def _rate(before: Sample, after: Sample, counter: str) -> float:
 class Table:
     """A table under its heading; without rows the heading says so.
 
-    ``widths`` are those of the columns, in percent; ``numbers`` the fields that are
-    aligned to the right.
+    ``widths`` are the widths of the columns in percent; ``numbers`` are the fields that
+    are aligned to the right.
     """
 
     def __init__(
@@ -229,7 +229,7 @@ class Page(DashboardComponent):
     def __init__(self, shown: Shown) -> None:
         self._shown = shown
         self._detached = False
-        #: what somebody should look at
+        #: problems that need attention
         self.alarms: list[str] = []
         self._alarm = Div(
             visible=False, sizing_mode="stretch_width", stylesheets=[_STYLE]
@@ -317,13 +317,13 @@ def _cards(cards: list[Card]) -> str:
 
 
 def _set(model: Any, name: str, value: Any) -> None:
-    """Assign what has changed, so that nothing else is sent."""
+    """Assign a value only if it has changed, so that unchanged values are not sent."""
     if getattr(model, name) != value:
         setattr(model, name, value)
 
 
 def add(operations: Operations, dask_pages: Any) -> Callable[[], None]:
-    """Add the page and its link; returns what removes them."""
+    """Add the page and its link; returns a function to remove them."""
     scheduler = operations.scheduler
     shown = Shown(operations)
     variables = template_variables(scheduler)
@@ -354,7 +354,7 @@ def add(operations: Operations, dask_pages: Any) -> Callable[[], None]:
     def remove() -> None:
         variables["pages"].remove(PAGE)
         applications.remove(application)
-        # at once: we are on the loop for which a newer Bokeh would otherwise wait
+        # without waiting: a newer Bokeh would wait for the loop that we are on
         application.stop(wait=False)
 
     return remove

@@ -1,7 +1,7 @@
-"""Where transformations are and what they wait for, in sentences.
+"""Explains in sentences where transformations are and what they wait for.
 
-Functions over the state of the scheduler and of the plugin; nothing is changed. What
-they return goes over the wire, see :func:`overview` and :func:`why`.
+Functions over the state of the scheduler and of the plugin; they change nothing. Their
+return values go over the wire, see :func:`overview` and :func:`why`.
 """
 
 from __future__ import annotations
@@ -28,13 +28,13 @@ from .workers import PAUSED, paused
 SHOWN = 100
 #: Steps that a chain has at most
 MAX_STEPS = 50
-#: Keys that are named where many are meant
+#: Keys that a text or list names at most
 MAX_NAMED = 5
 
-#: "token": it was asked for and waits for a slot. "submission": it has the slot, its
-#: task is on the way. "dependency": it waits for its inputs. "no-worker": no worker
-#: fits. "queued": Dask holds it back. "assigned": a worker has it and did not begin.
-#: "running", and "calling" when it waits for transformations that it called.
+#: "token": its lease was requested and waits for a slot. "submission": it has the slot,
+#: its task is on the way. "dependency": it waits for its inputs. "no-worker": no worker
+#: fits. "queued": Dask holds it back. "assigned": a worker has it and has not begun it.
+#: "running", or "calling" when it waits for transformations that it called.
 State = Literal[
     "token",
     "submission",
@@ -62,7 +62,7 @@ _ENDINGS = {
 
 @dataclass(frozen=True)
 class Subject:
-    """What the explanations are about."""
+    """The objects that the explanations are about."""
 
     scheduler: Scheduler
     machine: PermissionMachine
@@ -112,7 +112,7 @@ def overview(subject: Subject, now: float, limit: int = SHOWN) -> dict[str, Any]
 
 
 def why(subject: Subject, checksum: str, now: float) -> dict[str, Any]:
-    """Where one transformation is, and the chain of what it waits for.
+    """Where one transformation is, and the chain of transformations that it waits for.
 
     Returns::
 
@@ -123,8 +123,8 @@ def why(subject: Subject, checksum: str, now: float) -> dict[str, Any]:
         ended        None, or {"ending": see history.Ending, "seconds_ago": float,
                      "seconds": float with a worker or None}
         tasks        one for each Dask task, usually one: the row of overview, with
-          chain      [rows of overview]: first what the task waits for, then what that
-                     waits for, and so on; of several it follows the oldest
+          chain      [rows of overview]: first the task that it waits for, then the task
+                     that this one waits for, and so on; always the oldest of several
           waits_for  {"total": int, "keys": [str]}, the first few
           called_by  {"total": int, "keys": [str]}, transformations that wait for it
           clients    number of Dask clients that want its task
@@ -164,7 +164,7 @@ def why(subject: Subject, checksum: str, now: float) -> dict[str, Any]:
 
 
 def chain(subject: Subject, key: str, now: float) -> list[dict[str, Any]]:
-    """What a task waits for, and what that waits for: rows of overview, see why."""
+    """The chain of tasks that a task waits for, as rows of overview; see why."""
     steps: list[dict[str, Any]] = []
     seen = {key}
     while len(steps) < MAX_STEPS:
@@ -178,7 +178,7 @@ def chain(subject: Subject, key: str, now: float) -> list[dict[str, Any]]:
 
 
 def on_the_way(subject: Subject) -> str:
-    """What the batch system has in its queue, or empty."""
+    """The jobs in the queue of the batch system as text, or empty."""
     jobs = subject.scaling.snapshot()["jobs"]
     pending, starting = jobs.get("pending", 0), jobs.get("starting", 0)
     if not (pending or starting):
@@ -187,7 +187,7 @@ def on_the_way(subject: Subject) -> str:
 
 
 def named(subject: Subject, prefix: str) -> list[str]:
-    """The checksums of all known transformations that begin so, sorted."""
+    """The checksums of known transformations that begin with a prefix, sorted."""
     keys = map(checksum_of, subject.machine.ledger.keys())
     known = {*subject.live.checksums(), *subject.journal.remembered(), *keys}
     return sorted(each for each in known if each and each.startswith(prefix))
@@ -238,7 +238,7 @@ def _token(subject: Subject, key: str) -> dict[str, Any]:
 
 
 def _row(subject: Subject, key: str, now: float) -> dict[str, Any]:
-    """Whatever is known by a key; for a task of Dask only that it is one."""
+    """A row for a key: of its unfinished task, else of its lease, else of its end."""
     task = subject.scheduler.tasks.get(key)
     if task is None or task.state not in UNFINISHED:
         ledger = subject.machine.ledger
@@ -260,7 +260,7 @@ def _row(subject: Subject, key: str, now: float) -> dict[str, Any]:
 
 
 def _lease_row(subject: Subject, lease: Lease, now: float) -> dict[str, Any]:
-    """A transformation without a task; its key is None if nobody said."""
+    """A row for a transformation without a task; its key may be None."""
     if lease.granted_at is None:
         state: State = "token"
         reason = f"no token: {subject.machine.why_waiting()}"
@@ -332,7 +332,7 @@ def _with_worker(
 
 
 def _no_worker(subject: Subject, task: TaskState) -> str:
-    """Why no worker may run a task: there is none, or what it asks for is not there."""
+    """Why no worker may run a task: there is none, or none fits its restrictions."""
     scheduler = subject.scheduler
     asked: list[str] = []
     if task.host_restrictions:
@@ -355,7 +355,7 @@ def _no_worker(subject: Subject, task: TaskState) -> str:
 
 
 def _paused(subject: Subject) -> str:
-    """Workers that take no tasks, in addition to a reason."""
+    """An addition to a reason if workers are paused."""
     text = paused(subject.scheduler)
     return f"; {text}" if text else ""
 
@@ -368,7 +368,7 @@ def _ended(subject: Subject, ended: Ended) -> str:
 
 
 def _name(lease: Lease) -> str:
-    """Leases for one key stand for one transformation."""
+    """The name of the transformation of a lease: leases for one key share it."""
     return lease.request.key or lease.request.lease_id
 
 

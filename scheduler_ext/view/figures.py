@@ -1,6 +1,6 @@
-"""What the page shows, as rows of numbers and words; without Bokeh.
+"""The content of the page, as rows of numbers and words; without Bokeh.
 
-However large the cluster is, the rows are few, and totals are exact.
+The number of rows is limited, however large the cluster is; totals are exact.
 """
 
 from __future__ import annotations
@@ -58,30 +58,30 @@ DECISION_FIELDS = {"time": "time", "change": "workers", "reason": "reason"}
 
 @dataclass(frozen=True)
 class Card:
-    """A figure in large type, with what it is and what there is to say about it."""
+    """A figure in large type, with a title and a note."""
 
     title: str
     value: str
     note: str
-    #: whether somebody should act
+    #: whether it shows a problem
     alarming: bool = False
 
 
 @dataclass(frozen=True)
 class Figures:
-    """All that changes on the page, apart from the curves."""
+    """Everything that changes on the page, except for the curves."""
 
     cards: list[Card]
     workers: list[Row]
     waiting: list[Row]
     running: list[Row]
     decisions: list[Row]
-    #: above each table, what it holds and what was left out
+    #: above each table: the number of entries, and how many are shown
     workers_title: str
     waiting_title: str
     running_title: str
     decisions_title: str
-    #: what is wrong with the batch system
+    #: paused workers, a standstill, problems with the batch system
     problems: list[str]
 
 
@@ -264,7 +264,7 @@ def _decision_row(decision: Row) -> Row:
 
 
 def _short(row: Row) -> str:
-    """The beginning of what identifies a transformation."""
+    """The first characters of a transformation's checksum or key."""
     name = row["checksum"] or row["key"]
     if name is None:
         return "not said"

@@ -1,6 +1,6 @@
-"""What the operators' page remembers: samples, waiting times, lives and ends.
+"""The memory of the operators' page: samples, waiting times, and how tasks ended.
 
-Pure: time comes in as monotonic seconds, apart from samples, whose time people read
+Pure: time comes in as monotonic seconds, except for samples, whose time people read
 (Unix seconds). Everything here is bounded, or as long as the list of unfinished tasks.
 """
 
@@ -23,7 +23,7 @@ MAX_SAMPLES = 900
 MAX_ENDINGS = 5_000
 
 #: How a transformation ended. "failed" says that its own code or an input failed,
-#: "erred" that Dask could not run it, "dropped" that nobody wanted it any more.
+#: "erred" that Dask could not run it, "dropped" that no client or task wanted it any more.
 Ending = Literal[
     "stored",
     "cached",
@@ -34,7 +34,7 @@ Ending = Literal[
     "cancelled",
     "dropped",
 ]
-#: What a worker may report about a task that has a result
+#: Endings that a worker may report for a task that has a result
 REPORTED: tuple[Ending, ...] = ("stored", "cached", "remote_job", "failed")
 
 
@@ -80,12 +80,12 @@ class Ended:
     checksum: str | None
     ending: Ending
     at: float
-    #: seconds since a worker got it; None if none ever did
+    #: seconds from when a worker got it; None if no worker did
     seconds: float | None
 
 
 class Journal:
-    """Since when transformations wait or are with a worker, and how they ended.
+    """Records since when transformations wait or are with a worker, and how they ended.
 
     O(1) per change of state. Both tables are in the order of arrival.
     """
@@ -93,7 +93,7 @@ class Journal:
     def __init__(self) -> None:
         #: {task key: since}, of unfinished tasks without a worker
         self.waiting: dict[str, float] = {}
-        #: {task key: (since, when it was given to a worker)}
+        #: {task key: (since when it is unfinished, when it was given to a worker)}
         self.with_worker: dict[str, tuple[float, float]] = {}
         #: {ending: number}
         self.endings: dict[str, int] = dict.fromkeys(
@@ -101,8 +101,8 @@ class Journal:
         )
         #: results of nested transformations that were found instead of computed
         self.nested_cache_hits = 0
-        #: how long transformations whose calls had ended waited for their process,
-        #: those that did
+        #: how long transformations waited for their process after their calls had ended,
+        #: if they had to wait
         self.resume_waits = WaitTimes()
         #: how often the code of a transformation began another time on its worker
         self.begun_again = 0
@@ -122,8 +122,8 @@ class Journal:
     ) -> None:
         """The task of a transformation went to another Dask state.
 
-        ``again`` says that it was released and will run another time; ``report`` is
-        what its worker says about a task that is in memory now.
+        ``again`` says that it was released and will run again; ``report`` is the report
+        of the worker on a task that is in memory now.
         """
         known = key in self.waiting or key in self.with_worker
         since, started = self._take(key, now)
@@ -147,7 +147,7 @@ class Journal:
         return self._ended.get(name)
 
     def remembered(self) -> Iterable[str]:
-        """What :meth:`ended` knows, oldest first."""
+        """The names that :meth:`ended` knows, oldest first."""
         return self._ended.keys()
 
     def _take(self, key: str, now: float) -> tuple[float, float | None]:
@@ -169,7 +169,7 @@ class Journal:
         return "cancelled" if cancelled else "dropped"
 
     def _count(self, report: Mapping[str, Any]) -> None:
-        """Add the numbers of a report, as far as they are numbers."""
+        """Add the figures of a report, if they are valid numbers."""
         hits, begun = report.get("cache_hits"), report.get("begun")
         if isinstance(hits, int) and hits > 0:
             self.nested_cache_hits += hits

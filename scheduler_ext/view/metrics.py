@@ -1,8 +1,8 @@
 """Figures for Prometheus, beside Dask's own on the scheduler's ``/metrics``.
 
-Dask keeps one set of collectors for all schedulers of a process, and tells each of
-them by ``server`` which scheduler is asked. Ours joins that set: it is registered once
-while any scheduler has the plugin, and shows what belongs to the one that is asked.
+Dask keeps one set of collectors for all schedulers of a process, and tells each
+collector by ``server`` which scheduler is asked. Ours joins that set: it is registered
+once while any scheduler has the plugin, and shows the figures of the asked scheduler.
 """
 
 from __future__ import annotations
@@ -30,7 +30,7 @@ from .workers import processes
 Family = GaugeMetricFamily | CounterMetricFamily | HistogramMetricFamily
 Labelled = TypeVar("Labelled", GaugeMetricFamily, CounterMetricFamily)
 
-#: {scheduler: what is shown of it}
+#: {scheduler: the operations that are shown for it}
 _shown: dict[Scheduler, Operations] = {}
 
 
@@ -49,7 +49,7 @@ class SeamlessCollector(PrometheusCollector, Collector):
 
 
 def add(operations: Operations) -> Callable[[], None]:
-    """Show a scheduler's figures on its ``/metrics``; returns what ends that."""
+    """Show a scheduler's figures on its ``/metrics``; returns a function to undo it."""
     if not _shown:
         core.COLLECTORS.append(SeamlessCollector)
         present = _present()
@@ -75,7 +75,7 @@ def _present() -> tuple[Collector, ...]:
 
 
 def _set_present(*collectors: Collector) -> None:
-    """Have Dask use these collectors, which differ from its own by ours alone."""
+    """Let Dask use these collectors: its own, with or without ours."""
     before = _present()
     handler: Any = core.PrometheusHandler
     handler._collectors = collectors or None
@@ -102,7 +102,7 @@ def _tokens(operations: Operations) -> Iterator[Family]:
     )
     yield GaugeMetricFamily(
         "seamless_tokens_lent",
-        "Tokens of nested transformations that wait for others, who may use them.",
+        "Tokens of nested transformations that wait for others, which may use them.",
         statistics.lent,
     )
     yield GaugeMetricFamily(
@@ -159,7 +159,7 @@ def _transformations(operations: Operations) -> Iterator[Family]:
     yield _labelled(
         CounterMetricFamily,
         "seamless_transformations_ended",
-        "Transformations that ended, by how they did.",
+        "Transformations that ended, by kind of ending.",
         "ending",
         endings,
     )
@@ -171,8 +171,8 @@ def _transformations(operations: Operations) -> Iterator[Family]:
     )
     yield _histogram(
         "seamless_resume_wait_seconds",
-        "Time for which transformations whose calls had ended waited for their "
-        "process, of those that did.",
+        "Time for which transformations waited for their process after their calls "
+        "had ended, if they had to wait.",
         journal.resume_waits,
     )
     yield GaugeMetricFamily(

@@ -1,6 +1,6 @@
-"""What operators see of a scheduler: its state, samples and explanations.
+"""Shows operators the state of a scheduler, samples and explanations.
 
-Everything here only looks: nothing that is decided depends on it.
+Everything here only reads: no decision depends on it.
 """
 
 from __future__ import annotations
@@ -22,12 +22,12 @@ from .history import History, Journal, Sample
 from .phrases import listed
 from .standstill import Watchdog
 
-#: How the stimuli begin by which tasks are cancelled: by us, by Dask
+#: Prefixes of the stimuli that cancel tasks: ours, and Dask's
 _CANCELLATIONS = (STIMULUS, "cancel-")
 
 
 class Operations:
-    """Remembers what people want to know about one scheduler, and answers them.
+    """Collects the information for people about one scheduler, and answers questions.
 
     ``status`` returns the status of the plugin.
     """
@@ -52,7 +52,7 @@ class Operations:
         #: whether the plugin takes part in the scheduler; see :class:`.pages.Pages`
         self.attached = False
 
-    # -- what happens ------------------------------------------------------------
+    # -- events ------------------------------------------------------------------
 
     def moved(self, key: str, start: str, finish: str, stimulus_id: str = "") -> None:
         """The task of a transformation changed its state; ``live`` still names it."""
@@ -74,7 +74,7 @@ class Operations:
         )
 
     def sample(self) -> Sample:
-        """Remember the numbers of this moment; costs the same however many there are."""
+        """Remember the numbers of this moment; the cost does not depend on them."""
         ledger = self.machine.ledger
         waiting, with_workers = explain.totals(self.subject)
         sample = Sample(
@@ -100,8 +100,9 @@ class Operations:
         ``endings_total`` is {:data:`.history.Ending`: number}, and
         ``nested_cache_hits_total`` the number of results that workers found for
         nested transformations, which then became no tasks. ``begun_again_total`` tells
-        how often the code of one began another time on its worker, and ``resumes`` how
-        many, whose calls had ended, waited for their process, and how long together.
+        how often the code of a transformation began again on its worker. ``resumes``
+        tells how many transformations waited for their process after their calls had
+        ended, and how long in total.
         """
         waits = self.journal.resume_waits
         return {

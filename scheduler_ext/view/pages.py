@@ -1,7 +1,7 @@
-"""Mounts what people see on the scheduler: page, JSON, metrics, and the samples for it.
+"""Mounts the page, the JSON and the metrics on the scheduler, and takes their samples.
 
-They belong to the HTTP server that a scheduler has anyway, and come and go while it
-runs.
+They use the HTTP server that the scheduler has anyway, and are added and removed while
+it runs.
 """
 
 from __future__ import annotations
@@ -42,20 +42,20 @@ class Pages:
         for add in (self._add_routes, self._add_metrics, self._add_page):
             try:
                 undo = add()
-            except Exception:  # the scheduler works without
+            except Exception:  # the scheduler works without it
                 logger.exception("%s failed: something is not shown", add.__name__)
             else:
                 if undo is not None:
                     self._undo.append(undo)
 
     def close(self) -> None:
-        """Take everything away; a page that somebody has open says so."""
+        """Remove everything; a page that is open in a browser says so."""
         self._operations.attached = False
         while self._undo:
             undo = self._undo.pop()
             try:
                 undo()
-            except Exception:  # the others go on, and so does who detaches
+            except Exception:  # remove the others nevertheless, and finish detaching
                 logger.exception("%s failed: something is still shown", undo)
 
     # The modules below are loaded with the first scheduler, not with the package.
@@ -91,11 +91,11 @@ class Pages:
         return undo
 
     def _start_sampling(self) -> Undo:
-        """Take a sample now and then, until that is undone."""
+        """Take samples at regular times; returns the function that stops it."""
         callbacks = self._scheduler.periodic_callbacks
         callbacks[NAME] = self._sampler
         if self._scheduler.status == Status.running:
-            self._sampler.start()  # otherwise the scheduler does, when it starts
+            self._sampler.start()  # otherwise the scheduler starts it, when it starts
 
         def stop() -> None:
             self._sampler.stop()

@@ -51,7 +51,7 @@ class WhyHandler(_Json):
 
 
 def add(operations: Operations) -> Callable[[], None]:
-    """Add the routes to the scheduler's HTTP server; returns what removes them."""
+    """Add the routes to the scheduler's HTTP server; returns a function to remove them."""
     scheduler = operations.scheduler
     pages = dashboard_of(scheduler)
     prefix = "" if pages is None else pages.prefix.rstrip("/")

@@ -1,4 +1,4 @@
-"""Says so when a cluster stands still: something waits, nothing runs, nothing ends.
+"""Warns when a cluster stands still: tasks wait, no task runs, no task ends.
 
 A transformation that runs for long is no standstill, nor is a job that waits in the
 queue of a batch system. The Dask configuration key ``seamless-dask.stall-warning`` is
@@ -25,22 +25,23 @@ logger = logging.getLogger(__name__)
 
 KEY = "seamless-dask.stall-warning"
 DEFAULT = "5 minutes"
-#: Part of that time between two looks at what runs
+#: Part of that time between two checks of the running tasks
 LOOK = 0.1
-#: Chains that a warning has, and steps of each
+#: Most chains in a warning, and most steps of each
 CHAINS = 3
 STEPS = 8
 
 
 class Standstill:
-    """Decides when nothing happens any more. Pure; ``now`` is monotonic seconds.
+    """Decides whether the cluster stands still. Pure; ``now`` is monotonic seconds.
 
-    ``limit`` is the time in seconds without any sign of life, None for never.
+    ``limit`` is the time in seconds without a sign of life until the warning; None
+    means no warning.
     """
 
     def __init__(self, limit: float | None, now: float) -> None:
         self.limit = limit
-        #: since when everything stands still, None while it does not
+        #: since when the cluster stands still, None while it does not
         self.since: float | None = None
         self._ended = 0
         self._alive_at = now
@@ -50,10 +51,10 @@ class Standstill:
     def look(
         self, now: float, *, ended: int, unfinished: int, alive: Callable[[], bool]
     ) -> bool:
-        """Return True where a warning is due: once, until something has ended again.
+        """Return True if a warning is due: once, until a task has ended again.
 
-        ``ended`` and ``unfinished`` are numbers of tasks; ``alive`` says whether there
-        is a good reason that nothing ends, and is asked now and then.
+        ``ended`` and ``unfinished`` are numbers of tasks; ``alive`` tells whether there
+        is a good reason that no task ends, and is called from time to time.
         """
         if self.limit is None:
             return False
@@ -76,9 +77,9 @@ class Standstill:
 
 
 class Watchdog:
-    """Looks at a scheduler with each beat of the plugin, and warns in its log.
+    """Checks a scheduler with each beat of the plugin, and warns in its log.
 
-    Raises ValueError if the configuration key is no duration.
+    Raises ValueError if the configuration key is not a duration.
     """
 
     def __init__(self, subject: Subject, activity: Activity) -> None:
@@ -87,7 +88,7 @@ class Watchdog:
         self._standstill = Standstill(limit(), monotonic())
 
     def beat(self, now: float) -> None:
-        """Cheap, apart from a look at what the workers run, which is rare."""
+        """Check once; cheap, except for the rare check of the tasks that workers run."""
         tasks = self._activity.all
         if self._standstill.look(
             now,
@@ -98,7 +99,7 @@ class Watchdog:
             logger.warning("%s", self._message(now))
 
     def state(self) -> dict[str, Any] | None:
-        """``since`` (Unix seconds) and ``message``, or None while things go on."""
+        """``since`` (Unix seconds) and ``message``, or None without a standstill."""
         if self._standstill.since is None:
             return None
         now = monotonic()
@@ -108,7 +109,7 @@ class Watchdog:
         }
 
     def _message(self, now: float) -> str:
-        """Since when everything stands still, and who waits for what."""
+        """Since when the cluster stands still, and the chains of waiting tasks."""
         tasks = _by_state(self._activity, self._subject)
         parts = [
             f"Standstill: for {span(self._seconds(now))} nothing has ended and nothing "
@@ -127,7 +128,7 @@ class Watchdog:
         return 0.0 if since is None else max(0.0, now - since)
 
     def _alive(self) -> bool:
-        """Whether a task runs that waits for no other, or jobs are on their way."""
+        """Whether a task runs that does not wait for others, or jobs are on their way."""
         scheduler, waits = self._subject.scheduler, self._subject.machine.waits
         if not scheduler.workers:
             return bool(explain.on_the_way(self._subject))
@@ -139,9 +140,9 @@ class Watchdog:
 
 
 def limit() -> float | None:
-    """The configured time in seconds, None for never.
+    """The configured time in seconds, None for no warning.
 
-    Raises ValueError if it is no duration.
+    Raises ValueError if it is not a duration.
     """
     value = dask.config.get(KEY, DEFAULT)
     try:
@@ -157,7 +158,7 @@ def limit() -> float | None:
 
 
 def _by_state(activity: Activity, subject: Subject) -> list[str]:
-    """Such as ``3 processing``; what has no task yet is told as well."""
+    """Such as ``3 processing``; transformations without a task count as well."""
     states = {
         **activity.all.states,
         "not submitted": subject.machine.ledger.unsubmitted,
@@ -168,7 +169,7 @@ def _by_state(activity: Activity, subject: Subject) -> list[str]:
 def _chains(subject: Subject, now: float) -> list[str]:
     overview = explain.overview(subject, now, limit=2 * CHAINS)
     roots = overview["with_workers"] + overview["waiting"]
-    # who was asked for first is the end of most chains
+    # most chains start at the oldest transformation
     roots.sort(key=lambda row: row["age_seconds"], reverse=True)
     seen: set[str | None] = set()
     chains: list[str] = []

@@ -1,4 +1,4 @@
-"""What is said about workers: what they offer and do, and whether they take tasks."""
+"""Describes workers: their slots, their tasks, and whether they take more tasks."""
 
 from __future__ import annotations
 
@@ -13,21 +13,21 @@ from ..permission.machine import PermissionMachine
 from ..task_keys import is_transformation
 from .phrases import count
 
-#: Tasks that are looked at, for all workers together
+#: Tasks that are counted at most, for all workers together
 TASKS_SEEN = 5_000
-#: What Dask says when a worker needs more memory than it was given
+#: The reason why Dask pauses a worker
 PAUSED = "memory limit reached; ask for more memory"
 
 
 def condition(ws: WorkerState, leaves: bool) -> str:
-    """running, paused (it starts no task, for want of memory), leaving, or what else."""
+    """running, paused (short of memory: it starts no task), leaving, or a Dask status."""
     if leaves or ws.status == Status.closing_gracefully:
         return "leaving"
     return str(ws.status.name)
 
 
 def paused(scheduler: Scheduler) -> str:
-    """A sentence if workers are paused, which nothing else would tell; else empty."""
+    """A sentence if workers are paused, which Dask does not report; else empty."""
     number = sum(ws.status == Status.paused for ws in scheduler.workers.values())
     verb = "is" if number == 1 else "are"
     return f"{count(number, 'worker')} {verb} paused: {PAUSED}" if number else ""
@@ -39,9 +39,9 @@ def processes(ws: WorkerState) -> int | None:
 
 
 def work(machine: PermissionMachine, ws: WorkerState) -> dict[str, int]:
-    """Transformations of a worker: top-level, nested, and those of both that wait.
+    """Counts the transformations of a worker: top-level, nested, waiting, not begun.
 
-    What has not begun is known from the worker's last heartbeat.
+    The last heartbeat of the worker tells which ones have begun.
     """
     counts = {"top_level": 0, "nested": 0, "waiting": 0, "not_begun": 0}
     for task in ws.processing:
@@ -61,7 +61,7 @@ def rows(
     executing: Callable[[WorkerState], int],
     leaves: Callable[[str], bool],
 ) -> list[dict[str, Any]]:
-    """All workers, those of Seamless first, for the wire::
+    """All workers, Seamless workers first, for the wire::
 
         address, name      name is None for a worker that has not connected yet
         status             see condition; "expected" before it has connected
@@ -78,7 +78,8 @@ def rows(
         memory_limit       in bytes, 0 for none
         cpu                of its Dask process in percent of a core
 
-    ``executing`` counts such tasks, ``leaves`` knows who only finishes what it runs.
+    ``executing`` counts such tasks, ``leaves`` tells whether a worker only finishes its
+    tasks.
     """
     offers = machine.offers()
     addresses = [*offers, *(a for a in scheduler.workers if a not in offers)]

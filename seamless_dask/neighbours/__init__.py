@@ -1,1 +1,1 @@
-"""What we use of other packages that is not public. See docs/architecture.md."""
+"""The private names of other packages that we use. See docs/developing.md."""

@@ -1,9 +1,9 @@
 """Keeps tables of seamless-core and seamless-transformer from growing for ever.
 
-Both packages remember something about every checksum that they have seen, which does
-no harm in a process that runs one script. A Dask worker lives for days. The tables are
-replaced by others that forget what is oldest; all of them are caches, and what is
-missing there is asked for elsewhere.
+Both packages keep data about every checksum that they have seen. That does no harm in a
+process that runs one script, but a Dask worker lives for days. The tables are replaced by
+tables that forget their oldest entries. All of them are caches: missing entries are
+requested from elsewhere.
 """
 
 from __future__ import annotations
@@ -19,19 +19,19 @@ from .table_seamless import CACHE_METHODS
 
 #: entries of a table that has one small entry per checksum
 TABLE_LIMIT = 5_000
-#: bytes of buffers that a Dask worker holds for what has just been computed
+#: bytes of recent buffers that a Dask worker holds
 WORKER_SOFT_CAP = 1024**3
 
 
 class BoundedTable(OrderedDict[Any, Any]):
-    """A dict of at most `limit` entries; the oldest make room.
+    """A dict of at most `limit` entries, which then drops the oldest.
 
     Parameters
     ----------
     limit
-        How many.
+        The number of entries.
     entries
-        To begin with.
+        The initial entries.
     """
 
     def __init__(self, limit: int, entries: Mapping[Any, Any] | None = None) -> None:
@@ -79,7 +79,7 @@ def bound_tables(*, worker: bool = False) -> None:
     Parameters
     ----------
     worker
-        It is a Dask worker: its buffers can all be had from elsewhere.
+        Whether it is a Dask worker, whose buffers are all available elsewhere.
     """
     from seamless.caching import eviction_cost
     from seamless.caching.buffer_cache import get_buffer_cache
@@ -95,7 +95,7 @@ def bound_tables(*, worker: bool = False) -> None:
 
 
 def bound_results() -> None:
-    """Bound what this process remembers of transformations; idempotent."""
+    """Bound the tables of this process about transformations; idempotent."""
     from seamless_transformer.transformation_cache import get_transformation_cache
 
     results = get_transformation_cache()
@@ -108,10 +108,10 @@ def bound_results() -> None:
 
 
 async def evict_buffers() -> None:
-    """Have this process let go of buffers that were used and uploaded long ago.
+    """Make this process forget buffers that were used and uploaded long ago.
 
-    Seamless forgets them only where somebody has asked for it, and somebody who has no
-    hashserver must not: it would forget the only copy.
+    Seamless forgets them only on request. Without a hashserver there must be no request:
+    the process would forget the only copy.
     """
     from seamless.caching.buffer_cache import get_buffer_cache
     from seamless_remote import buffer_remote

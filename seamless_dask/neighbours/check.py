@@ -1,7 +1,7 @@
-"""Compares what is installed with what this version knows of its neighbours.
+"""Compares the installed packages with the table of private names and the allowed versions.
 
-`check` is for every start: it imports nothing, and looks at names only in modules that
-the process uses already. `report` imports all of them.
+`check` runs at every start: it imports nothing, and checks names only in modules that the
+process has loaded already. `report` imports all modules.
 """
 
 from __future__ import annotations
@@ -19,20 +19,20 @@ from .versions import PYTHON, is_allowed, least, requirements, version_of
 
 
 class Neighbour(NamedTuple):
-    """A package, or Python, and what there is of it.
+    """A package, or Python, and the state of its installation.
 
     Attributes
     ----------
     distribution
         Its name.
     version
-        What is installed; None: it is not.
+        The installed version; None: it is not installed.
     allowed
-        The versions that may be, such as ``">=0.6,<0.7"``; empty: any.
+        The allowed versions, such as ``">=0.6,<0.7"``; empty: any.
     names
-        The entries of the table that are there.
+        The entries of the table whose names exist.
     missing
-        Those that are needed and not there.
+        The entries that are needed and whose names do not exist.
     """
 
     distribution: str
@@ -43,28 +43,28 @@ class Neighbour(NamedTuple):
 
     @property
     def fits(self) -> bool:
-        """Whether its version may be used; one that is not installed says so itself."""
+        """Whether its version is allowed; True if it is not installed."""
         return self.version is None or is_allowed(self.version, self.allowed)
 
     @property
     def ok(self) -> bool:
-        """Whether it can be used as it is."""
+        """Whether there is no problem with it."""
         installed = self.version is not None or not self.allowed
         return installed and self.fits and not self.missing
 
     @property
     def advice(self) -> str:
-        """What to install instead."""
+        """The version to install instead, as an instruction."""
         version = self.allowed
         if self.fits and self.missing:
-            # All tests have passed with it.
+            # The tests have passed with the lower bound.
             version = f"=={least(self.allowed)}" if self.allowed else ""
         if self.distribution == PYTHON:
             return f"install Python {version.lstrip('=')}"
         return f"pip install '{self.distribution}{version}'"
 
     def problems(self) -> Iterator[str]:
-        """Yield what is wrong with it, as lines."""
+        """Yield its problems, one line each."""
         if self.version is None and self.allowed:
             yield f"{self.distribution} is not installed ({self.advice})"
             return
@@ -77,17 +77,17 @@ class Neighbour(NamedTuple):
 
 @cache
 def check(where: Where) -> None:
-    """Find out, once per process and role, whether it can work with its neighbours.
+    """Check, once per process and role, whether we can work with the loaded packages.
 
     Parameters
     ----------
     where
-        What the process is.
+        The role of the process.
 
     Raises
     ------
     NeighbourChanged
-        If it cannot; all problems are in its text.
+        If we cannot; its text has all problems.
     """
     used = [
         entry for entry in NAMES if entry.module in sys.modules and entry.where & where
@@ -109,12 +109,12 @@ def check(where: Where) -> None:
 
 
 def _as_loaded(neighbour: Neighbour) -> Neighbour:
-    """Take no offence at one that is here without being installed, by a path say."""
+    """Accept a package that is loaded but not installed, for example from a path."""
     return neighbour if neighbour.version else neighbour._replace(allowed="")
 
 
 def report() -> list[Neighbour]:
-    """Import what the table names, and return what there is of each package."""
+    """Import all modules of the table, and return the state of each package."""
     found: list[Name] = []
     missing: list[Name] = []
     for entry in NAMES:
@@ -140,7 +140,7 @@ def report() -> list[Neighbour]:
 def _is_missing(entry: Name) -> bool:
     if not entry.needed or is_there(entry):
         return False
-    # Another thread may just be importing it; this waits for that.
+    # Another thread may be importing it at the moment; this waits for that.
     importlib.import_module(entry.module)
     return not is_there(entry)
 

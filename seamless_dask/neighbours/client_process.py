@@ -1,4 +1,4 @@
-"""What a process with a client changes in the packages that it uses."""
+"""Makes the changes in other packages that a process with a client needs."""
 
 from __future__ import annotations
 

@@ -1,19 +1,18 @@
-"""Keeps connections to services open while somebody uses them.
+"""Keeps connections to services open while requests use them.
 
-seamless-remote gives each thread a session with at most 100 connections. What it does
-beyond that is made for few requests at a time. With thousands,
+seamless-remote gives each thread a session with at most 100 connections. The rest of its
+code is made for few requests at a time. With thousands of requests,
 
 - a request that waited for one of the connections for 10 s failed, as if the service
   did not answer;
 - after every failure, and whenever any thread was done, all sessions of all threads were
-  closed, together with the requests of others: they failed ("Connector is closed"), or
-  were cancelled although nobody had asked for that;
-- each request that came after that asked whether the service is well, by way of the same
-  connections.
+  closed, together with the requests of others: these failed ("Connector is closed"), or
+  were cancelled without any request to cancel them;
+- each later request checked the health of the service first, over the same connections.
 
-Here a request waits its turn as long as it takes, sessions are closed when nobody uses
-them any more, and a single question, by a connection of its own, does for all who want
-to know whether a service is well.
+Here a request waits for a connection without a time limit, sessions are closed when no
+request uses them any more, and a single health check, over a connection of its own, serves
+all requests that need one.
 """
 
 from __future__ import annotations
@@ -35,11 +34,11 @@ from .replacing import extend, replace
 
 logger = logging.getLogger(__name__)
 
-#: seconds between two looks whether a session is still in use
+#: seconds between two checks whether a session is still in use
 LOOK = 0.5
 
-#: transformations of an event loop that are prepared and looked up at a time; others
-#: wait for that before they need time of the loop or a connection
+#: transformations that an event loop prepares and looks up at a time; others wait before
+#: they need time of the loop or a connection
 AT_A_TIME = 64
 
 #: sessions that are closed as soon as they are not in use any more
@@ -47,7 +46,7 @@ _to_be_closed: weakref.WeakSet[aiohttp.ClientSession] = weakref.WeakSet()
 
 _Writing = Callable[[Any], Awaitable[None]]
 
-#: questions under way: {event loop: {client: question}}
+#: health checks under way: {event loop: {client: its task}}
 _questions: weakref.WeakKeyDictionary[
     asyncio.AbstractEventLoop, dict[Any, asyncio.Task[None]]
 ] = weakref.WeakKeyDictionary()
@@ -59,10 +58,10 @@ _places: weakref.WeakKeyDictionary[asyncio.AbstractEventLoop, asyncio.Semaphore]
 
 
 def place() -> asyncio.Semaphore:
-    """Return what to hold (``async with``) in order to prepare a transformation.
+    """Return the semaphore to hold (``async with``) while preparing a transformation.
 
-    Nothing that may take long must happen meanwhile, and nothing that needs another
-    place. First come, first served.
+    Its holder must do nothing that takes long, and nothing that needs the semaphore again.
+    Waiters get it in order of arrival.
     """
     loop = asyncio.get_running_loop()
     found = _places.get(loop)
@@ -89,7 +88,7 @@ def install() -> None:
 def _patient(
     original: Callable[..., aiohttp.ClientTimeout],
 ) -> Callable[..., aiohttp.ClientTimeout]:
-    """To wait for a connection to be free takes as long as it takes."""
+    """Remove the time limit for waiting until a connection is free."""
 
     def build_request_timeout(*, healthcheck: bool = False) -> aiohttp.ClientTimeout:
         timeout = original(healthcheck=healthcheck)
@@ -105,7 +104,7 @@ def _patient(
 
 
 def _restart(self: Any) -> None:
-    """Have the next request ask whether the service is well; others go on.
+    """Make the next request check the health of the service; others go on.
 
     A connection that has failed is not used again in any case.
     """
@@ -113,7 +112,7 @@ def _restart(self: Any) -> None:
 
 
 async def _healthcheck(self: Any) -> None:
-    """Verify that the server answers; together with all who want to know that now."""
+    """Verify that the server answers; callers at the same time share one check."""
     if self.url is None:
         return
     loop = asyncio.get_running_loop()
@@ -128,7 +127,7 @@ async def _healthcheck(self: Any) -> None:
 
 
 def _retrieve(question: asyncio.Task[None]) -> None:
-    """Keep asyncio from reporting what nobody waits for any more."""
+    """Keep asyncio from reporting an exception that no caller awaits any more."""
     if not question.cancelled():
         question.exception()
 
@@ -167,13 +166,13 @@ def _in_use(session: aiohttp.ClientSession) -> bool:
 def _unless_used(
     original: Callable[[aiohttp.ClientSession], None],
 ) -> Callable[[aiohttp.ClientSession], None]:
-    """A session that is in use is closed later: it gets no new requests."""
+    """Close a session that is in use later; it gets no new requests."""
 
     process = os.getpid()
 
     def close_session(session: aiohttp.ClientSession) -> None:
         loop = session._loop
-        # In a forked process nobody goes on with the loops of its parent.
+        # A forked process does not run the loops of its parent.
         if _in_use(session) and loop.is_running() and os.getpid() == process:
             _to_be_closed.add(session)
             loop.call_soon_threadsafe(close_when_unused, session, loop)
@@ -193,8 +192,8 @@ def _unless_used(
 
 
 def _close_now(process: int) -> None:
-    """Close, at the exit of the interpreter, what is still to be closed."""
-    if os.getpid() != process:  # it was forked, and its parent goes on
+    """Close, at the exit of the interpreter, the sessions that are still to be closed."""
+    if os.getpid() != process:  # a forked process: its parent still uses the sessions
         return
     for session in tuple(_to_be_closed):
         loop = session._loop
@@ -210,7 +209,7 @@ def _close_now(process: int) -> None:
 def _without_dead_threads(
     original: Callable[[Any], aiohttp.ClientSession],
 ) -> Callable[[Any], aiohttp.ClientSession]:
-    """A new thread's session takes the place of those of threads that have ended."""
+    """Close the sessions of threads that have ended when a new thread needs one."""
 
     def get_session(self: Any) -> aiohttp.ClientSession:
         if threading.current_thread() not in self._sessions:
@@ -223,7 +222,7 @@ def _without_dead_threads(
 
 
 def _to_the_end(original: _Writing) -> _Writing:
-    """Whoever waits for Seamless' background writer learns if it gave up."""
+    """Raise an error in callers that wait for Seamless' background writer if it gave up."""
 
     async def process_entry(entry: Any) -> None:
         try:

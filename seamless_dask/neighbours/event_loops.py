@@ -1,18 +1,18 @@
-"""Gives each thread that runs transformations an event loop that runs.
+"""Gives each thread that runs transformations a running event loop.
 
-Code that calls transformations has seamless-transformer take the event loop of its
-thread, make one if there is none, and run it in another thread. Three things go wrong
-there if many do so:
+When code calls a transformation, seamless-transformer takes the event loop of the calling
+thread, makes one if there is none, and runs it in another thread. With many calling
+threads this has three problems:
 
-- It goes on before that other thread runs the loop. If it is late, both threads run
-  it, each takes the other's wake-ups, and the caller waits for ever.
-- A thread forgets its loop with every ``run()``. The next one makes another, with a
+- The calling thread goes on before the other thread runs the loop. If the other thread is
+  late, both run the loop, each takes the other's wake-ups, and the caller waits for ever.
+- A thread forgets its loop with every ``run()``. The next call makes another loop, with a
   thread and three file descriptors, and none of them ever ends.
 - A task that is created from another thread does not start: ``create_task`` does not
   wake a sleeping loop.
 
-Here a thread has one loop, which runs before anybody gets it. When the thread ends, and
-the tasks that it has started, the loop serves another one.
+Here each thread has one loop, which runs before the thread gets it. When the thread and
+the tasks that it has started have ended, the loop serves another thread.
 """
 
 from __future__ import annotations
@@ -27,10 +27,10 @@ from typing import Any
 
 from .replacing import extend, replace
 
-#: as it is before `seamless_dask.child.waits` replaces it: these loops are no job's
+#: the original, before `seamless_dask.child.waits` replaces it: no job owns these loops
 _Selector = selectors.DefaultSelector
 
-#: threads of one loop; they are started as they are needed
+#: most threads of one loop; they are started when needed
 MAX_THREADS = 4096
 
 
@@ -49,8 +49,7 @@ class ThreadLoop(asyncio.SelectorEventLoop):
 
     def __init__(self) -> None:
         super().__init__(_Selector())
-        # Threads in which transformations run in the same process, for the job that
-        # has called them.
+        # Its threads run local transformations for the job that has called them.
         self.set_default_executor(
             JobExecutor(MAX_THREADS, thread_name_prefix="seamless-local")
         )
@@ -74,11 +73,11 @@ class ThreadLoop(asyncio.SelectorEventLoop):
 
 
 def _nothing() -> None:
-    """Be called by a loop that is to look what there is to do."""
+    """Do nothing: scheduling this function wakes a loop."""
 
 
 def _run(loop: asyncio.AbstractEventLoop) -> threading.Thread:
-    """Have a new thread run a loop; return when it does."""
+    """Run a loop in a new thread; return when it runs."""
     running = threading.Event()
     loop.call_soon(running.set)
 
@@ -100,7 +99,7 @@ _free: list[ThreadLoop] = []
 
 
 class _Served:
-    """What a thread has as long as it lives: its loop."""
+    """Owns the loop of a thread, as long as the thread lives."""
 
     def __init__(self) -> None:
         try:
@@ -111,17 +110,17 @@ class _Served:
     def __del__(self) -> None:
         if asyncio.all_tasks(self.loop):
             self.loop.call_soon_threadsafe(self.loop.free)
-        else:  # nobody can give it any more: it need not be woken
+        else:  # it cannot get new tasks, so it need not be woken
             _free.append(self.loop)
 
 
-#: what each thread has; made when it needs a loop
+#: the `_Served` of each thread; made when the thread needs a loop
 _own = threading.local()
 _starting = threading.Lock()
 
 
 def install() -> None:
-    """Have seamless-transformer use these loops in this process; idempotent."""
+    """Make seamless-transformer use these loops in this process; idempotent."""
     from seamless_transformer import transformation_class
 
     extend(transformation_class, "get_event_loop", _get_event_loop)
@@ -132,7 +131,7 @@ def _get_event_loop(
     original: Callable[[], asyncio.AbstractEventLoop],
 ) -> Callable[[], asyncio.AbstractEventLoop]:
     def get_event_loop() -> asyncio.AbstractEventLoop:
-        """Return the loop that runs here, or that was set here, or the thread's."""
+        """Return the running loop, else the loop set for the thread, else our own."""
         try:
             return asyncio.get_running_loop()
         except RuntimeError:
@@ -154,7 +153,7 @@ def _loop_of_thread() -> ThreadLoop:
 
 
 def ensure_running(loop: asyncio.AbstractEventLoop) -> None:
-    """Return when a loop runs, in a thread of its own if it must be."""
+    """Return when a loop runs; start it in a thread of its own if it does not."""
     with _starting:
         if not loop.is_running():
             _run(loop)

@@ -1,16 +1,16 @@
-"""Spares requests and connections that seamless-remote would waste.
+"""Avoids requests and connections of seamless-remote that are not needed.
 
-Its background writer promises each buffer to the hashserver before it writes it, since
-readers may come earlier than the buffer, and it does so one at a time. A promise of a
-small buffer takes as long as the buffer itself, which is there no later without it.
+Its background writer promises each buffer to the hashserver before it writes it, because
+readers may ask for the buffer before it is there; it makes one promise at a time. For a
+small buffer the promise takes as long as the write itself, so it has no benefit.
 
-Where Seamless finds a result in the memory of a process, it promises its buffer, too,
-although nobody writes it then. That fails while the hashserver is away, and with it
-the transformation that asked.
+If Seamless finds a result in the memory of a process, it promises its buffer as well,
+although nothing writes the buffer then. While the hashserver is away this promise fails,
+and the transformation that asked fails with it.
 
-It does not read the answer to what it writes. If that has not come in full by then,
-aiohttp closes the connection: most writes need a new one, and the port of the old one
-stays taken for a minute.
+seamless-remote does not read the answer to a write. If the answer has not arrived in full
+by then, aiohttp closes the connection: most writes need a new one, and the port of the old
+one stays taken for a minute.
 """
 
 from __future__ import annotations
@@ -25,14 +25,14 @@ from seamless.caching import buffer_writer
 
 from .replacing import extend
 
-#: bytes up to which a buffer that is being written is not worth a promise
+#: bytes up to which a buffer is written without a promise
 SMALL = 64 * 1024
 
 _Promise = Callable[[Checksum], Awaitable[None]]
 
 
 def install() -> None:
-    """Have this process send less; idempotent."""
+    """Make these changes in this process; idempotent."""
     from seamless_remote import buffer_remote
     from seamless_remote.client import Client
 

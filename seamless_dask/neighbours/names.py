@@ -1,7 +1,7 @@
-"""Names of other packages that are not public, and whether they are there.
+"""The entries for private names of other packages, and whether these names exist.
 
-An entry says what of which package we use, how, why, and in which processes. To look
-for it costs some microseconds, and imports nothing.
+An entry says which name of which package we use, how, why, and in which processes. The
+check of an entry takes some microseconds, and imports nothing.
 """
 
 from __future__ import annotations
@@ -27,9 +27,9 @@ class Where(enum.Flag):
 class Use(str, enum.Enum):
     """How a name is used."""
 
-    #: something else takes its place, by `seamless_dask.neighbours.replacing`
+    #: `seamless_dask.neighbours.replacing` puts something else in its place
     REPLACED = "replaced"
-    #: a class of ours defines it anew
+    #: a subclass of ours overrides it
     OVERRIDDEN = "overridden"
     #: it is assigned as the package itself does
     SET = "set"
@@ -37,25 +37,25 @@ class Use(str, enum.Enum):
 
 
 class Name(NamedTuple):
-    """A name that is there by no promise.
+    """A name that its package may change without notice.
 
     Attributes
     ----------
     distribution
-        As it is installed; "Python" for the standard library.
+        The name of the installed package; "Python" for the standard library.
     module
-        Where it is defined. Of a class, the module that the class itself names.
+        The module that defines it. For a class, the module that the class itself names.
     name
-        In the module, with dots: an attribute of a class or of its instances, a
-        variable of a function, or an attribute that a function or method assigns.
+        The path in the module, with dots: an attribute of a class or of its instances,
+        a variable of a function, or an attribute that a function or method assigns.
     use, where
-        How, and by which processes.
+        How it is used, and by which processes.
     reason
-        What for, in a few words.
+        The purpose, in a few words.
     unless
-        A name of the module in whose presence it is not needed.
+        If the module has this other name, the entry is not needed.
     needed
-        False: where it is missing there is nothing to replace, and all is well.
+        False: if the name is missing there is nothing to replace, and all is well.
     """
 
     distribution: str
@@ -80,24 +80,24 @@ class Module(NamedTuple):
     def replaced(
         self, name: str, where: Where, reason: str, *, needed: bool = True
     ) -> Name:
-        """Return an entry of something that is replaced."""
+        """Return an entry for a name that is replaced."""
         return Name(*self, name, Use.REPLACED, where, reason, needed=needed)
 
     def overridden(self, name: str, where: Where, reason: str) -> Name:
-        """Return an entry of something that a class of ours defines anew."""
+        """Return an entry for a name that a subclass of ours overrides."""
         return Name(*self, name, Use.OVERRIDDEN, where, reason)
 
     def set(self, name: str, where: Where, reason: str) -> Name:
-        """Return an entry of something that is assigned."""
+        """Return an entry for a name that is assigned."""
         return Name(*self, name, Use.SET, where, reason)
 
     def read(self, name: str, where: Where, reason: str, *, unless: str = "") -> Name:
-        """Return an entry of something that is read or called."""
+        """Return an entry for a name that is read or called."""
         return Name(*self, name, Use.READ, where, reason, unless)
 
 
 def is_there(entry: Name) -> bool:
-    """Say whether a name is there; its module must have been imported."""
+    """Return whether a name exists; its module must have been imported."""
     module = sys.modules[entry.module]
     if entry.unless and hasattr(module, entry.unless):
         return True
@@ -125,7 +125,7 @@ def _has(owner: Any, name: str) -> bool:
 
 
 def _made(owner: type) -> frozenset[str]:
-    """Return the attributes that instances of a class get when they are made."""
+    """Return the attributes that the constructor of a class assigns."""
     constructor = vars(owner).get("__init__")
     if not isinstance(constructor, FunctionType):
         return frozenset()
@@ -140,7 +140,7 @@ _EXTENDED = dis.opmap["EXTENDED_ARG"]
 def _stored(code: Any) -> frozenset[str]:
     """Return the attributes to which a function assigns, by its bytecode.
 
-    Two bytes for each instruction: `dis.get_instructions` takes fifty times as long.
+    Each instruction has two bytes. `dis.get_instructions` takes fifty times as long.
     """
     names: set[str] = set()
     high = 0

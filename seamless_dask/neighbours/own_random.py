@@ -1,8 +1,8 @@
-"""Keeps libraries from drawing on the random numbers of user code.
+"""Keeps libraries from using the random generator of user code.
 
 Code that seeds the module ``random`` and draws from it expects the same numbers every
 time. Dask's threads in a driver script draw from it as well: when they estimate the size
-of a message, choose a worker, or try again after an error; so do the threads that keep
+of a message, choose a worker, or retry after an error. So do the threads that keep
 connections open. Here these modules get a generator of their own.
 """
 
@@ -17,7 +17,7 @@ from .table_dask import DRAWING
 
 
 def install() -> None:
-    """Give those that are loaded a generator of their own; idempotent."""
+    """Give loaded modules of these libraries their own generator; idempotent."""
     generator = random.Random()
     for _, name in DRAWING:
         module: Any = sys.modules.get(name)

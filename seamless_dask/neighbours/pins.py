@@ -1,4 +1,4 @@
-"""The pins of a transformation, as seamless-transformer writes them down.
+"""The pins of a transformation, in the format of seamless-transformer.
 
 A pin is an entry of the transformation dict: its name, without underscores at the
 beginning, and a tuple of celltype, subcelltype and checksum (None if it is not known yet).
@@ -21,7 +21,7 @@ def pins(transformation_dict: Mapping[str, Any]) -> Iterator[tuple[str, Any]]:
 
 
 def checksums_in(transformation_dict: Mapping[str, Any]) -> list[str]:
-    """Return the checksums of the inputs that are known."""
+    """Return the known checksums of inputs."""
     return [
         Checksum(checksum).hex()
         for _, (_, _, checksum) in pins(transformation_dict)
@@ -30,7 +30,7 @@ def checksums_in(transformation_dict: Mapping[str, Any]) -> list[str]:
 
 
 def with_tuples(transformation_dict: dict[str, Any]) -> dict[str, Any]:
-    """Undo what a passage through JSON does to pins."""
+    """Turn pins back into tuples after a passage through JSON."""
     return {
         name: tuple(value)
         if isinstance(value, list) and not name.startswith("__")
@@ -42,7 +42,10 @@ def with_tuples(transformation_dict: dict[str, Any]) -> dict[str, Any]:
 def buffers_to_run(
     transformation_dict: Mapping[str, Any], tf_dunder: Mapping[str, Any]
 ) -> set[str]:
-    """Return the checksums of what a transformation needs: inputs and environment."""
+    """Return the checksums of all buffers that a transformation needs.
+
+    These are its inputs and its environment.
+    """
     checksums = {
         value[2]
         for value in transformation_dict.values()

@@ -1,9 +1,9 @@
 """Messages between a Dask worker and its Seamless processes, without extra threads.
 
-seamless-transformer reads and writes its pipes in threads of an executor: two changes
-of thread for each message on each side, which for small transformations is a good part
-of the work. Here the event loop itself reads and writes, and only what does not fit
-into the pipe at once is left to a thread.
+seamless-transformer reads and writes its pipes in threads of an executor. That takes two
+thread switches for each message on each side, a large part of the work for small
+transformations. Here the event loop itself reads and writes; a thread is used only for
+the part of a message that does not fit into the pipe at once.
 """
 
 from __future__ import annotations
@@ -55,7 +55,7 @@ class Frames:
 
 
 def framed(message: bytes) -> bytes:
-    """Return what `Connection.send_bytes` would write."""
+    """Return a message as `Connection.send_bytes` would write it."""
     size = len(message)
     if size > 0x7FFFFFFF:
         return struct.pack("!iQ", -1, size) + message
@@ -108,14 +108,14 @@ class LoopEndpoint(Endpoint):
             self.close()
 
     def close(self) -> None:
-        """End the connection; whoever waits for an answer is told."""
+        """End the connection; requests that wait for an answer fail."""
         if self._closed_event.is_set():
             return
         self._closed = True
         self._reader_task.cancel()
-        # Before it is closed: its number may be that of another one then.
+        # Before it is closed: afterwards another descriptor may have its number.
         self._loop.remove_reader(self._socket.fileno())
-        self._socket.detach()  # the descriptor is the connection's
+        self._socket.detach()  # the descriptor belongs to the connection
         self._conn.close()
         for pending in self._pending.values():
             if not pending.done():
@@ -133,12 +133,12 @@ def attach(endpoint: Endpoint) -> None:
     Parameters
     ----------
     endpoint
-        Just made, on the running event loop.
+        A new endpoint of the running event loop.
 
     Raises
     ------
     RuntimeError
-        If it reads already.
+        If it reads its pipe already.
     """
     reader = endpoint._reader_task
     if inspect.getcoroutinestate(reader.get_coro()) != inspect.CORO_CREATED:

@@ -1,7 +1,7 @@
-"""Replaces functions and attributes of other packages: the one way to do so.
+"""Replaces functions and attributes of other packages; no other module does so.
 
-What has been replaced is seen by what is there now, so it does not matter who else has
-replaced it before or after, or has put it back.
+The current object shows whether a name is replaced already, so other packages may replace
+the same name before or after us, or put it back.
 """
 
 from __future__ import annotations
@@ -14,35 +14,35 @@ from ..errors import NeighbourChanged
 from .names import Name, Use
 from .table import BY_NAME
 
-#: of a function or class of ours: whose place it has taken
+#: attribute of our function or class: the object that it has replaced
 _PLACE_OF = "__seamless_dask_in_place_of__"
 _NOTHING = object()
 
 
 def replace(owner: Any, name: str, new: Any) -> Any:
-    """Put something of ours in the place of something of another package.
+    """Replace an attribute of another package by an object of ours.
 
-    Does nothing where it is there already: the same object, or a function or class with
-    the same code, also if others were put on top of it.
+    Does nothing if it is replaced already, by the same object or by a function or class
+    with the same code, even if it was replaced again on top of that.
 
     Parameters
     ----------
     owner
-        A module, a class, or an object of one.
+        A module, a class, or an instance of a class.
     name
-        Of its attribute. `seamless_dask.neighbours.table` must have it.
+        The name of its attribute. `seamless_dask.neighbours.table` must have it.
     new
-        What takes its place.
+        The replacement.
 
     Returns
     -------
     object
-        What was there before.
+        The replaced object.
 
     Raises
     ------
     NeighbourChanged
-        If there is nothing of that name.
+        If there is no such attribute.
     LookupError
         If the table has no such entry.
     """
@@ -59,25 +59,25 @@ def replace(owner: Any, name: str, new: Any) -> Any:
 
 
 def extend(owner: Any, name: str, make: Callable[[Any], Any]) -> Any:
-    """Like `replace`, by what is made of what is there.
+    """Like `replace`, with a replacement that is made from the current object.
 
     Parameters
     ----------
     owner, name
         As for `replace`.
     make
-        Gets what is there and returns what takes its place.
+        Gets the current object and returns the replacement.
     """
     return replace(owner, name, make(current(owner, name)))
 
 
 def current(owner: Any, name: str) -> Any:
-    """Return what is there, for one who is going to replace it.
+    """Return the current object of a name that is going to be replaced.
 
     Raises
     ------
     NeighbourChanged
-        If there is nothing of that name.
+        If there is no such attribute.
     LookupError
         If the table has no such entry.
     """
@@ -102,7 +102,7 @@ def _entry(owner: Any, name: str) -> Name:
 
 
 def _descriptions(owner: Any, name: str) -> list[tuple[str, str]]:
-    """How the table may describe it: by the module, or by each class it comes from."""
+    """The keys that the table may use: of the module, or of each class in the MRO."""
     if isinstance(owner, ModuleType):
         return [(owner.__name__, name)]
     kind = owner if isinstance(owner, type) else type(owner)

@@ -1,4 +1,4 @@
-"""Which hashservers and databases this process uses, and a cluster is to use."""
+"""Tells which hashservers and databases this process uses, and a cluster should use."""
 
 from __future__ import annotations
 
@@ -9,14 +9,14 @@ from typing import Any
 def of_current_stage(remote_clients: Mapping[str, Any]) -> dict[str, Any]:
     """Leave out the services of stages that this process has used before.
 
-    seamless-config names every service that the process has ever launched for a
-    cluster. Workers of one stage would read and write those of another, and the same
-    stage would look configured differently to a driver that came there directly.
+    seamless-config names every service that the process has ever launched for a cluster.
+    Workers of one stage would use the services of another stage, and a driver script that
+    enters the same stage directly would get another configuration.
 
     Parameters
     ----------
     remote_clients
-        What ``seamless_config.extern_clients.collect_remote_clients`` returns.
+        The result of ``seamless_config.extern_clients.collect_remote_clients``.
     """
     from seamless_remote import buffer_remote, database_remote
 
@@ -56,7 +56,7 @@ def _place(url: str | None, directory: str | None) -> tuple[str | None, str | No
 
 
 def has_hashserver() -> bool:
-    """Whether there is one that takes what this process writes."""
+    """Whether there is a hashserver to which this process can write."""
     from seamless_remote import buffer_remote
 
     return bool(buffer_remote.has_write_server())

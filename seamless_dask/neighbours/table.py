@@ -1,6 +1,6 @@
-"""All names of other packages that are not public and that we replace or read.
+"""The table of all private names of other packages that we replace, set or read.
 
-An entry that is missing here is found by ``tests/neighbours/test_neighbours_source.py``.
+``tests/neighbours/test_neighbours_source.py`` finds names that are missing here.
 """
 
 from __future__ import annotations

@@ -1,6 +1,6 @@
-"""What we use of Dask, and of packages that Dask or jobs use, that is not public.
+"""The private names of Dask, and of packages that Dask or jobs use, that we use.
 
-Of distributed, bokeh and tornado also what has no underscore but is described nowhere.
+For distributed, bokeh and tornado also names without an underscore that are undocumented.
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ _spec = Module(_DISTRIBUTED, "distributed.deploy.spec")
 _adaptive = Module(_DISTRIBUTED, "distributed.deploy.adaptive")
 
 CLIENTS = (
-    _client.read("Client._stream_handlers", _CLIENTS, "what the scheduler pushes"),
+    _client.read("Client._stream_handlers", _CLIENTS, "messages of the scheduler"),
     _client.read("Client._send_to_scheduler", _CLIENTS, "messages without an answer"),
     _client.read("Future._state", _CLIENTS, "why a future was cancelled"),
     _client.read("ClosedClientError", _CLIENTS, "the client has ended"),
@@ -32,7 +32,7 @@ CLIENTS = (
             ("batched_stream", "messages without an answer"),
             ("handle_stimulus", "a task that waits secedes"),
             ("handlers", "our calls"),
-            ("nanny", "is the process the worker's own"),
+            ("nanny", "whether the process is the worker's own"),
             ("periodic_callbacks", "nothing to profile"),
             ("plugins", "tasks find our plugin"),
             ("state", "its resources and tasks"),
@@ -62,7 +62,7 @@ SCHEDULER = (
             ("_reschedule", "a worker gives a task back"),
             ("add_resources", "units that a worker offers"),
             ("aliases", "workers by their names"),
-            ("bulk_schedule_unrunnable_after_adding_worker", "what fits a worker now"),
+            ("bulk_schedule_unrunnable_after_adding_worker", "tasks that fit a worker"),
             ("client_releases_keys", "cancelling by checksum"),
             ("client_send", "messages to clients"),
             ("handle_worker_status_change", "a worker that leaves gets no tasks"),
@@ -70,7 +70,7 @@ SCHEDULER = (
             ("listeners", "where it listens"),
             ("periodic_callbacks", "our heartbeat"),
             ("plugins", "finds our plugin"),
-            ("report", "tells clients what was cancelled"),
+            ("report", "tells clients which tasks were cancelled"),
             ("stream_handlers", "our messages"),
             ("task_prefixes", "how long tasks take"),
             ("transitions", "tasks that can run now"),
@@ -81,7 +81,7 @@ SCHEDULER = (
     _scheduler.set("WorkerState.last_seen", _WRAPPER, "clocks that jump"),
     _scheduler.read("ClientState.client_key", _WRAPPER, "cancelling by checksum"),
     _spec.read("SpecCluster._created", _WRAPPER, "workers that are being started"),
-    _spec.read("SpecCluster.new_spec", _WRAPPER, "what a worker is started with"),
+    _spec.read("SpecCluster.new_spec", _WRAPPER, "class and options of a worker"),
     _spec.read("SpecCluster.worker_spec", _WRAPPER, "workers that are to be there"),
     _adaptive.overridden("Adaptive.adapt", _WRAPPER, "our policy decides"),
     _adaptive.overridden("Adaptive.stop", _WRAPPER, "ends starts as well"),
@@ -94,7 +94,7 @@ _prometheus = Module(_DISTRIBUTED, "distributed.http.scheduler.prometheus.core")
 
 PAGES = (
     _prometheus.read("COLLECTORS", _WRAPPER, "our figures on /metrics"),
-    _prometheus.set("PrometheusHandler._collectors", _WRAPPER, "those in use already"),
+    _prometheus.set("PrometheusHandler._collectors", _WRAPPER, "collectors in use"),
     *(
         Module(_DISTRIBUTED, module).read(name, _WRAPPER, "our page, and its link")
         for module, name in (
@@ -184,7 +184,7 @@ RANDOM = tuple(
     for distribution, module in DRAWING
 )
 
-# -- what jobs change in their process, and what is put back -----------------------
+# -- state that jobs change in their process, and that is put back -----------------
 
 PUT_BACK = (
     Module("numpy", "numpy.random").read(

@@ -1,4 +1,4 @@
-"""What we use of the standard library that is not public, or that we replace."""
+"""The private or replaced names of the standard library that we use."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ _process = Module(_PYTHON, "multiprocessing.process")
 _logging = Module(_PYTHON, "logging")
 _warnings = Module(_PYTHON, "warnings")
 
-#: functions whose effect nobody can undo, and the modules where they are found
+#: functions whose effect cannot be undone, and the modules that have them
 _REGISTERING = (
     ("addaudithook", ("sys",)),
     ("register_error", ("codecs", "_codecs")),
@@ -69,7 +69,7 @@ NAMES = (
         _forkserver.read(f"ForkServer.{name}", _POOL, reason)
         for name, reason in (
             ("_forkserver_alive_fd", "a process has a fork server of its own"),
-            ("_forkserver_pid", "finds what processes left running"),
+            ("_forkserver_pid", "finds processes that were left running"),
             ("_stop", "ends it"),
             ("connect_to_new_process", "starts a process"),
             ("ensure_running", "starts it"),
@@ -82,7 +82,7 @@ NAMES = (
         "Popen._fds", _WORKER, "descriptors that go along"
     ),
     Module(_PYTHON, "multiprocessing.spawn").read(
-        "get_preparation_data", _WORKER, "what a new process needs"
+        "get_preparation_data", _WORKER, "data that a new process needs"
     ),
     _context.overridden("ForkServerContext._name", _WORKER, "our context"),
     _context.overridden("ForkServerProcess._Popen", _WORKER, "our context"),
@@ -102,10 +102,10 @@ NAMES = (
     Module(_PYTHON, "weakref").read(
         "finalize._registry", _DRIVER, "a forked driver ends nothing of its parent"
     ),
-    # -- what jobs change in their process, and what is put back
+    # -- state that jobs change in their process, and that is put back
     *(
         Module(_PYTHON, module).replaced(
-            function, _CHILD, "notes what cannot be undone"
+            function, _CHILD, "notes calls that cannot be undone"
         )
         for function, modules in _REGISTERING
         for module in modules
@@ -113,7 +113,7 @@ NAMES = (
     Module(_PYTHON, "os").read("environ._data", _CHILD, "without the checks"),
     _logging.read("_levelToName", _CHILD, "names of levels"),
     _logging.read("_nameToLevel", _CHILD, "names of levels"),
-    _logging.read("_lock._is_owned", _CHILD, "releases what a job holds"),
+    _logging.read("_lock._is_owned", _CHILD, "releases a lock that a job holds"),
     _logging.read("Manager._clear_cache", _CHILD, "levels have changed"),
     _warnings.read(
         "_filters_mutated_lock_held",

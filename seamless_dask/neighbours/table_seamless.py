@@ -1,11 +1,11 @@
-"""What we use of the packages of Seamless that is not public."""
+"""The private names of the packages of Seamless that we use."""
 
 from __future__ import annotations
 
 from .names import Module, Where
 
 _DRIVER, _WORKER, _CHILD = Where.DRIVER, Where.WORKER, Where.CHILD
-#: where transformations are called, and where they are prepared
+#: processes that call transformations, and processes that have a client
 _CALLERS = _DRIVER | _CHILD
 _CLIENTS = _DRIVER | _WORKER
 _ALL = _DRIVER | _WORKER | _CHILD
@@ -80,9 +80,7 @@ TRANSFORMER = (
     _channel.overridden("Endpoint._send", _WORKER | _CHILD, "no threads"),
     _channel.overridden("Endpoint._reader_loop", _WORKER | _CHILD, "no threads"),
     *(
-        _channel.read(
-            f"Endpoint.{name}", _WORKER | _CHILD, "what our pipe goes on with"
-        )
+        _channel.read(f"Endpoint.{name}", _WORKER | _CHILD, "state that our pipe uses")
         for name in (
             "_closed",
             "_closed_event",
@@ -104,7 +102,7 @@ TRANSFORMER = (
     *(
         _class.replaced(f"Transformation.{name}", _CALLERS, reason)
         for name, reason in (
-            ("_compute", "waits for what is under way; a job lets others execute"),
+            ("_compute", "waits for an ongoing evaluation; a job lets others execute"),
             ("_mark_cancelled", "ends the evaluation"),
             ("cancel", "changes nothing after the end"),
             ("cancel_async", "changes nothing after the end"),
@@ -130,7 +128,7 @@ TRANSFORMER = (
         )
     ),
     _class.set("Transformation._cancel_requested", _CALLERS, "why its task ends"),
-    _class.set("Transformation._computation_task", _CALLERS, "nobody awaits it"),
+    _class.set("Transformation._computation_task", _CALLERS, "forgets its task"),
     _class.set("Transformation._dask_futures", _CALLERS, "the handles of its task"),
     _class.read("Transformation._cancelled", _CALLERS, "its state"),
     *(
@@ -160,8 +158,8 @@ TRANSFORMER = (
             "prepared_tf_dunder",
         )
     ),
-    _run.read("_driver_context", _CALLERS, "who calls is a driver transformation"),
-    # -- what is remembered, and records
+    _run.read("_driver_context", _CALLERS, "the caller is a driver transformation"),
+    # -- caches and records
     *(
         _cache.replaced(f"TransformationCache.{name}", _ALL, "bounded")
         for name in (
@@ -208,8 +206,8 @@ CORE = (
         _pylru.replaced(f"lrucache.{name}", _ALL, "threads share it")
         for name in CACHE_METHODS
     ),
-    _writer.replaced("_process_entry", _CLIENTS, "whoever waits learns of the end"),
-    _writer.read("_entries", _ALL, "what is being written"),
+    _writer.replaced("_process_entry", _CLIENTS, "callers that wait learn of the end"),
+    _writer.read("_entries", _ALL, "buffers that are being written"),
     _writer.read("_lock", _CLIENTS, "guards these"),
     _writer.read("_loop", _WORKER, "tells that its thread runs"),
     _writer.read("_stop_worker", _WORKER, "no thread when processes are forked"),
@@ -238,12 +236,14 @@ REMOTE = (
     _client.replaced("_build_request_timeout", _CLIENTS, "requests wait their turn"),
     _client.replaced("_close_session", _CLIENTS, "not while it is used"),
     _client.replaced("Client._get_session", _ALL, "reads answers; forgets threads"),
-    _client.replaced("Client.healthcheck", _CLIENTS, "one question does for all"),
-    _client.replaced("Client.restart", _CLIENTS, "closes nobody's connections"),
-    _client.set("Client._initialized", _CLIENTS, "the next request asks first"),
-    _client.read("Client._sessions", _CLIENTS, "those of threads"),
-    _client.read("Client._close_sessions_for_thread", _CLIENTS, "of one that ended"),
-    _client.read("Client._healthcheck_timeout", _CLIENTS, "of that question"),
+    _client.replaced("Client.healthcheck", _CLIENTS, "callers share one request"),
+    _client.replaced("Client.restart", _CLIENTS, "leaves connections of others open"),
+    _client.set(
+        "Client._initialized", _CLIENTS, "the next request checks health first"
+    ),
+    _client.read("Client._sessions", _CLIENTS, "the sessions of threads"),
+    _client.read("Client._close_sessions_for_thread", _CLIENTS, "of ended threads"),
+    _client.read("Client._healthcheck_timeout", _CLIENTS, "of a health check"),
     _client.read("Client._request_timeout", _CLIENTS, "of a write"),
     _client.read("Client._require_url", _CLIENTS, "where the server is"),
     _client.read("_is_resource_busy_error", _CLIENTS, "asks again, or fails"),

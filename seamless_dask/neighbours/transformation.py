@@ -1,4 +1,4 @@
-"""What a `Transformation` of seamless-transformer is made of, and what became of it."""
+"""Reads the definition and the outcome of a `Transformation` of seamless-transformer."""
 
 from __future__ import annotations
 
@@ -16,19 +16,19 @@ from seamless_transformer.transformation_utils import extract_tf_dunder
 
 from ..types import TransformationResult
 
-# -- what it is made of ------------------------------------------------------------
+# -- its definition ----------------------------------------------------------------
 
 
 def dependencies(transformation: Any) -> Mapping[str, Any]:
-    """Return pin name to Transformation."""
+    """Return {pin name: Transformation}."""
     return transformation._upstream_dependencies
 
 
 def may_recompute_inputs(transformation: Any) -> bool:
-    """Whether inputs whose buffer is nowhere may be computed again.
+    """Whether inputs may be computed again if their buffer is stored nowhere.
 
-    If the user allows it; and if one comes from a scratch transformation, whose result
-    is stored nowhere on purpose.
+    True if the user allows it, or if an input comes from a scratch transformation, whose
+    result is intentionally not stored.
     """
     return transformation.allow_input_fingertip or any(
         dependency.scratch for dependency in dependencies(transformation).values()
@@ -38,7 +38,7 @@ def may_recompute_inputs(transformation: Any) -> bool:
 def has_post_prepare_hook(transformation: Any) -> bool:
     """Whether constructing the transformation needs the results it depends on.
 
-    Compiled transformers look at the prepared transformation, inputs included.
+    Compiled transformers read the prepared transformation, including its inputs.
     """
     constructor = transformation._constructor_sync
     return any(
@@ -48,7 +48,7 @@ def has_post_prepare_hook(transformation: Any) -> bool:
 
 
 def _enclosed(function: Any, name: str) -> Any:
-    """Return a variable of the function in which `function` was defined, or None."""
+    """Return a variable of the function that encloses `function`, or None."""
     names = function.__code__.co_freevars
     return (
         function.__closure__[names.index(name)].cell_contents if name in names else None
@@ -87,7 +87,7 @@ def template(
     transformation
         A transformation with dependencies.
     driver_context
-        Whether a driver transformation asks for it.
+        Whether the caller is a driver transformation.
     """
     transformation_dict = deepcopy(transformation._definition_payload_template)
     if transformation_dict is None:
@@ -102,11 +102,11 @@ def template(
     return transformation_dict, tf_dunder
 
 
-# -- what became of it -------------------------------------------------------------
+# -- its outcome -------------------------------------------------------------------
 
 
 def is_settled(transformation: Any) -> bool:
-    """Whether there is nothing to do; an exception stays until it is cleared."""
+    """Whether it has ended; an exception stays until it is cleared."""
     return (
         transformation._evaluated
         or transformation._cancelled
@@ -150,10 +150,10 @@ def _keep_trivial(checksum: Checksum) -> None:
 
 
 def fail(transformation: Any, error: str) -> None:
-    """Let a transformation have failed, unless it was cancelled."""
+    """Mark a transformation as failed, unless it was cancelled."""
     if transformation._cancelled:
         return
     transformation._exception = error
     transformation._constructed = True
-    # `clear_exception` resets one of the two: without a checksum, the construction.
+    # `clear_exception` resets one of the two: the construction if there is no checksum.
     transformation._evaluated = transformation._transformation_checksum is not None

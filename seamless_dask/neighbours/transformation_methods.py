@@ -1,14 +1,14 @@
-"""What a `Transformation` gains where seamless-transformer defines its methods itself.
+"""Extends methods that seamless-transformer itself defines for a `Transformation`.
 
 A transformation that is started, cancelled or awaited holds an asyncio task of an event
-loop that may never run: a synchronous script has nobody who runs it. Python complains
-about such a task when it is thrown away. What the task stands for, the evaluation on the
-client's loop, goes on by itself and ends by itself, so nothing is lost with the task.
+loop that may never run: a synchronous script does not run it. Python warns about such a
+task when it is deleted. The evaluation itself runs on the client's loop, independently of
+the task, so nothing is lost with the task.
 
-``parallel`` that is interrupted leaves such tasks, too, and nobody who would end them;
-there their transformations are cancelled. Cancelling a transformation must also end an
-evaluation that has submitted nothing yet, and must change nothing once it has ended,
-with a result or with an error.
+``parallel`` leaves such tasks as well when it is interrupted, and no code would end them;
+here their transformations are cancelled. Cancelling a transformation must also end an
+evaluation that has submitted no task yet, and must change nothing once the transformation
+has ended, with a result or with an error.
 """
 
 from __future__ import annotations
@@ -27,16 +27,16 @@ _Make = Callable[[Callable[..., Any]], Callable[..., Any]]
 
 
 class Begun(Coroutine[Any, Any, T]):
-    """A coroutine for something that is under way already.
+    """A coroutine that waits for work that is under way already.
 
-    Unlike an ordinary one it may be thrown away without ever having been awaited.
+    Unlike an ordinary coroutine it may be deleted without ever having been awaited.
 
     Parameters
     ----------
     wait
         Returns the coroutine that waits for the end.
     interrupted
-        Called in place of that coroutine with the exception if the task that was to
+        Called in place of that coroutine, with the exception, if the task that was to
         await it is cancelled before it begins; raises, or returns the result.
     """
 
@@ -97,12 +97,12 @@ def install() -> None:
 
 
 def _alike(make: _Make, method: Callable[..., Any]) -> Callable[..., Any]:
-    """Make a method that looks like the one whose place it takes."""
+    """Make a method with the name and docstring of the method that it replaces."""
     return functools.wraps(method)(make(method))
 
 
 def _quiet(task: asyncio.Task[Any] | None) -> None:
-    """Let a task be thrown away before its end without a complaint."""
+    """Let Python delete a task before its end without a warning."""
     if task is not None:
         task._log_destroy_pending = False  # type: ignore[attr-defined]
 
@@ -118,8 +118,8 @@ def _start(method: Callable[..., Any]) -> Callable[..., Any]:
 
 def _compute(method: Callable[..., Any]) -> Callable[..., Any]:
     def compute(self: Any, api_origin: str) -> Any:
-        # Started before: the task belongs to an event loop that other threads, which
-        # do the same with other transformations, would run and stop at any moment.
+        # If it was started before, its task belongs to an event loop that other threads,
+        # which compute other transformations, may run and stop at any moment.
         ongoing = self._dask_evaluation
         if (
             ongoing is None
@@ -147,8 +147,8 @@ def _task(method: Callable[..., Any]) -> Callable[..., Any]:
 
 def _mark_cancelled(method: Callable[..., Any]) -> Callable[..., Any]:
     def mark_cancelled(self: Any, message: str | None = None) -> None:
-        # Who awaits its value may be cancelled after its end. One that fails because
-        # it is being cancelled is canceled.
+        # A task that awaits its value may be cancelled after the end. A transformation
+        # that fails because it is being cancelled counts as cancelled.
         if is_settled(self) and not self._cancel_requested:
             return
         futures = self._dask_futures
@@ -163,7 +163,7 @@ def _clear_exception(method: Callable[..., Any]) -> Callable[..., Any]:
         failed = self._exception is not None and not self._cancelled
         method(self)
         if failed and self._dask_evaluation is not None:
-            # It has ended: who computes the transformation now begins another one.
+            # The evaluation has ended: the next computation must begin a new one.
             self._dask_evaluation = self._computation_task = None
 
     return clear_exception
@@ -174,7 +174,7 @@ def _cancel(method: Callable[..., Any]) -> Callable[..., Any]:
         if is_settled(self):
             above = self._upstream_dependencies.values() if recursive else ()
             return any([each.cancel(recursive=True) for each in above])
-        # So that those who await its task know why it ends.
+        # So that code that awaits its task knows why the task ends.
         self._cancel_requested = True
         changed = bool(method(self, recursive=recursive))
         self._cancel_requested = self._cancelled
@@ -201,7 +201,7 @@ def _next(method: Callable[..., Any]) -> Callable[..., Any]:
         try:
             return method(self)
         except (KeyboardInterrupt, SystemExit):
-            # The iterator can close itself only when nothing runs on its loop.
+            # The iterator can close itself only if no task runs on its loop.
             _end_tasks(self._loop)
             self.close()
             raise
@@ -210,7 +210,7 @@ def _next(method: Callable[..., Any]) -> Callable[..., Any]:
 
 
 def _end_tasks(loop: asyncio.AbstractEventLoop) -> None:
-    """Cancel what an event loop that stands still has to do, and let it end."""
+    """Cancel the tasks of an event loop that does not run, and let them end."""
     tasks = asyncio.all_tasks(loop)
     for task in tasks:
         task.cancel()

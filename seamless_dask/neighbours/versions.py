@@ -1,6 +1,6 @@
 """Which versions are installed, and which our own package allows.
 
-By its metadata, where ``pyproject.toml`` is not at hand.
+Both come from the metadata of installed packages, because ``pyproject.toml`` is not there.
 """
 
 from __future__ import annotations
@@ -10,7 +10,7 @@ import re
 from importlib import metadata
 
 OURSELVES = "seamless-dask"
-#: stands for the interpreter and its standard library among distributions
+#: the name that stands for the interpreter and its standard library
 PYTHON = "Python"
 
 _REQUIREMENT = re.compile(r"Requires-(?:Dist|Python): ([A-Za-z][\w.-]*)?([^;]*)(;.*)?")
@@ -20,7 +20,7 @@ _BOUND = re.compile(r"(>=|<=|==|<|>)\s*(\d+(?:\.\d+)*)")
 def requirements() -> dict[str, str]:
     """Return the versions that our own package allows, by distribution.
 
-    Empty where it was not installed and only lies on the path.
+    Empty if our package is not installed but only found on the path.
     """
     allowed = {}
     for line in _header(OURSELVES):
@@ -32,7 +32,7 @@ def requirements() -> dict[str, str]:
 
 
 def version_of(distribution: str) -> str | None:
-    """Return the version of what is installed; None if it is not."""
+    """Return the installed version of a distribution; None if it is not installed."""
     if distribution == PYTHON:
         return platform.python_version()
     for line in _header(distribution):
@@ -42,7 +42,7 @@ def version_of(distribution: str) -> str | None:
 
 
 def is_allowed(version: str, allowed: str) -> bool:
-    """Say whether a version is within bounds; a pre-release counts as its release."""
+    """Return whether a version is within bounds; a pre-release counts as its release."""
     have = _numbers(version)
     compare = {
         ">=": have.__ge__,
@@ -58,7 +58,7 @@ def is_allowed(version: str, allowed: str) -> bool:
 
 
 def least(allowed: str) -> str:
-    """Return the lower bound of versions that are allowed."""
+    """Return the lower bound of the allowed versions."""
     return next(
         bound for operator, bound in _BOUND.findall(allowed) if operator == ">="
     )
@@ -73,10 +73,10 @@ def _numbers(version: str) -> tuple[int, ...]:
 
 
 def _header(distribution: str) -> list[str]:
-    """Return the lines about a distribution, without its description.
+    """Return the metadata lines of a distribution, without its description.
 
-    What `importlib.metadata` offers for it parses the description as well: a
-    millisecond for each distribution.
+    `importlib.metadata.Distribution.metadata` parses the description as well, which takes
+    a millisecond for each distribution.
     """
     try:
         found = metadata.distribution(distribution)

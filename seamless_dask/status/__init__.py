@@ -1,7 +1,7 @@
-"""``python -m seamless_dask.status``: what a cluster does, in a terminal.
+"""``python -m seamless_dask.status``: shows the state of a cluster in a terminal.
 
-Asks the plugin in the scheduler over Dask's RPC, so it needs no dashboard, and the
-same TLS configuration of Dask as any client.
+It asks the plugin in the scheduler over Dask's RPC, so it needs no dashboard. For TLS it
+needs the same Dask configuration as any client.
 """
 
 from __future__ import annotations
@@ -24,13 +24,13 @@ from .address import NotClear, NotFound, resolve
 
 #: Seconds for an answer
 TIMEOUT = 10.0
-#: Part of them for the connection
+#: Part of this time for the connection
 CONNECT = 0.8
-#: Columns where no terminal says how many there are
+#: Columns of the output without a terminal
 PIPE_WIDTH = 160
 
 DESCRIPTION = """\
-Show what a Dask cluster does that runs Seamless transformations.
+Show the state of a Dask cluster that runs Seamless transformations.
 
   python -m seamless_dask.status                        the only cluster that runs
   python -m seamless_dask.status tcp://HOST:PORT        this scheduler
@@ -39,19 +39,19 @@ Show what a Dask cluster does that runs Seamless transformations.
   python -m seamless_dask.status [ADDRESS] why CHECKSUM where a transformation is, and
                                                         what it waits for
   python -m seamless_dask.status --check                whether the packages on this
-                                                        machine are what it needs
+                                                        machine fit
 """
 
 EPILOG = """\
-The only cluster is looked for among the status files of daskservers in
+The only cluster is found by the status files of daskservers in
 ~/.remote-http-launcher/server and ~/.remote-http-launcher/client.
 
 exit codes:
   0  the state is shown
   1  not found: no cluster, no answer from it, no Seamless plugin in it or one of another
-     version, or a transformation that nothing is known of; with --check: a package is
-     missing, or is not what this version can work with
-  2  wrong usage; also several clusters, or several checksums that begin so
+     version, or an unknown transformation; with --check: a package is missing, or this
+     version cannot work with it
+  2  wrong usage; also several clusters, or several checksums that begin with the digits
 """
 
 Answer = dict[str, Any]
@@ -59,14 +59,14 @@ Answer = dict[str, Any]
 
 @dataclass(frozen=True)
 class _Question:
-    """What to ask a scheduler; ``checksum`` None means its status."""
+    """A question to a scheduler; ``checksum`` None asks for its status."""
 
     address: str
     checksum: str | None
 
 
 class Refused(Exception):
-    """The scheduler did not understand what was asked; the message is a sentence."""
+    """The scheduler did not understand the question; the message is a sentence."""
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -78,7 +78,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     what, checksum = _words(parser, options.words)
     try:
         if options.check:
-            from . import installed  # asks for all packages; nothing else needs them
+            from . import installed  # imports all packages; only --check needs them
 
             return installed.show(as_json=options.json)
         question = _Question(resolve(what, protocol=_protocol()), checksum)
@@ -93,7 +93,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     except KeyboardInterrupt:
         return 0
     except BrokenPipeError:
-        # such as "| head": whoever read has seen enough; Python would complain at its end
+        # such as "| head": the reader has ended; Python would report an error at exit
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return 0
 
@@ -104,18 +104,18 @@ def ask(address: str, checksum: str | None, timeout: float) -> Answer:
     Parameters
     ----------
     address
-        Of the scheduler, "tcp://host:port".
+        The address of the scheduler, "tcp://host:port".
     checksum
-        Of a transformation, or its first digits; None for the status.
+        The checksum of a transformation, or its first digits; None for the status.
     timeout
         Seconds for the connection and the answers.
 
     Raises
     ------
     NotFound
-        If it does not answer, or has no plugin that we understand.
+        If it does not answer, or has no plugin of a known version.
     Refused
-        If `checksum` is none, or belongs to several.
+        If `checksum` is not a checksum, or matches several.
     """
     from distributed.security import Security
 
@@ -163,9 +163,9 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument(
         "--check",
         action="store_true",
-        help="ask no scheduler: show the versions of the packages that are installed "
-        "here, those that are allowed, and what we use of them and do not find; put it "
-        "into a report of a problem. With --json: all names that we use",
+        help="ask no scheduler: show the installed and the allowed versions of packages "
+        "on this machine, and private names of them that are missing; include the output "
+        "when you report a problem. With --json: all private names that we use",
     )
     parser.add_argument(
         "--watch",
@@ -179,7 +179,7 @@ def _parser() -> argparse.ArgumentParser:
 def _words(
     parser: argparse.ArgumentParser, words: Sequence[str]
 ) -> tuple[str | None, str | None]:
-    """What comes before "why", and after it."""
+    """The words before and after "why"."""
     rest = list(words)
     address = rest.pop(0) if rest and rest[0] != "why" else None
     if not rest:
@@ -200,7 +200,7 @@ def _seconds(text: str) -> float:
 
 
 def _protocol() -> str:
-    """That of the scheduler, if it has the configuration of Dask that we have."""
+    """The protocol of the scheduler, if it has the same Dask configuration as we."""
     import dask.config
 
     encrypted = dask.config.get("distributed.comm.require-encryption", False)
@@ -269,7 +269,7 @@ async def _ask(
 ) -> Answer:
     from distributed.core import rpc
 
-    # less than for all, so that the reason is known why there is no connection
+    # less than the whole time, so that the cause of a failed connection is reported
     scheduler = rpc(address, timeout=CONNECT * timeout, connection_args=arguments)
     try:
         _check(address, await getattr(scheduler, messages.OP_VERSION)())
@@ -298,7 +298,7 @@ def _check(address: str, version: Any) -> None:
 
 
 def _cause(problem: BaseException, timeout: float) -> str:
-    """The first reason, which says most, as the end of a sentence."""
+    """The innermost cause, which says most, as the end of a sentence."""
     late = (asyncio.TimeoutError, TimeoutError)
     while problem.__cause__ is not None and not isinstance(problem, late):
         problem = problem.__cause__
@@ -312,7 +312,7 @@ def _cause(problem: BaseException, timeout: float) -> str:
 
 @contextmanager
 def _quiet() -> Iterator[None]:
-    """What Dask logs about connections we say ourselves."""
+    """Silence Dask's messages about connections: we report errors ourselves."""
     before = logging.root.manager.disable
     logging.disable(logging.CRITICAL)
     try:

@@ -1,8 +1,8 @@
-"""Which scheduler somebody means: an address, a status file, a name, or the only one.
+"""Finds a scheduler by its address, its status file, a name, or as the only one.
 
-Status files are those of seamless-dask-wrapper (directory ``server``, on its machine)
-and of remote-http-launcher (directory ``client``, where the driver runs; the port may
-be that of a tunnel).
+Status files are written by seamless-dask-wrapper (directory ``server``, on its machine)
+and by remote-http-launcher (directory ``client``, where the driver script runs; the port
+may be that of a tunnel).
 """
 
 from __future__ import annotations
@@ -13,7 +13,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-#: How the names of the services begin that are clusters
+#: Prefixes of the names of services that are clusters
 PREFIXES = ("daskserver-", "pure-daskserver-")
 DIRECTORIES = ("server", "client")
 
@@ -21,15 +21,15 @@ _ADDRESS = re.compile(r"([a-z]+://)?(\[[0-9a-f:%.\w]+\]|[^/\[\]:\s]+):\d{1,5}/?"
 
 
 class NotFound(Exception):
-    """There is no cluster where somebody looks for one; the message is a sentence."""
+    """There is no such cluster; the message is a sentence."""
 
 
 class NotClear(Exception):
-    """It could be several; the message is a sentence."""
+    """There are several such clusters; the message is a sentence."""
 
 
 def resolve(what: str | None, home: Path | None = None, protocol: str = "tcp") -> str:
-    """The address of the scheduler that somebody means.
+    """The address of the scheduler that `what` stands for.
 
     Parameters
     ----------
@@ -37,9 +37,9 @@ def resolve(what: str | None, home: Path | None = None, protocol: str = "tcp") -
         Address such as "tcp://host:port" or "host:port", path of a status file, name
         of a status file without its directory and ".json", or None.
     home
-        Directory that has ".remote-http-launcher"; None for that of the user.
+        Directory that has ".remote-http-launcher"; None for the user's home.
     protocol
-        "tcp" or "tls", where neither `what` nor a status file says.
+        "tcp" or "tls", used if `what` has none.
 
     Raises
     ------
@@ -69,7 +69,7 @@ def resolve(what: str | None, home: Path | None = None, protocol: str = "tcp") -
 
 
 def status_files(directory: Path) -> dict[str, Path]:
-    """The status files of clusters by name, those of this machine first."""
+    """The status files of clusters by name; files of this machine take precedence."""
     found: dict[str, Path] = {}
     for name in DIRECTORIES:
         for prefix in PREFIXES:
@@ -81,7 +81,7 @@ def status_files(directory: Path) -> dict[str, Path]:
 def address_in(path: Path) -> str:
     """Host and port of the scheduler that a status file names.
 
-    Raises NotFound if the file is not readable, or says that nothing runs.
+    Raises NotFound if the file is not readable, or says that no cluster runs.
     """
     fields = _read(path)
     status = fields.get("status", "running")  # the launcher's own file has none

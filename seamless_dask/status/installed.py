@@ -1,4 +1,4 @@
-"""What is installed on this machine, and whether it is what we need: ``--check``."""
+"""Checks whether the installed packages fit: ``--check``."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from ..neighbours.check import Neighbour, report
 
 
 def show(*, as_json: bool) -> int:
-    """Print it; return the exit code."""
+    """Print the result; return the exit code."""
     neighbours = report()
     ok = all(each.ok for each in neighbours)
     if as_json:

@@ -15,7 +15,7 @@ from rich.table import Table
 from rich.text import Text
 
 HEADING = "bold"
-#: Columns that may be broken into lines, and how narrow they may be
+#: Least width of the columns that may be broken into lines, and their headings
 SENTENCE = 24
 _SENTENCES = ("reason", "what it does")
 
@@ -26,7 +26,7 @@ def table(
     rows: Sequence[Sequence[Any]],
     numbers: Iterable[int] = (),
 ) -> list[RenderableType]:
-    """A title and, if there are rows, a table; columns of ``numbers`` to the right."""
+    """A title and, if there are rows, a table; columns in ``numbers`` are right-aligned."""
     if not rows:
         return [Text(title, style="dim")]
     texts = [[text(value) for value in row] for row in rows]
@@ -36,7 +36,7 @@ def table(
 
 @dataclass(frozen=True)
 class _Rows:
-    """A table or, where that has too few columns, a sentence for each row."""
+    """A table or, if the terminal is too narrow for it, a sentence for each row."""
 
     headings: Sequence[str]
     rows: Sequence[Sequence[Text]]
@@ -68,7 +68,7 @@ class _Rows:
 
 
 def text(value: Any) -> Text:
-    """As it is: no markup, no control characters; whoever sent it may be careless."""
+    """Return a value as plain text, without markup or control characters."""
     if isinstance(value, Text):
         return value
     return Text("-" if value is None else str(value))

@@ -1,7 +1,7 @@
-"""What :mod:`seamless_dask.status` prints: the answers of a scheduler, for people.
+"""Formats the answers of a scheduler for people, for :mod:`seamless_dask.status`.
 
-Takes the answers as they arrive, see `scheduler_ext.view.explain`, `scheduler_ext.scaling`
-and `scheduler_ext.view.workers`; knows nothing of connections.
+For the answers see `scheduler_ext.view.explain`, `scheduler_ext.scaling` and
+`scheduler_ext.view.workers`; this module knows nothing of connections.
 """
 
 from __future__ import annotations
@@ -181,7 +181,7 @@ def _problems(answer: Answer) -> list[str]:
 
 
 def _workers(rows: Sequence[Answer]) -> list[RenderableType]:
-    # those that somebody should see first; otherwise in the order of their arrival
+    # workers with problems first; otherwise in the order of their arrival
     urgent = sorted(rows, key=lambda row: row["status"] == "running")
     return table(
         _title("Workers", "no worker is connected", len(rows), "first"),
@@ -331,7 +331,7 @@ def _numbers(numbers: Mapping[str, int]) -> list[str]:
 
 
 def _conditions(workers: Sequence[Answer]) -> dict[str, int]:
-    """{condition: number of workers}, without those that simply run."""
+    """{condition: number of workers}, without running workers."""
     found: dict[str, int] = {}
     for row in workers:
         if row["status"] != "running":

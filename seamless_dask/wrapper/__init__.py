@@ -1,7 +1,7 @@
 """The command ``seamless-dask-wrapper``: a Dask cluster with a supervisor.
 
-`supervisor` holds the life cycle, `launch` starts the cluster; `settings` is what comes
-in, `jobs` what a batch system is told and answers, `scaling` how many workers there are.
+`supervisor` holds the life cycle, `launch` starts the cluster; `settings` checks the
+input, `jobs` talks to a batch system, `scaling` controls the number of workers.
 """
 
 from __future__ import annotations

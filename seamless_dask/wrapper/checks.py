@@ -1,4 +1,4 @@
-"""What is wrong with parameters for a kind of cluster, all of it at once."""
+"""Checks the parameters for a kind of cluster and reports all problems at once."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ from .settings.security import tls_problems
 
 logger = logging.getLogger(__name__)
 
-#: What a Dask worker needs before it does anything, in bytes.
+#: The memory that an idle Dask worker needs, in bytes.
 LEAST_MEMORY = 100 * 10**6
 
 
@@ -26,8 +26,8 @@ def check(
 ) -> None:
     """Check the parameters for this kind of cluster. Raises `ParametersError`.
 
-    A local cluster needs its directory for temporary files, jobs one for their output:
-    `make` says whether to make them, or only to see whether that would work.
+    A local cluster needs a directory for temporary files, jobs need one for their
+    output: `make` says whether to create it, or only to check whether that would work.
     """
     problems = _problems(parameters, cluster_class, make)
     if problems:
@@ -40,7 +40,7 @@ def check(
 def with_further_problems(
     error: ParametersError, cluster_class: ClusterClass
 ) -> ParametersError:
-    """The same error, and what `check` would say about the parameters that are right."""
+    """The same error with the problems that `check` finds in the other parameters."""
     if error.rest is None:
         return error
     further = [

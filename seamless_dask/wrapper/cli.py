@@ -28,7 +28,7 @@ with an "error". It ends the cluster after SIGINT, SIGTERM or SIGHUP, or when th
 no work for the inactivity timeout, and then deletes the status file. A second signal
 ends it by force.
 
-With --dry-run it only prints what it would submit or start:
+With --dry-run it only prints the job script, or the options of the workers:
   seamless-dask-wrapper dask_jobqueue::SLURMCluster --dry-run --parameters FILE.json
 """
 
@@ -101,15 +101,15 @@ def _parser() -> argparse.ArgumentParser:
         type=str.upper,
         choices=logs.LEVELS,
         default="INFO",
-        help="least level of what is logged to the standard error, also by workers on "
-        "this machine (default: %(default)s)",
+        help="least level of the messages on the standard error, also those of workers "
+        "on this machine (default: %(default)s)",
     )
     parser.add_argument("--version", action="version", version=f"%(prog)s {_version()}")
     return parser
 
 
 class _PrintSchema(argparse.Action):
-    """Like ``--version``: nothing else needs to be on the command line."""
+    """Like ``--version``: no other argument is needed on the command line."""
 
     def __init__(self, option_strings: Sequence[str], dest: str, help: str):
         super().__init__(option_strings, dest, nargs=0, help=help)
@@ -203,7 +203,7 @@ def _dry_run(options: argparse.Namespace) -> int:
 
 
 def _exit_soon(code: int) -> None:
-    """Do not let a thread that hangs keep the process: all that matters is done."""
+    """End the process even if a thread hangs: all important work is done."""
 
     def leave() -> None:
         sys.stdout.flush()

@@ -1,7 +1,7 @@
-"""The end of the cluster, of its jobs, and of all processes, in a limited time.
+"""Ends the cluster, its jobs and all processes, in a limited time.
 
-What does not end by itself is killed; what cannot be killed from here, a job of a batch
-system, is named.
+Processes that do not end by themselves are killed; jobs of a batch system that may be
+left are named in the log.
 """
 
 from __future__ import annotations
@@ -21,17 +21,17 @@ from .guard import Guard, marked
 logger = logging.getLogger(__name__)
 
 #: remote-http-launcher waits 5 s after SIGINT before it uses more force; on a busy
-#: machine the rest takes its time as well. Worker plugins need up to 2 s.
+#: machine the steps after this one also take time. Worker plugins need up to 2 s.
 CLOSE_SECONDS = 2.5
 KILL_SECONDS = 1.0
-#: Batch systems take their time; nobody signalled, or somebody did and waits.
+#: Time for a batch system to end its jobs: without a signal, and after one.
 JOBS_SECONDS = 30.0
 HURRIED_JOBS_SECONDS = 4.0
-#: Of which so much is for the cluster itself.
+#: The part of this time that is for the cluster itself.
 CLUSTER_SECONDS = 1.0
-#: For processes to notice that their parent is gone.
+#: Time for processes to notice that their parent is gone.
 NOTICE_SECONDS = 1.0
-#: For the cluster to notice that its workers were killed.
+#: Time for the cluster to notice that its workers were killed.
 FAREWELL_SECONDS = 0.3
 
 
@@ -39,8 +39,8 @@ class Closing:
     """Ends everything that the wrapper has started. `run` is called once.
 
     `events` is the queue of the main thread, `launched` the cluster if it has started,
-    `starting` the thread that starts it, `news` what may be in the queue of a batch
-    system; `hurried` says that somebody waits for the end.
+    `starting` the thread that starts it, `news` the jobs that may be in the queue of a
+    batch system; `hurried` says that a user or caller waits for the end.
     """
 
     def __init__(
@@ -66,7 +66,7 @@ class Closing:
     def run(self) -> bool:
         """End the cluster and all processes.
 
-        Returns False if that took a second signal, or if something is left.
+        Returns False if that took a second signal, or if processes are left.
         """
         deadline = time.monotonic() + self._seconds()
         known = self._below()
@@ -74,7 +74,7 @@ class Closing:
         known |= self._below()
         left = processes.alive(known)
         if closer is not None and not closer.is_alive():
-            # what is left now was not told to end, it can only notice
+            # the remaining processes were not asked to end: they must notice by themselves
             deadline = min(deadline, time.monotonic() + NOTICE_SECONDS)
         while left and not self._impatient and time.monotonic() < deadline:
             self._pass_time()
@@ -83,7 +83,7 @@ class Closing:
             logger.warning(
                 "Killing processes that did not end in time: %s.", _pids(left)
             )
-        # again and again, for a process that was just starting another
+        # repeatedly, because a process may have been starting another one
         deadline = time.monotonic() + KILL_SECONDS
         while left and time.monotonic() < deadline:
             left = processes.kill(left, KILL_SECONDS / 4) | self._below()
@@ -99,7 +99,7 @@ class Closing:
         return HURRIED_JOBS_SECONDS if self._hurried else JOBS_SECONDS
 
     def _below(self) -> set[psutil.Process]:
-        """All processes that are there because of this one, but for the guard."""
+        """All processes that this one has started, directly or not, except the guard."""
         found = processes.descendants()
         if self._guard is None:
             return found
@@ -158,7 +158,7 @@ class Closing:
                 left = launched.cluster.sync(launched.jobs.end, max(seconds, 0.5))
                 self._events.put(left)
             launched.cluster.close()
-        except Exception:  # the processes are killed if need be
+        except Exception:  # processes that are left are killed afterwards
             logger.exception("The cluster could not be closed in an orderly way")
 
 

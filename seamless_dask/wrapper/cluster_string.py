@@ -1,4 +1,4 @@
-"""The cluster string, ``MODULE::SYMBOL``: which class makes the cluster."""
+"""The cluster string, ``MODULE::SYMBOL``, names the class that makes the cluster."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ class ClusterClass:
 
 
 def resolve(text: str) -> ClusterClass:
-    """Import what the cluster string names. Raises `ClusterStringError`.
+    """Import the class that the cluster string names. Raises `ClusterStringError`.
 
     Call it from the main thread: importing ``dask_jobqueue`` installs a signal handler.
     """
@@ -41,7 +41,7 @@ def resolve(text: str) -> ClusterClass:
             f"The cluster string {text!r} needs the module {error.name!r}, "
             "which is not installed."
         ) from error
-    except Exception as error:  # whatever foreign code may raise
+    except Exception as error:  # the module may raise any exception
         raise ClusterStringError(
             f"The module of the cluster string {text!r} cannot be imported: {error!r}."
         ) from error
@@ -71,7 +71,7 @@ def _classify(text: str, found: Any) -> ClusterClass:
         )
     if issubclass(found, LocalCluster):
         return ClusterClass(found, "local")
-    # whoever subclasses JobQueueCluster has imported the package
+    # a module with a subclass of JobQueueCluster has imported the package
     jobqueue = sys.modules.get("dask_jobqueue")
     if jobqueue is not None and issubclass(found, jobqueue.JobQueueCluster):
         job_class = getattr(found, "job_cls", None)

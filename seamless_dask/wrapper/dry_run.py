@@ -1,4 +1,4 @@
-"""What would be submitted or started, without doing it."""
+"""Shows the job script or the options of workers, without starting a cluster."""
 
 from __future__ import annotations
 
@@ -24,8 +24,8 @@ logger = logging.getLogger(__name__)
 def dry_run(cluster_string: str, file: Path, scheduler: str) -> str:
     """Return the job script, or for a local cluster the options of its workers.
 
-    Raises `WrapperError` where the real start would fail for the same reason. Changes
-    nothing but Dask's configuration in this process.
+    Raises `WrapperError` if the real start would fail for the same reason. It only
+    changes Dask's configuration in this process.
 
     Parameters
     ----------

@@ -1,4 +1,4 @@
-"""What the main thread of the wrapper is told by others; they put it into its queue."""
+"""The events that other threads put into the queue of the wrapper's main thread."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from .exit_codes import StatusFileLost
 
 @dataclass(frozen=True)
 class Endpoint:
-    """Where the scheduler and its dashboard may listen."""
+    """The host and the ports on which the scheduler and its dashboard may listen."""
 
     host: str
     first_port: int
@@ -18,14 +18,14 @@ class Endpoint:
 
 
 class Jobs(Protocol):
-    """What keeps the jobs of a batch system; `scaling.batch.BatchAdaptive` does."""
+    """The object that manages the jobs of a batch system: `scaling.batch.BatchAdaptive`."""
 
     @property
     def healthy(self) -> bool:
         """Whether no job has failed so far."""
 
     async def end(self, seconds: float) -> News:
-        """End the jobs, and return what is left of them."""
+        """End the jobs, and return the jobs that may be left."""
 
 
 @dataclass(frozen=True)
@@ -37,13 +37,13 @@ class Launched:
     plugin: Any
     port: int
     dashboard_port: int
-    #: On a batch system.
+    #: None without a batch system.
     jobs: Jobs | None = None
 
 
 @dataclass(frozen=True)
 class SignalArrived:
-    """Somebody wants the wrapper to end."""
+    """A signal asks the wrapper to end."""
 
     number: int
 
@@ -64,14 +64,14 @@ class Started:
 
 @dataclass(frozen=True)
 class Failure:
-    """Something went wrong in another thread."""
+    """An exception was raised in another thread."""
 
     error: BaseException
 
 
 @dataclass(frozen=True)
 class Activity:
-    """What the cluster does."""
+    """The activity of the cluster."""
 
     #: Counters of the scheduler plugin; None once the scheduler is closed.
     snapshot: dict[str, Any] | None
@@ -79,16 +79,16 @@ class Activity:
 
 @dataclass(frozen=True)
 class News:
-    """What has changed about the jobs of a batch system."""
+    """The jobs of a batch system have changed."""
 
     #: Jobs that may be in the queue.
     jobs: tuple[str, ...]
-    #: Why no more jobs are submitted at the moment; empty if nothing is wrong.
+    #: Why no more jobs are submitted at the moment; empty if all is well.
     submission_error: str
-    #: Those of the jobs that the queue has never shown.
+    #: The jobs that the queue has never shown.
     unseen: tuple[str, ...] = ()
-    #: Jobs that nobody knows may be in the queue, and show up in it for so many seconds;
-    #: 0 if there is no reason to think so.
+    #: For how many seconds unknown jobs may still appear in the queue; 0 if there is no
+    #: reason to expect any.
     doubtful: float = 0.0
     #: The name of all jobs.
     job_name: str = ""

@@ -31,23 +31,23 @@ MEANINGS: dict[ExitCode, str] = {
     ExitCode.BAD_CLUSTER_STRING: "the cluster string names no usable cluster class",
     ExitCode.NO_FREE_PORT: "--host or --port-range offers no free port",
     ExitCode.START_FAILED: "the cluster could not be started",
-    ExitCode.LOST: "the status file was removed or taken over by somebody else, or "
-    "the cluster broke down; everything was ended",
+    ExitCode.LOST: "another process removed or took over the status file, or the cluster "
+    "broke down; everything was ended",
     ExitCode.FORCED: "a second signal arrived before everything had ended, or a "
     "process could not be ended",
-    ExitCode.JOBS_LEFT: "the batch system did not confirm that all jobs have gone; those "
-    "that may be left are named in the log",
+    ExitCode.JOBS_LEFT: "the batch system did not confirm that all jobs have gone; the "
+    "log names the jobs that may be left",
 }
 
 
 class WrapperError(Exception):
-    """A reason to end that is told to the user in a sentence, without traceback."""
+    """An error that is shown to the user as a sentence, without traceback."""
 
     exit_code = ExitCode.START_FAILED
 
 
 class StatusFileMissing(WrapperError):
-    """Nobody wrote a status file for us."""
+    """The caller wrote no status file for us."""
 
     exit_code = ExitCode.NO_STATUS_FILE
 
@@ -65,16 +65,16 @@ class StatusFileLost(WrapperError):
 
 
 class ParametersError(WrapperError):
-    """Some parameters are missing or wrong; says which, all at once.
+    """Some parameters are missing or wrong; the message lists all of them.
 
     Parameters
     ----------
     problems
         A sentence for each.
     wrong
-        Names of the parameters whose values are no such values.
+        Names of the parameters whose values are not allowed.
     rest
-        The `Parameters` without these; None if there is no need to look at them.
+        The `Parameters` without these; None if they need no further check.
     """
 
     exit_code = ExitCode.BAD_STATUS_FILE
@@ -91,7 +91,7 @@ class ParametersError(WrapperError):
 
 
 class ClusterStringError(WrapperError):
-    """The cluster string names no cluster class that we can start."""
+    """The cluster string names no cluster class that the wrapper can start."""
 
     exit_code = ExitCode.BAD_CLUSTER_STRING
 

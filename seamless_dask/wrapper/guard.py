@@ -1,16 +1,16 @@
-"""A small process that ends what is left when the wrapper itself is killed.
+"""A small process that cleans up when the wrapper itself is killed.
 
 It waits for the pipe from the wrapper to break, and then
 
-- says in the status file that the wrapper is dead;
-- on this machine: gives the processes below the wrapper a few seconds to notice, and
-  kills the rest. Dask workers notice the death of their parent, but what user code
-  started below them does not, nor a process whose parent died earlier. So the wrapper
-  marks its environment, which every process below inherits. The wrapper itself finds by
-  the same mark what it has to end;
-- on a batch system: cancels the jobs that the wrapper had, until the queue says that they
-  are gone, and those that bear the name of its jobs. A job that is still pending would
-  otherwise start, find no scheduler, and hold its node for a minute.
+- writes into the status file that the wrapper is dead;
+- on this machine: gives the processes below the wrapper a few seconds to end, and
+  kills the rest. Dask workers notice the death of their parent, but processes that user
+  code started below them do not, nor does a process whose parent died earlier. So the
+  wrapper marks its environment, which every process below inherits. The wrapper itself
+  uses the same mark to find the processes that it has to end;
+- on a batch system: cancels the jobs of the wrapper, and other jobs with their name,
+  until the queue says that they are gone. Otherwise a job that is still pending would
+  start, find no scheduler, and hold its node for a minute.
 
 The same happens when the wrapper ends and could not make sure that all jobs are gone.
 """
@@ -47,7 +47,7 @@ MARK = "WRAPPED_CLUSTER"
 #: Time for processes to notice that their parent is gone, in seconds.
 NOTICE_SECONDS = 5.0
 KILL_SECONDS = 10.0
-#: How long a batch system may be away until its jobs are given up, in seconds.
+#: How long the guard tries to cancel jobs until it gives up, in seconds.
 JOBS_SECONDS = 600.0
 DISMISSED = "dismissed"
 
@@ -56,28 +56,28 @@ logger = logging.getLogger(__name__)
 
 @dataclass(frozen=True)
 class Charge:
-    """What the guard of a batch system knows of the wrapper."""
+    """The knowledge of the guard about the jobs of the wrapper."""
 
-    #: Of all its jobs; "" if it has none yet.
+    #: The name of all its jobs; "" if it has none yet.
     job_name: str = ""
     jobs: Sequence[str] = ()
-    #: Those that the queue has never shown.
+    #: Jobs that the queue has never shown.
     unseen: Sequence[str] = ()
-    #: Jobs that nobody knows may show up in the queue for so many seconds.
+    #: For how many seconds unknown jobs may still appear in the queue.
     doubtful: float = 0.0
     #: Options for the commands about jobs.
     options: Sequence[str] = ()
 
 
 class Guard:
-    """The guard as the wrapper sees it: started, and dismissed when all is over.
+    """The guard as the wrapper sees it: started, and dismissed at a clean end.
 
     Parameters
     ----------
     status_file
-        Of the wrapper.
+        The status file of the wrapper.
     batch_system
-        The name of one in `queues.QUEUES`, or "" for processes on this machine.
+        A name in `queues.QUEUES`, or "" for processes on this machine.
     """
 
     def __init__(self, status_file: Path, batch_system: str = "") -> None:
@@ -96,7 +96,7 @@ class Guard:
             stdin=subprocess.PIPE,
             # out of reach of signals from a terminal
             start_new_session=True,
-            # the guard itself bears no mark
+            # the guard itself has no mark
             env={name: value for name, value in os.environ.items() if name != MARK},
             text=True,
         )
@@ -107,7 +107,7 @@ class Guard:
         return self._process.pid
 
     def watch(self, news: News) -> None:
-        """These are all jobs that there are."""
+        """Tell the guard all jobs of the wrapper."""
         assert self._process.stdin is not None
         charge = Charge(
             job_name=news.job_name,
@@ -116,12 +116,12 @@ class Guard:
             doubtful=news.doubtful,
             options=news.options,
         )
-        with contextlib.suppress(BrokenPipeError):  # somebody ended the guard
+        with contextlib.suppress(BrokenPipeError):  # the guard was killed
             self._process.stdin.write(json.dumps(vars(charge)) + "\n")
             self._process.stdin.flush()
 
     def dismiss(self, seconds: float = 1.0) -> None:
-        """End the guard; nothing is left to guard."""
+        """End the guard: there is no process or job left to guard."""
         with contextlib.suppress(BrokenPipeError):
             try:
                 self._process.communicate(DISMISSED + "\n", timeout=seconds)
@@ -131,7 +131,7 @@ class Guard:
 
 
 def marked(mark: str) -> set[psutil.Process]:
-    """All processes that inherited the mark, but for this one."""
+    """All processes that inherited the mark, except this one."""
     found = set()
     for process in psutil.process_iter():
         try:
@@ -143,7 +143,7 @@ def marked(mark: str) -> set[psutil.Process]:
 
 
 def _wait() -> Charge | None:
-    """Wait for the end of the wrapper; return what it had, None if nothing is to do."""
+    """Wait for the end of the wrapper; return its jobs, or None if it dismissed us."""
     charge = Charge()
     for line in sys.stdin:
         if line.strip() == DISMISSED:
@@ -195,7 +195,7 @@ def _end_jobs(batch_system: str, charge: Charge) -> None:
 
 
 def main() -> None:
-    """Guard until dismissed, or until nothing is left."""
+    """Wait until dismissed; if the wrapper dies, end its processes and jobs."""
     parser = argparse.ArgumentParser()
     parser.add_argument("--status-file", type=Path)
     parser.add_argument("--wrapper", nargs=2)
@@ -206,7 +206,7 @@ def main() -> None:
         level=logging.INFO,
         format="%(asctime)s %(levelname)-7s %(name)s: %(message)s",
     )
-    os.chdir("/")  # no folder should be kept in use
+    os.chdir("/")  # keep no folder in use
     charge = _wait()
     if charge is None:
         return

@@ -45,7 +45,7 @@ if TYPE_CHECKING:
 
 logger = logging.getLogger(__name__)
 
-#: Somebody else may take a port between our look and our use of it.
+#: Attempts, because another process may take a port between our check and our use.
 ATTEMPTS = 5
 SCALING_INTERVAL = 1.0
 #: Share of the target duration that a worker stays idle before it is ended.
@@ -64,8 +64,8 @@ def launch(
 ) -> Launched:
     """Start the cluster and attach the scheduler plugin.
 
-    Blocks; call it from a thread that has no event loop. `on_news` is told of the jobs of
-    a batch system, in any thread; their output goes to `log_directory`.
+    Blocks; call it from a thread that has no event loop. `on_news` is called, in any
+    thread, when the jobs of a batch system change; their output goes to `log_directory`.
     """
     batch = cluster_class.kind == "jobqueue"
     settings = dask_settings(parameters, walltime=batch)
@@ -146,7 +146,7 @@ def _start(
                 raise
             logger.info("Port %d was taken by somebody else, trying others.", port)
             continue
-        # Dask takes any port for the dashboard if it cannot have the one asked for
+        # Dask takes any port for the dashboard if the requested one is taken
         if cluster.scheduler.http_server.port == dashboard_port:
             return cluster, port, dashboard_port
         logger.info(
@@ -174,7 +174,7 @@ def _make(
     dashboard_port: int,
     arguments: dict[str, Any],
 ) -> Any:
-    # not as text, which Dask would split at the colons of IPv6
+    # not as a string, because Dask would split it at the colons of IPv6
     dashboard_address = [(host, dashboard_port)]
     if ":" in host:
         host = f"[{host}]"
@@ -197,12 +197,12 @@ def _make(
 
 
 def local_arguments(parameters: Parameters) -> dict[str, Any]:
-    """Keyword arguments of LocalCluster, but for the scheduler.
+    """Keyword arguments of LocalCluster, without those for the scheduler.
 
-    It starts without workers: scaling adds them, and until then clients can connect.
-    Unless `memory` says so there is no memory limit: Dask measures its own worker
-    process, not the processes of Seamless below it, and its default limit would make
-    a small machine kill workers for the size of their caches.
+    It starts without workers: scaling adds them, and clients can connect before.
+    Without `memory` there is no memory limit: Dask measures its own worker process, not
+    the Seamless processes below it, and on a small machine its default limit would kill
+    workers because of the size of their caches.
     """
     arguments: dict[str, Any] = {
         "n_workers": 0,
@@ -222,9 +222,10 @@ def local_arguments(parameters: Parameters) -> dict[str, Any]:
 
 
 def policy(parameters: Parameters, unit: str = "worker") -> ScalingPolicy:
-    """How the number of workers follows the work; `unit` is what comes and goes.
+    """The rules by which the number of workers follows the work.
 
-    The configuration key ``seamless-dask.idle-time`` is how long a worker stays idle.
+    `unit` is the noun for a worker or job. The configuration key
+    ``seamless-dask.idle-time`` is how long a worker stays idle.
     """
     import dask.config
 
@@ -257,7 +258,7 @@ def policy(parameters: Parameters, unit: str = "worker") -> ScalingPolicy:
 
 
 def queue_of(arguments: Mapping[str, Any], system: str) -> Queue:
-    """How the jobs that `batch.job_arguments` describes are asked about."""
+    """The queue for the jobs that `job_arguments` describes."""
     queue = QUEUES[system]
     directives = arguments["job_extra_directives"]
     options = [] if isinstance(directives, dict) else queue.options_of(directives)

@@ -1,8 +1,8 @@
-"""One log for a run: what it decides and why, in one format, whoever says it.
+"""One log for a run, with its decisions and their reasons, in one format for all sources.
 
 Dask's messages about each connection, each client and the options of each worker are
-left out. Its configuration key ``logging`` decides, so ``extra_dask_config`` can have
-them back: ``{"logging": {"distributed.scheduler": "info"}}``.
+left out. Dask's configuration key ``logging`` controls this, so ``extra_dask_config``
+can restore them: ``{"logging": {"distributed.scheduler": "info"}}``.
 """
 
 from __future__ import annotations
@@ -16,13 +16,13 @@ from .exit_codes import StartFailed
 FORMAT = "%(asctime)s %(levelname)-7s %(name)s: %(message)s"
 LEVELS = ("DEBUG", "INFO", "WARNING", "ERROR")
 OURS = ("seamless_dask", "scheduler_ext")
-#: Loggers of Dask that say at level INFO what is of no use in the log of a run
+#: Loggers of Dask whose messages at level INFO are of no use in the log of a run
 CHATTY = (
     "distributed.client",
     # each connection that begins or ends
     "distributed.comm",
     "distributed.core",
-    # what our own scaling says as well
+    # our own scaling logs the same
     "distributed.deploy",
     # a package that could be installed
     "distributed.http",
@@ -38,7 +38,7 @@ def set_up(level: str) -> None:
     """Log to the standard error from now on; `level` is one of `LEVELS`."""
     handler = logging.StreamHandler(sys.stderr)
     handler.addFilter(shorten)
-    # other libraries have nothing to say below INFO
+    # messages of other libraries below INFO are left out
     number = logging.getLevelName(level)
     logging.basicConfig(
         level=max(number, logging.INFO), format=FORMAT, handlers=[handler]
@@ -51,7 +51,7 @@ def set_up(level: str) -> None:
 def configure_dask() -> None:
     """Let Dask and the workers that it starts on this machine log like this process.
 
-    What the configuration of Dask says already is kept. Does nothing without `set_up`.
+    Existing settings in Dask's configuration are kept. Does nothing without `set_up`.
     Raises `StartFailed` if the configuration names a level that does not exist.
     """
     number = logging.getLogger(OURS[0]).level
@@ -86,7 +86,7 @@ def configure_dask() -> None:
 
 
 def shorten(record: logging.LogRecord) -> bool:
-    """A log filter: who vanished is told in one line instead of a traceback."""
+    """A log filter: a lost connection is logged in one line, without a traceback."""
     if record.name.startswith("distributed") and record.exc_info:
         reason = next(_lost(record.exc_info[1]), None)
         if reason is not None:
@@ -97,7 +97,7 @@ def shorten(record: logging.LogRecord) -> bool:
 
 
 def _lost(problem: BaseException | None) -> Iterator[BaseException]:
-    """The errors behind this one that say that nobody is there any more."""
+    """The errors behind this one that say that a connection is lost."""
     while problem is not None:
         # by its name, since Dask may not be loaded yet
         name = type(problem).__name__

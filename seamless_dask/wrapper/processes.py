@@ -1,4 +1,4 @@
-"""The processes below this one: which are left, and how to end them."""
+"""Finds and ends the processes below this one."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ def descendants() -> set[psutil.Process]:
 
 
 def alive(processes: Iterable[psutil.Process]) -> set[psutil.Process]:
-    """Those that still run. A process is known by pid and start time.
+    """The processes that still run. A process is identified by pid and start time.
 
     The resource tracker of multiprocessing is left out: it cleans up after the others
     and ends with the last of them.
@@ -39,7 +39,7 @@ def alive(processes: Iterable[psutil.Process]) -> set[psutil.Process]:
 
 
 def kill(processes: Iterable[psutil.Process], seconds: float) -> set[psutil.Process]:
-    """Kill at once, wait for the end; return those that are still there."""
+    """Kill processes and wait for their end; return those that still run."""
     targets = set(processes)
     for process in targets:
         try:
@@ -49,7 +49,7 @@ def kill(processes: Iterable[psutil.Process], seconds: float) -> set[psutil.Proc
         except psutil.AccessDenied as error:
             logger.error("May not kill process %d: %s", process.pid, error)
     deadline = time.monotonic() + seconds
-    # not psutil.wait_procs: it waits for zombies that nobody collects
+    # not psutil.wait_procs: it waits for zombies that no parent collects
     while (left := alive(targets)) and time.monotonic() < deadline:
         time.sleep(0.02)
     return left

@@ -11,7 +11,7 @@ ENDING = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
 
 @contextlib.contextmanager
 def held_back() -> Iterator[None]:
-    """Let these signals wait, for as long as the wrong handler would take them."""
+    """Block these signals while another handler than ours may be installed."""
     signal.pthread_sigmask(signal.SIG_BLOCK, ENDING)
     try:
         yield

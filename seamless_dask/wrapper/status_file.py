@@ -1,18 +1,18 @@
-"""The status file: how the caller and the wrapper talk to each other.
+"""The status file, through which the caller and the wrapper communicate.
 
 The caller starts the wrapper first and then writes the file, with the status
 ``"starting"`` and the parameters. The wrapper shows that it is alive by touching the
 file, and turns the status into ``"running"`` or ``"failed"``, or deletes the file at
-the end. It never creates the file: one that was removed stays removed, and one that
-names another process is left alone.
+the end. It never creates the file: a file that was removed stays removed, and a file
+that names another process is left alone.
 
 Fields that the wrapper writes, next to ``status``: ``port`` and ``dashboard_port`` of
 the scheduler, ``error`` (why the start failed, or why it ended badly), ``jobs`` (ids of
 the batch jobs that it has), ``submission_error`` (why there are not more of them; absent
 when all is well), ``pid`` if there was none,
-``wrapper_pid`` if ``pid`` is somebody else's, and ``start_time``, when the wrapper's
-process started (seconds since the epoch), which tells it from a later process with the
-same pid. All other fields are kept.
+``wrapper_pid`` if ``pid`` belongs to another process, and ``start_time``, when the
+wrapper's process started (seconds since the epoch), which tells it from a later process
+with the same pid. All other fields are kept.
 """
 
 from __future__ import annotations
@@ -38,13 +38,13 @@ logger = logging.getLogger(__name__)
 
 WAIT_SECONDS = 20.0
 POLL_SECONDS = 0.1
-#: How long a file may be unreadable: somebody may be writing it in place.
+#: How long a file may be unreadable: the caller may be writing it in place.
 UNREADABLE_SECONDS = 2.0
 #: The launcher gives up on a file that has not been touched for 60 seconds.
 TOUCH_SECONDS = 2.0
 #: While running; also how long a removed file may go unnoticed.
 RELAXED_TOUCH_SECONDS = 5.0
-#: What systems say when there is no room for another file, or for more in one.
+#: Errors of the system when there is no room for another file, or for more data.
 _FULL = (errno.ENOSPC, errno.EDQUOT)
 
 
@@ -55,7 +55,7 @@ class StatusFile:
         self.path = path
         #: Fields as last read or written.
         self.fields = fields
-        #: The process that the caller wrote down; None until there is one.
+        #: The process id that the caller wrote into the file; None until there is one.
         self._owner = fields.get("pid")
 
     @classmethod
@@ -67,7 +67,7 @@ class StatusFile:
     ) -> StatusFile:
         """Wait for the caller to write the file.
 
-        `pause` sleeps between looks; it may raise to give up waiting.
+        `pause` sleeps between two checks; it may raise to give up waiting.
         """
         deadline = time.monotonic() + seconds
         unreadable_since: float | None = None
@@ -111,7 +111,7 @@ class StatusFile:
         return parameters
 
     def foreign_pid(self) -> int | None:
-        """The process that the caller wrote down, if that is not this process."""
+        """The process id in the file, if it is not that of this process."""
         return self._owner if self._owner not in (None, os.getpid()) else None
 
     def check(self) -> None:
@@ -134,7 +134,7 @@ class StatusFile:
     def touch(self) -> None:
         """Show that this process is alive."""
         self.check()
-        with contextlib.suppress(FileNotFoundError):  # the next check will tell
+        with contextlib.suppress(FileNotFoundError):  # the next check will notice
             os.utime(self.path)
 
     def running(self, *, port: int, dashboard_port: int) -> None:
@@ -142,7 +142,7 @@ class StatusFile:
         self._write(status="running", port=port, dashboard_port=dashboard_port)
 
     def news(self, *, jobs: list[str], submission_error: str) -> None:
-        """Tell whoever looks which batch jobs there are, and why not more."""
+        """Write which batch jobs there are, and why there are not more."""
         self._write(jobs=jobs, submission_error=submission_error or None)
 
     def failed(self, message: str) -> None:
@@ -181,8 +181,8 @@ def start_time() -> float:
 def declare_dead(path: Path, pid: int, start_time: float, message: str) -> None:
     """Say in the status file of a process that it died; called by another one.
 
-    Does nothing if the file is gone, speaks of another process, or was given its last
-    word by the process itself. Raises `StatusFileUnusable`, `OSError`.
+    Does nothing if the file is gone or names another process, or if the process itself
+    wrote a final status. Raises `StatusFileUnusable`, `OSError`.
     """
     try:
         fields = _read(path)
@@ -201,8 +201,8 @@ def declare_dead(path: Path, pid: int, start_time: float, message: str) -> None:
 class Heartbeat:
     """Touches a status file from a thread of its own, and reports when it is lost.
 
-    A thread, because imports and batch systems may keep the others busy for longer
-    than the caller's patience.
+    A thread of its own, because imports and batch systems may keep other threads busy
+    for longer than the caller waits.
     """
 
     def __init__(
@@ -226,7 +226,7 @@ class Heartbeat:
         self._thread.start()
 
     def relax(self) -> None:
-        """Touch less often: nobody is waiting any more."""
+        """Touch less often: the caller does not wait any more."""
         self._seconds = max(self._seconds, RELAXED_TOUCH_SECONDS)
 
     def stop(self) -> None:
@@ -247,7 +247,7 @@ class Heartbeat:
 
 
 def _replace(path: Path, fields: dict[str, Any]) -> None:
-    """Write a file that is there, in one go; raise `StatusFileLost` if it is not."""
+    """Replace an existing file atomically; raise `StatusFileLost` if there is none."""
     try:
         _replace_by_another(path, fields)
     except OSError as error:
@@ -257,9 +257,9 @@ def _replace(path: Path, fields: dict[str, Any]) -> None:
 
 
 def _overwrite(path: Path, fields: dict[str, Any]) -> None:
-    """Write a file in place, where there is no room for another one.
+    """Write a file in place, if there is no room for another one.
 
-    What it takes up already is mostly enough. All or nothing is written.
+    The space that it has already is mostly enough. All or nothing is written.
     """
     content = json.dumps(fields).encode()
     try:
@@ -275,7 +275,7 @@ def _overwrite(path: Path, fields: dict[str, Any]) -> None:
         except OSError:
             os.ftruncate(descriptor, size)
             raise
-        # one step, for those who read it: blanks at the end do no harm
+        # in one step, because others may be reading; blanks at the end do no harm
         os.pwrite(descriptor, content.ljust(size), 0)
     finally:
         os.close(descriptor)
@@ -300,7 +300,7 @@ def _replace_by_another(path: Path, fields: dict[str, Any]) -> None:
 
 
 def _close_to_others(path: Path) -> None:
-    """There may be secrets in it, such as lines of the job script."""
+    """Make the file private: it may contain secrets, such as lines of the job script."""
     try:
         path.chmod(0o600)
     except OSError as error:

@@ -1,14 +1,14 @@
 """The life of the wrapper: wait, start, watch, end.
 
 The main thread waits on one queue and decides; everything that can block happens in
-other threads, so that a signal is answered at once whatever the cluster is doing:
+other threads, so that it reacts to a signal at once whatever the cluster is doing:
 
 - a signal handler, the heartbeat of the status file, and the thread that starts the
-  cluster put their news into the queue;
-- the scheduler is asked for its activity by a callback on its own event loop, which
-  puts the answer into the queue;
-- the cluster is closed in a thread, and what does not end in time is killed, or, if it is
-  a job of a batch system, left to the guard and named.
+  cluster put events into the queue;
+- a callback on the event loop of the scheduler reads its activity and puts it into the
+  queue;
+- a thread closes the cluster. Processes that do not end in time are killed; jobs of a
+  batch system that do not end in time are named in the log and left to the guard.
 """
 
 from __future__ import annotations
@@ -49,7 +49,7 @@ from .status_file import Heartbeat, StatusFile
 
 logger = logging.getLogger(__name__)
 
-#: Bounds of the time between two looks at the activity, in seconds.
+#: Bounds of the time between two checks of the activity, in seconds.
 LOOK_SECONDS = (0.2, 5.0)
 #: A scheduler that does not answer for so long is mentioned in the log, in seconds.
 SILENCE_SECONDS = 60.0
@@ -81,9 +81,9 @@ class Supervisor:
     _launched: Launched | None = None
     _guard: Guard | None = None
     _starting: threading.Thread | None = None
-    #: Where jobs write what they print.
+    #: The directory for the output of jobs.
     _job_output: Path | None = None
-    #: A signal arrived, so somebody waits for the end.
+    #: A signal arrived, so the user or the caller waits for the end.
     _hurried: bool = False
     #: Whether the status file says that the cluster runs.
     _announced: bool = False
@@ -127,7 +127,7 @@ class Supervisor:
             signal.signal(number, self._on_signal)
 
     def _on_signal(self, number: int, frame: FrameType | None) -> None:
-        self._events.put(SignalArrived(number))  # SimpleQueue is made for this
+        self._events.put(SignalArrived(number))  # SimpleQueue is safe in handlers
 
     def _read_status_file(self) -> StatusFile:
         path = self.options.status_file
@@ -162,7 +162,7 @@ class Supervisor:
             logger.warning(
                 "Unknown parameters are ignored: %s.", ", ".join(sorted(unknown))
             )
-        if parameters.timeout is not None:  # nearer to the user than --timeout
+        if parameters.timeout is not None:  # takes precedence over --timeout
             self.options = Options(
                 **{**vars(self.options), "timeout": parameters.timeout}
             )
@@ -205,7 +205,7 @@ class Supervisor:
         )
 
     def _announce(self) -> None:
-        """Tell the caller that the cluster runs; `_watch` tries again if need be."""
+        """Tell the caller that the cluster runs; if this fails, `_watch` tries again."""
         assert self._launched is not None
         assert self._status_file is not None and self._heartbeat is not None
         try:
@@ -228,10 +228,10 @@ class Supervisor:
             self._write_news()
 
     def _complete(self, error: ParametersError) -> ParametersError:
-        """Say at once what else is wrong with the parameters, for this cluster class."""
+        """Add the other problems of the parameters, for this cluster class."""
         try:
             return with_further_problems(error, self._resolve())
-        except WrapperError:  # the cluster string is wrong as well: one after the other
+        except WrapperError:  # the cluster string is wrong as well: report it later
             return error
 
     def _resolve(self) -> Any:
@@ -256,13 +256,13 @@ class Supervisor:
             self._events.put(Failure(error))
         else:
             gc.collect()
-            gc.freeze()  # a collection need not look at all that was imported
+            gc.freeze()  # collections need not visit the imported objects
             self._events.put(Started(launched))
 
     # --- watch
 
     def _watch(self) -> None:
-        """Wait for a reason to end, which is raised."""
+        """Wait for a reason to end, and raise it."""
         timeout = self.options.timeout
         look = LOOK_SECONDS[1]
         if timeout is not None:
@@ -322,7 +322,7 @@ class Supervisor:
             return None
 
     def _handle(self, event: Event) -> None:
-        """Raise what the event means; not every event means something."""
+        """Raise the error or the reason to end that an event stands for, if any."""
         if isinstance(event, SignalArrived):
             self._hurried = True
             raise Asked(f"received {signal.Signals(event.number).name}")
@@ -334,7 +334,7 @@ class Supervisor:
             self._pass_on(event)
 
     def _pass_on(self, news: News) -> None:
-        """The guard must know the jobs, and people why there are not more of them."""
+        """Tell the guard the jobs; write them into the status file, with any error."""
         self._news = news
         assert self._guard is not None
         self._guard.watch(news)
@@ -355,7 +355,7 @@ class Supervisor:
     # --- end
 
     def _close(self, code: ExitCode) -> ExitCode:
-        """End everything; return the exit code, which may be a worse one then."""
+        """End everything; return the exit code, which may be worse than `code`."""
         closing = Closing(
             self._events,
             guard=self._guard,
@@ -381,7 +381,7 @@ class Supervisor:
         return code
 
     def _tidy_up(self, code: ExitCode) -> None:
-        """What jobs printed is for those who look for a fault."""
+        """Delete the output of jobs if all went well; it helps only to find faults."""
         if self._job_output is None:
             return
         jobs = self._launched.jobs if self._launched is not None else None
@@ -389,7 +389,7 @@ class Supervisor:
         logs.prune(self._job_output, success=healthy)
 
     def _last_word(self, code: ExitCode, failure: str) -> None:
-        """Leave the status file as callers should find it."""
+        """Write the error into the status file, or delete the file."""
         if self._status_file is None or self._heartbeat is None:
             return
         self._heartbeat.stop()

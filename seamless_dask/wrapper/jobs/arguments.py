@@ -1,4 +1,4 @@
-"""From parameters to a job of a batch system, in the words of dask_jobqueue."""
+"""Turns parameters into the arguments of dask_jobqueue for a job."""
 
 from __future__ import annotations
 
@@ -52,12 +52,12 @@ logger = logging.getLogger(__name__)
 _WITH_RESOURCE_SPEC = ("oar", "pbs", "moab", "sge")
 #: Batch systems where dask_jobqueue calls the project an account.
 _WITH_ACCOUNT = ("slurm", "pbs", "moab")
-#: Of dask_jobqueue, which may not be loaded yet.
+#: The default of dask_jobqueue, which may not be loaded yet.
 DEFAULT_SHEBANG = "#!/usr/bin/env bash"
 
 
 def batch_problems(parameters: Parameters, system: str) -> list[str]:
-    """What is wrong with the parameters for this batch system, taken together."""
+    """Problems with the combination of parameters for this batch system."""
     problems = []
     for name in ("walltime", "memory"):
         if getattr(parameters, name) is None:
@@ -111,7 +111,7 @@ def _walltime_problems(parameters: Parameters) -> list[str]:
 
 
 def _written_problems(parameters: Parameters, system: str) -> list[str]:
-    """What is wrong with texts that go into the job script as they are."""
+    """Problems with texts that go into the job script unchanged."""
     section = f"jobqueue.{system}."
     problems = _directive_problems(
         parameters, system, parameters.job_extra_directives, "job_extra_directives"
@@ -153,7 +153,7 @@ def _prologue_problems(
 
 
 def _texts(value: Any) -> list[str]:
-    """The items of a value that may be a single one; `config_problems` judges others."""
+    """A text or a list as a list; `config_problems` checks other types."""
     if isinstance(value, (list, tuple)):
         return list(map(str, value))
     return [value] if isinstance(value, str) else []
@@ -189,18 +189,18 @@ def job_arguments(
     log_directory: Path | None = None,
     tag: str = "",
 ) -> dict[str, Any]:
-    """Keyword arguments of the dask_jobqueue cluster class, but for the scheduler.
+    """Keyword arguments of the dask_jobqueue cluster class, without those for the scheduler.
 
     Parameters
     ----------
     parameters
-        They have passed `batch_problems`.
+        Parameters that have passed `batch_problems`.
     system
         The batch system, by the name of its section in Dask's configuration.
     log_directory
-        For the output of jobs, see `job_logs`. None: wherever the batch system puts it.
+        The directory for the output of jobs, see `logs`. None: the batch system decides.
     tag
-        What the name of the jobs ends with, so that no other cluster has such jobs.
+        The end of the name of the jobs, so that no other cluster has jobs of this name.
         Without it the name is as the user chose it.
     """
     configured = _configured(system, "job-extra-directives")
@@ -227,7 +227,7 @@ def job_arguments(
     if parameters.tmpdir is not None or not parameters.pure_dask:
         arguments["local_directory"] = _shell_path(parameters.tmpdir or DEFAULT_TMPDIR)
     chosen = log_directory_of(system)
-    if chosen is not None:  # dask_jobqueue would take ~ for a name
+    if chosen is not None:  # dask_jobqueue would not expand ~
         arguments["log_directory"] = chosen
     if system == "htcondor":
         named = {"batch_name": name} if tag else {}
@@ -241,10 +241,10 @@ def job_arguments(
             name = "account" if system in _WITH_ACCOUNT else "project"
             arguments[name] = parameters.project
     if system == "slurm":
-        # what the user wrote, instead of dask_jobqueue's rounding to gibibytes
+        # the user's number, because dask_jobqueue would round it to gibibytes
         arguments["job_mem"] = slurm_memory(parameters.memory or 0)
     if system == "oar":
-        # all conditions are in one directive, see there
+        # all conditions are in one directive, see `oar_directives`
         arguments["memory_per_core_property_name"] = "not_applicable"
     else:
         _ignored(parameters, system, "memory_per_core_property_name")
@@ -265,7 +265,7 @@ def _shell_path(path: str) -> str:
 
 
 def _configured(system: str, name: str) -> list[str]:
-    """What dask_jobqueue's own configuration adds; arguments would replace it."""
+    """A list in dask_jobqueue's own configuration, which our arguments would replace."""
     found = dask.config.get(f"jobqueue.{system}.{name}", None) or []
     if isinstance(found, dict):  # HTCondor
         return [f"{key} = {value}" for key, value in found.items()]
@@ -291,7 +291,7 @@ def _walltime(parameters: Parameters, system: str) -> str:
 def _prologue(
     parameters: Parameters, system: str, log_directory: Path | None
 ) -> list[str]:
-    """Shell lines before the worker; the user's come last and so may overrule ours."""
+    """Shell lines before the worker; the user's lines come last and may overrule ours."""
     settings = dask_settings(parameters, walltime=True)
     extra = parameters.extra_dask_config
     lines = inherited(parameters, system, os.environ)
@@ -313,12 +313,12 @@ def _configured_name(system: str) -> str:
 def _worker_arguments(
     parameters: Parameters, system: str, directives: list[str]
 ) -> list[str]:
-    """Options behind those of dask_jobqueue; the last one of a name counts."""
+    """Options after those of dask_jobqueue; the last one of a name counts."""
     arguments = ["--nthreads", str(parameters.threads)]
     if system == "slurm":
         name = "worker-$SLURM_JOB_ID"
         if any(re.match(r"(?:--array\b|-a)", item) for item in directives):
-            # the queue and we know an array by the id of its first job
+            # an array is identified by the id of its first job
             name = "worker-$SLURM_ARRAY_JOB_ID-$SLURM_ARRAY_TASK_ID"
         arguments += ["--name", name]
     if parameters.internal_port_range is not None:

@@ -1,4 +1,4 @@
-"""The end of jobs, and the proof of it. Used by the wrapper and by its guard."""
+"""Cancels jobs and makes sure that they are gone. Used by the wrapper and its guard."""
 
 from __future__ import annotations
 
@@ -16,9 +16,9 @@ from .surroundings import for_commands
 
 logger = logging.getLogger(__name__)
 
-#: How long a command may take while everything ends: at least, and at most, in seconds.
+#: Bounds of the time limit for a command while the cluster ends, in seconds.
 COMMAND_SECONDS = (2.0, 10.0)
-#: Pause before another look at the queue, in seconds; doubled each time up to the second.
+#: First and longest pause between two queries, in seconds; it is doubled each time.
 PAUSES = (0.25, 10.0)
 
 
@@ -33,7 +33,7 @@ async def ask(
 
 
 async def search(queue: Queue, seconds: float = commands.PATIENCE) -> Rows:
-    """Ask the queue for all jobs of the name that this cluster has given them.
+    """Ask the queue for all jobs with the name that this cluster gives to its jobs.
 
     Raises `CommandFailed`, `UnreadableAnswer`.
     """
@@ -48,7 +48,7 @@ async def search(queue: Queue, seconds: float = commands.PATIENCE) -> Rows:
 async def cancel(
     queue: Queue, job_ids: Iterable[str], seconds: float = commands.PATIENCE
 ) -> str:
-    """Tell jobs to end; return what the command complains about, "" if nothing.
+    """Cancel jobs; return the error message of the command, "" if there is none.
 
     Raises `CommandFailed`.
     """
@@ -67,22 +67,22 @@ async def make_sure(
     deadline: float,
     farewell: Farewell | None = None,
 ) -> list[str]:
-    """Cancel jobs until the queue says that they are gone, or have been told to end.
+    """Cancel jobs until the queue says that they are gone or ending.
 
     Parameters
     ----------
     queue
-        Of the cluster.
+        The queue of the cluster.
     job_ids
         All jobs that may be in the queue.
     deadline
         In monotonic seconds.
     farewell
-        What is known of these jobs, if that is more than their ids.
+        The records about these jobs, if more than their ids is known.
 
     Returns
     -------
-    The jobs of which the queue has not said so until then.
+    The jobs for which the queue has not said so until then.
     """
     farewell = farewell or Farewell(dict.fromkeys(job_ids, True))
     pause, longest = PAUSES
@@ -101,7 +101,7 @@ async def make_sure(
 
 
 async def _round(queue: Queue, farewell: Farewell, deadline: float) -> list[str]:
-    """Cancel what is left, and look; return what went wrong."""
+    """Cancel the jobs that are left, and query the queue; return error messages."""
     complaints = []
     for job_ids in farewell.to_cancel():
         try:

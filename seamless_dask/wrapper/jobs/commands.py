@@ -1,8 +1,8 @@
 """Run the commands of a batch system, and never wait for ever.
 
-The clients of some batch systems try for ever when their server is away. Others, or what
-sites put in front of them, leave a process behind that keeps their output open: the answer
-is complete when the program itself has ended, not when nobody can write any more.
+The clients of some batch systems retry for ever when their server is away. Others, or
+wrappers that sites put around them, leave a process behind that keeps their output open:
+the answer is complete when the program itself has ended, not when the output is closed.
 """
 
 from __future__ import annotations
@@ -23,8 +23,8 @@ logger = logging.getLogger(__name__)
 
 #: Longest run of a command, in seconds.
 PATIENCE = 30.0
-#: How long after the end of a program others may still write what it handed to them, as
-#: ``tee`` does, in seconds.
+#: How long other processes, such as ``tee``, may still write its output after the end of a
+#: program, in seconds.
 LAST_WORDS = 1.0
 _CHUNK = 1 << 16
 
@@ -32,8 +32,8 @@ _CHUNK = 1 << 16
 class CommandFailed(RuntimeError):
     """A command could not be started, failed, or took too long.
 
-    A RuntimeError, since that is what dask_jobqueue expects. `unfinished` says that it
-    was ended by us: nobody knows what it had done by then.
+    A RuntimeError, because dask_jobqueue expects that. `unfinished` says that we ended
+    the command: its effect is not known.
     """
 
     def __init__(self, message: str, *, unfinished: bool = False):
@@ -43,7 +43,7 @@ class CommandFailed(RuntimeError):
 
 @dataclass(frozen=True)
 class Result:
-    """What a command left behind."""
+    """The exit code and the output of a command."""
 
     code: int
     output: str
@@ -59,12 +59,12 @@ async def run(
 ) -> Result:
     """Run a command to its end, which may be a failure.
 
-    What it leaves behind and what keeps its output open is killed, unless it has made
-    itself independent (with a session of its own, as daemons do); then it is let go.
+    Processes that it leaves behind and that keep its output open are killed, unless they
+    have a session of their own, as daemons do.
 
-    Raises `CommandFailed` if it cannot be started or takes longer than `seconds`; then
-    it is killed, with everything that it started. Programs that run as another user, as
-    those of OAR do, can only be left alone.
+    Raises `CommandFailed` if it cannot be started or takes longer than `seconds`; then it
+    is killed, with all processes that it started. Programs that run as another user, such
+    as those of OAR, cannot be killed.
     """
     start: Any = asyncio.create_subprocess_exec
     if shell:
@@ -105,28 +105,28 @@ async def run(
 
 @dataclass
 class _Pipe:
-    """A pipe of which what has arrived can be had at any time, its end or not."""
+    """A pipe whose content so far can be read at any time, also before its end."""
 
-    #: For the program; -1 when closed.
+    #: The descriptor for the program; -1 when closed.
     entrance: int
-    #: Ends when nobody can write into the pipe any more.
+    #: Ends when no process has the pipe open for writing any more.
     reading: asyncio.Task[None]
     content: bytearray = field(default_factory=bytearray)
 
     def close_entrance(self) -> None:
-        """Our own end for writing: others may have it now."""
+        """Close our own end for writing; the program has its copy."""
         if self.entrance >= 0:
             os.close(self.entrance)
             self.entrance = -1
 
     def text(self) -> str:
-        """What has arrived."""
+        """The text that has arrived so far."""
         return self.content.decode(errors="replace")
 
 
 @asynccontextmanager
 async def _pipe() -> AsyncIterator[_Pipe]:
-    """A pipe of our own: asyncio takes a program for running while its pipes are open."""
+    """Our own pipe: with asyncio's, a program counts as running while a pipe is open."""
     exit_, entrance = os.pipe()
     content = bytearray()
     reader = asyncio.StreamReader()
@@ -148,7 +148,7 @@ async def _pipe() -> AsyncIterator[_Pipe]:
 
 
 def _end_session(session: int, command: str) -> None:
-    """Kill what a program has left behind in its session."""
+    """Kill the processes that a program has left behind in its session."""
     for pid in psutil.pids():
         try:
             ours = os.getsid(pid) == session

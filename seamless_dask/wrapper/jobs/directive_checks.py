@@ -1,14 +1,14 @@
-"""Directives and prologue as people copy them from job scripts: understood, or refused.
+"""Checks directives and prologue lines as people copy them from job scripts.
 
-A directive with its mark (``#SBATCH --gres=gpu:1``) would become a comment: jobs without
-a GPU, and not a word about it. Pure.
+A directive with its mark (``#SBATCH --gres=gpu:1``) would become a comment: the job would
+silently get no GPU. So the mark is removed, or the directive refused. Pure.
 """
 
 from __future__ import annotations
 
 import re
 
-#: How the lines of a job script begin that the batch system reads.
+#: The mark of the lines in a job script that the batch system reads.
 MARKS = {
     "slurm": "#SBATCH",
     "sge": "#$",
@@ -17,10 +17,10 @@ MARKS = {
     "lsf": "#BSUB",
     "moab": "#MSUB",
 }
-#: Moab reads those of PBS as well.
+#: Moab also reads lines with the mark of PBS.
 _ALSO = {"moab": "#PBS"}
 _ANY_MARK = re.compile(r"\s*#\s*(?:SBATCH|PBS|OAR|BSUB|MSUB|COBALT|PJM|\$)(?=\s|-|$)")
-#: Options that make several jobs of one, where that cannot be followed.
+#: Options that turn one job into several, on systems where we cannot track that.
 _ARRAYS = {
     "sge": r"-t\b",
     "oar": r"--array(?:-param-file)?\b",
@@ -28,7 +28,7 @@ _ARRAYS = {
     "moab": r"-t\b",
     "lsf": r"-J\s*\S*\[",
 }
-#: Options with which the command that submits does not come back, or submits nothing.
+#: Options with which the command that submits does not return, or submits no job.
 _USELESS = {
     "slurm": r"--wait\b|-W\b|--test-only\b",
     "sge": r"-sync\s+y|-now\s+y|-verify\b|-w\s+[vp]\b",
@@ -50,7 +50,7 @@ def unmarked(directive: str, system: str) -> str:
 
 
 def directive_problems(directives: list[str], system: str, field: str) -> list[str]:
-    """What is wrong with directives that are to be written in the head of a job script.
+    """Problems with directives for the head of a job script.
 
     Parameters
     ----------
@@ -59,7 +59,7 @@ def directive_problems(directives: list[str], system: str, field: str) -> list[s
     system
         The batch system.
     field
-        Where the user wrote them.
+        The name of the setting that has them.
     """
     problems = []
     cleaned = [unmarked(item, system) for item in directives]
@@ -97,7 +97,7 @@ def _reason(item: str, system: str) -> str:
 
 
 def prologue_problems(lines: list[str], system: str, field: str) -> list[str]:
-    """What is wrong with shell lines that are to run before the worker."""
+    """Problems with shell lines that are to run before the worker."""
     problems = []
     for line in lines:
         if _ANY_MARK.match(line):
@@ -114,7 +114,7 @@ def prologue_problems(lines: list[str], system: str, field: str) -> list[str]:
 
 
 def option_problem(value: str | None, field: str, system: str) -> list[str]:
-    """What is wrong with a value that is written behind an option of ours."""
+    """Problems with a value that is written after one of our options."""
     if value is None or not re.match(r"\s*[-#]|.*\s-", value):
         return []
     return [f"{field} = {value!r}: allowed is the value alone, without its option"]

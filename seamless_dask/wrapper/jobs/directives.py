@@ -1,4 +1,4 @@
-"""Directives for the head of a job script, where a batch system needs more thought."""
+"""Directives for the head of a job script that need special treatment."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ from .surroundings import clusters
 
 logger = logging.getLogger(__name__)
 
-#: Options that say where output goes; on OAR where the job starts, see `job_logs`.
+#: Options for the destination of output; on OAR for the start directory, see `logs`.
 _OUTPUT_OPTIONS = ("-o", "--output", "Output", "output")
 _OAR_DIRECTORY = ("-d", "--directory")
 
@@ -30,10 +30,10 @@ def extra_directives(
     log_directory: Path | None,
     configured: list[str],
 ) -> list[str]:
-    """All directives beyond those that dask_jobqueue makes of its arguments.
+    """All directives beyond those that dask_jobqueue makes from its arguments.
 
-    `configured` are those of Dask's configuration; the parameters have passed
-    `batch.batch_problems`.
+    `configured` are the directives in Dask's configuration; the parameters have passed
+    `arguments.batch_problems`.
     """
     directives = list(configured)
     directives += [unmarked(item, system) for item in parameters.job_extra_directives]
@@ -41,7 +41,7 @@ def extra_directives(
         directives = oar_directives(parameters, directives)
     elif system == "sge":
         directives = sge_directives(parameters, directives)
-    # the user's words come last, and so win where options are given twice
+    # the user's directives come last, and so take precedence if an option is repeated
     return _output(directives, system, log_directory) + directives
 
 
@@ -50,7 +50,7 @@ def with_cluster(
 ) -> list[str]:
     """The directives, and the cluster that the user's environment chooses on SLURM.
 
-    Said openly, since otherwise jobs would be submitted there and asked for elsewhere.
+    Without the directive, jobs would be submitted there but queried elsewhere.
     """
     chosen = clusters(system, environment)
     if not chosen or QUEUES[system].options_of(directives):
@@ -63,7 +63,7 @@ def _output(
 ) -> list[str]:
     chosen = log_directory_of(system)
     if chosen is not None:
-        # dask_jobqueue knows what to do, but for OAR
+        # dask_jobqueue handles this, except on OAR
         return output_directives(system, Path(chosen)) if system == "oar" else []
     options = _OAR_DIRECTORY if system == "oar" else _OUTPUT_OPTIONS
     given = {item.replace("=", " ").split()[0] for item in directives if item.strip()}
@@ -75,8 +75,8 @@ def _output(
 def oar_directives(parameters: Parameters, given: list[str]) -> list[str]:
     """The given directives, with all ``-p`` conditions in one, the memory included.
 
-    OAR heeds only the last ``-p``. Conditions are SQL with quotes of its own, which
-    must survive the shell rules by which directives become arguments of ``oarsub``.
+    OAR uses only the last ``-p``. Conditions are SQL with quotes of its own, which must
+    survive the shell rules by which directives become arguments of ``oarsub``.
     A condition arrives as ``-p CONDITION`` or as two directives in a row.
     """
     directives: list[str] = []
@@ -90,7 +90,7 @@ def oar_directives(parameters: Parameters, given: list[str]) -> list[str]:
         else:
             directives.append(item)
     name = parameters.memory_per_core_property_name
-    # for a whole node of unknown size there is no memory per core
+    # for a whole node of unknown size the memory per core is not known
     known = parameters.cores is not None or parameters.job_cores is not None
     if known and name not in (None, "not_applicable"):
         total = parse_memory(parameters.memory or 0)

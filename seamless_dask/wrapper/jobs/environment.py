@@ -1,8 +1,8 @@
-"""What of our environment a job needs where the batch system does not hand it down.
+"""Copies parts of our environment to jobs if the batch system does not.
 
 SLURM and LSF start jobs in the environment of the submitting process. The others give
-them that of a fresh login or less: without our PATH, and without what makes this
-Python and its packages work.
+them the environment of a fresh login or less: without our PATH, and without variables
+that this Python and its packages need.
 """
 
 from __future__ import annotations
@@ -16,7 +16,7 @@ from ..settings.parameters import Parameters
 
 _INHERITING = ("slurm", "lsf")
 
-#: Variables that Python, conda or the linker need to find what they find here.
+#: Variables that Python, conda or the linker need to find the same files as here.
 _FORWARDED = (
     "PYTHONPATH",
     "LD_LIBRARY_PATH",
@@ -34,10 +34,10 @@ _PRIVATE = (
     "SEAMLESS_QUEUE_FILE",
     "SEAMLESS_WORKER_",
 )
-#: Its name looks private, but it is a setting.
+#: Settings whose names look private.
 _PUBLIC = ("SEAMLESS_DASK_UNRESPONSIVE_LIMIT",)
 
-#: Where a job learns how many CPU cores it has, for Python >= 3.13.
+#: Shell expressions for the number of CPU cores of a job, for Python >= 3.13.
 _CPU_COUNT = {
     "slurm": "$SLURM_JOB_CPUS_PER_NODE",
     "sge": "$NSLOTS",
@@ -50,7 +50,7 @@ _CPU_COUNT = {
 def inherited(
     parameters: Parameters, system: str, environment: Mapping[str, str]
 ) -> list[str]:
-    """Shell lines for a job on `system` that bring over what it needs of `environment`."""
+    """Shell lines that give a job on `system` the variables that it needs."""
     if system in _INHERITING:
         return []
     lines = [f"export PATH={shlex.quote(str(Path(sys.executable).parent))}:$PATH"]

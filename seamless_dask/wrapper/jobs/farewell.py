@@ -1,9 +1,9 @@
-"""Which jobs of a cluster that ends may be left in the queue. Pure.
+"""Tracks which jobs of a cluster that ends may be left in the queue. Pure.
 
-Nothing is believed too soon: a job is gone when the queue says so, or no longer lists it
-after it was told to end. A job that the queue has never shown is not proved to be gone by
-not being shown; then the word of the command that cancels counts. And what was submitted
-without an answer is looked for by its name, for as long as it may still appear.
+A job is gone when the queue says so, or does not list it any more after it was cancelled.
+If the queue has never shown a job, its absence proves nothing; then the answer of the
+command that cancels counts. If a submission had no answer, the queue is searched by name
+for its job as long as it may still appear.
 """
 
 from __future__ import annotations
@@ -12,7 +12,7 @@ from collections.abc import Iterable, Mapping
 
 from .queue_answers import Rows
 
-#: Answers in a row without a job that was not told to end for certain.
+#: Answers in a row without a job after which it is gone, if no cancellation is confirmed.
 ABSENCES = 2
 
 
@@ -24,7 +24,7 @@ class Farewell:
     jobs
         {id: whether the queue has ever shown it} of all jobs that may be in the queue.
     doubtful_until
-        Jobs that nobody knows may appear until then; None: there is no reason to fear so.
+        Until when unknown jobs may appear; None: there is no reason to expect any.
     """
 
     def __init__(self, jobs: Mapping[str, bool], doubtful_until: float | None = None):
@@ -38,41 +38,41 @@ class Farewell:
 
     @property
     def left(self) -> list[str]:
-        """Jobs of which it is not known that they have gone."""
+        """Jobs that may still be there."""
         return list(self._left)
 
     @property
     def unseen(self) -> list[str]:
-        """Those among them that the queue has never shown."""
+        """Jobs in `left` that the queue has never shown."""
         return [job_id for job_id in self._left if not self._shown[job_id]]
 
     @property
     def doubtful(self) -> bool:
-        """Whether there may be jobs that nobody knows."""
+        """Whether there may be unknown jobs."""
         return self._doubtful_until is not None
 
     @property
     def search_due(self) -> bool:
-        """Whether the queue should be asked for jobs by their name."""
+        """Whether the queue should be searched for jobs by their name."""
         return self.doubtful or not self._searched
 
     @property
     def done(self) -> bool:
-        """Nothing is left."""
+        """Whether all jobs are gone."""
         return not self._left and not self.search_due
 
     def to_cancel(self) -> list[list[str]]:
-        """The ids for each command that cancels; those that may fail are apart."""
+        """The ids for each command that cancels; ids that may be refused are apart."""
         shown = [job_id for job_id in self._left if self._shown[job_id]]
         return [ids for ids in (shown, self.unseen) if ids]
 
     def cancelled(self, job_ids: Iterable[str], accepted: bool) -> None:
-        """A command that cancels has ended, with or without a complaint."""
+        """A command that cancels has ended; `accepted` means without an error."""
         if accepted:
             self._accepted.update(job_ids)
 
     def answered(self, rows: Rows, asked: Iterable[str]) -> None:
-        """The queue was asked about jobs, after they had been told to end."""
+        """The queue was asked about jobs, after they had been cancelled."""
         for job_id in asked:
             if job_id not in self._left:
                 continue
@@ -88,13 +88,13 @@ class Farewell:
                 del self._left[job_id]
 
     def _is_there(self, job_id: str) -> None:
-        """The queue shows a job that has to be told again to end."""
+        """The queue shows a job, which must be cancelled again."""
         self._shown[job_id] = True
         self._absences.pop(job_id, None)
         self._accepted.discard(job_id)
 
     def searched(self, rows: Rows, asked_at: float) -> list[str]:
-        """The queue was asked for jobs by name; return those that nobody knew."""
+        """The queue was searched for jobs by name; return the jobs that were unknown."""
         self._searched = True
         there = [
             job_id
@@ -110,5 +110,5 @@ class Farewell:
         return [job_id for job_id in found if job_id not in self._gone]
 
     def search_failed(self) -> None:
-        """That question was not answered; it is repeated only if it matters."""
+        """A search had no answer; it is repeated only if unknown jobs are likely."""
         self._searched = True

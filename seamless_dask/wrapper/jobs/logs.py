@@ -1,8 +1,8 @@
-"""Where batch jobs write what they print.
+"""The directories for the output of batch jobs.
 
-Without a word about it, batch systems leave one or two files per job in the directory
-where the wrapper was started. Instead each run of the wrapper has a directory of its
-own, in the home directory since compute nodes must see it:
+By default batch systems leave one or two files per job in the directory where the wrapper
+was started. Instead each run of the wrapper has a directory of its own, in the home
+directory because compute nodes must see it:
 ``~/.seamless-dask/logs/NAME OF THE STATUS FILE/TIME-PID``.
 
 Dask's own setting ``jobqueue.SYSTEM.log-directory``, for example in the parameter
@@ -35,7 +35,7 @@ def configured(system: str) -> str | None:
 
 
 def run_directory(status_file: Path) -> Path | None:
-    """The directory for this run, which is not made; None without a home directory."""
+    """The path of the directory for this run; None without a home directory."""
     run = f"{time.strftime('%Y%m%d-%H%M%S')}-{os.getpid()}"
     try:
         home = Path.home()
@@ -46,7 +46,7 @@ def run_directory(status_file: Path) -> Path | None:
 
 
 def make(directory: Path) -> bool:
-    """Make the directory, for our eyes only; say whether jobs can write into it."""
+    """Create the directory, closed to others; return whether jobs can write into it."""
     try:
         directory.mkdir(mode=0o700, parents=True, exist_ok=True)
         with tempfile.TemporaryFile(dir=directory) as file:
@@ -64,7 +64,7 @@ def make(directory: Path) -> bool:
 def keep_script(directory: Path, cluster: Any) -> Path | None:
     """Write the script of a cluster's jobs beside their output.
 
-    Returns its path, None if it cannot be written: it is for those who are curious.
+    Returns its path, or None if it cannot be written; it is for information only.
     """
     path = directory / "job-script.sh"
     script = cluster.job_script()
@@ -80,9 +80,9 @@ def keep_script(directory: Path, cluster: Any) -> Path | None:
 def prune(directory: Path, *, success: bool) -> None:
     """Clean up at the end of a run, and after older ones.
 
-    After a success nothing of this run is kept. Otherwise its empty files are removed,
-    and its directory if nothing is left. Of the other runs beside it only the latest
-    stay, `KEPT_RUNS` together with this one.
+    After a success no file of this run is kept. Otherwise its empty files are removed.
+    Its directory is removed if it is empty. Of the other runs beside it only the latest
+    are kept, `KEPT_RUNS` together with this one.
     """
     try:
         for path in directory.iterdir():
@@ -104,8 +104,8 @@ def output_directives(system: str, directory: Path) -> list[str]:
     known = {
         "slurm": [f"--output={path}/job-%j.log"],
         "sge": [f"-o {path}/"],  # dask_jobqueue says that errors go there as well
-        # where it starts the job, too: otherwise that is our $PWD, which need not exist
-        # on the node, or be writable, and then the job fails
+        # the job starts there, too: otherwise it would start in our $PWD, and fail if
+        # that does not exist or is not writable on the node
         "oar": [f"-d {path}"],
         "pbs": ["-j oe", f"-o {path}/"],
         "moab": ["-j oe", f"-o {path}/"],
@@ -113,7 +113,7 @@ def output_directives(system: str, directory: Path) -> list[str]:
         "htcondor": [
             f"Output = {directory}/job-$(ClusterId).out",
             f"Error = {directory}/job-$(ClusterId).err",
-            # jobs end by being killed, so waiting for their end would lose it
+            # jobs are killed at their end; without streaming the output would be lost
             "Stream_Output = True",
             "Stream_Error = True",
         ],

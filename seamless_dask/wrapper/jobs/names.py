@@ -1,6 +1,6 @@
-"""The name of jobs: what the user chose, and a tag that only one cluster uses.
+"""The name of jobs: the user's name for them, and a tag that only one cluster uses.
 
-By this name a job is found whose submission seemed to fail. Pure.
+A job whose submission seemed to fail is found by this name. Pure.
 """
 
 from __future__ import annotations
@@ -9,7 +9,7 @@ import re
 import uuid
 
 DEFAULT_NAME = "dask-worker"
-#: How directives say a name.
+#: Directives that set a name.
 _OPTIONS = {
     "slurm": r"(?:--job-name(?:=|\s+)|-J\s*)(.+)",
     "sge": r"-N\s+(.+)",
@@ -47,11 +47,11 @@ def job_name(base: str, system: str, tag: str) -> str:
     Parameters
     ----------
     base
-        What people recognize it by.
+        The part that people recognize.
     system
         The batch system.
     tag
-        From `new_tag`; empty: the name is only for show.
+        From `new_tag`; empty: the name is only displayed.
     """
     plain = re.sub(r"[^A-Za-z0-9_.-]+", "_", base) or DEFAULT_NAME
     if not plain[0].isalpha():  # Grid Engine and PBS refuse it

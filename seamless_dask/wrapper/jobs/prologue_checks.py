@@ -1,7 +1,7 @@
-"""A prologue that would swallow the command of the worker, or end the job before it.
+"""Finds a prologue that would swallow the worker's command, or end the job before it.
 
-The shell knows best: bash reads the lines, without running them, and what it says is
-passed on. Where there is no bash, nothing is said.
+bash reads the lines, without running them, and its messages are passed on. Without bash
+there is no check.
 """
 
 from __future__ import annotations
@@ -17,10 +17,9 @@ logger = logging.getLogger(__name__)
 
 #: How long bash may take to read a prologue, in seconds.
 PATIENCE = 10.0
-#: No shell of ours gets to the end of a line that begins so; ``exec`` with nothing but
-#: redirections goes on.
+#: A line that begins like this ends the shell; ``exec`` with only redirections does not.
 _ENDS = re.compile(r"\s*(?:exit(?=[\s;#]|$)|exec\s+(?![\d]*[<>&]|\{\w+\}[<>]|#))")
-#: A word that is an error where a command begins, and nothing special elsewhere.
+#: A word that is an error at the beginning of a command, and nothing special elsewhere.
 _SENTINEL = "}"
 _FILE = "/dev/stdin"
 
@@ -28,18 +27,18 @@ _FILE = "/dev/stdin"
 def shell_problems(
     lines: list[str], system: str, field: str, shebang: str
 ) -> list[str]:
-    """What keeps the command that stands behind these lines from being run.
+    """Reasons why a command after these lines would not be run.
 
     Parameters
     ----------
     lines
-        Of the shell.
+        Shell lines.
     system
         The batch system.
     field
-        Where the user wrote them.
+        The name of the setting that has these lines.
     shebang
-        The first line of job scripts; those of other shells are not judged.
+        The first line of job scripts; lines for other shells are not checked.
     """
     ours = system == "htcondor" or re.search(r"[/ ](?:ba|da)?sh\b", shebang)
     if not lines or not ours:
@@ -57,7 +56,7 @@ def shell_problems(
     if system == "htcondor":
         return []
     for index, line in enumerate(lines):
-        # inside of an "if" or a function, what stands before it is not complete
+        # inside an "if" or a function, the lines before it are not complete
         if _ENDS.match(line) and _is_complete("\n".join(lines[:index])):
             return [
                 f"{field} = {line!r}: ends the job before its worker starts; only under "
@@ -82,7 +81,7 @@ def _is_complete(text: str) -> bool:
 
 @functools.lru_cache(maxsize=64)
 def _complaint(text: str) -> tuple[int, str] | None:
-    """The number of a line, and what is wrong; None if a command may stand behind."""
+    """The number of a line, and its problem; None if a command may follow the text."""
     said = _bash(text)
     if said:
         return said
@@ -94,7 +93,7 @@ def _complaint(text: str) -> tuple[int, str] | None:
 
 
 def _bash(text: str) -> tuple[int, str] | None:
-    """What bash says about a script: the number of a line and a sentence, or None."""
+    """The first error of bash in a script: the number of a line and a sentence, or None."""
     program = shutil.which("bash")
     if program is None:
         return None
@@ -105,7 +104,7 @@ def _bash(text: str) -> tuple[int, str] | None:
             input=f"{text}\n".encode(errors="replace"),
             capture_output=True,
             timeout=PATIENCE,
-            # nothing of the user's, such as BASH_ENV; and no complaints about locales
+            # without the user's variables, such as BASH_ENV, and warnings about locales
             env={"PATH": os.defpath, "LC_ALL": "C"},
         )
     except (OSError, subprocess.SubprocessError) as error:
@@ -113,7 +112,7 @@ def _bash(text: str) -> tuple[int, str] | None:
         return None
     errors = done.stderr.decode(errors="replace")
     lines = errors.splitlines()
-    # a here document without an end is only warned about
+    # for a here document without an end, bash only warns
     if not lines or not (done.returncode or "here-document" in errors):
         return None
     match = re.match(r".*?: line (\d+): (.*)", lines[0])

@@ -1,6 +1,6 @@
-"""What the queues of batch systems answer when they are asked about jobs. Pure.
+"""Reads the answers of batch systems to queries about jobs. Pure.
 
-Imports nothing but the standard library, since the guard uses it as well.
+Imports only the standard library, because the guard uses it as well.
 """
 
 from __future__ import annotations
@@ -14,26 +14,26 @@ from typing import Any
 
 
 class UnreadableAnswer(ValueError):
-    """The output of a query is not what the manual says."""
+    """The output of a query is not as in the manual."""
 
 
 @dataclass(frozen=True)
 class Row:
-    """What the queue says of one job."""
+    """The answer of the queue about one job."""
 
-    #: "pending", "held", "running", "ending" (told to end) or "gone".
+    #: "pending", "held", "running", "ending" (cancelled) or "gone".
     place: str
-    #: The state in the words of the batch system.
+    #: The batch system's own word for the state.
     word: str
     node: str = ""
-    #: Why it is there, in the words of the batch system.
+    #: The batch system's own reason for the state.
     reason: str = ""
-    #: Who made it go: "nobody" (as asked, or by its walltime), "job" (it took too much),
-    #: "" (not known; perhaps the node).
+    #: Why it ended: "nobody" (as requested, or at its walltime), "job" (it took too much),
+    #: "" (not known; perhaps because of the node).
     blame: str = ""
-    #: Somebody, or a rule of the site, took it out of the queue.
+    #: A person, or a rule of the site, took it out of the queue.
     withdrawn: bool = False
-    #: The name of the job; empty if the answer does not say.
+    #: The name of the job; empty if the answer does not have it.
     name: str = ""
 
 
@@ -46,15 +46,15 @@ def _places(**words: str) -> dict[str, str]:
 
 
 def lines_of(text: str) -> list[str]:
-    """The lines that are not blank, without what only terminals understand."""
+    """The lines that are not blank, without control sequences for terminals."""
     text = re.sub(r"\x1b(?:\[[0-9;?]*[A-Za-z]|[()][A-Za-z0-9]|[=>78])|\r", "", text)
     return [line for line in text.splitlines() if line.strip()]
 
 
 def _or_noise(rows: Rows, noise: list[str], *, headed: bool = False) -> Rows:
-    """Lines of a greeting are no matter, but an answer of nothing else is none.
+    """Ignore lines of a greeting, but refuse an answer that has nothing else.
 
-    Below its header, an empty list is an answer.
+    With a header, an empty list is an answer.
     """
     if noise and not rows and not headed:
         raise UnreadableAnswer(f"a line of the queue cannot be read: {noise[0]!r}")
@@ -104,7 +104,7 @@ def parse_slurm(text: str) -> Rows:
 
 
 def _livelier(rows: Iterable[Row]) -> Row:
-    """The task of an array that is the last to go."""
+    """The row of the array task that will be the last to end."""
     order = ("running", "pending", "held", "ending", "gone")
     return min(rows, key=lambda row: order.index(row.place))
 
@@ -169,7 +169,7 @@ def parse_oar(text: str) -> Rows:
         blame = reason = ""
         deleted = False
         if place == "gone":
-            # deleted, or at its walltime, or by itself
+            # it was deleted, ended at its walltime, or ended by itself
             overdue = any("WALLTIME" in event for event in events)
             deleted = not overdue and any("FRAG" in event for event in events)
             asked = overdue or deleted or word == "Terminated"
@@ -181,7 +181,7 @@ def parse_oar(text: str) -> Rows:
 
 
 def _jobs_of_oar(text: str) -> dict[str, dict[str, Any]]:
-    """Return the object of jobs; a greeting may have braces, too."""
+    """Return the JSON object with the jobs; a greeting before it may contain braces."""
     decoder = json.JSONDecoder()
     problem = "the output of oarstat is no JSON object"
     for brace in re.finditer("{", text):

@@ -1,10 +1,10 @@
-"""How each batch system is asked about jobs, and told to cancel them.
+"""The commands of each batch system that query, search and cancel jobs.
 
-Only commands and what their output means; nothing is run here. Imports nothing but the
-standard library, since the guard uses it as well.
+This module only builds commands and reads their output; it runs nothing. It imports only
+the standard library, because the guard uses it as well.
 
-SLURM, Grid Engine and OAR were tried on the real thing, PBS, LSF and HTCondor are written
-after their manuals. Moab is asked with the commands of Torque, which it comes with.
+SLURM, Grid Engine and OAR were tested on real systems; the commands for PBS, LSF and
+HTCondor follow the manuals. For Moab the commands of Torque are used, which it includes.
 """
 
 from __future__ import annotations
@@ -34,28 +34,28 @@ __all__ = ["QUEUES", "Queue", "Row", "Rows", "UnreadableAnswer"]
 class Queue:
     """The commands of one batch system.
 
-    An entry of `QUEUES` is for everybody; `of` makes the one of a cluster, which has a
-    name for its jobs.
+    An entry of `QUEUES` is for all clusters; `of` makes a copy for one cluster, with the
+    name of its jobs.
     """
 
     #: The command that asks about jobs, without their ids.
     query: Sequence[str]
-    #: Read its output.
+    #: Reads its output.
     parse: Callable[[str], Rows]
     #: The command that cancels, without the ids.
     cancel: Sequence[str]
-    #: How ids are put behind the query command.
+    #: Turns ids into arguments of the query command.
     ids: Callable[[list[str]], list[str]] = list
-    #: Says, if it is in the error output of a query, that all is well: jobs have ended.
+    #: Pattern in the error output of a query that means: jobs have ended, all is well.
     ended: str = "(?!)"
-    #: Says, if it is in the output of a cancellation, that a job had ended before.
+    #: Pattern in the output of a cancellation that means: a job had ended before.
     too_late: str = "(?!)"
-    #: The directives of a job, and nodes that it should avoid, to all its directives;
-    #: None if that cannot be said.
+    #: Makes new directives from the directives of a job and the nodes to avoid; None if
+    #: nodes cannot be avoided.
     exclude: Callable[[list[str], list[str]], list[str]] | None = None
-    #: The command that asks for the jobs of a name; None if there is none.
+    #: Makes the command that searches jobs by name; None if there is none.
     search: Callable[[str], list[str]] | None = None
-    #: Read its output; None: as that of a query.
+    #: Reads its output; None: `parse` does.
     parse_search: Callable[[str], Rows] | None = None
     #: Its name in `QUEUES`.
     system: str = ""
@@ -63,15 +63,15 @@ class Queue:
     job_name: str = ""
     #: Options for all commands about jobs, such as ``--clusters=other``.
     options: tuple[str, ...] = ()
-    #: Which options in the directives of jobs such options come from.
+    #: Pattern of the directives that such options are taken from.
     everywhere: str = "(?!)"
 
     def of(self, job_name: str, options: Iterable[str] = ()) -> Queue:
-        """The same for one cluster."""
+        """Return a copy for one cluster."""
         return replace(self, job_name=job_name, options=tuple(options))
 
     def options_of(self, directives: Iterable[str]) -> tuple[str, ...]:
-        """The options for all commands that follow from the directives of jobs."""
+        """The options for all commands, taken from the directives of jobs."""
         found = (re.match(self.everywhere, item.strip()) for item in directives)
         values = [match[1].strip("'\"") for match in found if match]
         return (f"--clusters={values[-1]}",) if values else ()
@@ -99,7 +99,7 @@ class Queue:
         """The rows of a search that has ended. Raises `UnreadableAnswer`."""
         parse = self.parse_search or self.parse
         rows = self._read("the search for jobs", parse, code, output, errors)
-        # an answer that says no names has been asked for this one only
+        # an answer without names is from a command that searches this name only
         return {
             job_id: row
             for job_id, row in rows.items()
@@ -127,7 +127,7 @@ class Queue:
 
 
 def _exclude_slurm(given: list[str], nodes: list[str]) -> list[str]:
-    """SLURM heeds the last list only, so the user's must be in ours."""
+    """SLURM uses the last list only, so ours must include the user's."""
     kept, excluded = [], []
     for directive in given:
         match = re.fullmatch(r"(?:--exclude[= ]|-x ?)(\S+)", directive.strip())
@@ -139,7 +139,7 @@ def _exclude_slurm(given: list[str], nodes: list[str]) -> list[str]:
 
 
 def _exclude_oar(given: list[str], nodes: list[str]) -> list[str]:
-    """OAR heeds the last ``-p`` only, so the user's condition must be in ours."""
+    """OAR uses the last ``-p`` only, so ours must include the user's condition."""
     names = ",".join(f"'{node}'" for node in nodes)
     condition = f"network_address NOT IN ({names})"
     kept = []
@@ -186,7 +186,7 @@ _QUEUES: Mapping[str, Queue] = {
             "--format=%i|%t|%N|%r|%j",
             f"--name={name}",
         ],
-        # jobs on another cluster are known to nobody who does not ask there
+        # without this option SLURM does not show jobs on another cluster
         everywhere=r"(?:--clusters?(?:=|\s+)|-M\s*)(\S+)",
     ),
     "sge": Queue(

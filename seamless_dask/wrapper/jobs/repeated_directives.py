@@ -1,7 +1,7 @@
-"""Directives that say what a parameter says already.
+"""Finds directives for something that a parameter sets already.
 
-The batch system would take the one or the other, or refuse both, while the wrapper goes
-by the parameter: workers that expect an hour where the job has ten minutes. Pure.
+The batch system would use one of them, or refuse both, while the wrapper relies on the
+parameter: its workers would expect an hour in a job of ten minutes. Pure.
 """
 
 from __future__ import annotations
@@ -14,7 +14,7 @@ from dataclasses import dataclass
 from ..settings.parameters import Parameters
 from .directive_checks import unmarked
 
-#: {batch system: {option: the parameter that says it}}
+#: {batch system: {option: the parameter that sets it}}
 _OPTIONS = {
     "slurm": {
         **dict.fromkeys(("-t", "--time"), "walltime"),
@@ -45,14 +45,14 @@ _NAMES = {
     "sge": {"h_rt": "walltime"},
     "oar": {
         "walltime": "walltime",
-        # a second list makes another job of it, with the resources of either
+        # a second list would make it a moldable job: OAR chooses one of the lists
         **dict.fromkeys(("nodes", "host", "network_address", "cpu", "core"), "cores"),
     },
     "pbs": _OF_PBS,
     "moab": _OF_PBS,
 }
 _OF_CONDOR = {"requestcpus": "cores", "requestmemory": "memory"}
-#: How the line begins in which dask_jobqueue says it.
+#: How the line begins that dask_jobqueue writes for a parameter.
 _OURS = {
     ("slurm", "walltime"): "#SBATCH -t ",
     ("slurm", "memory"): "#SBATCH --mem=",
@@ -65,13 +65,13 @@ _OURS = {
     ("lsf", "memory"): "#BSUB -M ",
     ("lsf", "cores"): "#BSUB -n ",
 }
-#: Batch systems that have one word for all that a job needs.
+#: Batch systems with one option for all resources of a job.
 _WITH_RESOURCE_SPEC = ("oar", "pbs", "moab")
 
 
 @dataclass(frozen=True)
 class _Said:
-    """One thing that a directive says."""
+    """A parameter that a directive sets, and its value."""
 
     parameter: str
     value: str
@@ -84,21 +84,21 @@ def repeated(
     field: str,
     left_out: list[str],
 ) -> list[str]:
-    """What is wrong with directives, given the parameters.
+    """Directives that repeat or contradict parameters, as problems.
 
     Parameters
     ----------
     directives
         As the user wrote them.
     parameters
-        They are right, each by itself.
+        Parameters of which each is valid by itself.
     system
         The batch system.
     field
-        Where the user wrote the directives.
+        The name of the setting that has the directives.
     left_out
-        Parts of lines that dask_jobqueue is told to leave out of scripts; what they said
-        may be said by directives.
+        Parts of lines that dask_jobqueue leaves out of scripts; directives may replace
+        these lines.
     """
     problems = []
     for written in directives:
@@ -119,7 +119,7 @@ def repeated(
 
 
 def repeated_in_request(parameters: Parameters, system: str) -> list[str]:
-    """The same for the request for resources, beside which the walltime is written."""
+    """The same for `resource_spec`, which must not contain a walltime."""
     names = _resources(parameters.resource_spec or "", system)
     if "walltime" not in [said.parameter for said in names]:
         return []
@@ -148,7 +148,7 @@ def _advice(names: list[str], system: str) -> str:
 
 
 def _agrees(said: _Said, parameters: Parameters, system: str) -> bool:
-    """Whether the directive leaves the parameter its meaning."""
+    """Whether a directive is compatible with its parameter."""
     if said.parameter in ("partition", "project"):
         return getattr(parameters, said.parameter) is None
     if system == "slurm" and said.parameter == "memory":
@@ -162,7 +162,7 @@ def _agrees(said: _Said, parameters: Parameters, system: str) -> bool:
 
 
 def _said(item: str, system: str) -> Iterator[_Said]:
-    """What a directive says that parameters can say as well."""
+    """The settings of a directive that parameters can make as well."""
     if system == "htcondor":
         name = item.partition("=")[0].strip().lower().replace("_", "")
         if name in _OF_CONDOR:
@@ -176,14 +176,14 @@ def _said(item: str, system: str) -> Iterator[_Said]:
 
 
 def _resources(request: str, system: str) -> list[_Said]:
-    """What is in a list such as ``select=1:ncpus=4,walltime=1:00``."""
+    """The settings in a list such as ``select=1:ncpus=4,walltime=1:00``."""
     names = re.findall(r"(?:^|[\s,:+/{}])([\w.]+)\s*=", request)
     known = _NAMES.get(system, {})
     return [_Said(known[name], request) for name in names if name in known]
 
 
 def _options(item: str, system: str) -> Iterator[tuple[str, list[str]]]:
-    """The options of a directive, which may have several, with the words behind each."""
+    """The options of a directive, which may have several, each with its values."""
     if not item.startswith("-"):
         return
     try:
@@ -202,7 +202,7 @@ def _options(item: str, system: str) -> Iterator[tuple[str, list[str]]]:
         values = [value] if equals else []
         short = word[:2]
         if not word.startswith("--") and word not in known and short in known:
-            # the value follows at once, but for options that are longer words
+            # the value follows directly, unless the option is a longer word
             rest = word[2:].lstrip("=")
             if system == "slurm" or short == "-l" or rest[:1].isdigit():
                 option, values = short, [rest]

@@ -1,8 +1,8 @@
-"""Whether the script of a job goes on, before its worker connects.
+"""Detects whether the script of a job makes progress before its worker connects.
 
-A prologue may take long: it unpacks, installs, loads modules. While it does, it writes
-into the output of its job, or executes one command after the other, and then it touches a
-file. Both are in the directory for the output of jobs, which all nodes see.
+A prologue may take long: it unpacks, installs, loads modules. Meanwhile it writes into the
+output of its job, or executes one command after the other and touches a file at each. Both
+are in the directory for the output of jobs, which all nodes see.
 """
 
 from __future__ import annotations
@@ -16,10 +16,10 @@ from pathlib import Path
 
 logger = logging.getLogger(__name__)
 
-#: Least time between two looks, in seconds.
+#: Least time between two checks, in seconds.
 PAUSE = 5.0
 SUFFIX = ".alive"
-#: Where a job learns its id.
+#: Shell expressions for the id of a job, in the job.
 _IDS = {
     "slurm": "${SLURM_ARRAY_JOB_ID:-$SLURM_JOB_ID}",
     "sge": "$JOB_ID",
@@ -31,9 +31,9 @@ _IDS = {
 
 
 def around(prologue: list[str], system: str, directory: Path | None) -> list[str]:
-    """The prologue, with the lines that touch a file at each command of it.
+    """The prologue, between lines that make each of its commands touch a file.
 
-    Without an effect where the script is not run by bash.
+    They have no effect if the script is not run by bash.
     """
     if not prologue or directory is None or system not in _IDS:
         return prologue
@@ -47,7 +47,7 @@ def around(prologue: list[str], system: str, directory: Path | None) -> list[str
 
 
 class Signs:
-    """What jobs have written so far; `directory` is that of their output."""
+    """Watches the files of jobs in `directory`, where their output goes."""
 
     def __init__(self, directory: Path | None):
         self._directory = directory
@@ -56,10 +56,10 @@ class Signs:
         self._complained = False
 
     async def look(self, job_ids: list[str], now: float) -> list[str]:
-        """Those of these jobs that have written something since the last look.
+        """The ids of the jobs that have written something since the last check.
 
-        The first look at a job only remembers what there is. Does nothing if the last
-        look was a moment ago.
+        The first check of a job only remembers its files. Does nothing if the last check
+        was a moment ago.
         """
         if self._directory is None or not job_ids or now - self._looked_at < PAUSE:
             return []

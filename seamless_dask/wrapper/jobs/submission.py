@@ -1,4 +1,4 @@
-"""Submit jobs with the scripts and commands of dask_jobqueue, and know their workers."""
+"""Submits jobs with the scripts and commands of dask_jobqueue, and finds their workers."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ MOST_LOST = 100
 
 
 class Refused(Exception):
-    """A submission failed. `doubtful` says that a job may be in the queue all the same."""
+    """A submission failed. `doubtful` says that its job may be in the queue nevertheless."""
 
     def __init__(self, reason: str, *, doubtful: bool):
         super().__init__(reason)
@@ -36,30 +36,30 @@ class Refused(Exception):
 
 @dataclass(frozen=True)
 class Submitted:
-    """A job that the batch system has taken."""
+    """A job that the batch system has accepted."""
 
     id: str
     #: Nodes on which it must not start.
     avoids: tuple[str, ...] = ()
-    #: Why it was not taken with the nodes to avoid; empty if there were none, or it was.
+    #: Why it was refused with nodes to avoid; empty if it was not.
     impossible: str = ""
 
 
 class Submitter:
-    """Makes one job after the other for a cluster of dask_jobqueue.
+    """Submits jobs, one after the other, for a cluster of dask_jobqueue.
 
-    The jobs themselves are not kept by the cluster: its own list goes by names that no
-    worker bears (on SLURM they are called after the job), and forgets refused jobs.
+    The cluster's own list of jobs is not used: it identifies jobs by names that workers
+    do not have (on SLURM they are named after the job), and forgets refused jobs.
     """
 
     def __init__(self, cluster: Any, queue: Queue):
-        #: How the jobs are asked about; the answer to a submission may add to it.
+        #: The commands about jobs; the answer to a submission may add options.
         self.queue = queue
-        #: The job that was taken last.
+        #: The job that was accepted last.
         self.last = Submitted("")
         self._cluster = cluster
         self._names: dict[str, str] = {}
-        #: Names of the workers of jobs that may have been accepted; nobody knows their ids.
+        #: Names of workers of jobs that may have been accepted, with unknown ids.
         self._lost: list[str] = []
         self._count = 0
         self._told = False
@@ -68,10 +68,10 @@ class Submitter:
         self._job_class = cluster.new_spec["cls"]
 
     async def submit(self, excluded_nodes: Iterable[str]) -> str:
-        """Submit one job; return its id. `last` says more about it.
+        """Submit one job; return its id. `last` has more information about it.
 
-        If the batch system takes none that avoids the excluded nodes, the job is submitted
-        without. Raises `Refused` if it takes none at all.
+        If the batch system refuses a job that avoids the excluded nodes, the job is
+        submitted without them. Raises `Refused` if that fails as well.
         """
         nodes = sorted(excluded_nodes) if self.queue.exclude is not None else []
         try:
@@ -96,7 +96,7 @@ class Submitter:
         attempt = _attempt(self._job_class, self.queue.system)
         job = attempt(address, name=name, **options)
         self._tell_what_is_withheld(job.environment)
-        # until an answer is understood, also if this coroutine is cancelled
+        # removed below when the answer is clear; it stays if this coroutine is cancelled
         self._lost = [*self._lost[-MOST_LOST:], name]
         try:
             await job.start()
@@ -124,7 +124,7 @@ class Submitter:
             )
 
     def _remember_cluster(self, cluster: str) -> None:
-        """Of several clusters, the one that took the job must be asked about it."""
+        """Add the cluster that accepted the job to the options of later commands."""
         known = {
             name
             for option in self.queue.options
@@ -135,19 +135,19 @@ class Submitter:
             self.queue = self.queue.of(self.queue.job_name, [f"--clusters={names}"])
 
     def job_of(self, worker_name: str) -> str | None:
-        """The job of a worker, by the name of the worker; None if it is not ours.
+        """The id of a worker's job, from the worker's name; None if it is not ours.
 
         Several workers of one job have names that end with ``-0``, ``-1``...
         """
         match = re.fullmatch(r"worker-(\d+)(?:-\d+)*", worker_name)
-        if match:  # the script names it after the job
+        if match:  # the script names the worker after the job
             return match[1]
         return self._names.get(worker_name) or self._names.get(
             worker_name.rpartition("-")[0]
         )
 
     def found(self, job_ids: list[str]) -> None:
-        """Jobs were found in the queue by their name: which workers are theirs?"""
+        """Jobs were found in the queue by name; match one with its worker if possible."""
         if len(job_ids) == 1 and len(self._lost) == 1:
             self._names[self._lost.pop()] = job_ids[0]
 
@@ -158,7 +158,7 @@ class Submitter:
 
 
 def _attempt(job_class: Any, system: str) -> Any:
-    """The job class of dask_jobqueue, with our way to run commands and to read them."""
+    """The job class of dask_jobqueue, with our code to run commands and read answers."""
 
     class Attempt(job_class):
         accepted: Accepted | None = None
@@ -180,7 +180,7 @@ def _attempt(job_class: Any, system: str) -> Any:
             )
             ours = job_class.__module__.startswith("dask_jobqueue.")
             if self.accepted is None and not (ours and system):
-                # of a site, which may have an answer of its own
+                # a class of a site, whose answer may look different
                 job_id = super()._job_id_from_submit_output(result.output)
                 self.accepted = Accepted(str(job_id))
             if self.accepted is None:
@@ -197,7 +197,7 @@ def _attempt(job_class: Any, system: str) -> Any:
 
 @contextmanager
 def _job_file(job: Any) -> Iterator[str]:
-    """Write the script for our eyes only, to a file that nobody can put there first.
+    """Write the script to a private temporary file with a name that others cannot guess.
 
     Raises `commands.CommandFailed` if there is no room for it.
     """
@@ -212,6 +212,6 @@ def _job_file(job: Any) -> Iterator[str]:
                 f"The job script cannot be written to the directory for temporary "
                 f"files: {error}"
             ) from None
-        # dask_jobqueue gives it to a shell where the script goes to standard input
+        # dask_jobqueue uses a shell if the script goes to standard input
         shell = getattr(job, "use_stdin", False)
         yield shlex.quote(file.name) if shell else file.name

@@ -1,8 +1,8 @@
-"""What the commands that submit jobs answer: the id of the job, among other words.
+"""Finds the id of the job in the output of a command that submits.
 
-Sites greet their users, warn, advertise, and count, before and behind the answer. A wrong
-id would leave a job in the queue, and might cancel another one of the user. So an answer
-that is not certain is none: the job is then looked for by its name. Pure.
+Sites print greetings, warnings and statistics before and after the answer. A wrong id
+would leave a job in the queue, and might cancel another job of the user. So an answer that
+is not certain is not used: the queue is then searched for the job by its name. Pure.
 """
 
 from __future__ import annotations
@@ -12,7 +12,7 @@ from dataclasses import dataclass
 
 from .queue_answers import lines_of
 
-#: {batch system: patterns of a line, the most certain first}; a pattern may say the cluster
+#: {batch system: patterns of a line, the most certain first}; some contain the cluster
 _PATTERNS: dict[str, tuple[str, ...]] = {
     "slurm": (
         r"^\s*Submitted batch job (?P<id>\d+)(?: on cluster (?P<cluster>[\w.-]+))?\s*$",
@@ -38,7 +38,7 @@ _PATTERNS: dict[str, tuple[str, ...]] = {
         r"^\s*(?P<id>\d+)\.0 - \d+\.\d+\s*$",
     ),
 }
-#: The same, of lines that are numbers by themselves
+#: Patterns of lines that are only a number
 _BARE: dict[str, str] = {
     # --parsable
     "slurm": r"^\s*(?P<id>\d+)(?:;(?P<cluster>[\w.-]+))?\s*$",
@@ -47,34 +47,34 @@ _BARE: dict[str, str] = {
     "pbs": r"^\s*(?P<id>\d+)(?:\[\])?\s*$",
     "moab": r"^\s*(?:[A-Za-z][\w-]*\.)?(?P<id>\d+)\s*$",
 }
-#: Batch systems that answer so without being asked for it
+#: Batch systems that always answer with such a line
 _BARE_BY_ITSELF = ("pbs", "moab")
-#: What HTCondor adds to the number of a cluster of jobs
+#: The suffix of job ids, after the number in the answer
 _SUFFIX = {"htcondor": ".0"}
 
-#: Says, in the output of a submission that failed, that it may have been accepted: the
-#: batch system was reached and did not answer, or not in time.
+#: Words in the output of a submission that failed, but may have been accepted: the batch
+#: system was reached and did not answer, or not in time.
 _DOUBTFUL = (
     r"(?i)time.?out|timed.out|too long|zero bytes|connect|communicat|transmi|socket|"
     r"unexpected|broken pipe|reset by peer|unable to contact|no (?:response|answer|reply)|"
     r"not respond|got read error|commlib|end of file|premature|lost|interrupted|"
     r"try(?:ing)? again|internal error|unknown error|database|i/o error"
 )
-#: ... but not if it was not even reached.
+#: Words in that output if the batch system was not reached at all.
 _CERTAIN = r"(?i)connect failure|connection refused|cannot be started|not found in PATH"
 
 
 def is_doubtful(said: str) -> bool:
-    """Whether a submission that failed with these words may have been accepted."""
+    """Whether a submission that failed with this output may have been accepted."""
     return bool(re.search(_DOUBTFUL, said)) and not re.search(_CERTAIN, said)
 
 
 @dataclass(frozen=True)
 class Accepted:
-    """The batch system has taken a job."""
+    """The batch system has accepted a job."""
 
     id: str
-    #: On which of several clusters; empty if that is not said.
+    #: The cluster, if there are several; empty if the answer does not name it.
     cluster: str = ""
 
 
@@ -86,18 +86,18 @@ def is_terse(script: str) -> bool:
 def read_answer(
     system: str, output: str, errors: str = "", *, terse: bool = False
 ) -> Accepted | None:
-    """Which job was taken, or None if that cannot be told for certain.
+    """The job that was accepted, or None if the answer is not certain.
 
     Parameters
     ----------
     system
         The batch system.
     output, errors
-        What the command that submits has written; the former counts more.
+        The output of the command that submits; the former counts more.
     terse
-        It was asked to answer with a number. Otherwise the words around the number may
-        be in another language, and a line that is a number may be anything: it counts
-        only if no other line has a digit.
+        Whether the command was asked to answer with a number only. Otherwise the words
+        around the number may be in another language, and a line that is a number may
+        mean something else: it counts only if no other line has a digit.
     """
     for text in (output, errors):
         lines = lines_of(text)
@@ -118,7 +118,7 @@ def read_answer(
 
 
 def _matches(pattern: str, lines: list[str]) -> dict[str, str]:
-    """{id: cluster} of what a pattern finds."""
+    """{id: cluster} of the matches of a pattern."""
     return {
         match["id"]: match.groupdict().get("cluster") or ""
         for line in lines

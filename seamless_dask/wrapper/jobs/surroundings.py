@@ -1,10 +1,10 @@
 """The environment of the commands of batch systems. Pure.
 
-Their variables say what options say, and mostly win over what is in a job script: a
-``SBATCH_TIMELIMIT`` from a login file would overrule the walltime, a ``SQUEUE_STATES``
-hide jobs, ``SBATCH_WAIT`` keep the command from coming back. So the commands do not get
-them, but for those that say where the batch system is, and for what a site chooses where
-the job script does not.
+Variables of a batch system stand for options, and mostly take precedence over the job
+script: a ``SBATCH_TIMELIMIT`` from a login file would overrule the walltime, a
+``SQUEUE_STATES`` hide jobs, ``SBATCH_WAIT`` keep the command from returning. So the
+commands do not get them, except variables that locate the batch system, and defaults of a
+site for options that the job script does not have.
 """
 
 from __future__ import annotations
@@ -12,7 +12,7 @@ from __future__ import annotations
 import re
 from collections.abc import Mapping
 
-#: {batch system: (names of its variables, those among them that stay)}
+#: {batch system: (names of its variables, names of the variables that are kept)}
 _VARIABLES = {
     "slurm": (
         r"(?:SBATCH|SQUEUE|SCANCEL|SALLOC|SRUN|SLURM|SLURMD)_\w+",
@@ -32,7 +32,7 @@ _VARIABLES = {
 }
 _VARIABLES["moab"] = _VARIABLES["pbs"]
 _MARKS = {"slurm": "#SBATCH"}
-#: Variables that choose for a job what its script does not say; how the script says it.
+#: {variable with a default for jobs: the options that replace it in a script}
 _SITE_DEFAULTS = {
     "SBATCH_ACCOUNT": "-A|--account",
     "SBATCH_PARTITION": "-p|--partition",
@@ -41,8 +41,8 @@ _SITE_DEFAULTS = {
     "SBATCH_CONSTRAINT": "-C|--constraint",
     "SBATCH_WCKEY": "--wckey",
 }
-#: SLURM would start the job of a dead node again after minutes, with the walltime that it
-#: had; a new job is there at once.
+#: After the loss of a node SLURM would restart its job some minutes later, with the walltime
+#: that it had; a new job starts sooner.
 _ADDED = {"slurm": {"SBATCH_NO_REQUEUE": "1"}}
 
 
@@ -54,7 +54,7 @@ def for_commands(system: str, environment: Mapping[str, str]) -> dict[str, str]:
     system
         The batch system.
     environment
-        That of the wrapper.
+        The environment of the wrapper.
     """
     theirs, stay = _VARIABLES.get(system, ("(?!)", ""))
     return {
@@ -79,7 +79,7 @@ def for_submission(
 
 
 def clusters(system: str, environment: Mapping[str, str]) -> str:
-    """Which of several clusters of SLURM the environment chooses; empty: none."""
+    """The SLURM clusters that the environment selects; empty: none."""
     if system != "slurm":
         return ""
     return environment.get("SBATCH_CLUSTERS") or environment.get("SLURM_CLUSTERS") or ""

@@ -1,1 +1,1 @@
-"""How many workers, by which jobs. See docs/wrapper.md."""
+"""Controls the number of workers and of jobs. See docs/wrapper.md."""

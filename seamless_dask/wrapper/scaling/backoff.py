@@ -13,17 +13,17 @@ class Backoff:
     first: float
     longest: float
     failures: int = 0
-    #: Why the last of them happened; empty if there is none in a row.
+    #: The reason of the last failure; empty if there is none.
     reason: str = ""
-    #: No further try before this time.
+    #: No further attempt before this time.
     retry_at: float = 0.0
 
     def failed(self, reason: str, now: float) -> bool:
-        """Count a failure; False if it belongs to the one before."""
+        """Count a failure; return False if it is part of the previous one."""
         if self.failures and now < self.retry_at:
             return False
         self.failures += 1
-        # a power that cannot overflow
+        # the exponent is limited, so that the power cannot overflow
         pause = min(self.first * 2 ** min(self.failures - 1, 16), self.longest)
         self.retry_at = now + pause
         self.reason = reason

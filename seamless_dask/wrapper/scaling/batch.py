@@ -1,8 +1,8 @@
-"""Scaling on a batch system: carries out what the fleet decides.
+"""Scaling on a batch system: carries out the decisions of the fleet.
 
-Runs on the event loop of the scheduler, once a second: how many workers does the work
-need (the policy), what is to be done about it (the fleet), do it (here). Everything that
-takes time runs in tasks of its own, each kind at most once at a time.
+Runs on the event loop of the scheduler, once a second: the policy computes how many
+workers the work needs, the fleet decides what to do, and this module does it. Steps that
+take time run in asyncio tasks of their own, each kind at most once at a time.
 """
 
 from __future__ import annotations
@@ -34,19 +34,19 @@ from .policy import ScalingPolicy
 
 logger = logging.getLogger(__name__)
 
-#: Most of the life of a worker in which it has a successor already.
+#: Largest part of a worker's life during which it may already have a successor.
 LEAD_SHARE = 0.1
 
 
 def rules(parameters: Parameters, system: str) -> Rules:
-    """When patience with jobs ends, by the parameters and Dask's configuration.
+    """The time limits for jobs, from the parameters and Dask's configuration.
 
     The configuration key ``seamless-dask.queue-interval`` is the least time between two
     questions to the queue, ``seamless-dask.queue-delay`` how long it may not show a job.
     """
     defaults = Rules()
     lifetime = lifetime_seconds(parameters, walltime=True)
-    if lifetime is not None:  # of the worker that draws the shortest one
+    if lifetime is not None:  # the shortest one that a worker may draw
         lifetime -= stagger_seconds(parameters)
     key = f"jobqueue.{system}.death-timeout"
     death_timeout = dask.config.get(key, None)
@@ -67,7 +67,7 @@ def rules(parameters: Parameters, system: str) -> Rules:
 
 
 class _Arrivals(SchedulerPlugin):
-    """Tells of workers that come and go."""
+    """Reports workers that connect and leave."""
 
     name = "seamless-fleet"
 
@@ -89,8 +89,8 @@ class BatchAdaptive(Adaptive):
     """Adds and removes jobs of a batch system, so that the workers follow the work.
 
     `plugin` is the Seamless plugin of the scheduler, `processes` the number of workers
-    per job, `on_news` is called on the event loop, `signs` are what jobs write before
-    their workers connect.
+    per job, `on_news` is called on the event loop, `signs` watches the output of jobs
+    before their workers connect.
     """
 
     def __init__(
@@ -155,7 +155,7 @@ class BatchAdaptive(Adaptive):
     # --- once a second
 
     async def adapt(self) -> None:
-        """Decide, and start what follows from it; does not wait for it."""
+        """Decide, and start the resulting actions, without waiting for them."""
         fleet = self.fleet
         now = monotonic()
         fleet.leave(self._plugin.leaves)
@@ -176,7 +176,7 @@ class BatchAdaptive(Adaptive):
         self._carry_out(actions)
 
     def _free(self, now: float) -> list[str]:
-        """Jobs that are more than wanted, and whose workers all may end."""
+        """Surplus jobs whose workers may all end."""
         live = self.fleet.live(now)
         surplus = len(live) - self.fleet.wanted
         if surplus <= 0:
@@ -215,10 +215,10 @@ class BatchAdaptive(Adaptive):
         if not task.cancelled() and task.exception() is not None:
             logger.error("Scaling: a step failed", exc_info=task.exception())
 
-    # --- what takes time
+    # --- actions that take time
 
     async def _submit(self, count: int) -> None:
-        """Submit jobs one after the other; a failure ends the row."""
+        """Submit jobs one after the other, until one fails."""
         for done in range(count):
             try:
                 await self._submitter.submit(self.fleet.nodes.excluded)
@@ -238,7 +238,7 @@ class BatchAdaptive(Adaptive):
             self._tell(monotonic())
 
     async def _cancel(self, job_ids: list[str]) -> None:
-        """Cancel jobs; what is still in the queue at the next look is cancelled again."""
+        """Cancel jobs; jobs that stay in the queue are cancelled again later."""
         try:
             said = await cancel(self._submitter.queue, job_ids)
         except commands.CommandFailed as error:
@@ -248,7 +248,7 @@ class BatchAdaptive(Adaptive):
             self.fleet.not_cancelled(job_ids)
 
     async def _retire(self, job_id: str) -> None:
-        """Let the workers of a job finish what they run, then end it."""
+        """Let the workers of a job finish their tasks, then end the job."""
         addresses = list(self.fleet.jobs[job_id].workers)
         retired = await self._plugin.retire(addresses)
         job = self.fleet.jobs.get(job_id)
@@ -277,7 +277,7 @@ class BatchAdaptive(Adaptive):
             self._bury(gone)
 
     async def _search(self) -> None:
-        """Ask the queue for jobs by their name: there may be some that nobody knows."""
+        """Search the queue for jobs by name: there may be some that the fleet lacks."""
         self._searching = True
         asked_at = monotonic()
         try:
@@ -291,7 +291,7 @@ class BatchAdaptive(Adaptive):
         self._submitter.found(self.fleet.searched(rows, asked_at, monotonic()))
 
     async def _look_for_life(self) -> None:
-        """See whether the scripts of jobs without a worker go on."""
+        """Check whether the scripts of jobs without a worker make progress."""
         self._looking = True
         try:
             waiting = [
@@ -310,10 +310,10 @@ class BatchAdaptive(Adaptive):
             for address in gone.job.lost:
                 self._plugin.forgive(address)
 
-    # --- what others are told
+    # --- reports
 
     def _tell(self, now: float) -> None:
-        """Pass on what has changed."""
+        """Report changes to the scheduler plugin and to the main thread."""
         fleet = self.fleet
         backoff = max(fleet.refusals, fleet.misfits, key=lambda b: b.retry_at)
         shown = (
@@ -358,14 +358,14 @@ class BatchAdaptive(Adaptive):
     # --- the end
 
     async def end(self, seconds: float) -> News:
-        """Cancel all jobs and look whether they have gone.
+        """Cancel all jobs and check whether they have gone.
 
         Takes no longer than about `seconds`. Returns the jobs that may be left, because
-        the queue has them still, or could not be asked.
+        the queue still has them, or did not answer.
         """
         self.stop(reason="the cluster ends")
         deadline = monotonic() + seconds
-        if self._tasks:  # a submission under way has a job id to tell
+        if self._tasks:  # a submission under way may still return a job id
             await asyncio.wait(set(self._tasks), timeout=seconds / 4)
         for task in self._tasks:
             task.cancel()

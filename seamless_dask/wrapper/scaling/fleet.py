@@ -2,13 +2,13 @@
 
 Pure: no I/O and no clock of its own. Events come in (a job was submitted or refused, the
 queue answered, a worker came or went: `fleet_books`), :meth:`Fleet.step` says what to do
-next. How many jobs there should be is not decided here, but given (:attr:`Fleet.wanted`).
+next. The caller decides how many jobs there should be (:attr:`Fleet.wanted`).
 
-Three sources are reconciled: what was *wanted*, what the queue says is *there*, and which
-workers are *connected*. A connection is believed before the queue, since a queue may
-answer late, or not at all. After a submission that failed there is no other one until the
-queue was asked for the jobs of this cluster by their name. So there are never more than
-:attr:`Rules.maximum` jobs in the queue.
+Three sources are reconciled: the jobs that are *wanted*, the jobs that the queue *shows*,
+and the workers that are *connected*. A connection counts more than the queue, because a
+queue may answer late, or not at all. After a submission that failed there is no other one
+until the queue was searched for the jobs of this cluster by their name. So there are never
+more than :attr:`Rules.maximum` jobs in the queue.
 
 ``now`` is monotonic seconds everywhere.
 """
@@ -24,9 +24,9 @@ from .fleet_job import QUERY_SECONDS, Actions, Gone, Job, Rules
 
 __all__ = ["QUERY_SECONDS", "Actions", "Fleet", "Gone", "Job", "Rules"]
 
-#: Most jobs to submit in one go; the next go is a moment later.
+#: Most jobs to submit in one step; the next step is a second later.
 BURST = 10
-#: How often the patience with a job that has not connected can be renewed by signs of life.
+#: Most time for a job that shows signs of life but does not connect, in time limits.
 MOST_PATIENCE = 10
 #: Reasons of batch systems why a job cannot start on the nodes that are left for it.
 _UNAVAILABLE = (
@@ -35,12 +35,12 @@ _UNAVAILABLE = (
 
 
 class Fleet(Books):
-    """The books of a cluster's jobs, and what to do about them."""
+    """The records about a cluster's jobs, and the decisions about them."""
 
     def step(self, now: float, free: Iterable[str] = ()) -> Actions:
-        """Say what to do. ``free`` are jobs whose workers may end, the first one first.
+        """Return what to do. ``free`` are jobs whose workers may end, in that order.
 
-        What is said is taken to be done: the next step does not say it again.
+        The returned actions count as done: the next step does not repeat them.
         """
         actions = Actions()
         self.nodes.forgive(now)
@@ -65,7 +65,8 @@ class Fleet(Books):
     def _room(self) -> int:
         """How many more jobs may be in the queue.
 
-        One too many if all workers leave at the same time: it takes over their results.
+        One more than the maximum if all workers leave at the same time: that job takes
+        over their results.
         """
         if self.rules.maximum is None:
             return BURST
@@ -146,7 +147,7 @@ class Fleet(Books):
             self._cancel(job, why, actions, now)
 
     def _wait_for_nodes(self, job: Job, actions: Actions, now: float) -> None:
-        """A pending job avoids nodes; that must not be why it never starts."""
+        """A pending job avoids nodes; cancel it if it cannot start for that reason."""
         excluded = [node for node in job.avoids if node in self.nodes.excluded]
         unavailable = re.search(_UNAVAILABLE, job.reason)
         if unavailable and now - job.submitted >= self.rules.held:
@@ -172,7 +173,7 @@ class Fleet(Books):
         actions: Actions,
         now: float,
     ) -> None:
-        """Give up jobs: those without a worker first, the youngest of them first."""
+        """End surplus jobs: those without a worker first, the youngest of them first."""
         for place in ("held", "pending", "starting"):
             for job in reversed(live):
                 if surplus and job.state == place and not job.cancelled:
@@ -187,7 +188,7 @@ class Fleet(Books):
     def retired(self, job_id: str, now: float, kept: bool = False) -> str | None:
         """The workers of a job have ended; return its id if it is to be cancelled.
 
-        With ``kept`` they could not end, and the job stays.
+        With ``kept`` the workers could not end, and the job stays.
         """
         job = self.jobs.get(job_id)
         if job is None or not job.retiring:
@@ -199,7 +200,7 @@ class Fleet(Books):
         return job_id
 
     def farewell(self, now: float) -> Farewell:
-        """The cluster ends: all jobs are to be cancelled, also a second time."""
+        """The cluster ends: all jobs are to be cancelled, even if they were before."""
         self.wanted = 0
         if self.submitting:
             self.submitting = 0
@@ -218,7 +219,7 @@ class Fleet(Books):
         actions.cancel[job.id] = why
 
     def _curious(self) -> bool:
-        """Whether the queue could tell something that connections do not."""
+        """Whether only the queue can tell the state of some job."""
         return any(
             not job.workers or not job.node or job.lost or job.cancelled
             for job in self.jobs.values()

@@ -1,7 +1,7 @@
-"""The books about the jobs of a batch system: what happened, and what it means. Pure.
+"""The records about the jobs of a batch system: events, and conclusions. Pure.
 
-A queue that does not show a job has not said that it is gone: it may not show it yet, or
-have left it out. And a submission that has failed may have been accepted.
+If the queue does not show a job, the job may still be there: the queue may show it later,
+or have left it out. And a submission that has failed may have been accepted.
 """
 
 from __future__ import annotations
@@ -14,7 +14,7 @@ from .fleet_job import Gone, Job, Rules
 from .nodes import Nodes
 from .suspicion import Suspicion
 
-#: Jobs of the past that are remembered.
+#: Most ended jobs that are remembered.
 MOST_PAST = 1000
 #: Answers in a row without a job that mean that it has gone.
 ABSENCES = 2
@@ -26,9 +26,9 @@ class Books:
     Parameters
     ----------
     rules
-        When patience ends.
+        The time limits.
     note
-        Told, in sentences, what people want to know.
+        Called with sentences for the log.
     """
 
     def __init__(self, rules: Rules, note: Callable[[str], None]):
@@ -41,17 +41,17 @@ class Books:
         self.submitting = 0
         #: Submissions that failed in a row.
         self.refusals = Backoff(rules.retry, rules.retry_most)
-        #: Whether a job may be in the queue that is not in the books.
+        #: Whether the queue may have a job that is not recorded here.
         self.suspicion = Suspicion(rules.hidden, rules.retry)
-        #: Jobs that were given up without the queue having ever shown them.
+        #: Jobs that were given up and that the queue has never shown.
         self.unproved: dict[str, None] = {}
         #: When a job was last submitted or found; minus infinity: never.
         self.adopted_at = float("-inf")
-        #: Whether a job has ever failed without having been asked to end.
+        #: Whether any job or submission has failed.
         self.troubled = False
         #: Jobs that failed in a row before their worker connected.
         self.misfits = Backoff(rules.retry, rules.retry_most)
-        #: Jobs that somebody else took out of the queue, in a row.
+        #: Number of jobs in a row that others took out of the queue.
         self._withdrawals = 0
         #: Jobs that have left the queue.
         self._past: dict[str, None] = {}
@@ -59,7 +59,7 @@ class Books:
         self._note = note
         self._asked_at = float("-inf")
 
-    # --- what there is
+    # --- questions
 
     def counts(self) -> dict[str, int]:
         """The number of jobs by state; held ones count as pending, ending ones not."""
@@ -71,7 +71,7 @@ class Books:
         return counts
 
     def unseen(self) -> list[str]:
-        """Jobs that the queue has never shown, those that were given up included."""
+        """Jobs that the queue has never shown, including those that were given up."""
         never_shown = [job.id for job in self.jobs.values() if not job.shown]
         return [*self.unproved, *never_shown]
 
@@ -109,18 +109,18 @@ class Books:
         self._failed(self.refusals, what, now)
 
     def alive(self, job_id: str, now: float) -> None:
-        """The script of a job has shown that it goes on."""
+        """The script of a job has shown a sign of life."""
         job = self.jobs.get(job_id)
         if job is not None:
             job.alive_at = now
 
     def leave(self, leaving: Callable[[str], bool]) -> None:
-        """Look which jobs have only workers that take no more tasks."""
+        """Note which jobs have only workers that take no more tasks."""
         for job in self.jobs.values():
             job.leaving = bool(job.workers) and all(map(leaving, job.workers))
 
     def withdrawn(self, count: int) -> None:
-        """Submissions will not be made, because one before them failed."""
+        """Planned submissions are dropped, because one before them failed."""
         self.submitting = max(0, self.submitting - count)
 
     def connected(self, job_id: str, address: str, now: float) -> None:
@@ -156,8 +156,9 @@ class Books:
     ) -> list[Gone]:
         """The queue has answered; return the jobs that are gone.
 
-        A job that the queue does not show is gone if it did so before, and does not for
-        the second time, or was told to end before; not if its workers are connected.
+        A job is gone if the queue has shown it before and two answers in a row do not, or
+        if it was cancelled and the queue does not show it; but not while its workers are
+        connected.
         """
         gone = []
         for job in list(self.jobs.values()):
@@ -175,7 +176,7 @@ class Books:
         return gone
 
     def _has_left(self, job: Job, asked_at: float) -> bool:
-        """The queue does not show a job: whether that means that it is gone."""
+        """Whether a job is gone that the queue does not show."""
         if job.submitted >= asked_at:
             return False
         job.absences += 1
@@ -187,21 +188,21 @@ class Books:
         return told >= self.rules.dying and job.absences >= ABSENCES
 
     def not_cancelled(self, job_ids: Iterable[str]) -> None:
-        """The command that was to cancel jobs has complained."""
+        """The command that cancels jobs reported an error."""
         for job_id in job_ids:
             if job_id in self.jobs:
                 self.jobs[job_id].refuses_to_end = True
                 self.jobs[job_id].absences = 0
 
     def searched(self, rows: Rows, asked_at: float, now: float) -> list[str]:
-        """The queue was asked for jobs by name; return those that nobody knew."""
+        """The queue was searched for jobs by name; return the jobs that were unknown."""
         found = []
         for job_id, row in rows.items():
             if row.place in ("gone", "ending"):
                 continue
             job = self.jobs.get(job_id)
             if job is None and self.submitting:
-                continue  # its submission may be about to tell
+                continue  # a submission under way may be about to report it
             if job is None:
                 found.append(job_id)
                 job = self._adopt(job_id, now)
@@ -221,7 +222,7 @@ class Books:
     def _adopt(self, job_id: str, now: float) -> Job:
         self.adopted_at = now
         self.unproved.pop(job_id, None)
-        # a worker may be quicker than the command that submitted its job
+        # a worker may connect before the command that submitted its job has ended
         return self.jobs.setdefault(job_id, Job(job_id, submitted=now))
 
     def _placed(self, job: Job, row: Row, now: float) -> None:
@@ -247,7 +248,7 @@ class Books:
             job.held_since = now
 
     def _left(self, job: Job, row: Row | None, now: float) -> Gone:
-        """A job has left the queue: think about why."""
+        """A job has left the queue: find out why."""
         node = (row.node if row else "") or job.node
         word = row.word if row else "no longer in the queue"
         reason = f", {row.reason}" if row and row.reason else ""
@@ -275,12 +276,12 @@ class Books:
     def _never_connected(
         self, job: Job, row: Row | None, node: str, why: str, now: float
     ) -> None:
-        """A job has failed that was to bring a worker, whatever its exit code."""
+        """A job ended before its worker connected: it failed, whatever its exit code."""
         withdrawn = row is not None and (row.withdrawn or row.word == "CA")
         if withdrawn:
             self._withdrawals += 1
             self._note(f"job {job.id} has ended: {why}")
-            if self._withdrawals == 1:  # somebody's mind; a second time it is a rule
+            if self._withdrawals == 1:  # once may be by hand; twice looks systematic
                 return
         where = f", on {node}" if node else ""
         what = f"job {job.id} ended before its worker connected{where} ({why})"

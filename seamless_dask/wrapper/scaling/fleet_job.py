@@ -1,59 +1,59 @@
-"""One job of a batch system, when patience with it ends, and what is to be done. Pure."""
+"""A job of a batch system, the time limits for it, and the actions to take. Pure."""
 
 from __future__ import annotations
 
 from dataclasses import dataclass, field
 
-#: No queue is asked more often than this, in seconds.
+#: Least time between two questions to the queue, in seconds.
 QUERY_SECONDS = 30.0
 
 
 @dataclass(frozen=True)
 class Rules:
-    """When patience ends; all values but the first are seconds."""
+    """The limits for jobs; all values but the first are seconds."""
 
     #: Most jobs that may be in the queue; None: any number.
     maximum: int | None = None
-    #: A worker ends itself when it has not found the scheduler for so long.
+    #: Time after which a worker ends itself if it has not found the scheduler.
     death_timeout: float = 60.0
-    #: Which setting that is.
+    #: The configuration key of that time.
     death_timeout_key: str = "death-timeout"
-    #: On top of it, for the batch system to start the job's script.
+    #: Additional time for the batch system to start the job's script.
     start_margin: float = 15.0
-    #: A job that somebody holds in the queue is replaced after so long.
+    #: Time after which a job that is held in the queue is replaced.
     held: float = 60.0
-    #: A job may go on for so long after it was cancelled.
+    #: Time that a job may go on after it was cancelled.
     dying: float = 20.0
     #: Pause after the first failed submission; doubled with every further one...
     retry: float = 5.0
     #: ... up to this.
     retry_most: float = 300.0
-    #: A job is queried that often at most.
+    #: Least time between two queries about jobs.
     query: float = QUERY_SECONDS
-    #: A job that the batch system has taken may stay invisible in its queue for so long.
+    #: Time for which the queue may not show a job that the batch system has accepted.
     hidden: float = 60.0
-    #: A job that the queue has never shown is given up after so long.
+    #: Time after which a job that the queue has never shown is given up.
     unseen: float = 120.0
-    #: The queue is asked for jobs that nobody knows that often, if there is no suspicion.
+    #: Time between two searches for unknown jobs, if there is no suspicion.
     search: float = 300.0
-    #: Workers end so long after they connected, at the earliest; None: never.
+    #: Shortest time from the connection of a worker to its end; None: it never ends.
     lifetime: float | None = None
-    #: So long before that end, a successor is requested.
+    #: Time before that end at which a successor is requested.
     lead: float = 60.0
 
     @property
     def connect(self) -> float:
-        """How long a job may run without a worker that is connected."""
+        """How long a job may run without a connected worker."""
         return self.death_timeout + self.start_margin
 
 
 @dataclass
 class Job:
-    """One job that is ours."""
+    """One of our jobs."""
 
     id: str
     submitted: float
-    #: Where the queue says that it is: "pending", "held", "running" or "ending".
+    #: Its state in the queue: "pending", "held", "running" or "ending".
     place: str = "pending"
     #: Whether the queue has ever shown it.
     shown: bool = False
@@ -62,29 +62,29 @@ class Job:
     #: Nodes on which it must not start.
     avoids: tuple[str, ...] = ()
     node: str = ""
-    #: Why it is there, in the words of the batch system.
+    #: The reason for that state, as the batch system gives it.
     reason: str = ""
     #: Addresses of its workers that are connected.
     workers: set[str] = field(default_factory=set)
-    #: Addresses of workers that were lost without having been asked to end.
+    #: Addresses of workers that were lost, but not asked to end.
     lost: list[str] = field(default_factory=list)
     connected_at: float | None = None
     #: Since when it runs without a worker.
     alone_since: float | None = None
-    #: The last time when its script showed that it goes on.
+    #: When its script last showed a sign of life.
     alive_at: float | None = None
-    #: It has failed, and its node is to blame.
+    #: It has failed, and the failure is charged to its node.
     failed: bool = False
     held_since: float | None = None
-    #: It is being emptied, because it is not needed.
+    #: It is not needed, and its workers finish their tasks.
     retiring: bool = False
-    #: Its workers have come to the end of their lifetime, and finish what they run.
+    #: Its workers have come to the end of their lifetime, and finish their tasks.
     leaving: bool = False
     cancelled: bool = False
     cancelled_at: float = 0.0
-    #: The command that cancels has complained.
+    #: The command that cancels it reported an error.
     refuses_to_end: bool = False
-    #: The queue has it long after it was cancelled.
+    #: The queue still shows it long after it was cancelled.
     surviving: bool = False
 
     @property
@@ -99,24 +99,24 @@ class Job:
 
 @dataclass(frozen=True)
 class Gone:
-    """A job that has left the queue, and who is to blame."""
+    """A job that has left the queue, and the cause."""
 
     job: Job
-    #: The loss has nothing to do with what the job computed.
+    #: The job was lost for a reason other than its tasks.
     infrastructure: bool
 
 
 @dataclass
 class Actions:
-    """What to do now."""
+    """The actions to take now."""
 
     #: Number of jobs to submit.
     submit: int = 0
     #: {job id: why}
     cancel: dict[str, str] = field(default_factory=dict)
-    #: Jobs whose workers should finish what they run, and end.
+    #: Jobs whose workers should finish their tasks and end.
     retire: list[str] = field(default_factory=list)
     #: The queue should be asked about all jobs.
     query: bool = False
-    #: The queue should be asked for jobs of this cluster by their name.
+    #: The queue should be searched for jobs of this cluster by their name.
     search: bool = False

@@ -1,7 +1,7 @@
 """Scaling on one machine: starts and ends the workers of a LocalCluster.
 
-Runs on the event loop of the scheduler, once a second. How many workers the work needs is
-decided by the policy; which of them may end, here.
+Runs on the event loop of the scheduler, once a second. The policy decides how many workers
+the work needs; this module decides which of them may end.
 """
 
 from __future__ import annotations
@@ -31,12 +31,12 @@ PAUSE = (5.0, 300.0)
 #: How long a process of a worker may take to start, in seconds. File systems can be
 #: slow; but Dask starts no other worker meanwhile.
 START_SECONDS = 300.0
-#: What the keeper of a worker says when a worker that is gone will not come back.
+#: States of a nanny in which a worker that is gone will not come back.
 ENDED = {Status.closing_gracefully, Status.closing, Status.closed, Status.failed}
 
-#: What it says when it has ended itself.
+#: States of a nanny that has ended itself.
 GONE = {Status.closed, Status.failed}
-#: Between two looks at what starts while the cluster closes, in seconds.
+#: Time between two checks for starting workers while the cluster closes, in seconds.
 END_PAUSE = 0.1
 
 
@@ -49,8 +49,8 @@ def choose(
     """Choose up to `number` jobs to end, the first ones first.
 
     `jobs` has the connected workers of each job; a job is chosen only if all of them are
-    `free`. Where every job would end, one that holds `results` stays: nobody could take
-    them over.
+    `free`. If every job would end, one that holds `results` stays, because no other
+    worker could take them over.
     """
     able = [job for job, workers in jobs.items() if set(workers) <= set(free)]
     chosen = able[: max(0, number)]
@@ -64,7 +64,7 @@ def choose(
 def choose_now(
     scheduler: Any, plugin: Any, jobs: Mapping[_Job, Sequence[str]], number: int
 ) -> list[_Job]:
-    """Choose jobs to end by what their workers do at this moment; see `choose`."""
+    """Choose jobs to end by the current state of their workers; see `choose`."""
     known = list(scheduler.workers.values())
     idle = plugin.valid_workers_downscaling(scheduler, known)
     return choose(
@@ -97,25 +97,25 @@ class LocalAdaptive(Adaptive):
         self._plugin = plugin
         self._policy = policy
         self._wanted = 0
-        #: Names of workers that have had a keeper.
+        #: Names of workers that have had a nanny.
         self._kept: set[Any] = set()
-        #: When processes of workers were seen first that start; by their ids.
+        #: {id of a starting worker process: when it was first seen}
         self._seen: dict[int, float] = {}
         #: Names of workers that have connected.
         self._connected: set[Any] = set()
         #: Starts of workers that failed.
         self._starts = Backoff(*PAUSE)
         self._starting: asyncio.Task[None] | None = None
-        #: Ends what starts while the cluster closes.
+        #: Ends workers that start while the cluster closes.
         self._ending: asyncio.Task[None] | None = None
-        #: Why the last start failed, until that was looked at.
+        #: Why the last start failed, until `_clear_away` has handled it.
         self._start_error = ""
         super().__init__(
             cluster, interval=interval, minimum=minimum, maximum=maximum, wait_count=1
         )
 
     async def adapt(self) -> None:
-        """Decide, and carry it out; one call at a time."""
+        """Decide, and carry out the decision; one call at a time."""
         if self._adapting:
             return
         self._adapting = True
@@ -146,16 +146,17 @@ class LocalAdaptive(Adaptive):
                 self._starting = asyncio.create_task(self._watch_start())
 
     async def _watch_start(self) -> None:
-        """Wait until the workers have started, which scaling does not."""
+        """Wait until the workers have started, because scaling does not wait."""
         try:
             await self.cluster
-        except Exception as error:  # noqa: BLE001 - whatever workers raise; shown later
+        except Exception as error:  # noqa: BLE001 - any error of a worker; shown later
             self._start_error = f"{type(error).__name__}: {error}"
 
     def stop(self, reason: str = "unknown") -> None:
-        """Scale no more, and let no worker start any more: see `distributed`.
+        """Stop scaling, and end workers that are starting.
 
-        Called when the cluster closes, which would wait for all starts to end.
+        `distributed` calls this when the cluster closes; without it the cluster would wait
+        for all starts to end.
         """
         ends = self.state == "running" and self.cluster.status == Status.closing
         super().stop(reason)
@@ -180,9 +181,9 @@ class LocalAdaptive(Adaptive):
         } - {None}
 
     def _end_stuck(self, now: float) -> None:
-        """Kill processes that do not get to the end of their start.
+        """Kill worker processes whose start does not end.
 
-        Their keepers, which wait for that for ever, start others.
+        Their nannies, which would wait for ever, start others.
         """
         starting = self._starting_processes()
         self._seen = {pid: self._seen.get(pid, now) for pid in starting}
@@ -197,7 +198,7 @@ class LocalAdaptive(Adaptive):
                 os.kill(pid, signal.SIGKILL)
 
     async def _clear_away(self, now: float) -> None:
-        """Forget workers that have ended, and notice those that could not start."""
+        """Forget workers that have ended, and count starts that failed."""
         cluster = self.cluster
         aliases = cluster.scheduler.aliases
         connected = {name for name in cluster.worker_spec if name in aliases}
@@ -210,7 +211,7 @@ class LocalAdaptive(Adaptive):
             for name, each in cluster.workers.items()
             if each.status in ENDED and name not in aliases
         ]
-        # Those that did not come back in time, see LOST_WORKER in `dask_config`.
+        # workers that did not come back in time, see LOST_WORKER in `dask_config`
         ended += [
             name
             for name in cluster.worker_spec
@@ -219,7 +220,7 @@ class LocalAdaptive(Adaptive):
             and name not in aliases
         ]
         self._kept = set(cluster.workers)
-        if self._start_error:  # perhaps there is not even an object for them
+        if self._start_error:  # workers may have no nanny object at all
             ended += [
                 name
                 for name in cluster.worker_spec
@@ -257,9 +258,9 @@ class LocalAdaptive(Adaptive):
         self._plugin.scaling.update(jobs={}, submission_error=error, excluded_nodes={})
 
     def _staying(self) -> dict[Any, str | None]:
-        """The address of every worker that is there or will be, but for those that leave.
+        """The addresses of all workers, present or starting, that do not leave.
 
-        None is the address of one that is not connected.
+        A worker that is not connected has the address None.
         """
         scheduler = self.cluster.scheduler
         addresses = {name: scheduler.aliases.get(name) for name in self.plan}

@@ -1,4 +1,4 @@
-"""Nodes on which jobs fail, and which are therefore not asked for, for a while. Pure."""
+"""Nodes on which jobs fail, and which therefore get no jobs for a while. Pure."""
 
 from __future__ import annotations
 
@@ -7,9 +7,9 @@ from dataclasses import dataclass
 
 #: Failures in a row after which a node is excluded.
 FAILURES = 2
-#: How long it is, in seconds.
+#: How long a node is excluded, in seconds.
 EXCLUSION_SECONDS = 600.0
-#: Nodes remembered.
+#: Most nodes that are remembered.
 MOST = 1000
 
 
@@ -22,7 +22,7 @@ class Exclusion:
 
 
 class Nodes:
-    """Failures by node. ``note`` is told when a node is excluded, or no longer is."""
+    """Failures by node. ``note`` is called when a node is excluded or allowed again."""
 
     def __init__(self, note: Callable[[str], None]):
         self.excluded: dict[str, Exclusion] = {}
@@ -32,7 +32,7 @@ class Nodes:
         self._note = note
 
     def failed(self, node: str, why: str, now: float) -> None:
-        """A job failed on a node; no name means that it is not known where."""
+        """A job failed on a node; an empty name means that the node is not known."""
         if not node:
             return
         failures = self._failures.pop(node, 0) + 1
@@ -49,11 +49,11 @@ class Nodes:
             )
 
     def worked(self, node: str) -> None:
-        """A job lived on a node for as long as it should."""
+        """A job ran on a node for as long as it should."""
         self._failures.pop(node, None)
 
     def give_up(self, why: str, now: float) -> None:
-        """No job can start without the excluded nodes: let it try there again."""
+        """No job can start without the excluded nodes: allow them again."""
         if not self.excluded:
             return
         names = ", ".join(self.excluded)
@@ -67,7 +67,7 @@ class Nodes:
         )
 
     def forgive(self, now: float) -> None:
-        """Let nodes have jobs again, when their time is over."""
+        """Allow nodes again whose exclusion is over."""
         for node, exclusion in list(self.excluded.items()):
             if now >= exclusion.until:
                 del self.excluded[node]

@@ -1,7 +1,7 @@
-"""How many workers the work needs. Pure: no I/O and no clock of its own.
+"""Computes how many workers the work needs. Pure: no I/O and no clock of its own.
 
-The rule: the work that is ready should be done within the target duration. More workers
-are wanted at once, fewer only after a while in which fewer would have been enough.
+The rule: the work that is ready should be done within the target duration. It scales up
+at once, and down only after fewer workers would have sufficed for some time.
 """
 
 from __future__ import annotations
@@ -13,7 +13,7 @@ from typing import Protocol
 
 
 class Demand(Protocol):
-    """What the plugin in the scheduler tells; see `scheduler_ext.demand.Demand`."""
+    """The figures of the plugin in the scheduler; see `scheduler_ext.demand.Demand`."""
 
     @property
     def ready(self) -> int: ...
@@ -31,7 +31,7 @@ class Demand(Protocol):
 
 @dataclass(frozen=True)
 class Need:
-    """A number of workers, since when it is enough, and why it is needed."""
+    """A number of workers, since when it is sufficient, and why it is needed."""
 
     workers: int
     since: float
@@ -39,15 +39,15 @@ class Need:
 
 
 class ScalingPolicy:
-    """Decides on a number of Dask workers, again and again.
+    """Decides how many Dask workers are wanted.
 
     `minimum` and `maximum` are numbers of workers, `slots_per_worker` is the number of
     tasks that a worker runs at a time, `target_duration` is in seconds. `exclusive`:
-    every top-level task has a worker of its own. Fewer workers are wanted when fewer
-    were enough for `idle_seconds`. Workers come and go in jobs of `processes`, which
-    `unit` names (in the singular).
+    every top-level task has a worker of its own. The number is reduced when fewer
+    workers would have sufficed for `idle_seconds`. Each job has `processes` workers;
+    `unit` is the noun for a job (singular).
 
-    Raises ValueError for numbers that make no sense.
+    Raises ValueError for invalid numbers.
     """
 
     def __init__(
@@ -84,14 +84,14 @@ class ScalingPolicy:
         self._idle_seconds = idle_seconds
         self._processes = processes
         self._unit = unit
-        #: What was needed lately: each need is smaller and newer than the one before.
+        #: Recent needs: each is smaller and newer than the one before.
         self._lately: deque[Need] = deque()
 
     def decide(self, demand: Demand, have: int, now: float) -> tuple[int, str]:
-        """Return how many workers are wanted, and why, for people.
+        """Return how many workers are wanted, and the reason, for people.
 
-        `have` is the number that is there or on its way, `now` monotonic seconds. As
-        long as the work stays the same, so does the answer.
+        `have` is the number of workers that are there or on their way, `now` monotonic
+        seconds. As long as the work stays the same, so does the answer.
         """
         workers, reason = self._need(demand)
         since = now
@@ -109,7 +109,7 @@ class ScalingPolicy:
         return lately[0].workers, reason
 
     def _need(self, demand: Demand) -> tuple[int, str]:
-        """What is needed now, in whole jobs and within the bounds, and why."""
+        """The workers needed now, in whole jobs and within the bounds, and the reason."""
         work = demand.ready + demand.permissions
         least = 1 if work or demand.held else 0
         if self._exclusive:

@@ -1,8 +1,8 @@
-"""Whether jobs may be in the queue that nobody knows. Pure; times are monotonic seconds.
+"""Whether unknown jobs of ours may be in the queue. Pure; times are monotonic seconds.
 
 A submission that failed may have been accepted: the batch system was too slow to say so,
-or its answer got lost. Then the queue is asked for jobs by the name that only this cluster
-gives them. Until an answer can be trusted, nothing else is submitted.
+or its answer got lost. Then the queue is searched for jobs by the name that only this
+cluster gives them. Until an answer can be trusted, no other job is submitted.
 """
 
 from __future__ import annotations
@@ -17,15 +17,15 @@ class Suspicion:
     Parameters
     ----------
     hidden
-        A job that was accepted may be invisible for so long.
+        How long the queue may not show a job that was accepted.
     brief
-        A refusal that leaves no doubt is suspected for so long, in case it lies.
+        How long the suspicion lasts after a clear refusal, in case it is wrong.
     """
 
     def __init__(self, hidden: float, brief: float):
         self._hidden = hidden
         self._brief = brief
-        #: From when on an answer that shows no job ends the suspicion; None: there is none.
+        #: From this time on an answer without a job ends the suspicion; None: no suspicion.
         self.until: float | None = None
         self._ends_by_itself = 0.0
         #: When the queue was last asked.
@@ -42,7 +42,7 @@ class Suspicion:
         self._urgent = True
 
     def answered(self, asked_at: float) -> None:
-        """The queue shows nothing that was not known."""
+        """The queue shows no unknown job."""
         if self.until is not None and asked_at >= self.until:
             self.until = None
 
@@ -51,10 +51,10 @@ class Suspicion:
         self.until = None
 
     def search_due(self, now: float, pause: float, rarely: float) -> bool:
-        """Whether to search now; then it is taken to be done.
+        """Whether to search now; if so, the search counts as done.
 
-        With a suspicion at once, then after each `pause`, and as soon as an answer can end
-        it; otherwise after `rarely`.
+        With a suspicion the search is due at once, then after each `pause`, and as soon as
+        an answer can end the suspicion; otherwise after `rarely`.
         """
         if self.until is not None and now >= self._ends_by_itself:
             self.until = None

@@ -1,1 +1,1 @@
-"""Parameters and configuration: what comes in, and what is allowed. See docs/wrapper.md."""
+"""Reads and checks parameters and configuration. See docs/wrapper.md."""

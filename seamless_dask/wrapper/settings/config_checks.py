@@ -1,4 +1,4 @@
-"""Keys of Dask's configuration that the wrapper reads, checked like parameters."""
+"""Checks the keys of Dask's configuration that the wrapper reads, like parameters."""
 
 from __future__ import annotations
 
@@ -12,20 +12,20 @@ from .dask_config import merged_config
 from .durations import parse_duration
 from .parameters import DURATION, TEXT, TEXTS, WHOLE, Parameters
 
-#: What Dask reads, which does not know the notation of batch systems
+#: Durations that Dask itself reads; it does not know the notation of batch systems
 _OF_DASK = 'a duration such as "10m" or "90s", or a number of seconds'
 _LIST = "a list of texts, each of one line"
 
 
 def effective(parameters: Parameters, key: str) -> Any:
-    """What a key will mean: `extra_dask_config`, else Dask's configuration, else None."""
+    """The value of a key: in `extra_dask_config`, else in Dask's configuration, or None."""
     extra = merged_config({}, parameters.extra_dask_config)
     value = dask.config.get(key, None, config=extra)
     return dask.config.get(key, None) if value is None else value
 
 
 def config_problems(parameters: Parameters, system: str = "") -> list[str]:
-    """What is wrong with the values of these keys; `system` is "" without batch system."""
+    """Problems with the values of these keys; `system` is "" without batch system."""
     checks: dict[str, tuple[str, Callable[[Any], bool]]] = {
         "seamless-dask.idle-time": (DURATION, _is_duration_or_zero),
         "seamless-dask.stall-warning": (_OF_DASK, _is_duration_of_dask),
@@ -44,7 +44,7 @@ def config_problems(parameters: Parameters, system: str = "") -> list[str]:
             section + "log-directory": (TEXT, _is_path),
             section + "name": (TEXT, _is_text),
             section + "shebang": (TEXT, _is_text),
-            # dask_jobqueue would take a text for its letters
+            # dask_jobqueue would treat a text as a list of letters
             section + "job-directives-skip": (_LIST, _is_list_of_texts),
             section + "job-script-prologue": (TEXTS, _is_texts),
             section + "worker-extra-args": (TEXTS, _is_texts),

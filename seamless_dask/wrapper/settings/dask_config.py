@@ -1,4 +1,4 @@
-"""From parameters to Dask's configuration, here and in the environment of workers."""
+"""Turns parameters into Dask's configuration, here and in the environment of workers."""
 
 from __future__ import annotations
 
@@ -18,21 +18,20 @@ from .parameters import (
     Parameters,
 )
 
-#: Workers that may die under a task before it fails as `distributed.KilledWorker`. Dask
-#: blames every task that was assigned to a worker, also those that only waited there,
-#: and its default of 3 is less than the workers that a batch system takes away in a day.
-#: A transformation that kills its Seamless process is not affected: that is noticed, and
-#: answered, by the worker. One that takes the whole worker along costs so many workers.
+#: Number of workers that a task may lose before it fails as `distributed.KilledWorker`.
+#: Dask blames every task that was assigned to a lost worker, even if it only waited there,
+#: and a batch system may end more workers per day than Dask's default of 3. The number
+#: does not affect a transformation that kills its Seamless process: the worker handles
+#: that. A transformation that kills its whole worker costs that many workers.
 ALLOWED_FAILURES = 10
 
 _ALLOWED_FAILURES = "distributed.scheduler.allowed-failures"
 _TICK = "distributed.admin.tick.interval"
-#: How long a worker on this machine that was lost may take to come back: Dask ends one
-#: that takes longer, and its default of 15 s is less than the imports take on the file
-#: system of many a cluster.
+#: How long a lost worker on this machine may take to come back before Dask ends it. On the
+#: file systems of many clusters the imports take longer than Dask's default of 15 s.
 LOST_WORKER = "10m"
 _LOST_WORKER = "distributed.deploy.lost-worker-timeout"
-#: What no job is told. Workers get their directory as an argument.
+#: Keys that are not passed to jobs. Workers get their directory as an argument.
 _HERE_ONLY = (
     "local-directory",
     "temp-directory",
@@ -48,7 +47,7 @@ def stagger_seconds(parameters: Parameters) -> float:
     stagger = parameters.lifetime_stagger
     if stagger is not None:
         return parse_duration(stagger, zero=True)
-    # a short life must not become a negative one
+    # a short lifetime must not become negative
     limits = [parse_duration(DEFAULT_LIFETIME_STAGGER)]
     if parameters.lifetime is not None:
         limits.append(parse_duration(parameters.lifetime) / 4)
@@ -61,9 +60,9 @@ def stagger_seconds(parameters: Parameters) -> float:
 def lifetime_seconds(parameters: Parameters, *, walltime: bool) -> float | None:
     """Time after which a worker is replaced, or None for never.
 
-    `walltime` says whether a batch system will end the worker at its walltime. A
-    worker on this machine has no such end, so only a lifetime that was asked for
-    counts; the same holds for pure Dask.
+    `walltime` says whether a batch system will end the worker at its walltime. A worker
+    on this machine has no walltime, so only the parameter `lifetime` counts; the same
+    holds for pure Dask.
     """
     if parameters.maximum_jobs == 1:
         return None  # a single worker has no need for rolling restarts
@@ -81,7 +80,7 @@ def local_tmpdir(parameters: Parameters) -> str:
 
 
 def dask_settings(parameters: Parameters, *, walltime: bool) -> dict[str, Any]:
-    """Dotted configuration keys that the parameters stand for, before the extra ones."""
+    """Dotted configuration keys from the parameters, without `extra_dask_config`."""
     settings: dict[str, Any] = {
         # a daemonic worker may not have children, and Seamless workers have
         "distributed.worker.daemon": False,
@@ -109,8 +108,8 @@ def dask_settings(parameters: Parameters, *, walltime: bool) -> dict[str, Any]:
     settings["local-directory"] = tmpdir
     settings["temp-directory"] = tmpdir
     settings["temporary-directory"] = tmpdir  # the name that Dask reads
-    # Dask looks 50 times per second whether its event loop is alive, which is most of
-    # what an idle scheduler costs; it warns after 3 s in any case
+    # Dask checks 50 times per second whether its event loop is alive, which is most of
+    # the CPU time of an idle scheduler; it warns after 3 s in any case
     settings[_TICK] = "200ms"
     settings[_LOST_WORKER] = LOST_WORKER
     return settings
@@ -127,7 +126,7 @@ def merged_config(
 
 
 def apply_config(merged: Mapping[str, Any]) -> None:
-    """Change the configuration of this process, for good."""
+    """Change the configuration of this process permanently."""
     with dask.config.config_lock:
         dask.config.update(dask.config.config, merged)
 
@@ -138,9 +137,9 @@ def exports(
     """Shell lines that give a process elsewhere the same configuration."""
     lines = []
     if extra:
-        # Dask's own way to hand down what environment variables cannot express, such
-        # as capital letters in keys. The variables below win over it, which is why
-        # they carry merged values.
+        # Dask's own way to pass on settings that environment variables cannot express,
+        # such as capital letters in keys. The variables below take precedence over it,
+        # so they have the merged values.
         inherited = dask.config.serialize(_nested(extra))
         lines.append(f"export DASK_INTERNAL_INHERIT_CONFIG={shlex.quote(inherited)}")
     for key in settings:
@@ -163,7 +162,7 @@ def seamless_environment(parameters: Parameters) -> dict[str, str]:
 
 
 def _dask_duration(value: str | float) -> str:
-    """Keep what Dask can read, translate the notation of batch systems."""
+    """Keep durations that Dask can read, translate the notation of batch systems."""
     if isinstance(value, str) and ":" not in value and "-" not in value:
         return value
     return format_duration(parse_duration(value))

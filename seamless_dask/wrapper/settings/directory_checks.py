@@ -1,4 +1,4 @@
-"""Whether directories and files that the configuration names are there, or can be made."""
+"""Checks whether configured directories and files exist or can be created."""
 
 from __future__ import annotations
 
@@ -12,23 +12,23 @@ from .config_checks import effective
 from .dask_config import local_tmpdir
 from .parameters import Parameters
 
-#: What systems say when there is no room: a cluster starts all the same.
+#: Errors of the system when there is no room: a cluster starts nevertheless.
 _FULL = (errno.ENOSPC, errno.EDQUOT)
 
 
 def directory_problems(
     parameters: Parameters, system: str, *, make: bool = True
 ) -> list[str]:
-    """What is wrong with directories and files on this machine.
+    """Problems with directories and files on this machine.
 
     Parameters
     ----------
     parameters
-        They are right, each by itself.
+        Parameters of which each is valid by itself.
     system
         The batch system, "" without one.
     make
-        Whether to make the directories, or only to see whether that would work.
+        Whether to create the directories, or only to check whether that would work.
     """
     problems = []
     if not system:
@@ -41,7 +41,7 @@ def directory_problems(
         value = effective(parameters, key)
         # others are refused by `config_problems`
         if isinstance(value, (str, os.PathLike)) and _is_line(value):
-            # it may be one in which only compute nodes can write
+            # perhaps only compute nodes can write into it
             reason = _cannot_be_made(os.path.expanduser(os.fspath(value)), make)
             if reason:
                 problems.append(f"Dask's configuration {key} = {value!r}: {reason}")
@@ -69,7 +69,7 @@ def _is_line(value: str | os.PathLike[str]) -> bool:
 
 
 def scratch_directory() -> str:
-    """Where the scheduler may have its own directory: as Dask is told, if that works."""
+    """The parent of the scheduler's own directory: that of Dask's configuration if usable."""
     chosen = dask.config.get("temporary-directory", None)
     # tmpdir may exist on compute nodes only
     if isinstance(chosen, (str, os.PathLike)) and os.path.isdir(chosen):
@@ -79,7 +79,7 @@ def scratch_directory() -> str:
 
 
 def _cannot_be_made(directory: str, make: bool) -> str:
-    """Why there is no such directory; "" if there is one, or could be."""
+    """Why a directory cannot be created; "" if it exists or can be created."""
     existing = directory
     while not make and not os.path.lexists(existing):
         existing = os.path.dirname(existing) or "."
@@ -95,12 +95,12 @@ def _cannot_be_made(directory: str, make: bool) -> str:
 
 
 def _takes_directories(directory: str) -> bool:
-    """False for what the system only shows as files, where root may seem to write."""
+    """False for /proc and /sys, where root only seems to be able to write."""
     return os.path.realpath(directory).split(os.sep)[1] not in ("proc", "sys")
 
 
 def _unusable(directory: str, make: bool) -> str:
-    """Why nothing can be written there; "" if that is possible, or would be."""
+    """Why a directory cannot be written to; "" if that is or would be possible."""
     reason = _cannot_be_made(directory, make)
     if reason or not os.path.isdir(directory):
         return reason

@@ -12,7 +12,7 @@ import re
 
 from dask.utils import parse_bytes, parse_timedelta
 
-# ASCII: what is written goes to the batch system, which knows no other digits.
+# ASCII: the text goes to the batch system, which knows no other digits.
 _CLOCK = re.compile(
     r"(?:(?P<days>\d+)-)?(?P<hours>\d+):(?P<minutes>\d{2}):(?P<seconds>\d{2})",
     re.ASCII,
@@ -22,7 +22,7 @@ _DAYS_ONLY = re.compile(
 )
 _BARE = re.compile(r"[-+]?[\d_.,]+(?:[eE][-+]?\d+)?", re.ASCII)
 _AMOUNT = re.compile(r"[-+]?[0-9.]+(?:[eE][-+]?[0-9]+)?\s*[A-Za-z]*")
-#: The longest duration that anything here can mean, in seconds: about 30 years.
+#: The longest duration that is allowed, in seconds: about 30 years.
 LONGEST = 10**9
 #: More memory than any machine has, in bytes.
 MOST_MEMORY = 2**60
@@ -32,14 +32,14 @@ _SLURM_MEMORY = re.compile(
 
 
 def is_bare(value: str | int | float) -> bool:
-    """Whether it is a number, or a text that holds a number and no unit."""
+    """Whether a value is a number, or a text that holds a number without a unit."""
     return not isinstance(value, str) or bool(_BARE.fullmatch(value.strip()))
 
 
 def is_clock_of_yaml(value: str | int | float) -> bool:
-    """Whether YAML may have made this number of seconds of an unquoted ``HH:MM:SS``.
+    """Whether YAML may have made this number of seconds from an unquoted ``HH:MM:SS``.
 
-    It reads ``10:00:00`` as the number 36000. Nobody writes the seconds of a walltime,
+    It reads ``10:00:00`` as the number 36000. People do not write a walltime in seconds,
     so whole minutes from one hour on must be such a clock.
     """
     return not isinstance(value, str) and value >= 3600 and value % 60 == 0
@@ -58,7 +58,7 @@ def parse_clock(text: str) -> int | None:
 
 
 def parse_duration(value: str | int | float, *, zero: bool = False) -> float:
-    """Seconds in a duration of either notation; `zero` says if it may be zero."""
+    """Seconds in a duration of either notation; `zero` says whether it may be zero."""
     if isinstance(value, str):
         text = value.strip()
         clock = parse_clock(text)
@@ -118,10 +118,10 @@ def parse_memory(value: str | int) -> int:
 
 
 def slurm_memory(value: str | int) -> str:
-    """What to write behind ``--mem=``.
+    """The value to write after ``--mem=``.
 
-    A whole number with a unit keeps its number (``"54000MB"`` gives ``54000M``): on
-    SLURM that is what the user means. Anything else is rounded up to mebibytes.
+    A whole number with a unit keeps its number (``"54000MB"`` gives ``54000M``), because
+    users of SLURM expect that. Other amounts are rounded up to mebibytes.
     """
     match = _SLURM_MEMORY.fullmatch(str(value).strip())
     if match is not None:

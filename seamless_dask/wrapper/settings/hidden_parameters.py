@@ -1,6 +1,6 @@
-"""Parameters that are said inside of ``extra_dask_config``.
+"""Parameters that are given inside ``extra_dask_config``.
 
-seamless-config has no field for them, but hands on ``extra_dask_config`` as it is. So
+seamless-config has no field for them, but passes ``extra_dask_config`` on unchanged. So
 ``seamless.transformation-throttle`` there, dotted or nested, is the parameter
 ``transformation_throttle``. Pure.
 """
@@ -16,19 +16,19 @@ NAMES = ("transformation_throttle", "timeout")
 
 @dataclass
 class Hidden:
-    """What was found."""
+    """The parameters that were found, and the rest."""
 
-    #: The configuration without it.
+    #: The configuration without these parameters.
     rest: Any
     #: {name of a parameter: (how it was written, value)}
     found: dict[str, tuple[str, Any]] = field(default_factory=dict)
-    #: Names in the section that stand for no parameter.
+    #: Names in the section that are no parameters.
     unknown: list[str] = field(default_factory=list)
     problems: list[str] = field(default_factory=list)
 
 
 def extract(config: Any) -> Hidden:
-    """Take the parameters out of ``extra_dask_config``, which may be anything."""
+    """Take the parameters out of ``extra_dask_config``, which may be of any type."""
     if not isinstance(config, dict):
         return Hidden(config)
     hidden = Hidden({})

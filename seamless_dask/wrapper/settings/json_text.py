@@ -1,17 +1,17 @@
-"""JSON that others wrote: objects, lists and values, in each other to a sensible depth."""
+"""Reads JSON from outside, with a limit for the depth of nesting."""
 
 from __future__ import annotations
 
 import json
 from typing import Any
 
-#: Whatever is nested deeper was not written by people, and what handles it recurses.
+#: People do not nest more deeply, and code that handles the value is recursive.
 DEEPEST = 100
 TOO_DEEP = f"is nested more than {DEEPEST} levels deep"
 
 
 def parse(text: str | bytes) -> Any:
-    """Return what the text means. Raises `ValueError`, also where others run out of stack."""
+    """Return the value of a JSON text. Raises `ValueError`, also if it is too deep."""
     try:
         value = json.loads(text)
     except RecursionError:

@@ -1,4 +1,4 @@
-"""The types of parameters: what is allowed, and what it is turned into."""
+"""The types of parameters: they check values and convert them."""
 
 from __future__ import annotations
 
@@ -9,12 +9,12 @@ from pydantic import AfterValidator, BeforeValidator, Field, WithJsonSchema
 
 from .durations import is_bare, parse_duration, parse_memory
 
-#: Larger whole numbers are a slip, and a trap for what computes with them.
+#: Larger whole numbers are mistakes, and calculations with them could fail.
 LARGEST = 1_000_000
 
 
 def ensure_list(value: Any) -> Any:
-    """A single string is accepted where a list of strings is meant."""
+    """Accept a single string in place of a list of strings."""
     return [value] if isinstance(value, str) else value
 
 
@@ -25,7 +25,7 @@ def _not_bool(value: Any) -> Any:
 
 
 def _whole(value: Any) -> Any:
-    """Refuse what would become a whole number only by force."""
+    """Refuse values that are not whole numbers."""
     if isinstance(value, bool):
         raise ValueError("true and false are not numbers")
     if isinstance(value, str) and not re.fullmatch(r"\s*[-+]?[0-9]+\s*", value):
@@ -71,7 +71,7 @@ def _duration_or_zero(value: str | float) -> str | float:
 
 
 def absolute_path(value: str) -> str:
-    """Return the path; ValueError if it is relative, or no shell would keep it."""
+    """Return the path; ValueError if it is relative or a shell would change it."""
     # $VARIABLES work in job scripts
     if not re.fullmatch(r"[/~$][\w./~${}@%+:, -]*", value):
         raise ValueError("is not absolute, or has characters that shells interpret")
@@ -98,7 +98,7 @@ def _one_word(value: str) -> str:
 
 
 def _configuration(value: dict[str, Any]) -> dict[str, Any]:
-    """Refuse what Dask would merge by dropping a part of it without a word."""
+    """Refuse a configuration of which Dask would silently drop a part when merging."""
     found: set[tuple[str, ...]] = set()
     for key, content in value.items():
         if not all(part.strip() for part in key.split(".")):
@@ -146,7 +146,7 @@ Units = Annotated[
     float,
     BeforeValidator(_not_bool),
     Field(ge=0, allow_inf_nan=False),
-    # a text that holds a number will do
+    # a text that holds a number is accepted as well
     WithJsonSchema({"type": ["number", "string"], "minimum": 0}),
 ]
 Line = Annotated[str, Field(min_length=1), AfterValidator(_one_line)]

@@ -1,7 +1,7 @@
 """The parameters of the status file, as one typed model.
 
-`read_parameters` is the way in. It reports every problem at once, each with the
-field, its value and what is allowed, and names fields that it does not know.
+Use `read_parameters`. It reports all problems at once, each with the field, its value
+and the allowed values, and returns the names of unknown fields.
 """
 
 from __future__ import annotations
@@ -57,7 +57,7 @@ def _field(
 
 
 class Parameters(BaseModel):
-    """What the caller can say about the cluster. Absent and null mean the same."""
+    """The parameters of a cluster that the caller can set. Absent and null are the same."""
 
     model_config = ConfigDict(frozen=True, extra="forbid")
 
@@ -105,7 +105,7 @@ class Parameters(BaseModel):
         "OAR: name of the property with the memory per core, or not_applicable", TEXT
     )
     resource_spec: Line | None = _field(
-        "resource request in the words of OAR, PBS, Moab or Grid Engine", TEXT
+        "resource request in the syntax of OAR, PBS, Moab or Grid Engine", TEXT
     )
     processes: PositiveInt = _field(
         "Dask workers per job",
@@ -159,9 +159,10 @@ class Parameters(BaseModel):
         unit="seconds",
     )
 
-    # --- what is Seamless about a worker
+    # --- Seamless on a worker
     transformation_throttle: PositiveInt = _field(
-        "transformations that each Seamless process runs at the same time",
+        "factor: a worker executes up to cores x transformation_throttle transformations at "
+        "a time, each in a process of its own",
         WHOLE,
         default=DEFAULT_THROTTLE,
         unit="transformations",
@@ -175,7 +176,7 @@ class Parameters(BaseModel):
         "plain Dask workers without anything of Seamless", SWITCH, default=False
     )
     record: StrictBool = _field(
-        "executions leave full records; clients must have the same setting",
+        "write full execution records; clients must have the same setting",
         SWITCH,
         default=False,
     )
@@ -185,7 +186,7 @@ class Parameters(BaseModel):
         "keep one worker (job) even when idle", SWITCH, default=False
     )
     maximum_jobs: PositiveInt = _field(
-        "most jobs at a time",
+        "largest number of jobs at a time",
         WHOLE,
         default=1,
         unit="jobs",
@@ -197,7 +198,7 @@ class Parameters(BaseModel):
         default={},
     )
     timeout: PositiveFloat | None = _field(
-        "seconds without any work after which the cluster is ended. "
+        "seconds without any work after which the cluster ends. "
         "Default: --timeout of the command line",
         "a number of seconds above zero",
         unit="seconds",
@@ -205,7 +206,7 @@ class Parameters(BaseModel):
 
     @property
     def seamless_processes(self) -> int:
-        """Seamless worker processes per Dask worker; drivers assume the same 1."""
+        """Seamless processes per Dask worker; driver scripts assume the same default 1."""
         return self.cores or 1
 
     @property
@@ -272,15 +273,15 @@ _ALLOWED: dict[str, str] = {
 
 
 def read_parameters(raw: dict[str, Any]) -> tuple[Parameters, list[str]]:
-    """Return the parameters and the names of fields that are not known.
+    """Return the parameters and the names of unknown fields.
 
     Names may be written with hyphens or underscores. Raises `ParametersError`.
 
     Parameters
     ----------
     raw
-        As in the status file: {name: value}. What `extra_dask_config` says about
-        parameters, see `hidden_parameters`, is taken out of it.
+        As in the status file: {name: value}. Parameters inside `extra_dask_config`, see
+        `hidden_parameters`, are taken out of it.
     """
     spelling: dict[str, str] = {}
     values: dict[str, Any] = {}

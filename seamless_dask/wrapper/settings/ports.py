@@ -61,7 +61,7 @@ def _is_free(family: socket.AddressFamily, address: tuple, port: int) -> bool:
 def _bind_error(family: socket.AddressFamily, address: tuple) -> str | None:
     try:
         with socket.socket(family, socket.SOCK_STREAM) as probe:
-            # as the server will do: connections that linger do not block a port
+            # as the server will do: lingering connections do not block a port
             probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
             if family == socket.AF_INET6:
                 probe.setsockopt(socket.IPPROTO_IPV6, socket.IPV6_V6ONLY, 1)

@@ -1,7 +1,7 @@
-"""Who can reach the cluster: TLS, and a word of warning without it.
+"""Access to the cluster: checks TLS, and warns if there is none.
 
-Whoever can connect to a Dask scheduler can have its workers run anything. TLS, by Dask's
-own configuration, keeps out those who have no certificate; see ``docs/security.md``.
+Anybody who can connect to a Dask scheduler can run programs on its workers. With TLS, set
+up in Dask's own configuration, a client needs a certificate; see ``docs/security.md``.
 """
 
 from __future__ import annotations
@@ -26,7 +26,7 @@ from .parameters import Parameters
 logger = logging.getLogger(__name__)
 
 REQUIRED = "distributed.comm.require-encryption"
-#: The cluster itself is a client, too.
+#: The role client is needed too: the cluster itself is a client.
 _FILES = (
     "distributed.comm.tls.ca-file",
     *(
@@ -39,7 +39,7 @@ _DASHBOARD = "distributed.scheduler.dashboard.tls.cert"
 
 
 def tls_problems(parameters: Parameters) -> list[str]:
-    """What is wrong with TLS in Dask's configuration and the parameters over it."""
+    """Problems with TLS in Dask's configuration, with the parameters merged into it."""
     extra = merged_config({}, parameters.extra_dask_config)
     config = dask.config.merge(dask.config.config, extra)
     problems = []
@@ -68,7 +68,7 @@ def _file_problem(value: Any) -> str:
     if value is None:
         return f"is {allowed}"
     if not isinstance(value, str) or "\n" in value:
-        # Dask takes the text itself as well, which everybody could read in job scripts
+        # Dask accepts the key itself as well, but everybody could read it in job scripts
         return f"what is given is not {allowed}"
     try:
         absolute_path(value)
@@ -86,7 +86,7 @@ def _file_problem(value: Any) -> str:
 def tls_arguments(*, batch: bool = False) -> dict[str, Any]:
     """Arguments of a cluster class, from Dask's configuration; none without TLS.
 
-    `batch` says that the cluster is one of dask_jobqueue.
+    `batch` says that the cluster class is from dask_jobqueue.
     """
     from distributed.security import Security
 
@@ -109,7 +109,7 @@ def tls_arguments(*, batch: bool = False) -> dict[str, Any]:
 def warn_of_others(
     scheduler: Any, parameters: Parameters, *, batch: bool = False
 ) -> None:
-    """Say in the log who can reach the cluster, or whom TLS keeps out.
+    """Log which users and machines can connect to the cluster.
 
     `batch` says that its workers are jobs of a batch system.
     """
@@ -149,21 +149,21 @@ def warn_of_others(
 
 
 def _user() -> str:
-    """The name of the user, or the number of one without a name."""
+    """The name of the user, or the id of a user without a name."""
     try:
         return getpass.getuser()
-    except (KeyError, OSError):  # which one depends on the version of Python
+    except (KeyError, OSError):  # depends on the version of Python
         return f"the user with the id {os.getuid()}"
 
 
 def keep_files_private() -> None:
-    """Give the scheduler its directory, where it also looks for modules."""
+    """Give the scheduler a private directory, because it looks for modules there."""
     key = "temporary-directory"
     directory = private_directories.make(scratch_directory())
     dask.config.set({key: directory})
     try:
         Path.home()
-    except RuntimeError:  # a user id without a name; libraries of Dask ask for it
+    except RuntimeError:  # a user id without a name; libraries of Dask need a home
         os.environ["HOME"] = directory
 
 
