@@ -87,8 +87,8 @@ class Curves:
         self.source = ColumnDataSource({name: [] for name in names}, name="history")
         self.root = row(
             self._figure(
-                "Tokens",
-                "tokens",
+                "Slots",
+                "slots",
                 ("capacity", "capacity", GREY, "dashed"),
                 ("slots_in_use", "in use", BLUE, "solid"),
                 ("lent", "lent", SKY, "solid"),

@@ -31,12 +31,12 @@ MAX_STEPS = 50
 #: Keys that a text or list names at most
 MAX_NAMED = 5
 
-#: "token": its lease was requested and waits for a slot. "submission": it has the slot,
+#: "slot": its lease was requested and waits for a slot. "submission": it has the slot,
 #: its task is on the way. "dependency": it waits for its inputs. "no-worker": no worker
 #: fits. "queued": Dask holds it back. "assigned": a worker has it and has not begun it.
 #: "running", or "calling" when it waits for transformations that it called.
 State = Literal[
-    "token",
+    "slot",
     "submission",
     "dependency",
     "no-worker",
@@ -128,7 +128,7 @@ def why(subject: Subject, checksum: str, now: float) -> dict[str, Any]:
           waits_for  {"total": int, "keys": [str]}, the first few
           called_by  {"total": int, "keys": [str]}, transformations that wait for it
           clients    number of Dask clients that want its task
-          token      None, or where it waits for one: {"position": int from 1,
+          slot      None, or where it waits for one: {"position": int from 1,
                      "waiting": int, "slots_in_use": int, "capacity": int,
                      "held_by": [str]}, the first few keys that use slots
 
@@ -217,11 +217,11 @@ def _task(subject: Subject, key: str, now: float) -> dict[str, Any]:
         "waits_for": _named(below),
         "called_by": _named(sorted(map(str, called_by))),
         "clients": len(task.who_wants or ()) if task is not None else 0,
-        "token": _token(subject, key) if row["state"] == "token" else None,
+        "slot": _slot(subject, key) if row["state"] == "slot" else None,
     }
 
 
-def _token(subject: Subject, key: str) -> dict[str, Any]:
+def _slot(subject: Subject, key: str) -> dict[str, Any]:
     ledger = subject.machine.ledger
     positions = [
         ledger.position(lease)
@@ -262,14 +262,14 @@ def _row(subject: Subject, key: str, now: float) -> dict[str, Any]:
 def _lease_row(subject: Subject, lease: Lease, now: float) -> dict[str, Any]:
     """A row for a transformation without a task; its key may be None."""
     if lease.granted_at is None:
-        state: State = "token"
-        reason = f"no token: {subject.machine.why_waiting()}"
+        state: State = "slot"
+        reason = f"no slot: {subject.machine.why_waiting()}"
         if not subject.machine.capacity:
             reason += on_the_way(subject)
         reason += _paused(subject)
     else:
         state = "submission"
-        reason = f"it has a token, {lease.request.holder} is about to submit it"
+        reason = f"it has a slot, {lease.request.holder} is about to submit it"
     return _fields(subject, lease.request.key, state, reason, now - lease.since)
 
 
@@ -319,7 +319,7 @@ def _with_worker(
             for i in subject.machine.ledger.owned_by(key)
         )
         text = f"waits for {count(len(called), 'call')}"
-        return "calling", text + (f", {waiting} without token" if waiting else "")
+        return "calling", text + (f", {waiting} without slot" if waiting else "")
     if task in ws.long_running:
         return "running", "runs, has called others"
     if task in ws.executing:

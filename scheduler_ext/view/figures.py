@@ -160,7 +160,7 @@ def _cards(
     wanted = scaling["wanted"]
     return [
         Card(
-            "Tokens in use",
+            "Slots in use",
             f"{statistics.slots_in_use} of {statistics.capacity}",
             f"{statistics.lent} lent by those that wait for calls",
         ),

@@ -43,7 +43,7 @@ class SeamlessCollector(PrometheusCollector, Collector):
         """The figures of the scheduler that is asked; none without the plugin."""
         operations = _shown.get(self.server)
         if operations is not None:
-            yield from _tokens(operations)
+            yield from _slots(operations)
             yield from _transformations(operations)
             yield from _scaling(operations)
 
@@ -87,32 +87,32 @@ def _set_present(*collectors: Collector) -> None:
             prometheus_client.REGISTRY.register(collector)
 
 
-def _tokens(operations: Operations) -> Iterator[Family]:
+def _slots(operations: Operations) -> Iterator[Family]:
     machine = operations.machine
     statistics = machine.statistics()
     yield GaugeMetricFamily(
-        "seamless_token_capacity",
-        "Tokens of all workers: processes times throttle.",
+        "seamless_slot_capacity",
+        "Slots of all workers: processes times throttle.",
         statistics.capacity,
     )
     yield GaugeMetricFamily(
-        "seamless_tokens_in_use",
-        "Tokens held by nested transformations that do not wait for others.",
+        "seamless_slots_in_use",
+        "Slots held by nested transformations that do not wait for others.",
         statistics.slots_in_use,
     )
     yield GaugeMetricFamily(
-        "seamless_tokens_lent",
-        "Tokens of nested transformations that wait for others, which may use them.",
+        "seamless_slots_lent",
+        "Slots of nested transformations that wait for others, which may use them.",
         statistics.lent,
     )
     yield GaugeMetricFamily(
         "seamless_requests_waiting",
-        "Requests of nested transformations that wait for a token.",
+        "Requests of nested transformations that wait for a slot.",
         statistics.waiting,
     )
     yield _histogram(
         "seamless_request_wait_seconds",
-        "Time from the request of a token until it was granted.",
+        "Time from the request of a slot until it was granted.",
         machine.wait_times,
     )
     yield CounterMetricFamily(
@@ -128,8 +128,8 @@ def _tokens(operations: Operations) -> Iterator[Family]:
         statistics.refused_total,
     )
     yield CounterMetricFamily(
-        "seamless_tokens_expired",
-        "Tokens that were taken back because nobody used them.",
+        "seamless_leases_expired",
+        "Leases that were taken back because nobody used them.",
         statistics.expired_total,
     )
     yield GaugeMetricFamily(

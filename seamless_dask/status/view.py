@@ -284,7 +284,7 @@ def _task(task: Answer) -> RenderableType:
     grid = Table.grid(padding=(0, 2))
     grid.add_column(style=HEADING, no_wrap=True)
     grid.add_column(overflow="fold")
-    token = task["token"]
+    slot = task["slot"]
     lines = {
         "task": task["key"] or "(no key)",
         "state": f"{task['state']}: {task['reason']}",
@@ -300,11 +300,11 @@ def _task(task: Answer) -> RenderableType:
         "wanted by": count(task["clients"], "client"),
         "called by": listed(task["called_by"]["keys"], task["called_by"]["total"]),
         "waits for": listed(task["waits_for"]["keys"], task["waits_for"]["total"]),
-        "token": ""
-        if token is None
-        else f"place {token['position']} of {token['waiting']} that wait; "
-        f"{token['slots_in_use']} of {token['capacity']} slots are in use"
-        + (f", by {listed(token['held_by'])}" if token["held_by"] else ""),
+        "slot": ""
+        if slot is None
+        else f"place {slot['position']} of {slot['waiting']} that wait; "
+        f"{slot['slots_in_use']} of {slot['capacity']} slots are in use"
+        + (f", by {listed(slot['held_by'])}" if slot["held_by"] else ""),
     }
     for name, line in lines.items():
         if line:

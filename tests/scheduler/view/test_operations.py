@@ -53,7 +53,7 @@ async def test_pages_come_and_go_with_the_plugin():
                 assert code == 200
                 assert text.count('<a href="seamless">Seamless</a>') == 1
             assert (await fetch(scheduler, "seamless/state.json"))[0] == 200
-            assert "seamless_token_capacity" in await metrics_of(scheduler)
+            assert "seamless_slot_capacity" in await metrics_of(scheduler)
             scheduler_ext.detach(scheduler)
             assert (await fetch(scheduler, "seamless"))[0] == 404
             assert (await fetch(scheduler, "seamless/state.json"))[0] == 404
@@ -69,7 +69,7 @@ async def test_without_dashboard_there_is_state_but_no_page():
         plugin = scheduler_ext.attach(scheduler)
         assert (await fetch(scheduler, "seamless"))[0] == 404
         assert (await fetch(scheduler, "seamless/state.json"))[0] == 200
-        assert "seamless_token_capacity" in await metrics_of(scheduler)
+        assert "seamless_slot_capacity" in await metrics_of(scheduler)
         assert "seamless-samples" not in scheduler.periodic_callbacks
         assert plugin.operations.history.added == 0
         scheduler_ext.detach(scheduler)
@@ -90,11 +90,11 @@ async def test_each_scheduler_of_a_process_shows_its_own():
     async with cluster() as one, cluster() as two:
         await two.register(await two.worker(), processes=2, throttle=3)
         for _ in range(2):
-            assert (await metrics_of(one.scheduler))["seamless_token_capacity"] == 0
-            assert (await metrics_of(two.scheduler))["seamless_token_capacity"] == 6
+            assert (await metrics_of(one.scheduler))["seamless_slot_capacity"] == 0
+            assert (await metrics_of(two.scheduler))["seamless_slot_capacity"] == 6
         scheduler_ext.detach(one.scheduler)
         assert await metrics_of(one.scheduler) == {}
-        assert (await metrics_of(two.scheduler))["seamless_token_capacity"] == 6
+        assert (await metrics_of(two.scheduler))["seamless_slot_capacity"] == 6
         scheduler_ext.attach(one.scheduler)
         addresses = {
             json.loads((await fetch(each.scheduler, "seamless/state.json"))[1])[
@@ -104,7 +104,7 @@ async def test_each_scheduler_of_a_process_shows_its_own():
         }
         assert addresses == {one.scheduler.address, two.scheduler.address}
     async with cluster() as three:
-        assert (await metrics_of(three.scheduler))["seamless_token_capacity"] == 0
+        assert (await metrics_of(three.scheduler))["seamless_slot_capacity"] == 0
 
 
 @asynchronous
@@ -202,7 +202,7 @@ async def test_metrics_follow_the_conventions():
 
 @asynchronous
 async def test_metrics_count_what_happens():
-    """Tokens, waiting times, refusals, endings and scaling decisions."""
+    """Slots, waiting times, refusals, endings and scaling decisions."""
     async with cluster() as c:
         worker = await c.worker(nthreads=4)
         client = await c.client()
@@ -215,8 +215,8 @@ async def test_metrics_count_what_happens():
         c.plugin.scaling.decided(0, 2, "there is work", time.time())
         found = await metrics_of(c.scheduler)
         assert {
-            "seamless_token_capacity": 1,
-            "seamless_tokens_in_use": 1,
+            "seamless_slot_capacity": 1,
+            "seamless_slots_in_use": 1,
             "seamless_requests_waiting": 1,
             "seamless_requests_granted_total": 1,
             "seamless_requests_refused_total[capacity]": 1,
@@ -268,7 +268,7 @@ async def test_why_no_worker():
         )
         await c.request(client, f"base-{B}")
         assert (await why(c, B))["reason"] == (
-            "no token: no worker offers slots; batch system: 3 pending, 1 starting"
+            "no slot: no worker offers slots; batch system: 3 pending, 1 starting"
         )
         await c.worker(resources={"GPU": 1})
         reply = await why(c, A)
@@ -280,7 +280,7 @@ async def test_why_no_worker():
 
 @asynchronous
 async def test_why_follows_the_chain_to_its_end():
-    """A waits for its input B, which called C, which waits for a token that D holds."""
+    """A waits for its input B, which called C, which waits for a slot that D holds."""
     async with cluster() as c:
         client = await c.client()
         worker = await c.worker(nthreads=4, name="alpha")
@@ -301,14 +301,14 @@ async def test_why_follows_the_chain_to_its_end():
         assert task["waits_for"] == {"total": 1, "keys": (key[B],)}
         assert [(step["key"], step["state"]) for step in task["chain"]] == [
             (key[B], "calling"),
-            (key[C], "token"),
+            (key[C], "slot"),
         ]
         assert task["chain"][0]["worker_name"] == "alpha"
         reply = await why(c, C)
         (task,) = reply["tasks"]
-        assert reply["state"] == "token"
+        assert reply["state"] == "slot"
         assert task["called_by"] == {"total": 1, "keys": (key[B],)}
-        assert task["token"] == {
+        assert task["slot"] == {
             "position": 1,
             "waiting": 1,
             "slots_in_use": 1,
@@ -320,7 +320,7 @@ async def test_why_follows_the_chain_to_its_end():
         assert (overview["waiting_total"], overview["with_workers_total"]) == (3, 1)
         assert {row["key"]: row["state"] for row in overview["waiting"]} == {
             key[A]: "dependency",
-            key[C]: "token",
+            key[C]: "slot",
             key[D]: "submission",
         }
         gate("b").set()
@@ -394,7 +394,7 @@ async def test_the_beginning_of_a_checksum_is_enough():
             f"transformations begin so: {one}, {two}",
         )
         assert (await fetch(c.scheduler, "seamless/why/abcdef.json"))[0] == 400
-        assert (await why(c, "abcdef1"))["state"] == "token"
+        assert (await why(c, "abcdef1"))["state"] == "slot"
 
 
 @asynchronous
@@ -446,7 +446,7 @@ async def test_the_page_names_what_is_wrong():
         now = figures.figures(c.plugin.operations)
         assert "40, the oldest 15 are shown" in now.waiting_title
         assert now.waiting[0]["state"] == "submission"
-        assert now.waiting[1]["reason"] == "no token: 1 of 1 slots are in use"
+        assert now.waiting[1]["reason"] == "no slot: 1 of 1 slots are in use"
         assert now.decisions[0]["change"] == "1 → 4"
         assert [problem[:14] for problem in now.problems] == [
             "2 submissions ",

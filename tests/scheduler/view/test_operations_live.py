@@ -107,12 +107,12 @@ def compare(seen: dict[str, Any]) -> None:
     assert nested == truth["nested"]
     cards = {card.title: card.value for card in seen["page"]["cards"]}
     assert cards["Transformations"] == f"{truth['waiting']} + {truth['with_workers']}"
-    assert cards["Tokens in use"].startswith(f"{truth['in_use']} of ")
+    assert cards["Slots in use"].startswith(f"{truth['in_use']} of ")
     assert cards["Requests waiting"] == str(truth["requests"])
     assert seen["sample"]["requests_waiting"] == truth["requests"]
     assert seen["sample"]["transformations_waiting"] == truth["waiting"]
     assert found["seamless_requests_waiting",] == truth["requests"]
-    assert found["seamless_tokens_in_use",] == truth["in_use"]
+    assert found["seamless_slots_in_use",] == truth["in_use"]
     assert found["seamless_transformations", "waiting"] == truth["waiting"]
     assert found["seamless_transformations", "with_worker"] == truth["with_workers"]
 
@@ -223,7 +223,7 @@ def test_real_stack_in_a_browser(
     wait_until(lambda: shows("12 stored", "no transformation waits"), "the page")
     assert browser.title == "Dask: Seamless"
     process = real_stack.start_workload("sleepers", salt="browser", n=15)
-    waiting = ("Transformations with a worker: ", "no token: 6 of 6 slots are in use")
+    waiting = ("Transformations with a worker: ", "no slot: 6 of 6 slots are in use")
     wait_until(lambda: shows("6 of 6", *waiting), "nested work")
     sampled = browser.execute_script(SAMPLES)
     wait_until(lambda: browser.execute_script(SAMPLES) > sampled, "more samples")

@@ -130,7 +130,7 @@ async def test_who_waits_for_what_is_in_the_log_once(caplog):
         assert lines[0].startswith("Standstill: for 5 min nothing has ended")
         assert "unfinished: 1 processing, 2 not submitted." in lines[0]
         assert lines[1] == (
-            f"  {A[:16]} on alpha: waits for 1 call -> {B[:16]}: it has a token, "
+            f"  {A[:16]} on alpha: waits for 1 call -> {B[:16]}: it has a slot, "
             f"{worker.address} is about to submit it"
         )
         stall = (await c.call.seamless_status())["stall"]
@@ -199,4 +199,4 @@ async def test_a_full_batch_queue_is_no_standstill():
         c.plugin.scaling.update(jobs={}, submission_error=None, excluded_nodes={})
         clock.run(2 * LIMIT)
         stall = c.plugin.status()["stall"]
-        assert "no token: no worker offers slots" in stall["message"]
+        assert "no slot: no worker offers slots" in stall["message"]
