@@ -136,7 +136,7 @@ def test_what_is_no_status_file(home: Path) -> None:
 @pytest.mark.cluster
 @asynchronous
 async def test_the_whole_cluster(capsys) -> None:
-    """Tokens, workers, transformations, decisions, and first of all what is wrong."""
+    """Slots, workers, transformations, decisions, and first of all what is wrong."""
     async with cluster(start_timeout=1e6) as c:
         client = await c.client()
         alpha = await c.worker(name="alpha", memory_limit=0)
