@@ -16,6 +16,7 @@ import logging
 import threading
 from collections.abc import Callable
 from dataclasses import dataclass
+from os import _exit as exit_process
 from os import getpid
 from queue import SimpleQueue
 from time import perf_counter, thread_time, time
@@ -169,7 +170,12 @@ class JobRunner:
 
     def _finish_jobs(self) -> None:
         while True:
-            self._finish(self._ended.get())
+            try:
+                self._finish(self._ended.get())
+            except BaseException:
+                # No job would get its answer any more: the Dask worker is to notice.
+                logger.exception("A Seamless process cannot go on")
+                exit_process(1)
 
     def _finish(self, ended: _Ended) -> None:
         """Reset the process after the thread of a job has ended, and answer."""

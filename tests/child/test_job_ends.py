@@ -113,6 +113,10 @@ NEEDED = (
     *("traceback." + name for name in ("extract_tb", "format_exception_only")),
     *("gc.collect", "io.BytesIO", "logging.Logger._log", "hashlib.sha256"),
     *("pickle.loads", "struct.pack", "queue.SimpleQueue", "weakref.ref"),
+    *("asyncio.BaseEventLoop." + name for name in ("call_soon_threadsafe", "call_at")),
+    *("asyncio.Lock.acquire", "asyncio.Queue.get", "asyncio.Event.wait"),
+    *("selectors.DefaultSelector.select", "socket.socket.send"),
+    *("threading.Event.wait", "threading.Condition.wait"),
 )
 
 
@@ -148,15 +152,10 @@ def test_nothing_of_a_job_happens_during_the_next(
 
 def replaces(name: str, fails: bool) -> str:
     """Replace something that everything needs."""
-    import importlib
+    import pkgutil
 
     where, _, last = name.rpartition(".")
-    if where == "concurrent.futures.Future":
-        from concurrent.futures import Future as owner
-    elif where == "logging.Logger":
-        from logging import Logger as owner
-    else:
-        owner = importlib.import_module(where)
+    owner = pkgutil.resolve_name(where)
     setattr(owner, last, None)
     if fails:
         raise ValueError("of the code itself")

@@ -116,7 +116,6 @@ NAMESPACES: tuple[ModuleType, ...] = (
 
 #: classes whose attributes are put back
 CLASSES: tuple[type, ...] = (
-    concurrent.futures.Future,
     json.JSONEncoder,
     json.JSONDecoder,
     logging.Logger,
@@ -125,6 +124,27 @@ CLASSES: tuple[type, ...] = (
     random.Random,
     subprocess.Popen,
     threading.Thread,
+    # The Seamless process itself needs the following ones.
+    asyncio.BaseEventLoop,
+    asyncio.Condition,
+    asyncio.Event,
+    asyncio.Handle,
+    asyncio.Lock,
+    asyncio.Queue,
+    asyncio.Semaphore,
+    asyncio.TimerHandle,
+    asyncio.selector_events.BaseSelectorEventLoop,
+    concurrent.futures.Executor,
+    concurrent.futures.Future,
+    concurrent.futures.ThreadPoolExecutor,
+    multiprocessing.connection.Connection,
+    queue.Queue,
+    selectors.BaseSelector,
+    selectors.DefaultSelector,
+    socket.socket,
+    threading.Condition,
+    threading.Event,
+    threading.Semaphore,
 )
 
 
