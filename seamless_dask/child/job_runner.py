@@ -13,10 +13,10 @@ from __future__ import annotations
 
 import asyncio
 import logging
+import os
 import threading
 from collections.abc import Callable
 from dataclasses import dataclass
-from os import _exit as exit_process
 from os import getpid
 from queue import SimpleQueue
 from time import perf_counter, thread_time, time
@@ -33,6 +33,8 @@ from .turn_keeper import TurnKeeper
 from .turns import JobTurn
 
 logger = logging.getLogger(__name__)
+
+_exit = os._exit
 
 #: request to run a job
 RUN = "seamless_dask_run"
@@ -175,7 +177,7 @@ class JobRunner:
             except BaseException:
                 # No job would get its answer any more: the Dask worker is to notice.
                 logger.exception("A Seamless process cannot go on")
-                exit_process(1)
+                _exit(1)
 
     def _finish(self, ended: _Ended) -> None:
         """Reset the process after the thread of a job has ended, and answer."""

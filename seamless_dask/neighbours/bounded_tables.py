@@ -48,7 +48,7 @@ class BoundedTable(OrderedDict[Any, Any]):
                 self.popitem(last=False)
 
 
-_caches_lock = threading.RLock()
+caches_lock = threading.RLock()
 
 
 def synchronize_caches() -> None:
@@ -59,7 +59,7 @@ def synchronize_caches() -> None:
     """
     from seamless.util.pylru import lrucache
 
-    with _caches_lock:
+    with caches_lock:
         for name in CACHE_METHODS:
             extend(lrucache, name, _locked)
 
@@ -67,7 +67,7 @@ def synchronize_caches() -> None:
 def _locked(method: Callable[..., Any]) -> Callable[..., Any]:
     @functools.wraps(method)
     def locked(*args: Any, **kwargs: Any) -> Any:
-        with _caches_lock:
+        with caches_lock:
             return method(*args, **kwargs)
 
     return locked

@@ -36,6 +36,9 @@ NAMES = (
     _base_loop.replaced(
         "BaseEventLoop._run_once", _CHILD, "survives what jobs replace"
     ),
+    Module(_PYTHON, "_thread").read(
+        "RLock._at_fork_reinit", _DRIVER, "locks are free after a fork"
+    ),
     _base_loop.set("BaseEventLoop._thread_id", _DRIVER, "a forked loop does not run"),
     _selector_loop.set(
         "BaseSelectorEventLoop._selector", _DRIVER, "the parent's stays the parent's"

@@ -57,6 +57,8 @@ TRANSFORMER = (
     ),
     # -- the pool of a worker
     _worker.replaced("_worker_manager", _CLIENTS, "the pool of this process is ours"),
+    _worker.read("_DELEGATE_PROXY_LOCK", _DRIVER, "is free after a fork"),
+    _cache.read("TransformationCache._active_lock", _DRIVER, "is free after a fork"),
     _worker.set("_has_spawned", _DRIVER, "a forked driver has no processes"),
     _worker.read("_set_has_spawned", _WORKER, "the pool of this process is there"),
     _worker.read("_set_dask_available", _WORKER, "nested calls are delegated"),
@@ -209,6 +211,9 @@ CORE = (
     _writer.replaced("_process_entry", _CLIENTS, "callers that wait learn of the end"),
     _writer.read("_entries", _ALL, "buffers that are being written"),
     _writer.read("_lock", _CLIENTS, "guards these"),
+    Module(_CORE, "seamless.caching.eviction_cost").read(
+        "CostModule._lock", _DRIVER, "is free after a fork"
+    ),
     _writer.read("_loop", _WORKER, "tells that its thread runs"),
     _writer.read("_stop_worker", _WORKER, "no thread when processes are forked"),
     Module(_CORE, "seamless.caching.buffer_cache").replaced(
@@ -233,6 +238,7 @@ _buffers = Module(_REMOTE, "seamless_remote.buffer_remote")
 _database = Module(_REMOTE, "seamless_remote.database_remote")
 
 REMOTE = (
+    _client.read("_keepalive_lock", _DRIVER, "is free after a fork"),
     _client.replaced("_build_request_timeout", _CLIENTS, "requests wait their turn"),
     _client.replaced("_close_session", _CLIENTS, "not while it is used"),
     _client.replaced("Client._get_session", _ALL, "reads answers; forgets threads"),

@@ -22,6 +22,7 @@ from typing import Any
 
 import seamless
 
+from ..neighbours import bounded_tables
 from ..neighbours.replacing import current, replace
 
 
@@ -115,6 +116,7 @@ def _forked() -> None:
     """Give up, in a newly forked process, all objects that belong to the parent."""
     if _leave_client is not None:
         _leave_client()
+    _free_locks()
     _let_go_of_loops()
     _let_go_of_dask()
     _let_go_of_seamless_processes()
@@ -128,6 +130,26 @@ def _forked() -> None:
     multiprocessing.process._children.clear()  # type: ignore[attr-defined]
     # Until it uses Seamless itself there is nothing to close.
     seamless._require_close = False
+
+
+def _free_locks() -> None:
+    """Free the locks of Seamless: a thread that exists only in the parent may hold one."""
+    from seamless.caching import buffer_writer, eviction_cost
+    from seamless.caching.buffer_cache import get_buffer_cache
+    from seamless_remote import client
+    from seamless_transformer import worker
+    from seamless_transformer.transformation_cache import get_transformation_cache
+
+    for lock in (
+        get_buffer_cache().lock,
+        buffer_writer._lock,
+        eviction_cost._cost_module._lock,
+        client._keepalive_lock,
+        worker._DELEGATE_PROXY_LOCK,
+        get_transformation_cache()._active_lock,
+        bounded_tables.caches_lock,
+    ):
+        lock._at_fork_reinit()  # type: ignore[union-attr]
 
 
 def _let_go_of_dask() -> None:

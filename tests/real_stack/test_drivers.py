@@ -177,8 +177,9 @@ def run_script(path: Path, text: str) -> subprocess.CompletedProcess[str]:
 
 
 FORKS = """
-import os, sys
+import os, sys, threading
 import seamless
+from seamless.caching.buffer_cache import get_buffer_cache
 from seamless.transformer import delayed, direct
 from seamless_dask import create_dummy_client
 
@@ -195,7 +196,18 @@ if __name__ == "__main__":
     create_dummy_client(worker_threads=2, spawn_workers=1)
     before = direct(pid)(0)
     local(10)
-    if not os.fork():
+    held, free = threading.Event(), threading.Event()
+
+    def hold():
+        with get_buffer_cache().lock:
+            held.set()
+            free.wait()
+
+    threading.Thread(target=hold).start()  # there is no such thread after the fork
+    held.wait()
+    child = os.fork()
+    free.set()
+    if not child:
         try:
             direct(pid)(1)
         except RuntimeError as error:
