@@ -169,11 +169,19 @@ def _clear_exception(method: Callable[..., Any]) -> Callable[..., Any]:
     return clear_exception
 
 
+def _is_of_parent(transformation: Any) -> bool:
+    """Whether it is evaluated in the process from which this one was forked."""
+    evaluation = transformation._dask_evaluation
+    return evaluation is not None and evaluation.of_parent
+
+
 def _cancel(method: Callable[..., Any]) -> Callable[..., Any]:
     def cancel(self: Any, *, recursive: bool = False) -> bool:
         if is_settled(self):
             above = self._upstream_dependencies.values() if recursive else ()
             return any([each.cancel(recursive=True) for each in above])
+        if _is_of_parent(self):
+            return False
         # So that code that awaits its task knows why the task ends.
         self._cancel_requested = True
         changed = bool(method(self, recursive=recursive))
@@ -188,6 +196,8 @@ def _cancel_async(method: Callable[..., Any]) -> Callable[..., Any]:
         if is_settled(self):
             above = self._upstream_dependencies.values() if recursive else ()
             return any([await each.cancel_async(recursive=True) for each in above])
+        if _is_of_parent(self):
+            return False
         self._cancel_requested = True
         changed = bool(await method(self, recursive=recursive))
         self._cancel_requested = self._cancelled

@@ -79,7 +79,9 @@ class SeamlessProcess:
         self._background: set[asyncio.Task[None]] = set()
         #: done when a job was answered, or evicted to begin elsewhere
         self._settled: dict[PoolJob, asyncio.Future[None]] = {}
-        self._sentinel = os_processes.Sentinel(handle.process)
+        #: kept, since the handle forgets it when the pool is shut down
+        self._process = handle.process
+        self._sentinel = os_processes.Sentinel(self._process)
         self._loop.add_reader(self._sentinel.fd, self._on_end)
 
     @classmethod
@@ -210,7 +212,7 @@ class SeamlessProcess:
     def _on_end(self) -> None:
         self._loop.remove_reader(self._sentinel.fd)
         self._sentinel.close()
-        process = self._handle.process
+        process = self._process
         process.join(1)  # it has ended: this only collects its exit code
         cause = self._reason or os_processes.describe_exit(process.exitcode)
         if process.exitcode is not None:

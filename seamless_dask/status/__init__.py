@@ -11,6 +11,7 @@ import asyncio
 import json
 import logging
 import os
+import struct
 import sys
 import time
 from collections.abc import Iterator, Sequence
@@ -272,7 +273,14 @@ async def _ask(
     # less than the whole time, so that the cause of a failed connection is reported
     scheduler = rpc(address, timeout=CONNECT * timeout, connection_args=arguments)
     try:
-        _check(address, await getattr(scheduler, messages.OP_VERSION)())
+        try:
+            version = await getattr(scheduler, messages.OP_VERSION)()
+        except (ArithmeticError, LookupError, MemoryError, struct.error) as error:
+            # what Dask makes of the bytes of another kind of server
+            raise NotFound(
+                f"{address} is no Dask scheduler: its answer cannot be read ({error})."
+            ) from None
+        _check(address, version)
         if checksum is not None:
             call = getattr(scheduler, messages.OP_WHY)
             return dict(await call(**messages.why(checksum)))

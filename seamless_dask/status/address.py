@@ -92,7 +92,7 @@ def address_in(path: Path) -> str:
         raise NotFound(f"The cluster of {path} does not run yet: it is {status!r}.")
     host = fields.get("network_interface") or fields.get("hostname") or "127.0.0.1"
     port = fields.get("port")
-    if not isinstance(port, int) or not isinstance(host, str):
+    if type(port) is not int or not isinstance(host, str):
         raise NotFound(
             f"The status file {path} names no scheduler: port is {port!r}, "
             f"network_interface is {host!r}."

@@ -37,9 +37,14 @@ class Ongoing:
         self._loop = loop
         self._process = os.getpid()
 
+    @property
+    def of_parent(self) -> bool:
+        """Whether it goes on in the process from which this one was forked."""
+        return self._process != os.getpid()
+
     def cancel(self) -> None:
         """Stop it, unless it has ended."""
-        if self._process == os.getpid() and not self._future.done():
+        if not self.of_parent and not self._future.done():
             self._future.cancel()
 
     def cancelled(self) -> bool:
@@ -106,7 +111,7 @@ class Ongoing:
         """Raise if it no longer runs in this process."""
         if self._future.done():
             return
-        if self._process != os.getpid():
+        if self.of_parent:
             raise ForkedDriverError(self._process)
         if not self._loop.is_running():
             raise ClientClosed

@@ -10,6 +10,7 @@ import pty
 import socket
 import subprocess
 import sys
+import threading
 import time
 from pathlib import Path
 
@@ -41,6 +42,24 @@ from seamless_dask.status import view
 from seamless_dask.status.address import NotClear, NotFound, resolve
 
 D = "d" * 64
+
+
+@pytest.mark.parametrize("answer", [b"HTTP/1.1 400 Bad Request\r\n\r\n", b"\1" * 9])
+def test_a_server_that_is_not_one_of_dask(answer: bytes) -> None:
+    server = socket.create_server(("127.0.0.1", 0))
+
+    def say() -> None:
+        connection, _ = server.accept()
+        with connection:
+            connection.sendall(answer)
+            connection.recv(1)
+
+    thread = threading.Thread(target=say, daemon=True)
+    thread.start()
+    address = f"tcp://127.0.0.1:{server.getsockname()[1]}"
+    with server, pytest.raises(NotFound, match=address):
+        status.ask(address, None, timeout=10)
+    thread.join(10)
 
 
 @pytest.fixture
