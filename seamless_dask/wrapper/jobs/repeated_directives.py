@@ -70,6 +70,8 @@ _OURS = {
     ("lsf", "memory"): "#BSUB -M ",
     ("lsf", "cores"): "#BSUB -n ",
 }
+#: Options with the number of CPU cores of a job, which may be said again.
+_OF_CORES = {"slurm": ("-c", "--cpus-per-task"), "lsf": ("-n",)}
 #: Batch systems with one option for all resources of a job.
 _WITH_RESOURCE_SPEC = ("oar", "pbs", "moab")
 
@@ -167,6 +169,10 @@ def _agrees(said: _Said, parameters: Parameters, system: str) -> bool:
     if system == "slurm" and said.parameter == "memory":
         return said.value == "--mem 0"  # all memory of the node, never less
     if system == "slurm" and said.value in ("-n 1", "--ntasks 1"):
+        return True
+    if said.parameter == "cores" and said.value in [
+        f"{option} {parameters.cores_per_job}" for option in _OF_CORES.get(system, ())
+    ]:
         return True
     if system == "sge" and said.parameter == "cores":
         # the name of a parallel environment, without a number or with ours

@@ -146,6 +146,20 @@ def test_oar_takes_one_request_only(directive: str) -> None:
     assert not problems("oar", {**raw, "extra_dask_config": skip})
 
 
+@pytest.mark.parametrize(
+    ("system", "directive"),
+    [
+        ("slurm", "-c 12"),
+        ("slurm", "-c12"),
+        ("slurm", "--cpus-per-task=12"),
+        ("lsf", "-n 12"),
+        ("slurm", "--wait-all-nodes=1"),
+    ],
+)
+def test_what_is_no_contradiction_stays(system: str, directive: str) -> None:
+    assert not problems(system, {**RAW, "job_extra_directives": directive})
+
+
 def test_what_dask_jobqueue_leaves_out_may_be_said() -> None:
     """A site may take no --mem."""
     extra = {"jobqueue.slurm.job-directives-skip": ["--mem="]}
