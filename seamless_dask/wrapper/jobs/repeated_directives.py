@@ -109,7 +109,7 @@ def repeated(
     """
     problems = []
     for written in directives:
-        names = []
+        names: list[str] = []
         for said in _said(unmarked(written, system), system):
             line = _OURS.get((system, said.parameter), "")
             if any(part and part in line for part in left_out):
