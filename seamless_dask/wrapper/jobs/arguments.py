@@ -41,6 +41,7 @@ from .directive_checks import (
 from .directives import extra_directives, htcondor_directives, with_cluster
 from .environment import cpu_count, inherited
 from .logs import configured as log_directory_of
+from .logs import is_left_to_dask
 from .names import DEFAULT_NAME, job_name, split_name
 from .prologue_checks import shell_problems
 from .repeated_directives import repeated, repeated_in_request
@@ -229,6 +230,10 @@ def job_arguments(
     chosen = log_directory_of(system)
     if chosen is not None:  # dask_jobqueue would not expand ~
         arguments["log_directory"] = chosen
+        if not is_left_to_dask(system, chosen):
+            skipped = _configured(system, "job-directives-skip")
+            skipped = skipped or _configured(system, "header-skip")
+            arguments["job_directives_skip"] = [*skipped, f" {chosen}/"]
     if system == "htcondor":
         named = {"batch_name": name} if tag else {}
         arguments["job_extra_directives"] = htcondor_directives(directives) | named

@@ -30,7 +30,7 @@ _ARRAYS = {
 }
 #: Options with which the command that submits does not return, or submits no job.
 _USELESS = {
-    "slurm": r"--wait\b|-W\b|--test-only\b",
+    "slurm": r"--wait(?![\w-])|-W\b|--test-only\b",
     "sge": r"-sync\s+y|-now\s+y|-verify\b|-w\s+[vp]\b",
     "oar": r"-I\b|--interactive\b|-C\b|--connect\b",
     "pbs": r"-I\b|-W\s*block=true",

@@ -13,7 +13,7 @@ from ..settings.durations import parse_memory
 from ..settings.parameters import Parameters
 from .directive_checks import unmarked
 from .logs import configured as log_directory_of
-from .logs import output_directives
+from .logs import is_left_to_dask, output_directives
 from .queues import QUEUES
 from .surroundings import clusters
 
@@ -63,8 +63,9 @@ def _output(
 ) -> list[str]:
     chosen = log_directory_of(system)
     if chosen is not None:
-        # dask_jobqueue handles this, except on OAR
-        return output_directives(system, Path(chosen)) if system == "oar" else []
+        if is_left_to_dask(system, chosen):
+            return []
+        return output_directives(system, Path(chosen))
     options = _OAR_DIRECTORY if system == "oar" else _OUTPUT_OPTIONS
     given = {item.replace("=", " ").split()[0] for item in directives if item.strip()}
     if log_directory is None or given & set(options):

@@ -13,6 +13,7 @@ from __future__ import annotations
 
 import logging
 import os
+import re
 import shlex
 import shutil
 import tempfile
@@ -32,6 +33,16 @@ def configured(system: str) -> str | None:
     """The directory from Dask's configuration, if there is one."""
     directory = dask.config.get(f"jobqueue.{system}.log-directory", None)
     return None if directory is None else os.path.expanduser(str(directory))
+
+
+def is_left_to_dask(system: str, directory: str) -> bool:
+    """Whether dask_jobqueue's directives for output in this directory are right.
+
+    It writes them without quotes, and on OAR none.
+    """
+    if system == "htcondor":
+        return True
+    return system != "oar" and not re.search(r"""[\s'"\\]""", directory)
 
 
 def run_directory(status_file: Path) -> Path | None:

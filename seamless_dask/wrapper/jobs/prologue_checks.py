@@ -17,8 +17,21 @@ logger = logging.getLogger(__name__)
 
 #: How long bash may take to read a prologue, in seconds.
 PATIENCE = 10.0
-#: A line that begins like this ends the shell; ``exec`` with only redirections does not.
-_ENDS = re.compile(r"\s*(?:exit(?=[\s;#]|$)|exec\s+(?![\d]*[<>&]|\{\w+\}[<>]|#))")
+#: A line like this ends the shell: ``exit`` alone, or with a number; ``exec`` with a
+#: command. In a pipeline, or in the background, they end only a part of it.
+_ENDS = re.compile(
+    r"""[ \t]*(?:
+        exit (?:[ \t]+["']?[\w$?]+["']?)? [ \t]* (?:;(?!;).*|[ \t]\#.*)? (?:\n|$)
+        | exec [ \t]+ (?:-[cl]+[ \t]+|-a[ \t]+\S+[ \t]+)*
+          (?!\d*[<>]) [\w./~] (?:[^|&\\\n(]|[<>]&|&>)* (?:\n|$)
+    )""",
+    re.VERBOSE,
+)
+#: Here these words may mean something else, or ``exec`` may go on after a failure.
+_CHANGED = re.compile(
+    r"\b(?:exit|exec)[ \t]*\(|\bfunction[ \t]+(?:exit|exec)\b|"
+    r"\balias[ \t].*\b(?:exit|exec)=|\bexecfail\b"
+)
 #: A word that is an error at the beginning of a command, and nothing special elsewhere.
 _SENTINEL = "}"
 _FILE = "/dev/stdin"
@@ -54,6 +67,8 @@ def shell_problems(
             f"(line {number}): {said}"
         ]
     if system == "htcondor":
+        return []
+    if _CHANGED.search(text):
         return []
     for index, line in enumerate(lines):
         # inside an "if" or a function, the lines before it are not complete

@@ -45,13 +45,15 @@ _NAMES = {
     "sge": {"h_rt": "walltime"},
     "oar": {
         "walltime": "walltime",
-        # a second list would make it a moldable job: OAR chooses one of the lists
         **dict.fromkeys(("nodes", "host", "network_address", "cpu", "core"), "cores"),
     },
     "pbs": _OF_PBS,
     "moab": _OF_PBS,
 }
 _OF_CONDOR = {"requestcpus": "cores", "requestmemory": "memory"}
+#: In place of a parameter: OAR takes one list only, whatever is in it. With a second one the
+#: job is moldable: OAR chooses one of the lists, perhaps that without our walltime.
+_ANYTHING = ""
 #: How the line begins that dask_jobqueue writes for a parameter.
 _OURS = {
     ("slurm", "walltime"): "#SBATCH -t ",
@@ -61,10 +63,15 @@ _OURS = {
     ("pbs", "walltime"): "#PBS -l walltime=",
     ("pbs", "memory"): "#PBS -l select=1:ncpus=",
     ("pbs", "cores"): "#PBS -l select=1:ncpus=",
+    ("oar", "walltime"): "#OAR -l ",
+    ("oar", "cores"): "#OAR -l ",
+    ("oar", _ANYTHING): "#OAR -l ",
     ("lsf", "walltime"): "#BSUB -W ",
     ("lsf", "memory"): "#BSUB -M ",
     ("lsf", "cores"): "#BSUB -n ",
 }
+#: Options with the number of CPU cores of a job, which may be said again.
+_OF_CORES = {"slurm": ("-c", "--cpus-per-task"), "lsf": ("-n",)}
 #: Batch systems with one option for all resources of a job.
 _WITH_RESOURCE_SPEC = ("oar", "pbs", "moab")
 
@@ -102,14 +109,22 @@ def repeated(
     """
     problems = []
     for written in directives:
-        names = []
+        names: list[str] = []
         for said in _said(unmarked(written, system), system):
             line = _OURS.get((system, said.parameter), "")
             if any(part and part in line for part in left_out):
                 continue
+            if said.parameter == _ANYTHING and names:
+                continue
             if said.parameter not in names and not _agrees(said, parameters, system):
                 names.append(said.parameter)
-        if names:
+        if names == [_ANYTHING]:
+            problems.append(
+                f"{field} = {written!r}: is a second request, and OAR would choose one of "
+                "both, perhaps the one without walltime; allowed is resource_spec with "
+                "all that a job needs"
+            )
+        elif names:
             known = " and ".join(_known(name, parameters) for name in names)
             problems.append(
                 f"{field} = {written!r}: says what {known} is for; allowed is only the "
@@ -155,6 +170,10 @@ def _agrees(said: _Said, parameters: Parameters, system: str) -> bool:
         return said.value == "--mem 0"  # all memory of the node, never less
     if system == "slurm" and said.value in ("-n 1", "--ntasks 1"):
         return True
+    if said.parameter == "cores" and said.value in [
+        f"{option} {parameters.cores_per_job}" for option in _OF_CORES.get(system, ())
+    ]:
+        return True
     if system == "sge" and said.parameter == "cores":
         # the name of a parallel environment, without a number or with ours
         return said.value.split()[2:] in ([], [str(parameters.cores_per_job)])
@@ -171,6 +190,8 @@ def _said(item: str, system: str) -> Iterator[_Said]:
     for option, values in _options(item, system):
         if option in _RESOURCES:
             yield from _resources(values[0] if values else "", system)
+            if system == "oar":
+                yield _Said(_ANYTHING, "")
         elif option in _OPTIONS.get(system, {}):
             yield _Said(_OPTIONS[system][option], " ".join([option, *values]))
 

@@ -21,12 +21,21 @@ PAUSE = 5.0
 SUFFIX = ".alive"
 #: Shell expressions for the id of a job, in the job.
 _IDS = {
-    "slurm": "${SLURM_ARRAY_JOB_ID:-$SLURM_JOB_ID}",
+    "slurm": "${SLURM_ARRAY_JOB_ID:-${SLURM_JOB_ID-}}",
     "sge": "$JOB_ID",
     "oar": "$OAR_JOB_ID",
     "pbs": "${PBS_JOBID%%.*}",
     "moab": "${PBS_JOBID%%.*}",
     "lsf": "$LSB_JOBID",
+}
+#: Expressions that are empty if there is no id; no errors after "set -u".
+_GIVEN = {
+    "slurm": "${SLURM_ARRAY_JOB_ID:-${SLURM_JOB_ID-}}",
+    "sge": "${JOB_ID-}",
+    "oar": "${OAR_JOB_ID-}",
+    "pbs": "${PBS_JOBID-}",
+    "moab": "${PBS_JOBID-}",
+    "lsf": "${LSB_JOBID-}",
 }
 
 
@@ -38,7 +47,10 @@ def around(prologue: list[str], system: str, directory: Path | None) -> list[str
     if not prologue or directory is None or system not in _IDS:
         return prologue
     file = f"{shlex.quote(str(directory))}/job-{_IDS[system]}{SUFFIX}"
-    touch = shlex.quote(f": 2>/dev/null >{file}")
+    # never fails, which "set -e" would take for a failure of the prologue: the directory
+    # may be missing, or the id. Not ":", whose failure ends a shell in POSIX mode.
+    known = f'[ -z "{_GIVEN[system]}" ]'
+    touch = shlex.quote(f"{{ {known} || true >|{file}; }} 2>/dev/null || true")
     return [
         f"trap {touch} DEBUG 2>/dev/null || :",
         *prologue,

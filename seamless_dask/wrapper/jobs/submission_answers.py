@@ -12,18 +12,20 @@ from dataclasses import dataclass
 
 from .queue_answers import lines_of
 
+#: What is behind a number that stands alone; "12é34" or "12-34" are not job 12.
+_ALONE = r"(?=[.:;!)]*(?:\s|$))"
 #: {batch system: patterns of a line, the most certain first}; some contain the cluster
 _PATTERNS: dict[str, tuple[str, ...]] = {
     "slurm": (
         r"^\s*Submitted batch job (?P<id>\d+)(?: on cluster (?P<cluster>[\w.-]+))?\s*$",
-        r"\bSubmitted batch job (?P<id>\d+)\b(?: on cluster (?P<cluster>[\w.-]+))?",
+        rf"\bSubmitted batch job (?P<id>\d+){_ALONE}(?: on cluster (?P<cluster>[\w.-]+))?",
     ),
     "sge": (
         r'\bYour job(?:-array)? (?P<id>\d+)(?:\.\S*)? \(".*"\) has been submitted',
     ),
     "oar": (
         r"^\s*OAR_JOB_ID\s*=\s*(?P<id>\d+)\s*$",
-        r"\bOAR_JOB_ID\s*=\s*(?P<id>\d+)\b",
+        rf"\bOAR_JOB_ID\s*=\s*(?P<id>\d+){_ALONE}",
     ),
     "pbs": (r"^\s*(?P<id>\d+)(?:\[\])?\.[A-Za-z][\w.-]*\s*$",),
     "moab": (r"^\s*(?P<id>\d+)(?:\[\])?\.[A-Za-z][\w.-]*\s*$",),
@@ -33,7 +35,7 @@ _PATTERNS: dict[str, tuple[str, ...]] = {
     ),
     "htcondor": (
         r"^\s*\d+ job\(s\) submitted to cluster (?P<id>\d+)\.?\s*$",
-        r"\bsubmitted to cluster (?P<id>\d+)\b",
+        rf"\bsubmitted to cluster (?P<id>\d+){_ALONE}",
         # -terse
         r"^\s*(?P<id>\d+)\.0 - \d+\.\d+\s*$",
     ),

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Callable
+from collections.abc import Callable, Iterator, Mapping
 from typing import Any
 
 import dask.config
@@ -15,6 +15,14 @@ from .parameters import DURATION, TEXT, TEXTS, WHOLE, Parameters
 #: Durations that Dask itself reads; it does not know the notation of batch systems
 _OF_DASK = 'a duration such as "10m" or "90s", or a number of seconds'
 _LIST = "a list of texts, each of one line"
+#: Sections of Dask's configuration, besides those that have defaults
+_SECTIONS = (
+    "seamless-dask",
+    "logging",
+    "distributed",
+    *(f"distributed.{name}" for name in ("scheduler", "worker", "nanny", "admin")),
+    *("distributed.comm", "distributed.comm.timeouts"),
+)
 
 
 def effective(parameters: Parameters, key: str) -> Any:
@@ -51,7 +59,7 @@ def config_problems(parameters: Parameters, system: str = "") -> list[str]:
         }
         if system != "htcondor":
             checks[section + "job-extra-directives"] = (TEXTS, _is_texts)
-    problems = []
+    problems = _section_problems(parameters, system)
     for key, (allowed, is_allowed) in checks.items():
         value = effective(parameters, key)
         if value is not None and not is_allowed(value):
@@ -59,6 +67,40 @@ def config_problems(parameters: Parameters, system: str = "") -> list[str]:
                 f"Dask's configuration {key} = {value!r}: allowed is {allowed}"
             )
     return problems
+
+
+def _section_problems(parameters: Parameters, system: str) -> list[str]:
+    """Sections that are no mappings; of those inside of each other the outer one."""
+    extra = merged_config({}, parameters.extra_dask_config)
+    config = dask.config.merge(dask.config.config, extra)
+    sections = {*_SECTIONS, *_sections_with_defaults(("distributed",))}
+    if system:
+        own = ("jobqueue", system)
+        sections |= {"jobqueue", ".".join(own), *_sections_with_defaults(own)}
+    wrong: list[str] = []
+    problems = []
+    for key in sorted(sections):
+        value = dask.config.get(key, {}, config=config)
+        if isinstance(value, Mapping) or any(key.startswith(f"{w}.") for w in wrong):
+            continue
+        wrong.append(key)
+        problems.append(f"Dask's configuration {key} = {value!r}: allowed is a mapping")
+    return problems
+
+
+def _sections_with_defaults(path: tuple[str, ...]) -> Iterator[str]:
+    """Sections below a path that have keys in the defaults of Dask's packages."""
+    for defaults in dask.config.defaults:
+        content = dask.config.get(".".join(path), None, config=dict(defaults))
+        if isinstance(content, Mapping) and content:
+            yield from _sections(path, content)
+
+
+def _sections(path: tuple[str, ...], content: Mapping[str, Any]) -> Iterator[str]:
+    yield ".".join(path)
+    for name, below in content.items():
+        if isinstance(below, Mapping) and below and "." not in name:
+            yield from _sections((*path, name), below)
 
 
 def _is_duration(value: Any, zero: bool = False) -> bool:

@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+import shlex
 import stat
 from pathlib import Path
 
+import dask
 import pytest
+from helpers.written import SYSTEMS, script
 
 from seamless_dask.wrapper.jobs import logs
 
@@ -50,3 +53,25 @@ def test_after_a_success_nothing_is_kept(tmp_path: Path) -> None:
     (tmp_path / "run" / "job-1.log").write_text("said something")
     logs.prune(tmp_path / "run", success=True)
     assert not (tmp_path / "run").exists()
+
+
+@pytest.mark.parametrize("system", SYSTEMS)
+@pytest.mark.parametrize("name", ["a directory", "it's", 'the "best"'])
+def test_a_configured_directory_with_a_blank_is_quoted(
+    system: str, name: str, tmp_path: Path
+) -> None:
+    """On each batch system, and what else is left out stays left out."""
+    directory = tmp_path / name
+    section = f"jobqueue.{system}"
+    config = {
+        f"{section}.log-directory": str(directory),
+        f"{section}.job-directives-skip": ["walltime", "h_rt", "-t ", "-W "],
+    }
+    with dask.config.set(config):
+        lines = script(system, {})
+    head = [line for line in lines if line.startswith("#")]
+    found = [line for line in head if tmp_path.name in line]
+    assert found
+    for line in found:
+        assert shlex.quote(str(directory)) in line
+    assert not [line for line in head if "01:00:00" in line]

@@ -132,6 +132,34 @@ def test_all_at_once_and_in_the_configuration() -> None:
     assert third.startswith(f"Dask's configuration {key} = '--mem=1G'")
 
 
+@pytest.mark.parametrize(
+    "directive",
+    ["-l gpu=1", "-l cluster=1", "-lgpu=1", "--resource=/gpu=1", "#OAR -l gpu=1", "-l"],
+)
+def test_oar_takes_one_request_only(directive: str) -> None:
+    """With a second one, OAR may choose that which has no walltime."""
+    raw = {**RAW, "job_extra_directives": ["-t besteffort", directive]}
+    (problem,) = problems("oar", raw)
+    assert problem.startswith(f"job_extra_directives = {directive!r}: is a second")
+    assert "allowed is resource_spec" in problem
+    skip = {"jobqueue.oar.job-directives-skip": ["#OAR -l"]}
+    assert not problems("oar", {**raw, "extra_dask_config": skip})
+
+
+@pytest.mark.parametrize(
+    ("system", "directive"),
+    [
+        ("slurm", "-c 12"),
+        ("slurm", "-c12"),
+        ("slurm", "--cpus-per-task=12"),
+        ("lsf", "-n 12"),
+        ("slurm", "--wait-all-nodes=1"),
+    ],
+)
+def test_what_is_no_contradiction_stays(system: str, directive: str) -> None:
+    assert not problems(system, {**RAW, "job_extra_directives": directive})
+
+
 def test_what_dask_jobqueue_leaves_out_may_be_said() -> None:
     """A site may take no --mem."""
     extra = {"jobqueue.slurm.job-directives-skip": ["--mem="]}

@@ -104,6 +104,24 @@ def test_a_number_is_no_id_beside_an_answer_that_nobody_reads(system: str) -> No
     assert read_answer(system, "4２\n") is None
 
 
+@pytest.mark.parametrize(
+    ("system", "words"),
+    [
+        ("slurm", "Submitted batch job {}"),
+        ("slurm", "note: Submitted batch job {} on cluster a"),
+        ("oar", "OAR_JOB_ID={}"),
+        ("htcondor", "1 job(s) submitted to cluster {}"),
+    ],
+)
+def test_the_number_of_an_answer_stands_alone(system: str, words: str) -> None:
+    for number in ("12é34", "12-34", "12,13", "12.5", "12_3", "12x", "12\u0663"):
+        for behind in ("", " (queued)"):
+            assert read_answer(system, words.format(number) + behind) is None
+    for behind in ("", ".", " (queued)", "!"):
+        accepted = read_answer(system, words.format("12") + behind)
+        assert accepted is not None and accepted.id.split(".")[0] == "12"
+
+
 def test_who_asks_for_a_number_gets_one() -> None:
     assert is_terse("sbatch --parsable")
     assert is_terse("#!/bin/sh\n#$ -terse\n")

@@ -68,7 +68,7 @@ def test_what_would_be_a_comment_is_refused(system: str, written: str) -> None:
 @pytest.mark.parametrize("mark", [*MARKS.values()])
 def test_the_mark_of_another_batch_system_is_refused(system: str, mark: str) -> None:
     raw = {**BATCH, "memory_per_core_property_name": "x"}
-    found = problems(system, {**raw, "job_extra_directives": [f"{mark} -l x"]})
+    found = problems(system, {**raw, "job_extra_directives": [f"{mark} -q x"]})
     if mark == MARKS[system] or (system, mark) == ("moab", "#PBS"):
         assert not found
     else:
