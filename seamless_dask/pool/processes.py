@@ -166,11 +166,15 @@ class Processes:
         self._start_what_is_needed()
 
     async def _start_one(self) -> None:
+        failures = self._failures
         try:
             process = await self._launch()
             await process.wait_ready()
         except Exception as error:  # noqa: BLE001 - waiting jobs are told
-            self._failures += 1
+            # Processes that start at the same time often fail for the same reason, for
+            # example if all are killed: that is one failure.
+            if self._failures == failures:
+                self._failures += 1
             logger.warning("A Seamless process does not start: it %s", error)
             if self._failures >= START_ATTEMPTS:
                 self._broken = f"No Seamless process can be started: it {error}"
