@@ -41,11 +41,6 @@ class Demand:
     #: the part of ready and permissions whose duration is a guess
     unknown: int
 
-    @property
-    def waiting_or_ready(self) -> int:
-        """Everything that needs a slot."""
-        return self.ready + self.permissions
-
 
 class DemandMeter:
     """Knows the prefixes of unfinished tasks, and asks the scheduler for the rest."""
