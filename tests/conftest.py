@@ -36,6 +36,20 @@ if TYPE_CHECKING:
 __all__ = ["certificates"]  # a fixture
 
 
+@pytest.hookimpl(tryfirst=True)  # before pytest-xdist reads the marks
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """With several processes, tests that share something expensive stay in one.
+
+    That is a file with its fixtures. A batch system is on a machine only once.
+    """
+    for item in items:
+        fixtures = set(getattr(item, "fixturenames", ()))
+        group = item.path.relative_to(item.config.rootpath).as_posix()
+        if fixtures & {"slurm", "grid_engine", "oar"}:
+            group = "batch systems"
+        item.add_marker(pytest.mark.xdist_group(group))
+
+
 @pytest.fixture(autouse=True)
 def dask_configuration() -> Iterator[None]:
     """What a test sets in Dask's configuration, by a dry run say, ends with it."""
