@@ -8,7 +8,7 @@ import signal
 import sys
 from collections.abc import Iterator
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import dask
 import pytest
@@ -18,6 +18,10 @@ sys.path.insert(0, str(Path(__file__).resolve().parent))
 # each other by name.
 _COMMANDS = str(Path(sys.executable).parent)
 os.environ["PATH"] = os.pathsep.join([_COMMANDS, os.environ.get("PATH", os.defpath)])
+
+# Nor does it matter how wide a terminal is: pytest-xdist says so where there is none.
+for _name in ("COLUMNS", "LINES"):
+    os.environ.pop(_name, None)
 
 # A shell starts what runs in the background with signals ignored, and the processes that
 # tests send them to would inherit that.
@@ -36,18 +40,49 @@ if TYPE_CHECKING:
 __all__ = ["certificates"]  # a fixture
 
 
-@pytest.hookimpl(tryfirst=True)  # before pytest-xdist reads the marks
-def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """With several processes, tests that share something expensive stay in one.
+#: files whose tests use a real batch system: two of them would disturb each other
+ON_BATCH_SYSTEMS = (
+    "tests/wrapper/jobs/test_slurm.py",
+    "tests/wrapper/jobs/test_batch_systems.py",
+    "tests/real_stack/test_machines.py",
+)
 
-    That is a file with its fixtures. A batch system is on a machine only once.
+
+def _group(nodeid: str) -> str:
+    """What one process runs from beginning to end, if several processes run the tests.
+
+    A file, since its tests share what is expensive to start.
     """
+    file = nodeid.partition("::")[0]
+    return "batch systems" if file in ON_BATCH_SYSTEMS else file
+
+
+@pytest.hookimpl(optionalhook=True)
+def pytest_xdist_make_scheduler(config: pytest.Config, log: Any) -> Any:
+    """Distribute the groups of tests."""
+    from xdist.scheduler import LoadScopeScheduling
+
+    class Groups(LoadScopeScheduling):
+        def _split_scope(self, nodeid: str) -> str:
+            return _group(nodeid)
+
+    # as ordered below
+    config.option.loadscopereorder = False
+    return Groups(config, log)
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """What takes long comes first, so that the processes end at about the same time."""
+
+    def rank(item: pytest.Item) -> int:
+        if _group(item.nodeid) == "batch systems":
+            return 0
+        return 1 if item.get_closest_marker("cluster") else 2
+
+    first = {_group(item.nodeid): 2 for item in items}
     for item in items:
-        fixtures = set(getattr(item, "fixturenames", ()))
-        group = item.path.relative_to(item.config.rootpath).as_posix()
-        if fixtures & {"slurm", "grid_engine", "oar"}:
-            group = "batch systems"
-        item.add_marker(pytest.mark.xdist_group(group))
+        first[_group(item.nodeid)] = min(first[_group(item.nodeid)], rank(item))
+    items.sort(key=lambda item: first[_group(item.nodeid)])
 
 
 @pytest.fixture(autouse=True)
