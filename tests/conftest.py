@@ -121,11 +121,13 @@ def real_stack(request: pytest.FixtureRequest) -> Iterator[RealStack]:
 def dummy() -> Iterator[SeamlessDaskClient]:
     """A dummy scheduler: two Seamless processes, three transformations in each."""
     import seamless.config
+    from helpers.pools import until_started
 
     from seamless_dask import create_dummy_client, set_seamless_dask_client
 
     seamless.config.set_nparallel(50)
     client = create_dummy_client(worker_threads=6, spawn_workers=2)
+    until_started(client)
     yield client
     set_seamless_dask_client(None)
 
