@@ -29,7 +29,7 @@ PARAMETERS: dict[str, Any] = {
 }
 CONFIG: dict[str, Any] = {
     "seamless-dask.queue-interval": "1s",
-    "seamless-dask.queue-delay": "8s",
+    "seamless-dask.queue-delay": "12s",
 }
 ASK = {"slurm": "squeue", "sge": "qstat", "oar": "oarstat"}
 TIMED_OUT = {
