@@ -158,7 +158,7 @@ def _prologue_problems(
     parameters: Parameters, system: str, lines: list[str], field: str
 ) -> list[str]:
     shebang = effective(parameters, f"jobqueue.{system}.shebang") or DEFAULT_SHEBANG
-    return prologue_problems(lines, system, field) or shell_problems(
+    return prologue_problems(lines, system, field) + shell_problems(
         lines, system, field, str(shebang)
     )
 

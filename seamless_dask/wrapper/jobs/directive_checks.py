@@ -10,6 +10,7 @@ import re
 from collections.abc import Mapping
 
 from .options import Option, options
+from .prologue_checks import is_data
 
 #: The mark of the lines in a job script that the batch system reads.
 MARKS = {
@@ -129,8 +130,8 @@ def _has(found: list[Option], refused: Mapping[str, re.Pattern[str]]) -> bool:
 def prologue_problems(lines: list[str], system: str, field: str) -> list[str]:
     """Problems with shell lines that are to run before the worker."""
     problems = []
-    for line in lines:
-        if _ANY_MARK.match(line):
+    for index, line in enumerate(lines):
+        if _ANY_MARK.match(line) and not is_data(lines, index):
             problems.append(
                 f"{field} = {line!r}: is read by nobody there; write it into "
                 "job_extra_directives"
