@@ -21,6 +21,7 @@ from typing import Any
 
 from scheduler_ext import messages
 
+from ..neighbours.dask_loading import DaskUnusable, load_dask
 from .address import NotClear, NotFound, resolve
 
 #: Seconds for an answer
@@ -82,10 +83,11 @@ def main(arguments: Sequence[str] | None = None) -> int:
             from . import installed  # imports all packages; only --check needs them
 
             return installed.show(as_json=options.json)
+        load_dask()
         question = _Question(resolve(what, protocol=_protocol()), checksum)
         with _quiet():
             return _show(question, as_json=options.json, every=options.watch)
-    except NotFound as problem:
+    except (NotFound, DaskUnusable) as problem:
         print(problem, file=sys.stderr)
         return 1
     except (NotClear, Refused) as problem:

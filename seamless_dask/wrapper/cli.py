@@ -12,8 +12,9 @@ import threading
 from collections.abc import Sequence
 from pathlib import Path
 
+from ..neighbours.dask_loading import DaskUnusable, load_dask
 from . import logs, signals
-from .exit_codes import MEANINGS
+from .exit_codes import MEANINGS, ExitCode
 
 #: Time for the interpreter to end by itself, in seconds.
 EXIT_SECONDS = 0.2
@@ -151,6 +152,10 @@ def main(arguments: Sequence[str] | None = None) -> int:
     _check_usage(parser, options)
 
     logs.set_up(options.log_level)
+    try:
+        load_dask()
+    except DaskUnusable as error:
+        return _cannot_start(options, str(error))
     if options.dry_run:
         return _dry_run(options)
     start, end = options.port_range
@@ -200,6 +205,20 @@ def _dry_run(options: argparse.Namespace) -> int:
         print(error, file=sys.stderr)
         return int(error.exit_code)
     return 0
+
+
+def _cannot_start(options: argparse.Namespace, reason: str) -> int:
+    """Report why no cluster can start; the caller reads it in the status file."""
+    print(reason, file=sys.stderr)
+    if not options.dry_run:
+        from .exit_codes import WrapperError
+        from .status_file import StatusFile
+
+        try:
+            StatusFile.wait(options.status_file.absolute()).failed(reason)
+        except (OSError, WrapperError) as error:
+            print(error, file=sys.stderr)
+    return int(ExitCode.START_FAILED)
 
 
 def _exit_soon(code: int) -> None:
