@@ -12,7 +12,8 @@ import threading
 from collections.abc import Sequence
 from pathlib import Path
 
-from ..neighbours.dask_loading import DaskUnusable, load_dask
+from ..command.dask_loading import DaskUnusable, load_dask
+from ..command.output import checked_output
 from . import logs, signals
 from .exit_codes import MEANINGS, ExitCode
 
@@ -148,7 +149,8 @@ def _version() -> str:
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run the command; return its exit code."""
     parser = _parser()
-    options = parser.parse_args(arguments)
+    with checked_output(ExitCode.NO_OUTPUT):  # --help, --version, --print-schema
+        options = parser.parse_args(arguments)
     _check_usage(parser, options)
 
     logs.set_up(options.log_level)
@@ -200,10 +202,12 @@ def _dry_run(options: argparse.Namespace) -> int:
     file = options.parameters or options.status_file
     port = options.port_range[0] if options.port_range else "PORT"
     try:
-        print(dry_run(options.cluster_string, file, f"tcp://{options.host}:{port}"))
+        shown = dry_run(options.cluster_string, file, f"tcp://{options.host}:{port}")
     except WrapperError as error:
         print(error, file=sys.stderr)
         return int(error.exit_code)
+    with checked_output(ExitCode.NO_OUTPUT):
+        print(shown)
     return 0
 
 

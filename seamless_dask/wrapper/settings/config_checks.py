@@ -8,7 +8,7 @@ from typing import Any
 
 import dask.config
 
-from ...neighbours.dask_loading import logging_problems
+from ...command.dask_loading import logging_problems
 from .dask_config import merged_config
 from .durations import parse_duration
 from .parameters import DURATION, TEXT, TEXTS, WHOLE, Parameters

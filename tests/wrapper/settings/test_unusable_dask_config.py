@@ -13,7 +13,7 @@ import pytest
 from helpers.wrapper_process import WrapperProcess
 from helpers.written import BATCH, problems
 
-from seamless_dask.neighbours.dask_loading import logging_problems
+from seamless_dask.command.dask_loading import logging_problems
 from seamless_dask.wrapper.settings import json_text
 
 

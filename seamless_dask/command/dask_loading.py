@@ -43,7 +43,6 @@ def load_dask() -> None:
 def logging_problems(config: Mapping[str, Any]) -> list[str]:
     """Problems with the keys for logging, each a sentence without its end."""
     problems = []
-    levels = sorted(logging._nameToLevel, key=logging._nameToLevel.__getitem__)
     of_distributed = config.get("distributed")
     if not isinstance(of_distributed, Mapping):
         of_distributed = {}
@@ -59,8 +58,8 @@ def logging_problems(config: Mapping[str, Any]) -> list[str]:
             )
         elif "version" not in value:  # otherwise it is for logging.config
             problems += [
-                f"Dask's configuration {key}.{name} = {level!r}: allowed is a level, one "
-                f"of {', '.join(levels).lower()}, or a whole number"
+                f"Dask's configuration {key}.{name} = {level!r}: allowed is a level such "
+                "as debug, info, warning or error, or a whole number"
                 for name, level in value.items()
                 if not _is_level(level)
             ]
@@ -77,7 +76,7 @@ def logging_problems(config: Mapping[str, Any]) -> list[str]:
 
 def _is_level(level: Any) -> bool:
     if isinstance(level, str):
-        return level.upper() in logging._nameToLevel
+        return isinstance(logging.getLevelName(level.upper()), int)
     return isinstance(level, int) and not isinstance(level, bool)
 
 
