@@ -49,14 +49,12 @@ def checked_output(code: int) -> Iterator[None]:
     """
     before: Any = sys.stdout
     watched = _Watched(before)
-    sys.stdout = cast(TextIO, watched)
     try:
-        yield
+        with contextlib.redirect_stdout(cast(TextIO, watched)):
+            yield
     except (OSError, SystemExit):
         if _flushed(watched) is None:
             raise
-    finally:
-        sys.stdout = before
     error = _flushed(watched)
     if error is None:
         return
