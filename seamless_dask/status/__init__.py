@@ -21,12 +21,18 @@ from typing import Any
 
 from scheduler_ext import messages
 
+from ..command.dask_loading import DaskUnusable, load_dask
+from ..command.output import checked_output
 from .address import NotClear, NotFound, resolve
 
 #: Seconds for an answer
 TIMEOUT = 10.0
-#: Part of this time for the connection
+#: Part of this time for the connection, which a busy scheduler accepts late
 CONNECT = 0.8
+#: Seconds until the machine of the scheduler must answer; enough for two lost packets
+REACH = 3.5
+#: Exit code if the output cannot be written
+NOT_WRITTEN = 1
 #: Columns of the output without a terminal
 PIPE_WIDTH = 160
 
@@ -51,7 +57,7 @@ exit codes:
   0  the state is shown
   1  not found: no cluster, no answer from it, no Seamless plugin in it or one of another
      version, or an unknown transformation; with --check: a package is missing, or this
-     version cannot work with it
+     version cannot work with it; or the output cannot be written
   2  wrong usage; also several clusters, or several checksums that begin with the digits
 """
 
@@ -71,7 +77,12 @@ class Refused(Exception):
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
-    """Run the command; return its exit code."""
+    """Run the command; return its exit code, or exit if its output cannot be written."""
+    with checked_output(NOT_WRITTEN):
+        return _run(arguments)
+
+
+def _run(arguments: Sequence[str] | None) -> int:
     parser = _parser()
     options = parser.parse_args(arguments)
     if options.check and (options.words or options.watch):
@@ -82,20 +93,17 @@ def main(arguments: Sequence[str] | None = None) -> int:
             from . import installed  # imports all packages; only --check needs them
 
             return installed.show(as_json=options.json)
+        load_dask()
         question = _Question(resolve(what, protocol=_protocol()), checksum)
         with _quiet():
             return _show(question, as_json=options.json, every=options.watch)
-    except NotFound as problem:
+    except (NotFound, DaskUnusable) as problem:
         print(problem, file=sys.stderr)
         return 1
     except (NotClear, Refused) as problem:
         print(problem, file=sys.stderr)
         return 2
     except KeyboardInterrupt:
-        return 0
-    except BrokenPipeError:
-        # such as "| head": the reader has ended; Python would report an error at exit
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return 0
 
 
@@ -270,6 +278,7 @@ async def _ask(
 ) -> Answer:
     from distributed.core import rpc
 
+    await _reach(address)
     # less than the whole time, so that the cause of a failed connection is reported
     scheduler = rpc(address, timeout=CONNECT * timeout, connection_args=arguments)
     try:
@@ -287,6 +296,27 @@ async def _ask(
         return dict(await getattr(scheduler, messages.OP_STATUS)())
     finally:
         await scheduler.close_rpc()
+
+
+async def _reach(address: str) -> None:
+    """Make sure that something listens there: Dask itself would try again for long.
+
+    The system accepts a connection also if the scheduler is busy.
+    """
+    from distributed.comm.addressing import parse_address, parse_host_port
+
+    protocol, location = parse_address(address)
+    if protocol not in ("tcp", "tls"):
+        return
+    host, port = parse_host_port(location)
+    try:
+        _, writer = await asyncio.wait_for(asyncio.open_connection(host, port), REACH)
+    except asyncio.TimeoutError:
+        raise NotFound(
+            f"{address} does not answer within {REACH:g} s: is it the right address, "
+            "and does the cluster run?"
+        ) from None
+    writer.transport.abort()
 
 
 def _check(address: str, version: Any) -> None:
