@@ -5,7 +5,6 @@ from __future__ import annotations
 import asyncio
 import concurrent.futures
 import logging
-import os
 import threading
 import time
 from collections.abc import Awaitable, Callable, Coroutine
@@ -26,13 +25,13 @@ from ..cluster.inner import InnerLeases
 from ..storage import serialization
 from ..storage.recent import recent_buffers
 from ..types import TransformationFutures, TransformationResult
-from . import forked_drivers, tasks
+from . import tasks
+from .client_loop import ClientLoop
 from .envelopes import Envelope
 from .envelopes import check as check_envelope
 from .fetching import FatFuture, Fetcher
 from .handles import Handle
 from .identity import identify
-from .ongoing import ClientClosed
 from .pace import Pace
 from .registry import Entry, Registry
 from .result_waiter import Results
@@ -86,8 +85,6 @@ class Submitter:
         self.record: bool | None = None
         #: keeps submissions from piling up at the scheduler
         self.pace = Pace(dask_client)
-        #: id of this process: a fork has a copy of the client, but not its threads
-        self._process = os.getpid()
         #: protects the registry
         self._lock = threading.RLock()
         self._registry = Registry(lambda entry: entry.anchor.release())
@@ -95,52 +92,20 @@ class Submitter:
         self._results = Results(dask_client, local_results, self.pace)
         #: whether a call of `_prune` is scheduled
         self._pruning = False
-        self._background: set[asyncio.Task[None]] = set()
-        loop: Any = dask_client.loop
-        self._loop: asyncio.AbstractEventLoop = loop.asyncio_loop
+        self._loop = ClientLoop(dask_client)
         dask_client._stream_handlers[PUSH_RESULT] = self._on_result
 
     def __repr__(self) -> str:
         return f"<{type(self).__name__} ({self.role}): {self._registry!r}>"
 
-    # -- calls between threads ---------------------------------------------------
-
     @property
     def loop(self) -> asyncio.AbstractEventLoop:
         """The event loop on which the client works, in a thread of its own."""
-        return self._loop
+        return self._loop.asyncio_loop
 
     def start(self, coroutine: Coroutine[Any, Any, T]) -> concurrent.futures.Future[T]:
-        """Run a coroutine on the client's loop.
-
-        Raises
-        ------
-        ForkedDriverError
-            In a process that was forked from the one that has made the client.
-        ClientClosed
-            If the Dask client is closed.
-        """
-        try:
-            forked_drivers.check(self._process)
-            if not self._loop.is_running():
-                raise ClientClosed
-        except (forked_drivers.ForkedDriverError, ClientClosed):
-            coroutine.close()
-            raise
-        return asyncio.run_coroutine_threadsafe(coroutine, self._loop)
-
-    def _on_loop(self) -> bool:
-        """Whether the calling thread is that of the client's loop."""
-        return threading.get_ident() == getattr(self._loop, "_thread_id", None)
-
-    def _start_here(self, coroutine: Coroutine[Any, Any, None]) -> None:
-        """Like `start`, but creates a task directly if this is the loop's thread."""
-        if not self._on_loop():
-            self.start(coroutine)
-            return
-        task = self._loop.create_task(coroutine)
-        self._background.add(task)
-        task.add_done_callback(self._background.discard)
+        """Run a coroutine on the client's loop; see `ClientLoop.start`."""
+        return self._loop.start(coroutine)
 
     # -- submission --------------------------------------------------------------
 
@@ -175,7 +140,7 @@ class Submitter:
         ForkedDriverError
             In a process that was forked from the one that has made the client.
         """
-        forked_drivers.check(self._process)
+        self._loop.check_process()
         identity = identify(submission)
         nested = priority_boost > 0 or self.role != "driver"
         depth = max(1, int(priority_boost)) if nested else 0
@@ -246,7 +211,7 @@ class Submitter:
         entry = Entry(name, job.key, job.tf_checksum, submit, submit(), envelope)
         self.pace.sent()
         self._registry.add(entry)
-        self._start_here(self._watch(entry))
+        self._loop.start_in_background(self._watch(entry))
         return entry
 
     def _handles(self, entry: Entry) -> TransformationFutures:
@@ -302,7 +267,7 @@ class Submitter:
 
     def unhold(self, entry: Entry, *, cancel: bool) -> None:
         """Give a handle back; with `cancel`, the last one cancels the task."""
-        if os.getpid() != self._process:
+        if self._loop.of_parent:
             return  # it belongs to the parent
         with self._lock:
             abandoned = self._registry.unhold(entry, cancel=cancel)
@@ -365,7 +330,7 @@ class Submitter:
         bool
             Whether there was anything to cancel.
         """
-        forked_drivers.check(self._process)
+        self._loop.check_process()
         checksum = Checksum(tf_checksum).hex()
         with self._lock:
             entry = self._registry.of_checksum(checksum)
@@ -375,7 +340,7 @@ class Submitter:
         if entry is not None and pending:
             entry.outcome.cancel()
         request = self.start(self._cancel_on_scheduler(checksum))
-        if self._on_loop():
+        if self._loop.is_current():
             return pending
         return bool(request.result(timeout=5)) or pending
 
@@ -420,7 +385,7 @@ class Submitter:
         """Schedule `_prune` unless it is scheduled already. Called on the loop."""
         if not self._pruning:
             self._pruning = True
-            self._loop.call_later(CACHE_TTL / 4, self._prune)
+            self.loop.call_later(CACHE_TTL / 4, self._prune)
 
     def _prune(self) -> None:
         deadline = time.monotonic() - CACHE_TTL

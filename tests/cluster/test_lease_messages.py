@@ -380,7 +380,7 @@ def at_once(monkeypatch: pytest.MonkeyPatch) -> None:
 
 for machine in (LeaseMessages, InnerLeaseMessages):
     machine.TestCase.settings = settings(
-        max_examples=150,
+        max_examples=100,
         stateful_step_count=40,
         deadline=None,
         suppress_health_check=list(HealthCheck),
