@@ -10,7 +10,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Literal
 
-from .places import Resources
+from .needs import NESTED, Needs
 
 RefusalKind = Literal["capacity", "cycle", "ceiling"]
 
@@ -22,8 +22,7 @@ class Request:
     ``key`` is the Dask task key that the lease is bound to, or None; ``owner`` the
     task key of the transformation that asks, or None when it is not known; ``depth``
     the number of transformations above; ``wait`` is False when the caller wants a
-    decision at once, even a refusal; ``resources`` are the resources of Dask that the
-    task needs on its worker.
+    decision at once, even a refusal; ``needs`` are what the task needs on its worker.
     """
 
     lease_id: str
@@ -32,7 +31,7 @@ class Request:
     owner: str | None = None
     depth: int = 0
     wait: bool = True
-    resources: Resources = ()
+    needs: Needs = NESTED
 
 
 class IllegalEvent(ValueError):

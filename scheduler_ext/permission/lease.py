@@ -9,7 +9,6 @@ from collections.abc import Iterator
 from dataclasses import dataclass, field
 
 from .events import Request
-from .places import Needs
 
 
 @dataclass(slots=True)
@@ -61,8 +60,6 @@ class Lease:
     """A live request: waiting while ``granted_at`` is None, granted afterwards."""
 
     request: Request
-    #: what it needs on its worker
-    needs: Needs
     #: position in the order of arrival
     number: int
     #: monotonic seconds

@@ -27,7 +27,6 @@ from typing import TypeVar
 from .events import Request
 from .lease import KeyState, Lease
 from .line import Line
-from .places import NESTED, Needs
 
 T = TypeVar("T")
 
@@ -204,14 +203,13 @@ class Ledger:
                 self.lent += owner.admitted
             owner.owned[lease_id] = None
         number = self.next_number()
-        needs = Needs(False, request.resources) if request.resources else NESTED
-        lease = Lease(request, needs, number, now, held, state, owner)
+        lease = Lease(request, number, now, held, state, owner)
         if state is None:
             self._unbound_waiting += 1
         else:
             state.append(lease)
         self.leases[lease_id] = lease
-        self.line.add(needs, request.depth, number, lease)
+        self.line.add(request.needs, request.depth, number, lease)
         return lease
 
     def admit(self, lease: Lease, now: float) -> list[Lease]:
@@ -268,7 +266,7 @@ class Ledger:
 
     def _stop_waiting(self, lease: Lease) -> None:
         self._unbound_waiting -= lease.state is None
-        self.line.remove(lease.needs, lease.request.depth, lease.number)
+        self.line.remove(lease.request.needs, lease.request.depth, lease.number)
 
     def see(self, key: str) -> None:
         """Note that the task of a known key exists; its leases wait for its end."""

@@ -12,7 +12,7 @@ from collections.abc import Iterator
 from operator import itemgetter
 from typing import Generic, TypeVar
 
-from .places import Needs
+from .needs import Needs
 
 T = TypeVar("T")
 

@@ -60,7 +60,8 @@ from .events import (
 from .lease import Lease
 from .ledger import Ledger
 from .line import Line
-from .places import NESTED, Needs, Places
+from .needs import NESTED, Needs
+from .places import Places
 from .released import Released
 
 #: Transformations that one Seamless process can hold, unless its worker says otherwise
@@ -494,6 +495,11 @@ class PermissionMachine:
         """Number of tasks that are held back until a slot is free."""
         return len(self._held)
 
+    def may_ever_start(self, key: str) -> bool:
+        """Whether a task that is held back has a worker that fits, free or not."""
+        held = self._held.get(key)
+        return held is not None and self._places.least_loaded(held.needs) is not None
+
     def holds_back(self, key: str) -> bool:
         """Whether a task is held back until a slot is free."""
         return key in self._held
@@ -657,8 +663,9 @@ class PermissionMachine:
 
     def _spot(self, entry: Lease | _Held) -> str | None:
         """The address of a worker with a free slot for what waits."""
-        prefer = entry.request.holder if isinstance(entry, Lease) else None
-        return self._places.find(entry.needs, prefer)
+        if isinstance(entry, Lease):
+            return self._places.find(entry.request.needs, entry.request.holder)
+        return self._places.find(entry.needs)
 
     def _give(
         self, entry: Lease | _Held, address: str, why: str, now: float
@@ -682,7 +689,8 @@ class PermissionMachine:
                     continue
             elif entry.depth < least_depth:
                 continue
-            address = self._spot(entry) or self._places.least_loaded(entry.needs)
+            needs = entry.request.needs if isinstance(entry, Lease) else entry.needs
+            address = self._spot(entry) or self._places.least_loaded(needs)
             if address is not None:
                 return self._give(entry, address, why, now)
             if isinstance(entry, Lease):
@@ -700,7 +708,7 @@ class PermissionMachine:
             address = self._spot(lease)
             allowed = self._epoch.allowance > 0 and not self._epoch.due(now)
             if address is None and allowed:
-                address = self._places.least_loaded(lease.needs)
+                address = self._places.least_loaded(request.needs)
                 self._epoch.allowance -= address is not None
             if address is not None:
                 admitted = self._admit(lease, "tried", now, address)
@@ -744,7 +752,7 @@ class PermissionMachine:
             for each in self._ledger.admit(lease, now)
         ]
         if address is not None and self._places.of(key) is None:
-            self._take_slot(key, address, lease.needs)
+            self._take_slot(key, address, lease.request.needs)
         if key in self._held and self._places.of(key) is not None:
             self._forget_held(key)
             decisions.append(Start(key))

@@ -18,22 +18,7 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 
-#: (resource of Dask, amount) pairs that a transformation needs, sorted by name
-Resources = tuple[tuple[str, float], ...]
-
-
-@dataclass(frozen=True, slots=True)
-class Needs:
-    """What a transformation needs on its worker, apart from a slot.
-
-    ``top_level`` is whether it takes one of the worker's units for top-level work.
-    """
-
-    top_level: bool = False
-    resources: Resources = ()
-
-
-NESTED = Needs()
+from .needs import NESTED, Needs
 
 
 @dataclass(slots=True, eq=False)
@@ -51,6 +36,7 @@ class Site:
     open: bool = True
     open_to_top_level: bool = True
     taken: int = 0
+    executing: int = 0
     waiting: int = 0
     storing: int = 0
     top_level: int = 0
@@ -334,6 +320,7 @@ class Places:
             site.taken += by
             self.taken += by
             if place.task:
+                site.executing += by
                 self.executing += by
         if place.needs.top_level and (
             site.exclusive or not (place.waits or place.stores)
@@ -372,6 +359,7 @@ class Places:
             units = [p for p in here if p.needs.top_level]
             expected = {
                 "taken": sum(not (p.waits or p.stores) for p in here),
+                "executing": sum(p.executes for p in here),
                 "waiting": sum(p.waits and not p.stores for p in here),
                 "storing": sum(p.stores for p in here),
                 "top_level": len(units),

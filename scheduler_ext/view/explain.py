@@ -231,9 +231,9 @@ def _slot(subject: Subject, key: str) -> dict[str, Any]:
     return {
         "position": min(positions),
         "waiting": ledger.waiting,
-        "slots_in_use": ledger.slots_in_use,
+        "slots_in_use": subject.machine.places.taken,
         "capacity": subject.machine.capacity,
-        "held_by": ledger.holding(MAX_NAMED),
+        "held_by": subject.machine.holding(MAX_NAMED),
     }
 
 

@@ -46,6 +46,7 @@ logger = logging.getLogger(__name__)
 
 T = TypeVar("T")
 
+Resources = dict[str, float]
 #: kind of process that submits: see `Submitter`
 Role = Literal["driver", "worker", "inner"]
 #: seconds that a finished task and a buffer stay cached after their last use
@@ -213,17 +214,24 @@ class Submitter:
             futures.fat = self.ensure_fat_future(futures)
         return futures
 
-    def task_key(self, submission: TransformationSubmission) -> str:
-        """Return the key that the Dask task of a submission has, or would have now.
+    def task_of(self, submission: TransformationSubmission) -> tuple[str, Resources]:
+        """Describe the Dask task that a submission has, or would have now.
+
+        Returns
+        -------
+        str
+            Its key.
+        dict
+            The Dask resources that it needs, apart from the unit of top-level work.
 
         Raises
         ------
         ValueError
             If the required resources are malformed.
         """
-        name = identify(submission).key
+        identity = identify(submission)
         with self._lock:
-            return self._registry.key(name)
+            return self._registry.key(identity.key), identity.resources
 
     def _submit_base(
         self, job: tasks.Job, dependencies: list[Entry], resources: dict[str, float]

@@ -231,7 +231,7 @@ class _Evaluation:
         ):
             return client.submit_transformation(submission)
         inner = client.inner
-        lease = await inner.acquire(client.task_key(submission))
+        lease = await inner.acquire(*client.task_of(submission))
         try:
             futures = client.submit_transformation(
                 submission, priority_boost=lease.depth
@@ -310,7 +310,7 @@ class _Evaluation:
         for attempt in range(OPTIONAL_ATTEMPTS):
             if attempt:
                 await asyncio.sleep(OPTIONAL_INTERVAL)
-            lease = await scheduler.has_room(client.client, client.task_key(submission))
+            lease = await scheduler.has_room(client.client, *client.task_of(submission))
             if lease is not None:
                 return lease
         return None

@@ -23,7 +23,7 @@ from scheduler_ext.permission.events import (
     Start,
 )
 from scheduler_ext.permission.machine import PermissionMachine
-from scheduler_ext.permission.places import Needs
+from scheduler_ext.permission.needs import Needs
 from scheduler_ext.permission.released import MEMORY
 
 EPOCH = 10.0
@@ -83,7 +83,7 @@ class ModelLease:
 
     @property
     def needs(self):
-        return Needs(False, self.request.resources)
+        return self.request.needs
 
     @property
     def name(self):
@@ -643,7 +643,8 @@ class PermissionRules(RuleBasedStateMachine):
     def request(self, holder, key, owner, depth, wait, resources):
         self.ids += 1
         holder = self.holders[holder % len(self.holders)]
-        request = Request(f"id{self.ids}", holder, key, owner, depth, wait, resources)
+        needs = Needs(False, resources)
+        request = Request(f"id{self.ids}", holder, key, owner, depth, wait, needs)
         decided = self.subject.request(request, self.now)
         assert decided == self.model.request(request, self.now)
 
