@@ -81,7 +81,9 @@ class Calls:
     def _on_mark_stream(self, client: Any = None, number: Any = None, **_: Any) -> None:
         # An exception would end the connection of the client.
         if isinstance(client, str) and isinstance(number, int):
-            self.scheduler.client_send(client, messages.push_seen(number))
+            self.scheduler.client_send(
+                client, messages.push_seen(number, self.machine.held)
+            )
 
     @_answers
     def _on_version(self, **payload: Any) -> Reply:

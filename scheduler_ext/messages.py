@@ -303,9 +303,12 @@ def push_result(key: str, result: Any) -> dict[str, Any]:
     return {"op": PUSH_RESULT, "key": key, "result": result}
 
 
-def push_seen(number: int) -> dict[str, Any]:
-    """The message PUSH_SEEN to a client: the answer to :func:`mark`."""
-    return {"op": PUSH_SEEN, "number": number}
+def push_seen(number: int, held: int) -> dict[str, Any]:
+    """The message PUSH_SEEN to a client: the answer to :func:`mark`.
+
+    ``held`` is the number of tasks that wait for a slot on the scheduler.
+    """
+    return {"op": PUSH_SEEN, "number": number, "held": held}
 
 
 # -- reports of a worker about itself and its tasks ----------------------------------

@@ -177,9 +177,7 @@ class SeamlessSchedulerPlugin(SchedulerPlugin):
             "scaling": self.scaling.snapshot(),
             "transformations": self.operations.overview(),
             "stall": self.operations.watchdog.state(),
-            "workers": workers.rows(
-                self._scheduler, self._machine, self._executing, self.leaves
-            ),
+            "workers": workers.rows(self._scheduler, self._machine, self.leaves),
             "waiting": [
                 {
                     "id": lease.request.lease_id,
@@ -326,13 +324,6 @@ class SeamlessSchedulerPlugin(SchedulerPlugin):
             return
         logger.info("Nothing runs while requests wait: one of them is decided now")
         self._delivery.deliver(machine.nothing_running(now))
-
-    def _executing(self, ws: WorkerState) -> int:
-        """Number of tasks on a worker that do not merely wait for others."""
-        site = self._machine.places.sites.get(ws.address)
-        if site is not None:
-            return site.executing
-        return sum(task not in ws.long_running for task in ws.processing)
 
     # -- steps -------------------------------------------------------------------
 

@@ -500,6 +500,11 @@ class PermissionMachine:
         held = self._held.get(key)
         return held is not None and self._places.least_loaded(held.needs) is not None
 
+    def held_position(self, key: str) -> int:
+        """The position of a task among those that are held back, from 1."""
+        held = self._held[key]
+        return self._held_line.position(held.depth, held.number)
+
     def holds_back(self, key: str) -> bool:
         """Whether a task is held back until a slot is free."""
         return key in self._held

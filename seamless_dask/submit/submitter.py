@@ -27,6 +27,7 @@ from ..storage import serialization
 from ..storage.recent import recent_buffers
 from ..types import TransformationFutures, TransformationResult
 from . import forked_drivers, tasks
+from .batches import Batches
 from .envelopes import Envelope
 from .envelopes import check as check_envelope
 from .fetching import FatFuture, Fetcher
@@ -92,13 +93,14 @@ class Submitter:
         #: protects the registry
         self._lock = threading.RLock()
         self._registry = Registry(lambda entry: entry.anchor.release())
-        self._fetcher = Fetcher(dask_client)
         self._results = Results(dask_client, local_results, self.pace)
         #: whether a call of `_prune` is scheduled
         self._pruning = False
         self._background: set[asyncio.Task[None]] = set()
         loop: Any = dask_client.loop
         self._loop: asyncio.AbstractEventLoop = loop.asyncio_loop
+        self._batches = Batches(dask_client, self._loop, self.pace, self._not_sent)
+        self._fetcher = Fetcher(dask_client, self._batches.flush)
         dask_client._stream_handlers[PUSH_RESULT] = self._on_result
 
     def __repr__(self) -> str:
@@ -250,12 +252,28 @@ class Submitter:
                 pure=False,
             )
 
+        if dependencies:
+            self._batches.flush()  # a dependency may be among them
+            anchor = submit()
+        else:
+            anchor = self._batches.submit(job, resources)
         envelope = Envelope(job.tf_dunder, job.scratch)
-        entry = Entry(name, job.key, job.tf_checksum, submit, submit(), envelope)
+        entry = Entry(name, job.key, job.tf_checksum, submit, anchor, envelope)
         self.pace.sent()
         self._registry.add(entry)
         self._start_here(self._watch(entry))
         return entry
+
+    def _not_sent(self, job: tasks.Job, error: Exception) -> None:
+        """End a task that could not be sent to the scheduler."""
+        logger.warning("Task %s cannot be submitted: %r", job.key, error)
+        entry = self._registry.of_key(job.key)
+        if entry is not None and not entry.outcome.done():
+            text = f"The transformation cannot be submitted: {error!r}\n"
+            entry.outcome.set_result(
+                TransformationResult(entry.tf_checksum, None, text)
+            )
+            entry.anchor.release()  # ends the watch over its task
 
     def _handles(self, entry: Entry) -> TransformationFutures:
         return TransformationFutures(
