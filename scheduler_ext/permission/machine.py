@@ -36,11 +36,8 @@ the cluster could be held by a task that waits, nothing would ever finish. The r
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Mapping
-from dataclasses import dataclass, field
-from itertools import islice
 
-from .epoch import Epoch
-from .event_log import Chronicle, WaitTimes
+from .books import Books, Terms
 from .events import (
     Decision,
     Granted,
@@ -49,20 +46,15 @@ from .events import (
     Refused,
     Request,
     Start,
-    Statistics,
-    StoryLine,
     check_count,
     check_name,
     check_request,
     check_time,
     is_number,
 )
+from .held import Held
 from .lease import Lease
-from .ledger import Ledger
-from .line import Line
 from .needs import NESTED, Needs
-from .places import Places
-from .released import Released
 
 #: Transformations that one Seamless process can hold, unless its worker says otherwise
 CEILING_PER_PROCESS = 256
@@ -70,32 +62,7 @@ CEILING_PER_PROCESS = 256
 _CYCLE_SHOWN = 16
 
 
-@dataclass(frozen=True)
-class _Terms:
-    """The offer of one worker."""
-
-    processes: int
-    throttle: int
-    ceiling: int
-    units: float | None
-    supply: Mapping[str, float] = field(default_factory=dict)
-
-    @property
-    def capacity(self) -> int:
-        return self.processes * self.throttle
-
-
-@dataclass(frozen=True, slots=True)
-class _Held:
-    """A task that is held back until a slot is free."""
-
-    key: str
-    depth: int
-    number: int
-    needs: Needs
-
-
-class PermissionMachine:
+class PermissionMachine(Books):
     """Gives slots to transformations; see the module for the rules.
 
     A request id is taken while its lease is live. A repeated request with the same id
@@ -103,45 +70,8 @@ class PermissionMachine:
     the lease has ended or was refused, the id is free for a new request. An id that its
     holder has released cannot be used again.
 
-    Parameters: ``started`` is the time at which the first epoch begins, the others
-    are seconds.
-
-    Raises ValueError if a duration is not a positive number.
+    The parameters are those of :class:`.books.Books`.
     """
-
-    def __init__(
-        self,
-        *,
-        started: float = 0.0,
-        epoch: float = 10.0,
-        start_timeout: float = 60.0,
-        unbound_timeout: float = 3600.0,
-        patience: float = 60.0,
-    ) -> None:
-        for name, seconds in (
-            ("epoch", epoch),
-            ("start_timeout", start_timeout),
-            ("unbound_timeout", unbound_timeout),
-            ("patience", patience),
-        ):
-            if not (is_number(seconds) and seconds > 0):
-                raise ValueError(f"{name}: got {seconds!r}, allowed: seconds > 0")
-        self.start_timeout = start_timeout
-        self.unbound_timeout = unbound_timeout
-        #: number of slots: sum of processes x throttle
-        self.capacity = 0
-        #: most transformations that may be admitted at the same time, lent or not
-        self.ceiling = 0
-        #: {worker address: its terms}
-        self._workers: dict[str, _Terms] = {}
-        self._ledger = Ledger()
-        self._places = Places()
-        #: {key: the task that is held back}
-        self._held: dict[str, _Held] = {}
-        self._held_line: Line[_Held] = Line()
-        self._epoch = Epoch(started, epoch, patience)
-        self._chronicle = Chronicle()
-        self._released = Released()
 
     # -- workers and holders -----------------------------------------------------
 
@@ -171,7 +101,7 @@ class PermissionMachine:
             ceiling = processes * CEILING_PER_PROCESS
         check_count("ceiling", ceiling, 1)
         check_time(now)
-        terms = _Terms(processes, throttle, ceiling, units, dict(supply or {}))
+        terms = Terms(processes, throttle, ceiling, units, dict(supply or {}))
         if self._workers.get(address) == terms:
             return []
         self._forget_terms(address)
@@ -286,30 +216,13 @@ class PermissionMachine:
         """The scheduler was restarted: all leases and tasks end, workers stay."""
         check_time(now)
         for key in list(self._held):
-            self._forget_held(key)
+            self._held.remove(key)
         for key in self._places.keys():
             self._places.drop(key)
         for lease in list(self._ledger.leases.values()):
             self._close(lease, "restart", now)
 
     # -- tasks -------------------------------------------------------------------
-
-    def knows(self, key: str) -> bool:
-        """Whether a live lease is bound to this key."""
-        return self._ledger.is_known(key)
-
-    def waits(self, key: str) -> bool:
-        """Whether a transformation waits for nested ones, admitted or not."""
-        return self._ledger.is_waiting(key)
-
-    def owners(self) -> Iterable[str]:
-        """Keys of the transformations that wait for nested ones."""
-        return self._ledger.owners()
-
-    @property
-    def admitted(self) -> int:
-        """Number of nested transformations that have a lease."""
-        return self._ledger.admitted
 
     def task_ready(
         self,
@@ -334,7 +247,7 @@ class PermissionMachine:
         address = places.can_use(key)
         if address is not None:
             places.set(key, task=True)
-            self._forget_held(key)
+            self._held.remove(key)
             return address
         address = places.find(needs, prefer)
         if address is None and forced:
@@ -351,7 +264,7 @@ class PermissionMachine:
         """A task was sent to a worker, for whatever reason."""
         check_name("key", key)
         check_time(now)
-        self._forget_held(key)
+        self._held.remove(key)
         if address not in self._places.sites:
             self._places.drop(key)
             return
@@ -468,137 +381,7 @@ class PermissionMachine:
         self._chronicle.expired_total += len(overdue)
         return self._end(overdue, "expired", now)
 
-    # -- questions ---------------------------------------------------------------
-
-    @property
-    def ledger(self) -> Ledger:
-        """The ledger; other modules only read it."""
-        return self._ledger
-
-    @property
-    def places(self) -> Places:
-        """The slots of each worker; other modules only read them."""
-        return self._places
-
-    @property
-    def load(self) -> float:
-        """The share (0 to 1) of the slots whose transformations execute."""
-        return min(1.0, self._places.executing / max(1, self.capacity))
-
-    @property
-    def runs(self) -> bool:
-        """Whether any transformation executes, or stores its result."""
-        return bool(self._places.executing or self._places.storing)
-
-    @property
-    def held(self) -> int:
-        """Number of tasks that are held back until a slot is free."""
-        return len(self._held)
-
-    def may_ever_start(self, key: str) -> bool:
-        """Whether a task that is held back has a worker that fits, free or not."""
-        held = self._held.get(key)
-        return held is not None and self._places.least_loaded(held.needs) is not None
-
-    def held_position(self, key: str) -> int:
-        """The position of a task among those that are held back, from 1."""
-        held = self._held[key]
-        return self._held_line.position(held.depth, held.number)
-
-    def holds_back(self, key: str) -> bool:
-        """Whether a task is held back until a slot is free."""
-        return key in self._held
-
-    @property
-    def live(self) -> int:
-        """Number of live leases, waiting or granted."""
-        return len(self._ledger.leases)
-
-    @property
-    def refused_total(self) -> int:
-        """Number of requests that were refused, for whatever reason."""
-        return sum(self._chronicle.refused_total.values())
-
-    @property
-    def wait_times(self) -> WaitTimes:
-        """Waiting times of the granted requests."""
-        return self._chronicle.wait_times
-
-    @property
-    def waiting(self) -> int:
-        """Number of requests that wait."""
-        return self._ledger.waiting
-
-    def holds(self, holder: str) -> bool:
-        """Whether a client or worker has a live lease."""
-        return self._ledger.holds(holder)
-
-    def held_by(self, holder: str) -> list[str]:
-        """Ids of the live leases of a client or worker, oldest first."""
-        return self._ledger.held_by(holder)
-
-    def offers(self) -> Mapping[str, tuple[int, int, int]]:
-        """{worker address: (processes, throttle, capacity)}."""
-        return {
-            address: (terms.processes, terms.throttle, terms.capacity)
-            for address, terms in self._workers.items()
-        }
-
-    def is_worker(self, address: str) -> bool:
-        """Whether a worker of that address offers slots."""
-        return address in self._workers
-
-    def slots_of(self, address: str) -> int:
-        """Number of slots that a worker offers; 0 for a worker that offers none."""
-        terms = self._workers.get(address)
-        return terms.capacity if terms else 0
-
-    def oldest_waiting(self, limit: int) -> list[Lease]:
-        """Up to ``limit`` waiting leases, oldest first."""
-        return self._ledger.oldest_waiting(limit)
-
-    def why_waiting(self) -> str:
-        """A sentence that says why requests wait."""
-        if not self.capacity:
-            return "no worker offers slots"
-        if self._ledger.admitted >= self.ceiling:
-            return (
-                f"{self._ledger.admitted} transformations are held, "
-                f"the limit is {self.ceiling}"
-            )
-        return f"{self._places.taken} of {self.capacity} slots are in use"
-
-    def holding(self, limit: int) -> list[str]:
-        """Up to ``limit`` keys whose slots are in use."""
-        return list(islice(self._places.executing_keys(), limit))
-
-    def statistics(self) -> Statistics:
-        """A snapshot of the machine."""
-        done = self._chronicle
-        return Statistics(
-            capacity=self.capacity,
-            ceiling=self.ceiling,
-            workers=len(self._workers),
-            slots_in_use=self._places.taken,
-            executing=self._places.executing,
-            admitted=self._ledger.admitted,
-            lent=self._places.waiting,
-            storing=self._places.storing,
-            waiting=self._ledger.waiting,
-            held=len(self._held),
-            allowance=self._epoch.allowance,
-            epoch=self._epoch.length,
-            granted_total=done.granted_total,
-            refused_total=dict(done.refused_total),
-            over_capacity_total=done.over_capacity_total,
-            ended_total=done.ended_total,
-            expired_total=done.expired_total,
-            unknown_releases_total=done.unknown_releases_total,
-        )
-
-    def story(self, lease_id: str) -> list[StoryLine]:
-        """The events of one lease, as far as they are remembered."""
-        return self._chronicle.story(lease_id)
+    # -- consistency -------------------------------------------------------------
 
     def validate(self) -> None:
         """Recompute everything from scratch.
@@ -616,10 +399,7 @@ class PermissionMachine:
             assert place is not None
             if place.waits != self._ledger.is_waiting(place.key):
                 problems.append((None, f"{place.key!r} waits: {place.waits}"))
-        if dict.fromkeys(h.key for h in self._held_line.oldest()) != dict.fromkeys(
-            self._held
-        ):
-            problems.append((None, "the line of held tasks is not the table"))
+        problems += [(None, text) for text in self._held.problems()]
         room = self._ledger.admitted < self.ceiling
         if any(self._spot(entry) is not None for entry in self._heads() if room):
             problems.append((None, "requests or tasks wait although slots are free"))
@@ -657,28 +437,28 @@ class PermissionMachine:
                 break
         return decisions
 
-    def _heads(self) -> Iterator[Lease | _Held]:
+    def _heads(self) -> Iterator[Lease | Held]:
         """The first of each kind that waits, the deepest first; tasks before requests."""
-        held, leases = self._held_line.heads(), self._ledger.line.heads()
+        held, leases = self._held.line.heads(), self._ledger.line.heads()
         while held or leases:
             if held and (not leases or held[0][0] >= leases[0][0]):
                 yield held.pop(0)[2]
             else:
                 yield leases.pop(0)[2]
 
-    def _spot(self, entry: Lease | _Held) -> str | None:
+    def _spot(self, entry: Lease | Held) -> str | None:
         """The address of a worker with a free slot for what waits."""
         if isinstance(entry, Lease):
             return self._places.find(entry.request.needs, entry.request.holder)
         return self._places.find(entry.needs)
 
     def _give(
-        self, entry: Lease | _Held, address: str, why: str, now: float
+        self, entry: Lease | Held, address: str, why: str, now: float
     ) -> list[Decision]:
         """Give a slot of a worker to a request or task that waits."""
         if isinstance(entry, Lease):
             return self._admit(entry, why, now, address)
-        self._forget_held(entry.key)
+        self._held.remove(entry.key)
         self._take_slot(entry.key, address, entry.needs)
         return [Start(entry.key)]
 
@@ -759,7 +539,7 @@ class PermissionMachine:
         if address is not None and self._places.of(key) is None:
             self._take_slot(key, address, lease.request.needs)
         if key in self._held and self._places.of(key) is not None:
-            self._forget_held(key)
+            self._held.remove(key)
             decisions.append(Start(key))
         return decisions
 
@@ -772,18 +552,11 @@ class PermissionMachine:
     def _hold(self, key: str, depth: int, needs: Needs) -> None:
         """Let a task wait for a slot."""
         self._leave(key)
-        held = _Held(key, depth, self._ledger.next_number(), needs)
-        self._held[key] = held
-        self._held_line.add(needs, depth, held.number, held)
-
-    def _forget_held(self, key: str) -> None:
-        held = self._held.pop(key, None)
-        if held is not None:
-            self._held_line.remove(held.needs, held.depth, held.number)
+        self._held.add(Held(key, depth, self._ledger.next_number(), needs))
 
     def _leave(self, key: str) -> None:
         """A task has no place any more, and does not wait for one."""
-        self._forget_held(key)
+        self._held.remove(key)
         self._places.drop(key)
 
     def _refuse_at_ceiling(self, lease: Lease, now: float) -> Refused:
