@@ -17,7 +17,7 @@ from .cancellation import STIMULUS, LiveKeys
 from .delivery import Delivery, sorted_out
 from .fields import InvalidMessage
 from .messages import PROTOCOL, error_reply
-from .permission.events import Decision, Granted, IllegalEvent
+from .permission.events import Decision, Granted, IllegalEvent, Refused, Start
 from .permission.machine import PermissionMachine
 from .registrations import Registrations
 from .task_keys import is_transformation
@@ -73,6 +73,7 @@ class Calls:
             messages.OP_RELEASE: self._on_release_stream,
             messages.OP_NAME: self._on_name_stream,
             messages.OP_MARK: self._on_mark_stream,
+            messages.OP_STORES: self._on_stores_stream,
         }
 
     # -- handlers ----------------------------------------------------------------
@@ -80,7 +81,9 @@ class Calls:
     def _on_mark_stream(self, client: Any = None, number: Any = None, **_: Any) -> None:
         # An exception would end the connection of the client.
         if isinstance(client, str) and isinstance(number, int):
-            self.scheduler.client_send(client, messages.push_seen(number))
+            self.scheduler.client_send(
+                client, messages.push_seen(number, self.machine.held)
+            )
 
     @_answers
     def _on_version(self, **payload: Any) -> Reply:
@@ -165,6 +168,17 @@ class Calls:
         except Exception:  # it would cut the connection of the worker
             logger.exception("Name from %s", worker)
 
+    def _on_stores_stream(self, worker: str = "", **payload: Any) -> None:
+        """The code of a task has ended, and its result is being stored."""
+        try:
+            key = messages.parse_stores(payload)
+            task = self.scheduler.tasks.get(key)
+            ws = None if task is None else task.processing_on
+            if ws is not None and ws.address == worker:
+                self.delivery.deliver(self.machine.task_stores(key, monotonic()))
+        except Exception:  # it would cut the connection of the worker
+            logger.exception("Stores from %s", worker)
+
     @_answers
     def _on_cancel(self, **payload: Any) -> Reply:
         checksums = messages.parse_cancel(payload)
@@ -198,11 +212,11 @@ class Calls:
                 errors.append(str(problem))
         return errors
 
-    def _ask(self, message: messages.Requests) -> dict[str, Decision]:
+    def _ask(self, message: messages.Requests) -> dict[str, Granted | Refused]:
         """Put requests to the machine; return {id: decision} where there is one."""
         now = monotonic()
         asked = {request.lease_id for request in message.requests}
-        answers: dict[str, Decision] = {}
+        answers: dict[str, Granted | Refused] = {}
         for request in message.requests:
             state = self._state_of(request.key)
             if state == "memory":
@@ -212,7 +226,11 @@ class Calls:
             decisions = self.machine.request(request, now)
             if request.key is not None and state in UNFINISHED:
                 self.machine.key_seen(request.key)
-            answers |= {d.lease_id: d for d in decisions if d.lease_id in asked}
+            answers |= {
+                d.lease_id: d
+                for d in decisions
+                if not isinstance(d, Start) and d.lease_id in asked
+            }
             self.delivery.deliver(decisions, answered=asked)
         return answers
 

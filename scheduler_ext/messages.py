@@ -10,7 +10,7 @@ arguments of one call and returns a frozen value, or raises
 
 Calls to the scheduler (all return ``{"status": "ok", ...}`` or :func:`error_reply`):
 the ``OP_*`` names. On the stream of a worker OP_RELEASE is possible as well, and
-OP_NAME only there; such messages have no answer. Messages that the scheduler sends to
+OP_NAME and OP_STORES only there; such messages have no answer. Messages that the scheduler sends to
 a worker that has registered: ``PUSH_DECISIONS`` with ``granted`` (ids) and ``refused``
 ({id: reason}), and ``PUSH_CANCEL`` with ``keys``. Decisions travel on another
 connection than the reply to the request, and may overtake it.
@@ -29,9 +29,10 @@ from typing import Any
 from . import fields
 from .fields import Fields
 from .permission.events import Request
+from .permission.needs import needs_of
 
 #: Raised with every change that an older worker or client would not understand
-PROTOCOL = 4
+PROTOCOL = 5
 
 OP_VERSION = "seamless_version"
 OP_REGISTER_WORKER = "seamless_register_worker"
@@ -43,6 +44,7 @@ OP_CANCEL = "seamless_cancel"
 OP_NAME = "seamless_name"
 OP_WHY = "seamless_why"
 OP_MARK = "seamless_mark"
+OP_STORES = "seamless_stores"
 
 PUSH_DECISIONS = "seamless_decisions"
 PUSH_CANCEL = "seamless_cancel"
@@ -65,12 +67,17 @@ METRICS = "seamless"
 
 @dataclass(frozen=True)
 class Registration:
-    """The offer of a worker; ``resources`` are Dask's units by name."""
+    """The offer of a worker; ``resources`` are Dask's, by name.
+
+    ``units`` is how many top-level transformations may execute there at the same time,
+    None for any number; see :meth:`.permission.machine.PermissionMachine.add_worker`.
+    """
 
     worker: str
     processes: int
     throttle: int
     ceiling: int | None
+    units: float | None
     resources: Mapping[str, float]
 
 
@@ -110,6 +117,7 @@ def registration(
     processes: int,
     throttle: int,
     ceiling: int | None = None,
+    units: float | None = None,
     resources: Mapping[str, float],
 ) -> dict[str, Any]:
     """The arguments of OP_REGISTER_WORKER; see :class:`Registration`."""
@@ -118,6 +126,7 @@ def registration(
         "processes": processes,
         "throttle": throttle,
         "ceiling": ceiling,
+        "units": units,
         "resources": dict(resources),
     }
 
@@ -129,9 +138,10 @@ def parse_registration(payload: Mapping[str, Any]) -> Registration:
     processes = arguments.take("processes", fields.positive)
     throttle = arguments.take("throttle", fields.positive)
     ceiling = arguments.take("ceiling", fields.optional(fields.positive), None)
+    units = arguments.take("units", fields.optional(fields.seconds), None)
     resources = arguments.take("resources", fields.optional(fields.resources), None)
     arguments.finish()
-    return Registration(worker, processes, throttle, ceiling, resources or {})
+    return Registration(worker, processes, throttle, ceiling, units, resources or {})
 
 
 def lease_request(
@@ -141,12 +151,24 @@ def lease_request(
     owner: str | None = None,
     depth: int = 0,
     wait: bool = True,
+    resources: Mapping[str, float] | None = None,
 ) -> dict[str, Any]:
     """One of the requests of :func:`lease_requests`.
 
-    For the fields see :class:`.permission.events.Request`.
+    For the fields see :class:`.permission.events.Request`; ``resources`` are the
+    resource restrictions of the task, and are there only if they are not those of
+    nested work.
     """
-    return {"id": lease_id, "key": key, "owner": owner, "depth": depth, "wait": wait}
+    request: dict[str, Any] = {
+        "id": lease_id,
+        "key": key,
+        "owner": owner,
+        "depth": depth,
+        "wait": wait,
+    }
+    if resources:
+        request["resources"] = dict(resources)
+    return request
 
 
 def lease_requests(
@@ -174,8 +196,11 @@ def parse_requests(payload: Mapping[str, Any]) -> Requests:
         owner = one.take("owner", fields.optional(fields.text), None)
         depth = one.take("depth", fields.natural, 0)
         wait = one.take("wait", fields.truth, True)
+        needed = one.take("resources", fields.optional(fields.resources), None)
         arguments.errors += one.all_errors()
-        request = Request(lease_id, holder, key, owner, depth, wait)
+        request = Request(
+            lease_id, holder, key, owner, depth, wait, needs_of(needed or {})
+        )
         if requests.setdefault(lease_id, request) != request:
             arguments.errors.append(
                 f"field 'requests[{number}].id': got {reprlib.repr(lease_id)} again, "
@@ -240,6 +265,19 @@ def parse_name(payload: Mapping[str, Any]) -> tuple[str, str]:
     return key, checksum
 
 
+def stores(key: str) -> dict[str, Any]:
+    """The message OP_STORES on a worker's stream: a task's result is being stored."""
+    return {"op": OP_STORES, "key": key}
+
+
+def parse_stores(payload: Mapping[str, Any]) -> str:
+    """The key in the message OP_STORES."""
+    arguments = Fields(payload)
+    key = arguments.take("key", fields.text)
+    arguments.finish()
+    return str(key)
+
+
 def mark(number: int) -> dict[str, Any]:
     """The message OP_MARK on a client's stream."""
     return {"op": OP_MARK, "number": number}
@@ -265,9 +303,12 @@ def push_result(key: str, result: Any) -> dict[str, Any]:
     return {"op": PUSH_RESULT, "key": key, "result": result}
 
 
-def push_seen(number: int) -> dict[str, Any]:
-    """The message PUSH_SEEN to a client: the answer to :func:`mark`."""
-    return {"op": PUSH_SEEN, "number": number}
+def push_seen(number: int, held: int) -> dict[str, Any]:
+    """The message PUSH_SEEN to a client: the answer to :func:`mark`.
+
+    ``held`` is the number of tasks that wait for a slot on the scheduler.
+    """
+    return {"op": PUSH_SEEN, "number": number, "held": held}
 
 
 # -- reports of a worker about itself and its tasks ----------------------------------

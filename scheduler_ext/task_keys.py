@@ -34,6 +34,8 @@ PREFIXES = ("base-", "base_")
 #: base-<checksum>[-suffix] or base_<code checksum>-<checksum>[-suffix]
 _KEY = re.compile(r"base(?:_[0-9a-f]{64})?-([0-9a-f]{64})(?:-.*)?", re.DOTALL)
 
+_DRIVER = re.compile(r"-driver(?:-scratch)?(?:-r\d+)?$")
+
 
 # -- building ----------------------------------------------------------------------
 
@@ -110,6 +112,11 @@ def checksum_of(key: str) -> str | None:
     """The checksum of the transformation that a task runs, None if it names none."""
     match = _KEY.fullmatch(key)
     return match[1] if match else None
+
+
+def is_driver(key: str) -> bool:
+    """Whether a task runs a driver: code that does little but call others."""
+    return _DRIVER.search(key) is not None
 
 
 def name_and_attempt(key: str) -> tuple[str, int]:

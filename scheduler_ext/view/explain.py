@@ -34,7 +34,7 @@ MAX_NAMED = 5
 #: "slot": its lease was requested and waits for a slot. "submission": it has the slot,
 #: its task is on the way. "dependency": it waits for its inputs. "no-worker": no worker
 #: fits. "queued": Dask holds it back. "assigned": a worker has it and has not begun it.
-#: "running", or "calling" when it waits for transformations that it called.
+#: "running", "calling" when it waits for transformations that it called, or "storing".
 State = Literal[
     "slot",
     "submission",
@@ -44,6 +44,7 @@ State = Literal[
     "assigned",
     "running",
     "calling",
+    "storing",
     "ended",
     "unknown",
 ]
@@ -228,12 +229,13 @@ def _slot(subject: Subject, key: str) -> dict[str, Any]:
         for lease in map(ledger.leases.__getitem__, ledger.bound_to(key))
         if lease.granted_at is None
     ]
+    machine = subject.machine
     return {
-        "position": min(positions),
-        "waiting": ledger.waiting,
-        "slots_in_use": ledger.slots_in_use,
-        "capacity": subject.machine.capacity,
-        "held_by": ledger.holding(MAX_NAMED),
+        "position": min(positions) if positions else machine.held_position(key),
+        "waiting": ledger.waiting if positions else machine.held,
+        "slots_in_use": machine.places.taken,
+        "capacity": machine.capacity,
+        "held_by": machine.holding(MAX_NAMED),
     }
 
 
@@ -305,6 +307,10 @@ def _state(subject: Subject, task: TaskState) -> tuple[State, str]:
     if task.state == "queued" and subject.scheduler.workers:
         reason = "held back by Dask until a worker has a free thread"
         return "queued", reason + _paused(subject)
+    if subject.machine.holds_back(str(task.key)) and subject.machine.capacity:
+        if subject.machine.may_ever_start(str(task.key)):
+            reason = f"no slot: {subject.machine.why_waiting()}"
+            return "slot", reason + _paused(subject)
     return "no-worker", _no_worker(subject, task)
 
 
@@ -320,6 +326,9 @@ def _with_worker(
         )
         text = f"waits for {count(len(called), 'call')}"
         return "calling", text + (f", {waiting} without slot" if waiting else "")
+    place = subject.machine.places.of(key)
+    if place is not None and place.stores:
+        return "storing", "has ended, its result is being stored"
     if task in ws.long_running:
         return "running", "runs, has called others"
     if task in ws.executing:

@@ -15,7 +15,7 @@ from distributed.metrics import monotonic, time
 from . import explain
 from .operations import Operations
 from .phrases import count, listed, size, span
-from .workers import TASKS_SEEN, paused, processes, work
+from .workers import executing, paused, processes, work
 
 #: Rows of the tables
 WORKERS_SHOWN = 20
@@ -34,7 +34,7 @@ WORKER_FIELDS = {
     "top_level": "top-level",
     "nested": "nested",
     "waiting": "waiting for calls",
-    "not_begun": "not begun",
+    "storing": "storing",
     "load": "load [% of slots]",
     "cpu": "CPU [% of a core]",
     "memory": "memory",
@@ -162,12 +162,13 @@ def _cards(
         Card(
             "Slots in use",
             f"{statistics.slots_in_use} of {statistics.capacity}",
-            f"{statistics.lent} lent by those that wait for calls",
+            f"{statistics.executing} execute, {statistics.lent} wait for calls, "
+            f"{statistics.storing} are being stored",
         ),
         Card(
             "Requests waiting",
             str(statistics.waiting),
-            f"{statistics.granted_total} granted so far",
+            f"and {count(statistics.held, 'task')}, for a slot",
         ),
         Card(
             "Requests refused",
@@ -205,29 +206,24 @@ def _cards(
 
 
 def _workers(operations: Operations) -> list[Row]:
-    """The workers with the most tasks; "?" where there are too many tasks to look."""
+    """The workers with the most tasks."""
     offers = operations.machine.offers()
     rows = []
-    left = TASKS_SEEN
     for ws in nlargest(
         WORKERS_SHOWN,
         operations.scheduler.workers.values(),
         key=lambda ws: len(ws.processing),
     ):
         least, _, slots = offers.get(ws.address, ("none", 0, ws.nthreads))
-        left -= len(ws.processing)
-        row: Row = dict.fromkeys(WORKER_FIELDS, "?")
-        row |= {
+        row: Row = {
             "name": str(ws.name),
             "processes": processes(ws) or least,
             "slots": slots,
+            **work(operations.machine, ws.address),
+            "load": round(100 * executing(operations.machine, ws) / max(1, slots)),
             "cpu": f"{ws.metrics.get('cpu') or 0:.0f}",
             "memory": size(ws.metrics.get("memory") or 0),
         }
-        if left >= 0:
-            row |= work(operations.machine, ws)
-            running = len(ws.processing) - row["waiting"] - row["not_begun"]
-            row["load"] = round(100 * running / max(1, slots))
         rows.append(row)
     return rows
 

@@ -97,13 +97,28 @@ def _slots(operations: Operations) -> Iterator[Family]:
     )
     yield GaugeMetricFamily(
         "seamless_slots_in_use",
-        "Slots held by nested transformations that do not wait for others.",
+        "Slots of transformations that execute, or are on their way to a worker.",
         statistics.slots_in_use,
     )
     yield GaugeMetricFamily(
         "seamless_slots_lent",
-        "Slots of nested transformations that wait for others, which may use them.",
+        "Transformations on workers that wait for others, and so take no slot.",
         statistics.lent,
+    )
+    yield GaugeMetricFamily(
+        "seamless_transformations_executing",
+        "Transformations that execute.",
+        statistics.executing,
+    )
+    yield GaugeMetricFamily(
+        "seamless_transformations_storing",
+        "Transformations whose results are being stored, which takes no slot.",
+        statistics.storing,
+    )
+    yield GaugeMetricFamily(
+        "seamless_tasks_held",
+        "Tasks that the scheduler holds back until a slot is free.",
+        statistics.held,
     )
     yield GaugeMetricFamily(
         "seamless_requests_waiting",

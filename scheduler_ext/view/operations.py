@@ -80,8 +80,8 @@ class Operations:
         sample = Sample(
             time=time(),
             capacity=self.machine.capacity,
-            slots_in_use=ledger.slots_in_use,
-            lent=ledger.lent,
+            slots_in_use=self.machine.places.taken,
+            lent=self.machine.places.waiting,
             requests_waiting=ledger.waiting,
             refused_total=self.machine.refused_total,
             transformations_waiting=waiting,

@@ -186,17 +186,14 @@ def _workers(rows: Sequence[Answer]) -> list[RenderableType]:
     return table(
         _title("Workers", "no worker is connected", len(rows), "first"),
         ("worker", "status", "processes", "slots", "top-level", "nested", "calling")
-        + ("not begun", "load", "memory"),
+        + ("storing", "load", "memory"),
         [
             (
                 row["name"] or row["address"],
                 Text(row["status"], style=_STATES.get(row["status"], "")),
                 row["processes_now"] or row["processes"],
                 row["capacity"] or row["threads"],
-                *(
-                    row[name] if row[name] is not None else "?"
-                    for name in ("top_level", "nested", "waiting", "not_begun")
-                ),
+                *(row[name] for name in ("top_level", "nested", "waiting", "storing")),
                 _load(row),
                 size(row["memory"])
                 + (f" of {size(row['memory_limit'])}" if row["memory_limit"] else ""),
@@ -208,12 +205,8 @@ def _workers(rows: Sequence[Answer]) -> list[RenderableType]:
 
 
 def _load(row: Answer) -> str:
-    if row["top_level"] is None:
-        return "?"
-    running = row["top_level"] + row["nested"] - row["waiting"] - row["not_begun"]
-    if row["processes"] is None:  # tasks of Dask
-        running = row["executing"]
-    return f"{100 * running / max(1, row['capacity'] or row['threads']):.0f} %"
+    slots = max(1, row["capacity"] or row["threads"])
+    return f"{100 * row['executing'] / slots:.0f} %"
 
 
 def _waiting(transformations: Answer) -> list[RenderableType]:

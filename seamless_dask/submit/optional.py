@@ -45,7 +45,7 @@ async def has_room(
     for attempt in range(ATTEMPTS):
         if attempt:
             await asyncio.sleep(INTERVAL)
-        lease = await scheduler.has_room(client.client, client.task_key(submission))
+        lease = await scheduler.has_room(client.client, *client.task_of(submission))
         if lease is not None:
             return lease
     return None

@@ -26,6 +26,7 @@ from ..storage import serialization
 from ..storage.recent import recent_buffers
 from ..types import TransformationFutures, TransformationResult
 from . import tasks
+from .batches import Batches
 from .client_loop import ClientLoop
 from .envelopes import Envelope
 from .envelopes import check as check_envelope
@@ -45,6 +46,7 @@ logger = logging.getLogger(__name__)
 
 T = TypeVar("T")
 
+Resources = dict[str, float]
 #: kind of process that submits: see `Submitter`
 Role = Literal["driver", "worker", "inner"]
 #: seconds that a finished task and a buffer stay cached after their last use
@@ -88,11 +90,12 @@ class Submitter:
         #: protects the registry
         self._lock = threading.RLock()
         self._registry = Registry(lambda entry: entry.anchor.release())
-        self._fetcher = Fetcher(dask_client)
         self._results = Results(dask_client, local_results, self.pace)
         #: whether a call of `_prune` is scheduled
         self._pruning = False
         self._loop = ClientLoop(dask_client)
+        self._batches = Batches(dask_client, self.loop, self.pace, self._not_sent)
+        self._fetcher = Fetcher(dask_client, self._batches.flush)
         dask_client._stream_handlers[PUSH_RESULT] = self._on_result
 
     def __repr__(self) -> str:
@@ -178,17 +181,24 @@ class Submitter:
             futures.fat = self.ensure_fat_future(futures)
         return futures
 
-    def task_key(self, submission: TransformationSubmission) -> str:
-        """Return the key that the Dask task of a submission has, or would have now.
+    def task_of(self, submission: TransformationSubmission) -> tuple[str, Resources]:
+        """Describe the Dask task that a submission has, or would have now.
+
+        Returns
+        -------
+        str
+            Its key.
+        dict
+            The Dask resources that it needs, apart from the unit of top-level work.
 
         Raises
         ------
         ValueError
             If the required resources are malformed.
         """
-        name = identify(submission).key
+        identity = identify(submission)
         with self._lock:
-            return self._registry.key(name)
+            return self._registry.key(identity.key), identity.resources
 
     def _submit_base(
         self, job: tasks.Job, dependencies: list[Entry], resources: dict[str, float]
@@ -207,12 +217,28 @@ class Submitter:
                 pure=False,
             )
 
+        if dependencies:
+            self._batches.flush()  # a dependency may be among them
+            anchor = submit()
+        else:
+            anchor = self._batches.submit(job, resources)
         envelope = Envelope(job.tf_dunder, job.scratch)
-        entry = Entry(name, job.key, job.tf_checksum, submit, submit(), envelope)
+        entry = Entry(name, job.key, job.tf_checksum, submit, anchor, envelope)
         self.pace.sent()
         self._registry.add(entry)
         self._loop.start_in_background(self._watch(entry))
         return entry
+
+    def _not_sent(self, job: tasks.Job, error: Exception) -> None:
+        """End a task that could not be sent to the scheduler."""
+        logger.warning("Task %s cannot be submitted: %r", job.key, error)
+        entry = self._registry.of_key(job.key)
+        if entry is not None and not entry.outcome.done():
+            text = f"The transformation cannot be submitted: {error!r}\n"
+            entry.outcome.set_result(
+                TransformationResult(entry.tf_checksum, None, text)
+            )
+            entry.anchor.release()  # ends the watch over its task
 
     def _handles(self, entry: Entry) -> TransformationFutures:
         return TransformationFutures(

@@ -219,7 +219,7 @@ class _Evaluation:
         ):
             return client.submit_transformation(submission)
         inner = client.inner
-        lease = await inner.acquire(client.task_key(submission))
+        lease = await inner.acquire(*client.task_of(submission))
         try:
             futures = client.submit_transformation(
                 submission, priority_boost=lease.depth

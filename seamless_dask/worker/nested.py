@@ -141,8 +141,8 @@ class NestedWork:
             if is_driver(transformation_dict, tf_dunder):
                 return await self._answer_of(self._submit(submission, depth))
             owner = callers[0].key if callers else None
-            key = self._submitter.task_key(submission)
-            lease = await self._leases.acquire(key, owner, depth)
+            key, resources = self._submitter.task_of(submission)
+            lease = await self._leases.acquire(key, owner, depth, resources)
             ended = False
             try:
                 futures = self._submit(submission, depth)

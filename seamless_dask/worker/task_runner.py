@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import asyncio
 import logging
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import asdict, dataclass
 from typing import TYPE_CHECKING, Any
 
@@ -17,14 +18,14 @@ from seamless_transformer.transformation_utils import tf_get_buffer
 from scheduler_ext import messages
 
 from ..cluster.inner import CALLER_WAITS
-from ..cluster.leases import Leases
+from ..cluster.leases import Leases, ignore
 from ..errors import DependencyFailed, JobFailed, TransformationError
 from ..neighbours.pins import buffers_to_run
 from ..pool.pool import Pool
 from ..storage.cache import BufferStore, ensure_uploaded
 from ..storage.database import known_result
 from ..storage.deep_results import ensure_members_uploaded
-from ..storage.execution_records import Recorder
+from ..storage.execution_records import Execution, Recorder
 from ..storage.job_report import JobReport
 from ..storage.uploads import Uploads
 from ..submit.submissions import with_dependencies
@@ -102,6 +103,8 @@ class TaskRunner:
         self._worker = worker
         self._recorder = Recorder(pool.buffers)
         self._closed = False
+        #: results that are being stored by tasks that have given their slot back
+        self._stored_without_slot = 0
         #: {key of a task: its attempt}
         self._attempts: dict[str, _Attempt] = {}
         worker.stream_handlers[messages.PUSH_CANCEL] = self.cancel
@@ -274,7 +277,21 @@ class TaskRunner:
         self.uploads.received(made)
         if parse_remote_job_written(result) is not None:
             return result
-        await self.uploads.wait(made)
+        with self._storing(job.key):
+            await self.uploads.wait(made)
+            await self._store(job, tf_checksum, execution, result, report)
+        return result
+
+    async def _store(
+        self,
+        job: Job,
+        tf_checksum: str,
+        execution: Execution,
+        result: str,
+        report: JobReport,
+    ) -> None:
+        """Store the result of a transformation whose code has ended."""
+        attempt = self._attempts[job.key]
         if job.scratch:
             self.recompute.remember(tf_checksum, job.tf_dunder)
         else:
@@ -291,7 +308,25 @@ class TaskRunner:
         await execution.store(tf_checksum, result, report, scratch=job.scratch)
         if not job.scratch:
             self.buffers.take_over(result)
-        return result
+
+    @contextmanager
+    def _storing(self, key: str) -> Iterator[None]:
+        """Give the slot of a task to another one while the result is being stored.
+
+        As many results as there are slots may be stored without; after that, tasks keep
+        their slots, so that results do not pile up where the hashserver is slow.
+        """
+        stream = self._worker.batched_stream
+        tells = self._stored_without_slot < self.pool.processes * self.pool.throttle
+        if not tells or stream is None or stream.closed():
+            yield
+            return
+        stream.send(messages.stores(key))
+        self._stored_without_slot += 1
+        try:
+            yield
+        finally:
+            self._stored_without_slot -= 1
 
     def cancel(self, keys: Sequence[str] = ()) -> None:
         """Stop tasks that this worker executes; their processes are replaced.
@@ -320,7 +355,7 @@ class TaskRunner:
     def close(self) -> None:
         """Stop asking for leases; running tasks are rescheduled."""
         self._closed = True
-        self._worker.stream_handlers.pop(messages.PUSH_CANCEL, None)
+        self._worker.stream_handlers[messages.PUSH_CANCEL] = ignore
         self._worker.handlers.pop(CALLER_WAITS, None)
         self.leases.close()
         self._recorder.close()

@@ -278,10 +278,10 @@ def test_what_builds_messages_and_what_parses_them_agree(
 ):
     """Everything that is sent is understood."""
     built = messages.registration(
-        holder, processes=number, throttle=2, resources={"S": amount}
+        holder, processes=number, throttle=2, units=amount, resources={"S": amount}
     )
     assert messages.parse_registration(built) == messages.Registration(
-        holder, number, 2, None, {"S": amount}
+        holder, number, 2, None, amount, {"S": amount}
     )
     asked = {
         lease_id: messages.lease_request(

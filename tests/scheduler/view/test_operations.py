@@ -16,6 +16,7 @@ from helpers.schedulers import (
     A,
     B,
     C,
+    D,
     asynchronous,
     cluster,
     gate,
@@ -29,8 +30,6 @@ from scheduler_ext.view import figures
 from scheduler_ext.view.metrics import SeamlessCollector
 
 pytestmark = pytest.mark.cluster
-
-D = "d" * 64
 
 
 async def scheduler_without_plugin(**options):
@@ -290,7 +289,7 @@ async def test_why_follows_the_chain_to_its_end():
         future = client.submit(pass_gate, called, key=key[A])
         await until(lambda: c.state(key[A]) == "waiting")
         await until(lambda: c.state(key[B]) == "processing")
-        await c.request(worker, key[D])
+        await c.request(worker, key[D], depth=2)
         await c.request(worker, key[C], owner=key[B], depth=1)
         reply = await why(c, A)
         assert (reply["state"], reply["reason"]) == (
