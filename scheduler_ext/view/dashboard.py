@@ -248,6 +248,7 @@ class Page(DashboardComponent):
         self._running = Table(
             "running", figures.RUNNING_FIELDS, (22, 12, 13, 9, 10, 34)
         )
+        self._failures = Table("failures", figures.FAILURE_FIELDS, (9, 32, 11, 48))
         self._decisions = Table("decisions", figures.DECISION_FIELDS, (12, 10, 78))
         self.source = self._curves.source
         self.root: Any = column(
@@ -256,6 +257,7 @@ class Page(DashboardComponent):
             self._curves.root,
             self._workers.root,
             row(self._waiting.root, self._running.root, sizing_mode="stretch_width"),
+            self._failures.root,
             self._decisions.root,
             sizing_mode="stretch_width",
             margin=10,
@@ -278,6 +280,7 @@ class Page(DashboardComponent):
         self._workers.update(now.workers_title, now.workers)
         self._waiting.update(now.waiting_title, now.waiting)
         self._running.update(now.running_title, now.running)
+        self._failures.update(now.failures_title, now.failures)
         self._decisions.update(now.decisions_title, now.decisions)
 
     def _warn(self, warnings: list[str]) -> None:

@@ -163,6 +163,14 @@ def _transformations(operations: Operations) -> Iterator[Family]:
         "ending",
         endings,
     )
+    yield _labelled(
+        CounterMetricFamily,
+        "seamless_failures",
+        "Transformations that failed, by name of the function; the names that come "
+        "after the first ones are counted together.",
+        "function",
+        operations.failures.by_name,
+    )
     yield CounterMetricFamily(
         "seamless_transformations_begun_again",
         "How often the code of a transformation began another time on its worker: its "

@@ -12,10 +12,12 @@ from collections.abc import Awaitable, Callable, Coroutine
 from dataclasses import replace
 from typing import TYPE_CHECKING, Any, Literal, TypeVar
 
+import dask
 from distributed import Client
 from seamless import Buffer, Checksum
 
-from scheduler_ext.messages import PUSH_RESULT
+from scheduler_ext.error_texts import with_pointer
+from scheduler_ext.messages import OWNER, PUSH_RESULT
 from scheduler_ext.task_keys import (
     NESTED_RESOURCE,
     TOP_LEVEL_RESOURCE,
@@ -30,6 +32,7 @@ from . import forked_drivers, tasks
 from .envelopes import Envelope
 from .envelopes import check as check_envelope
 from .fetching import FatFuture, Fetcher
+from .function_names import FunctionNames
 from .handles import Handle
 from .identity import identify
 from .ongoing import ClientClosed
@@ -90,6 +93,8 @@ class Submitter:
         self._process = os.getpid()
         #: protects the registry
         self._lock = threading.RLock()
+        #: names of functions, which it tells the scheduler
+        self.names = FunctionNames(dask_client)
         self._registry = Registry(lambda entry: entry.anchor.release())
         self._fetcher = Fetcher(dask_client)
         self._results = Results(dask_client, local_results, self.pace)
@@ -149,6 +154,7 @@ class Submitter:
         submission: TransformationSubmission,
         need_fat: bool = False,
         priority_boost: int = 0,
+        owner: str | None = None,
     ) -> TransformationFutures:
         """Submit a transformation, or join the submission of the same one.
 
@@ -164,6 +170,9 @@ class Submitter:
             Above 0 for nested work: its depth in the tree of transformations. Deeper
             work runs first, and nested work does not take the units of top-level
             work.
+        owner
+            Key of the transformation that calls, for those who watch the cluster. Only
+            needed without a lease, which tells it as well.
 
         Raises
         ------
@@ -192,6 +201,7 @@ class Submitter:
             depth=depth,
             contents=submission.contents,
             client=None if self.role == "worker" else self.client.id,
+            name=self.names.note(submission.transformation_dict),
         )
         unit = NESTED_RESOURCE if nested or identity.driver else TOP_LEVEL_RESOURCE
         with self._lock:
@@ -207,6 +217,7 @@ class Submitter:
                     job,
                     list(dependencies.values()),
                     {**identity.resources, unit: 1},
+                    {} if owner is None else {OWNER: owner},
                 )
             futures = self._handles(entry)
         if need_fat:
@@ -226,21 +237,27 @@ class Submitter:
             return self._registry.key(name)
 
     def _submit_base(
-        self, job: tasks.Job, dependencies: list[Entry], resources: dict[str, float]
+        self,
+        job: tasks.Job,
+        dependencies: list[Entry],
+        resources: dict[str, float],
+        annotations: dict[str, str],
     ) -> Entry:
         name = job.key
         job = replace(job, key=self._registry.key(name))
 
         def submit() -> Future:
-            return self.client.submit(
-                tasks.run_transformation,
-                job,
-                *(self._results.as_argument(dependency) for dependency in dependencies),
-                key=job.key,
-                priority=job.depth,
-                resources=resources,
-                pure=False,
-            )
+            arguments = [self._results.as_argument(each) for each in dependencies]
+            with dask.annotate(**annotations):
+                return self.client.submit(
+                    tasks.run_transformation,
+                    job,
+                    *arguments,
+                    key=job.key,
+                    priority=job.depth,
+                    resources=resources,
+                    pure=False,
+                )
 
         envelope = Envelope(job.tf_dunder, job.scratch)
         entry = Entry(name, job.key, job.tf_checksum, submit, submit(), envelope)
@@ -274,12 +291,12 @@ class Submitter:
             ended = isinstance(error, ConnectionError)
             level = logging.INFO if ended else logging.WARNING
             logger.log(level, "Task %s failed: %r", entry.key, error)
+            text = f"Task {entry.key} failed: {error!r}\n"
+            if entry.tf_checksum is not None and not ended:
+                name = self.names.shown(entry.key)
+                text = with_pointer(text, name, entry.tf_checksum)
             if not outcome.cancelled():
-                outcome.set_result(
-                    TransformationResult(
-                        entry.tf_checksum, None, f"Task {entry.key} failed: {error!r}\n"
-                    )
-                )
+                outcome.set_result(TransformationResult(entry.tf_checksum, None, text))
         else:
             if result.content is not None and result.result_checksum is not None:
                 recent_buffers.remember(
