@@ -10,7 +10,7 @@ from __future__ import annotations
 import re
 from typing import Any
 
-from .functions import DIGITS, clean
+from .functions import DIGITS, MAX_NAME, clean
 
 #: Bytes of an error that the scheduler keeps, from its beginning
 MAX_BYTES = 4_096
@@ -18,7 +18,7 @@ MAX_BYTES = 4_096
 MAX_LINE = 300
 
 _POINTER = re.compile(
-    r"^\[transformation .{1,100} failed; for more: "
+    rf"^\[transformation (.{{1,{MAX_NAME}}}) failed; for more: "
     rf"python -m seamless_dask\.status why ([0-9a-f]{{{DIGITS}}})\]\n?",
     re.MULTILINE,
 )
@@ -42,15 +42,17 @@ def with_pointer(text: str, name: str, checksum: str) -> str:
             f"[transformation {clean(name)} failed; for more: "
             f"python -m seamless_dask.status why {checksum[:DIGITS]}]"
         )
-    if text and not text.endswith("\n"):
-        text += "\n"
-    return f"{text}{line}\n"
+    body = text.rstrip()
+    return f"{body}\n{line}\n" if body else f"{line}\n"
 
 
 def origin(text: str) -> str | None:
-    """The first digits of the transformation that failed first; None if not said."""
+    """The name and first digits of what failed first, ``score 5d41402abc4b``.
+
+    None if the text does not say it.
+    """
     found = _POINTER.findall(text)
-    return found[-1] if found else None
+    return " ".join(found[-1]) if found else None
 
 
 def last_line(text: str) -> str:

@@ -10,7 +10,7 @@ from __future__ import annotations
 from collections import OrderedDict
 from typing import Any
 
-from .task_keys import code_of
+from .task_keys import code_of, code_of_prefix
 
 #: Characters of a name, at the most
 MAX_NAME = 60
@@ -69,6 +69,11 @@ class Functions:
     def name(self, key: str | None) -> str | None:
         """The name of the function that a task runs, None if it is not known."""
         code = code_of(key)
+        return None if code is None else self._names.get(code)
+
+    def name_of(self, prefix: str) -> str | None:
+        """The name of the function that the tasks of a Dask prefix run, if known."""
+        code = code_of_prefix(prefix)
         return None if code is None else self._names.get(code)
 
     def shown(self, key: str | None) -> str:

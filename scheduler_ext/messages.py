@@ -28,7 +28,7 @@ from typing import Any
 
 from . import error_texts, fields
 from .fields import Fields
-from .functions import DIGITS, clean
+from .functions import DIGITS, MAX_NAME, clean
 from .permission.events import Request
 
 #: Raised with every change that an older worker or client would not understand
@@ -346,7 +346,7 @@ def parse_failure(details: Mapping[str, Any]) -> tuple[str, str, str | None]:
     return (
         clean(error.get("line"), error_texts.MAX_LINE),
         error_texts.beginning(error.get("text")),
-        clean(source, DIGITS) if isinstance(source, str) else None,
+        clean(source, MAX_NAME + 1 + DIGITS) if isinstance(source, str) else None,
     )
 
 

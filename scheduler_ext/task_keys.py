@@ -139,6 +139,12 @@ def code_of(key: Any) -> str | None:
     return match[1] if match else None
 
 
+def code_of_prefix(prefix: str) -> str | None:
+    """Undo :func:`prefix_of`."""
+    code = prefix.removeprefix("base_")
+    return code if _CHECKSUM.fullmatch(code) and code != prefix else None
+
+
 def name_and_attempt(key: str) -> tuple[str, int]:
     """Undo :func:`task_key_of`."""
     name, separator, attempt = key.rpartition("-r")

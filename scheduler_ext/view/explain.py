@@ -399,8 +399,8 @@ def ending(subject: Subject, ended: Ended) -> str:
     text = _ENDINGS[ended.ending]
     if ended.ending == "cancelled" and subject.machine.waits(ended.key):
         return f"being {text}, its worker has not said so yet; asked for it"
-    if ended.ending in FAILED and ended.checksum is not None:
-        failure = subject.failures.of(ended.checksum)
+    if ended.ending in FAILED:
+        failure = subject.failures.of(ended.checksum or ended.key)
         if failure is not None:
             return _failed(failure)
     return text

@@ -39,7 +39,7 @@ class Failure:
     line: str
     #: its beginning
     text: str
-    #: first digits of another transformation whose failure has caused this one
+    #: name and first digits of another transformation that has caused it by failing
     cause: str | None
 
 
@@ -78,10 +78,15 @@ class Failures:
         """Up to ``limit`` failures, the newest first."""
         return list(islice(reversed(self._failures), limit))
 
-    def of(self, checksum: str) -> Failure | None:
-        """The last failure of a transformation, None if it is not remembered."""
-        found = (each for each in reversed(self._failures) if each.checksum == checksum)
-        return next(found, None)
+    def of(self, name: str) -> Failure | None:
+        """The last failure of a transformation, None if it is not remembered.
+
+        ``name`` is its checksum, or the key of its task if there is no checksum.
+        """
+        for failure in reversed(self._failures):
+            if name == (failure.checksum or failure.key):
+                return failure
+        return None
 
     def summary(self) -> dict[str, Any]:
         """The numbers, and the latest ones without their texts.

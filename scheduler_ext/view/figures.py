@@ -12,10 +12,9 @@ from typing import Any
 
 from distributed.metrics import monotonic, time
 
-from ..functions import DIGITS
 from . import explain
 from .failures import Failure
-from .labels import joined, named
+from .labels import joined, named, with_digits
 from .operations import Operations
 from .phrases import count, listed, size, span
 from .workers import TASKS_SEEN, paused, processes, work
@@ -280,7 +279,7 @@ def _failure_row(failure: Failure) -> Row:
     because = f" (because {failure.cause} failed)" if failure.cause else ""
     return {
         "time": f"{span(max(0.0, time() - failure.time))} ago",
-        "name": f"{label} {(failure.checksum or '')[:DIGITS]}",
+        "name": with_digits(label, failure.key, failure.checksum),
         "checksum": failure.checksum,
         "worker": failure.worker or "",
         "line": f"{failure.line}{because}",

@@ -12,6 +12,7 @@ from .. import messages
 from ..cancellation import LiveKeys
 from ..functions import DIGITS, Functions
 from ..permission.machine import PermissionMachine
+from ..task_keys import code_of
 
 #: Callers that a label names at the most
 MAX_CALLERS = 8
@@ -65,12 +66,10 @@ class Labels:
         """Such as ``score < dock < simulate``."""
         return joined(self.shown(key), self.callers(key))
 
-    def short(self, key: str | None, checksum: str | None = None) -> str:
+    def short(self, key: str | None) -> str:
         """The name and the first digits of the checksum, for sentences and lists."""
-        checksum = checksum or (None if key is None else self._live.checksum(key))
-        if checksum is not None:
-            return f"{self.shown(key)} {checksum[:DIGITS]}"
-        return f"{self.shown(key)} {(key or '(no key)')[:KEY_SHOWN]}"
+        checksum = None if key is None else self._live.checksum(key)
+        return with_digits(self.shown(key), key, checksum)
 
     def _owner(self, key: str | None) -> str | None:
         """The key of the transformation that called another one."""
@@ -92,8 +91,15 @@ def joined(name: str, callers: Sequence[str]) -> str:
     return text if len(text) <= MAX_LABEL else text[: MAX_LABEL - 1] + "…"
 
 
+def with_digits(label: str, key: str | None, checksum: str | None) -> str:
+    """A label and the first digits of the checksum, or what stands for them."""
+    if checksum is not None:
+        return f"{label} {checksum[:DIGITS]}"
+    if code_of(key) is not None:
+        return f"{label} (inputs awaited)"
+    return "not said" if key is None else f"{label} {key[:KEY_SHOWN]}"
+
+
 def named(row: Mapping[str, Any]) -> str:
-    """The label and the first digits of the checksum of a row of an overview."""
-    checksum, key = row["checksum"], row["key"]
-    digits = (key or "")[:KEY_SHOWN] if checksum is None else checksum[:DIGITS]
-    return f"{row['label']} {digits}".rstrip()
+    """The same for a row of an overview."""
+    return with_digits(row["label"], row["key"], row["checksum"])

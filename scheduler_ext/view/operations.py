@@ -24,7 +24,7 @@ from ..scaling import ScalingRecord
 from . import explain, search
 from .failures import Failure, Failures
 from .history import History, Journal, Sample
-from .labels import Labels, joined
+from .labels import Labels, joined, with_digits
 from .phrases import listed
 from .standstill import Watchdog
 from .workers import worker_of
@@ -114,7 +114,7 @@ class Operations:
     ) -> None:
         """Remember a failure, and write the first ones of each function into the log."""
         key = str(task.key)
-        own = origin is None or (checksum or "").startswith(origin)
+        own = origin is None or (checksum or "").startswith(origin[-DIGITS:])
         failure = Failure(
             key=key,
             checksum=checksum,
@@ -131,9 +131,8 @@ class Operations:
         if number <= LOGGED:
             more = "" if number < LOGGED else " (more of them are not logged)"
             logger.warning(
-                "%s %s failed on %s: %s%s",
-                joined(failure.name, failure.callers),
-                (checksum or key)[:DIGITS],
+                "%s failed on %s: %s%s",
+                with_digits(joined(failure.name, failure.callers), key, checksum),
                 failure.worker,
                 line,
                 more,

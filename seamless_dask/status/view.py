@@ -16,8 +16,7 @@ from rich.padding import Padding
 from rich.table import Table
 from rich.text import Text
 
-from scheduler_ext.functions import DIGITS
-from scheduler_ext.view.labels import joined, named
+from scheduler_ext.view.labels import joined, named, with_digits
 from scheduler_ext.view.phrases import count, listed, size, span
 from scheduler_ext.view.workers import PAUSED
 
@@ -60,6 +59,8 @@ def why(answer: Answer) -> RenderableType:
         text(f"{answer['state']}: {answer['reason']}"),
     ]
     if answer["matches"] is not None:
+        if not answer["found"]:
+            return Group(*parts)
         return Group(*parts, Text(), *_matches(answer["matches"]))
     ended = answer["ended"]
     if ended is not None and answer["state"] != "ended":
@@ -424,7 +425,7 @@ def _name(row: Answer) -> str:
 
 def _failed(failure: Answer) -> str:
     label = joined(failure["name"], failure["callers"])
-    return f"{label} {(failure['checksum'] or '')[:DIGITS]}".rstrip()
+    return with_digits(label, failure["key"], failure["checksum"])
 
 
 def _because(failure: Answer) -> str:

@@ -15,6 +15,7 @@ from scheduler_ext.task_keys import (
     buffer_key,
     checksum_of,
     code_of,
+    code_of_prefix,
     deferred_key,
     fat_key,
     is_transformation,
@@ -115,6 +116,7 @@ def test_dask_sees_one_function_per_code(
     ]
     assert {key_split(key) for key in keys} == {prefix_of(code)}
     assert {key_split_group(key) for key in keys} == {prefix_of(code)}
+    assert code_of_prefix(prefix_of(code)) == code
 
 
 @pytest.mark.parametrize("code", ["", "x", "A" * 64, "a" * 63, f"{'a' * 64}\n"])
@@ -122,6 +124,7 @@ def test_what_is_no_checksum_is_not_taken_for_one(code: str) -> None:
     """A key is valid whatever a transformation says of its code."""
     assert base_key(CHECKSUM, {}, code=code) == f"base-{CHECKSUM}"
     assert code_of(f"base_{code}-{CHECKSUM}") is None
+    assert code_of_prefix(prefix_of(code)) is code_of_prefix(f"base_{code}") is None
 
 
 @pytest.mark.parametrize("key", [("base-", 1), 7, b"base-", "x", "base-x"])
