@@ -54,7 +54,7 @@ class Calls:
     functions: Functions
     status: Callable[[], Reply]
     activity: Callable[[], Reply]
-    why: Callable[[str], Reply]
+    why: Callable[[str | None, str | None], Reply]
     failures: Callable[[], Reply]
 
     def handlers(self) -> dict[str, Callable[..., Any]]:
@@ -111,7 +111,7 @@ class Calls:
 
     @_answers
     def _on_why(self, **payload: Any) -> Reply:
-        return {"status": "ok", **self.why(messages.parse_why(payload))}
+        return {"status": "ok", **self.why(*messages.parse_why(payload))}
 
     @_answers
     def _on_failures(self, **payload: Any) -> Reply:

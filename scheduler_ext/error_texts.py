@@ -39,7 +39,7 @@ def with_pointer(text: str, name: str, checksum: str) -> str:
         text = text[: last.start()] + text[last.end() :]
     else:
         line = (
-            f"[transformation {clean(name)} failed; for more: "
+            f"[transformation {clean(name) or 'unnamed'} failed; for more: "
             f"python -m seamless_dask.status why {checksum[:DIGITS]}]"
         )
     body = text.rstrip()

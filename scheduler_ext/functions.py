@@ -39,9 +39,12 @@ def clean(text: Any, limit: int = MAX_NAME) -> str:
 
 
 def unnamed(key: str | None) -> str:
-    """What stands for an unknown name: the first digits of the checksum of the code."""
+    """What stands for an unknown name: the first digits of the checksum of the code.
+
+    That is not known of a transformation whose code is computed by another one.
+    """
     code = code_of(key)
-    return "code not known" if code is None else f"code {code[:CODE_SHOWN]}"
+    return "unnamed" if code is None else f"code {code[:CODE_SHOWN]}"
 
 
 class Functions:

@@ -220,19 +220,26 @@ def parse_cancel(payload: Mapping[str, Any]) -> tuple[str, ...]:
 
 
 def why(what: str) -> dict[str, Any]:
-    """The argument of OP_WHY."""
-    return {"what": what}
+    """The arguments of OP_WHY for what a person has said: see :func:`parse_why`."""
+    arguments = {"name": what}
+    if fields.is_prefix(what.lower()):
+        arguments["checksum"] = what.lower()
+    return arguments
 
 
-def parse_why(payload: Mapping[str, Any]) -> str:
-    """The argument of OP_WHY.
+def parse_why(payload: Mapping[str, Any]) -> tuple[str | None, str | None]:
+    """The arguments of OP_WHY, of which there is at least one.
 
-    The checksum of a transformation, its first digits, or the name of a function.
+    ``checksum``: of a transformation, or its first digits. ``name``: of a function, for
+    which there is a search if no transformation has the checksum.
     """
     arguments = Fields(payload)
-    what = arguments.take("what", fields.text)
+    name = arguments.take("name", fields.optional(fields.text), None)
+    default = {} if name is None else {"default": None}
+    check = fields.prefix if name is None else fields.optional(fields.prefix)
+    checksum = arguments.take("checksum", check, **default)
     arguments.finish()
-    return what
+    return checksum, name
 
 
 def function(code: str, name: str) -> dict[str, Any]:

@@ -6,7 +6,6 @@ Everything here only reads: no decision depends on it.
 from __future__ import annotations
 
 import logging
-import re
 from collections.abc import Callable
 from typing import Any
 
@@ -17,7 +16,7 @@ from .. import messages
 from ..activity import UNFINISHED, Activity
 from ..cancellation import STIMULUS, LiveKeys
 from ..error_texts import beginning, last_line
-from ..fields import MIN_PREFIX, InvalidMessage
+from ..fields import InvalidMessage
 from ..functions import DIGITS, Functions
 from ..permission.machine import PermissionMachine
 from ..scaling import ScalingRecord
@@ -33,8 +32,6 @@ logger = logging.getLogger(__name__)
 
 #: Failures of one function that are written into the log
 LOGGED = 20
-#: A checksum, or its beginning
-_DIGITS = re.compile(rf"[0-9a-f]{{{MIN_PREFIX},64}}")
 #: Prefixes of the stimuli that cancel tasks: ours, and Dask's
 _CANCELLATIONS = (STIMULUS, "cancel-")
 
@@ -183,33 +180,38 @@ class Operations:
         """The status of the plugin, with the time (Unix seconds) and the address."""
         return {"time": time(), "scheduler": self.scheduler.address, **self.status()}
 
-    def why(self, what: str) -> dict[str, Any]:
+    def why(self, checksum: str | None, name: str | None = None) -> dict[str, Any]:
         """Where a transformation is, see :func:`explain.why`.
 
-        ``what`` is its checksum, the beginning of it, or the name of its function: then
-        the answer is that of :func:`search.by_name`, unless there is only one. Raises
-        InvalidMessage if the checksums of several begin so.
+        ``checksum`` may be the beginning of it. If no transformation is known by it, the
+        answer is about those of the functions with this ``name``: it is that of
+        :func:`search.by_name`, unless there is only one. Raises InvalidMessage if the
+        checksums of several begin so.
         """
         now = monotonic()
-        if _DIGITS.fullmatch(what):
-            known = [what]
-            if len(what) < 64:
-                known = search.begin_so(self.subject, what)
-            if len(known) > 1:
-                names = listed(known[: explain.MAX_NAMED], len(known))
-                raise InvalidMessage(
-                    [
-                        f"field 'what': got {what!r}, allowed: more digits, "
-                        f"since {len(known)} transformations begin so: {names}"
-                    ]
-                )
-            if known:
-                return explain.why(self.subject, known[0], now)
-        codes = self.functions.named(what)
-        if not codes and _DIGITS.fullmatch(what):
-            return explain.why(self.subject, what, now)
+        if checksum is not None:
+            reply = self._by_checksum(checksum, now)
+            if reply["found"] or name is None:
+                return reply
+        codes = self.functions.named(name or "")
+        if not codes and checksum is not None:
+            return reply
         reply = search.by_name(self.subject, codes, now)
         rows = reply["matches"]["rows"]
         if len(rows) == 1 and rows[0]["checksum"] is not None:
             return explain.why(self.subject, rows[0]["checksum"], now)
         return reply
+
+    def _by_checksum(self, checksum: str, now: float) -> dict[str, Any]:
+        if len(checksum) < 64:
+            known = search.begin_so(self.subject, checksum)
+            if len(known) > 1:
+                names = listed(known[: explain.MAX_NAMED], len(known))
+                raise InvalidMessage(
+                    [
+                        f"field 'checksum': got {checksum!r}, allowed: more digits, "
+                        f"since {len(known)} transformations begin so: {names}"
+                    ]
+                )
+            checksum = known[0] if known else checksum
+        return explain.why(self.subject, checksum, now)

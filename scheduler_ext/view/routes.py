@@ -49,7 +49,7 @@ class FailuresHandler(_Json):
 class WhyHandler(_Json):
     def get(self, what: str) -> None:
         try:
-            reply = self.operations.why(messages.parse_why({"what": what}))
+            reply = self.operations.why(*messages.parse_why(messages.why(what)))
         except InvalidMessage as problem:
             self.answer({"errors": list(problem.errors)}, 400)
             return

@@ -11,7 +11,6 @@ import asyncio
 import json
 import logging
 import os
-import re
 import struct
 import sys
 import time
@@ -28,7 +27,6 @@ from .address import NotClear, NotFound, resolve
 TIMEOUT = 10.0
 #: Part of this time for the connection
 CONNECT = 0.8
-_CHECKSUM = re.compile("[0-9a-fA-F]{6,64}")
 #: Columns of the output without a terminal
 PIPE_WIDTH = 160
 
@@ -64,7 +62,7 @@ Answer = dict[str, Any]
 
 
 @dataclass(frozen=True)
-class _Question:
+class Question:
     """A question to a scheduler.
 
     ``what`` is the checksum of a transformation, or a name, if ``about`` is "why".
@@ -91,7 +89,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
             from . import installed  # imports all packages; only --check needs them
 
             return installed.show(as_json=options.json)
-        question = _Question(resolve(where, protocol=_protocol()), about, what)
+        question = Question(resolve(where, protocol=_protocol()), about, what)
         with _quiet():
             return _show(question, as_json=options.json, every=options.watch)
     except NotFound as problem:
@@ -108,7 +106,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         return 0
 
 
-def ask(question: _Question, timeout: float) -> Answer:
+def ask(question: Question, timeout: float) -> Answer:
     """Ask a scheduler.
 
     Parameters
@@ -200,8 +198,7 @@ def _words(
             f'got {" ".join(words)!r}, allowed: at most one address, then "failures", '
             'or "why" and one checksum or name'
         )
-    what = rest[1]
-    return address, "why", what.lower() if _CHECKSUM.fullmatch(what) else what
+    return address, "why", rest[1]
 
 
 def _seconds(text: str) -> float:
@@ -222,7 +219,7 @@ def _protocol() -> str:
 # -- printing ----------------------------------------------------------------------
 
 
-def _show(question: _Question, *, as_json: bool, every: float | None) -> int:
+def _show(question: Question, *, as_json: bool, every: float | None) -> int:
     answer = ask(question, TIMEOUT)
     if as_json:
         for each in _repeated(question, answer, every):
@@ -253,7 +250,7 @@ def _show(question: _Question, *, as_json: bool, every: float | None) -> int:
 
 
 def _repeated(
-    question: _Question, answer: Answer, every: float | None
+    question: Question, answer: Answer, every: float | None
 ) -> Iterator[Answer]:
     yield answer
     while every is not None:
@@ -261,7 +258,7 @@ def _repeated(
         yield ask(question, TIMEOUT)
 
 
-def _view(question: _Question, answer: Answer) -> Any:
+def _view(question: Question, answer: Answer) -> Any:
     from . import view
 
     if question.about == "status":
@@ -278,9 +275,7 @@ def _code(answer: Answer) -> int:
 # -- the scheduler -----------------------------------------------------------------
 
 
-async def _ask(
-    question: _Question, timeout: float, arguments: dict[str, Any]
-) -> Answer:
+async def _ask(question: Question, timeout: float, arguments: dict[str, Any]) -> Answer:
     from distributed.core import rpc
 
     address = question.address

@@ -58,7 +58,7 @@ def test_a_server_that_is_not_one_of_dask(answer: bytes) -> None:
     thread.start()
     address = f"tcp://127.0.0.1:{server.getsockname()[1]}"
     with server, pytest.raises(NotFound, match=address):
-        status.ask(address, None, timeout=10)
+        status.ask(status.Question(address, "status"), timeout=10)
     thread.join(10)
 
 
@@ -189,7 +189,7 @@ async def test_the_whole_cluster(capsys) -> None:
             "3 pending",
             "1 of 1 in use, 0 lent",
             "Transformations that wait: 3",
-            "waits for 1 input: base-aaaa",
+            "waits for 1 input: unnamed aaaa",
             "waits for 2 calls",
             "1 -> 4",
         ):
@@ -213,10 +213,10 @@ async def test_the_whole_cluster(capsys) -> None:
 
         code, text, _ = await command(capsys, c.scheduler.address, "why", B[:8].upper())
         assert code == 0
-        chain = [line.split()[:4] for line in text.splitlines()]
-        assert text.startswith(f"{B}\ndependency: waits for 1 input")
-        assert ["1", A[:12], "alpha", "calling"] in chain
-        assert ["2", C[:12], "submission"] in [row[:3] for row in chain]
+        chain = [line.split()[:5] for line in text.splitlines()]
+        assert text.startswith(f"unnamed {B}\ndependency: waits for 1 input")
+        assert ["1", "unnamed", A[:12], "alpha", "calling"] in chain
+        assert ["2", "unnamed", "×2", C[:12], "submission"] in chain
         gate("x").set()
         await future
         code, text, _ = await command(capsys, c.scheduler.address, "why", B)
@@ -328,7 +328,8 @@ async def test_wrong_usage(capsys) -> None:
             ((address, "where", A), "allowed: at most one address"),
             ((address, "why"), "allowed: at most one address"),
             ((address, "--watch", "0"), "not between 0.1 and 86400"),
-            ((address, "why", "xyz"), "6 to 64 hexadecimal digits"),
+            ((address, "why", A, B), "allowed: at most one address"),
+            ((address, "failures", A), "allowed: at most one address"),
         ):
             code, _, errors = await command(capsys, *arguments)
             assert (code, expected in errors) == (2, True), errors
