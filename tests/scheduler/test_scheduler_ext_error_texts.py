@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-import msgpack
 import pytest
+from distributed.protocol import dumps, loads
 from helpers.schedulers import A, B
 from hypothesis import given
 from hypothesis import strategies as st
@@ -84,7 +84,7 @@ def test_the_beginning_can_be_sent_and_shown(text: str | None, limit: int) -> No
 def test_what_a_worker_reports_comes_back(text: str, source: str | None) -> None:
     """Over the wire, whatever the error says."""
     report = messages.report("failed", 0, begun=1, resume_wait=None, error=text)
-    metadata = msgpack.unpackb(msgpack.packb({messages.REPORT: report}))
+    metadata = loads(dumps({messages.REPORT: report}))
     details = messages.parse_report(metadata)
     assert details is not None
     line, begin, first = messages.parse_failure(details)
