@@ -23,7 +23,7 @@ from .workers import TASKS_SEEN, paused, processes, work
 WORKERS_SHOWN = 20
 TRANSFORMATIONS_SHOWN = 15
 DECISIONS_SHOWN = 10
-FAILURES_SHOWN = 15
+FAILURES_SHOWN = 10
 
 Row = dict[str, Any]
 
