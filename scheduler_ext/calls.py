@@ -16,6 +16,7 @@ from .activity import UNFINISHED
 from .cancellation import STIMULUS, LiveKeys
 from .delivery import Delivery, sorted_out
 from .fields import InvalidMessage
+from .functions import Functions
 from .messages import PROTOCOL, error_reply
 from .permission.events import Decision, Granted, IllegalEvent, Refused, Start
 from .permission.machine import PermissionMachine
@@ -43,16 +44,18 @@ def _answers(handler: Callable[..., Reply]) -> Callable[..., Reply]:
 
 @dataclass
 class Calls:
-    """The handlers; ``status``, ``activity`` and ``why`` are functions of the plugin."""
+    """The handlers; the last four fields are functions of the plugin."""
 
     scheduler: Scheduler
     machine: PermissionMachine
     live: LiveKeys
     delivery: Delivery
     registrations: Registrations
+    functions: Functions
     status: Callable[[], Reply]
     activity: Callable[[], Reply]
-    why: Callable[[str], Reply]
+    why: Callable[[str | None, str | None], Reply]
+    failures: Callable[[], Reply]
 
     def handlers(self) -> dict[str, Callable[..., Any]]:
         """Calls that have an answer, by name."""
@@ -65,6 +68,7 @@ class Calls:
             messages.OP_ACTIVITY: self._on_activity,
             messages.OP_CANCEL: self._on_cancel,
             messages.OP_WHY: self._on_why,
+            messages.OP_FAILURES: self._on_failures,
         }
 
     def stream_handlers(self) -> dict[str, Callable[..., None]]:
@@ -74,6 +78,7 @@ class Calls:
             messages.OP_NAME: self._on_name_stream,
             messages.OP_MARK: self._on_mark_stream,
             messages.OP_STORES: self._on_stores_stream,
+            messages.OP_FUNCTION: self._on_function_stream,
         }
 
     # -- handlers ----------------------------------------------------------------
@@ -84,6 +89,13 @@ class Calls:
             self.scheduler.client_send(
                 client, messages.push_seen(number, self.machine.held)
             )
+
+    def _on_function_stream(self, client: str = "", **payload: Any) -> None:
+        """A client tells the name of the function in a code."""
+        try:
+            self.functions.learn(*messages.parse_function(payload))
+        except Exception:  # it would cut the connection of the client
+            logger.exception("Name of a function from %s", client)
 
     @_answers
     def _on_version(self, **payload: Any) -> Reply:
@@ -102,7 +114,12 @@ class Calls:
 
     @_answers
     def _on_why(self, **payload: Any) -> Reply:
-        return {"status": "ok", **self.why(messages.parse_why(payload))}
+        return {"status": "ok", **self.why(*messages.parse_why(payload))}
+
+    @_answers
+    def _on_failures(self, **payload: Any) -> Reply:
+        messages.parse_nothing(payload)
+        return {"status": "ok", **self.failures()}
 
     @_answers
     def _on_register_worker(self, **payload: Any) -> Reply:

@@ -10,7 +10,8 @@ arguments of one call and returns a frozen value, or raises
 
 Calls to the scheduler (all return ``{"status": "ok", ...}`` or :func:`error_reply`):
 the ``OP_*`` names. On the stream of a worker OP_RELEASE is possible as well, and
-OP_NAME and OP_STORES only there; such messages have no answer. Messages that the scheduler sends to
+OP_NAME and OP_STORES only there; on the stream of a client OP_FUNCTION; such messages have no
+answer. Messages that the scheduler sends to
 a worker that has registered: ``PUSH_DECISIONS`` with ``granted`` (ids) and ``refused``
 ({id: reason}), and ``PUSH_CANCEL`` with ``keys``. Decisions travel on another
 connection than the reply to the request, and may overtake it.
@@ -26,8 +27,9 @@ from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from typing import Any
 
-from . import fields
+from . import error_texts, fields
 from .fields import Fields
+from .functions import DIGITS, MAX_NAME, clean
 from .permission.events import Request
 from .permission.needs import needs_of
 
@@ -43,6 +45,8 @@ OP_ACTIVITY = "seamless_activity"
 OP_CANCEL = "seamless_cancel"
 OP_NAME = "seamless_name"
 OP_WHY = "seamless_why"
+OP_FAILURES = "seamless_failures"
+OP_FUNCTION = "seamless_function"
 OP_MARK = "seamless_mark"
 OP_STORES = "seamless_stores"
 
@@ -53,6 +57,9 @@ PUSH_SEEN = "seamless_seen"
 
 #: annotation of a task that another worker had before: its result may be stored
 RUNS_AGAIN = "seamless_runs_again"
+
+#: annotation of a task without a lease: the key of the transformation that called it
+OWNER = "seamless_owner"
 
 #: name under which a worker reports in the metadata of a task how its run ended, see
 #: :func:`report`
@@ -238,17 +245,44 @@ def parse_cancel(payload: Mapping[str, Any]) -> tuple[str, ...]:
     return checksums
 
 
-def why(checksum: str) -> dict[str, Any]:
-    """The argument of OP_WHY."""
-    return {"checksum": checksum}
+def why(what: str) -> dict[str, Any]:
+    """The arguments of OP_WHY for what a person has said: see :func:`parse_why`."""
+    arguments = {"name": what}
+    if fields.is_prefix(what.lower()):
+        arguments["checksum"] = what.lower()
+    return arguments
 
 
-def parse_why(payload: Mapping[str, Any]) -> str:
-    """The argument of OP_WHY: the checksum of a transformation, or its first digits."""
+def parse_why(payload: Mapping[str, Any]) -> tuple[str | None, str | None]:
+    """The arguments of OP_WHY, of which there is at least one.
+
+    ``checksum``: of a transformation, or its first digits. ``name``: of a function, for
+    which there is a search if no transformation has the checksum.
+    """
     arguments = Fields(payload)
-    checksum = arguments.take("checksum", fields.prefix)
+    name = arguments.take("name", fields.optional(fields.text), None)
+    default = {} if name is None else {"default": None}
+    check = fields.prefix if name is None else fields.optional(fields.prefix)
+    checksum = arguments.take("checksum", check, **default)
     arguments.finish()
-    return checksum
+    return checksum, name
+
+
+def function(code: str, name: str) -> dict[str, Any]:
+    """The message OP_FUNCTION on a client's stream.
+
+    The name of the function in a code, which is given by its checksum.
+    """
+    return {"op": OP_FUNCTION, "code": code, "name": name}
+
+
+def parse_function(payload: Mapping[str, Any]) -> tuple[str, str]:
+    """The arguments of OP_FUNCTION: the checksum of a code, and the function's name."""
+    arguments = Fields(payload)
+    code = arguments.take("code", fields.checksum)
+    name = arguments.take("name", fields.text)
+    arguments.finish()
+    return code, name
 
 
 def name(key: str, checksum: str) -> dict[str, Any]:
@@ -315,21 +349,54 @@ def push_seen(number: int, held: int) -> dict[str, Any]:
 
 
 def report(
-    ending: str, cache_hits: int, *, begun: int | None, resume_wait: float | None
+    ending: str,
+    cache_hits: int,
+    *,
+    begun: int | None,
+    resume_wait: float | None,
+    error: str | None = None,
 ) -> dict[str, Any]:
     """The value under REPORT in the metadata of a task.
 
     ``ending`` is one of :data:`.view.history.REPORTED`, ``cache_hits`` the number of
     results that were found for nested transformations. Two fields are there only if its
     code ran: ``begun``, how often the code began, and ``resume_wait``, how many seconds
-    it waited for its process after its calls had ended.
+    it waited for its process after its calls had ended. A failure has ``error``: what
+    :func:`failure` makes of its text.
     """
     details: dict[str, Any] = {"ending": ending, "cache_hits": cache_hits}
     if begun is not None:
         details["begun"] = begun
     if resume_wait is not None:
         details["resume_wait"] = resume_wait
+    if error is not None:
+        details["error"] = failure(error)
     return details
+
+
+def failure(text: str) -> dict[str, Any]:
+    """An error without all that the scheduler does not keep.
+
+    ``line``, ``text`` and ``origin``: see :mod:`.error_texts`.
+    """
+    return {
+        "line": error_texts.last_line(text),
+        "text": error_texts.beginning(text),
+        "origin": error_texts.origin(text),
+    }
+
+
+def parse_failure(details: Mapping[str, Any]) -> tuple[str, str, str | None]:
+    """``line``, ``text`` and ``origin`` of the error in a report; empty if invalid."""
+    error = details.get("error")
+    if not isinstance(error, dict):
+        return "", "", None
+    source = error.get("origin")
+    return (
+        clean(error.get("line"), error_texts.MAX_LINE),
+        error_texts.beginning(error.get("text")),
+        clean(source, MAX_NAME + 1 + DIGITS) if isinstance(source, str) else None,
+    )
 
 
 def parse_report(metadata: Mapping[str, Any] | None) -> Mapping[str, Any] | None:

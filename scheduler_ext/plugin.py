@@ -27,14 +27,16 @@ from .cancellation import LiveKeys
 from .clock import Clock
 from .delivery import Delivery
 from .demand import Demand, DemandMeter
+from .functions import Functions
 from .losses import Losses
 from .messages import PROTOCOL
 from .permission.machine import PermissionMachine
 from .placement import Placement
+from .prefixes import Prefixes
 from .registrations import Registrations
 from .retiring import Retiring
 from .scaling import ScalingRecord
-from .task_keys import is_transformation
+from .task_keys import code_of, is_transformation
 from .version import __version__
 from .view import workers
 from .view.operations import Operations
@@ -81,6 +83,8 @@ class SeamlessSchedulerPlugin(SchedulerPlugin):
         self._retiring = Retiring(scheduler, self._machine, self._delivery.deliver)
         self._losses = Losses(scheduler)
         self._clock = Clock(scheduler)
+        self._functions = Functions()
+        self._prefixes = Prefixes(scheduler)
         #: what the wrapper reports about the number of workers
         self.scaling = ScalingRecord()
         self._quiet_beats = 0
@@ -92,6 +96,7 @@ class SeamlessSchedulerPlugin(SchedulerPlugin):
             self._live,
             self.scaling,
             self._activity,
+            self._functions,
             self.status,
         )
         self._pages = Pages(scheduler, self.operations)
@@ -101,9 +106,11 @@ class SeamlessSchedulerPlugin(SchedulerPlugin):
             self._live,
             self._delivery,
             self._registrations,
+            self._functions,
             status=self.status,
             activity=self.activity_snapshot,
             why=self.operations.why,
+            failures=self.operations.failures.answer,
         )
 
     # -- life cycle --------------------------------------------------------------
@@ -115,6 +122,7 @@ class SeamlessSchedulerPlugin(SchedulerPlugin):
         for key, task in scheduler.tasks.items():
             transformation = is_transformation(key)
             self._activity.move("released", task.state, transformation, now)
+            self._runs_code_of(key)
             if task.state in UNFINISHED:
                 self._meter.unfinished(key)
                 if transformation:
@@ -229,6 +237,7 @@ class SeamlessSchedulerPlugin(SchedulerPlugin):
             self._activity.move(start, finish, transformation, monotonic())
             if finish in UNFINISHED and start not in UNFINISHED:
                 self._meter.unfinished(key)
+                self._runs_code_of(key)
             if transformation:
                 self.operations.moved(key, start, finish, stimulus_id)
                 self._transformation_moved(key, start, finish)
@@ -311,6 +320,7 @@ class SeamlessSchedulerPlugin(SchedulerPlugin):
         machine = self._machine
         quiet_beats, self._quiet_beats = self._quiet_beats, 0
         self.operations.watchdog.beat(now)
+        self._prefixes.forget()
         if not (machine.live or machine.held):
             return
         self._placement.keep_waiting()
@@ -326,6 +336,13 @@ class SeamlessSchedulerPlugin(SchedulerPlugin):
         self._delivery.deliver(machine.nothing_running(now))
 
     # -- steps -------------------------------------------------------------------
+
+    def _runs_code_of(self, key: Any) -> None:
+        """There is a new task; it may be that of a transformation."""
+        code = code_of(key)
+        if code is not None:
+            self._functions.used(code)
+            self._prefixes.used(code)
 
     def _transformation_moved(self, key: str, start: str, finish: str) -> None:
         machine = self._machine

@@ -13,6 +13,8 @@ from typing import Any
 from distributed.metrics import monotonic, time
 
 from . import explain
+from .failures import Failure
+from .labels import joined, named, with_digits
 from .operations import Operations
 from .phrases import count, listed, size, span
 from .workers import executing, paused, processes, work
@@ -21,8 +23,7 @@ from .workers import executing, paused, processes, work
 WORKERS_SHOWN = 20
 TRANSFORMATIONS_SHOWN = 15
 DECISIONS_SHOWN = 10
-#: Characters of a checksum or key that are shown
-KEY_SHOWN = 16
+FAILURES_SHOWN = 10
 
 Row = dict[str, Any]
 
@@ -53,6 +54,12 @@ RUNNING_FIELDS = {
     "state": "state",
     "reason": "what it does",
 }
+FAILURE_FIELDS = {
+    "time": "time",
+    "name": "transformation",
+    "worker": "worker",
+    "line": "error",
+}
 DECISION_FIELDS = {"time": "time", "change": "workers", "reason": "reason"}
 
 
@@ -75,11 +82,13 @@ class Figures:
     workers: list[Row]
     waiting: list[Row]
     running: list[Row]
+    failures: list[Row]
     decisions: list[Row]
     #: above each table: the number of entries, and how many are shown
     workers_title: str
     waiting_title: str
     running_title: str
+    failures_title: str
     decisions_title: str
     #: paused workers, a standstill, problems with the batch system
     problems: list[str]
@@ -94,6 +103,8 @@ def figures(operations: Operations) -> Figures:
     workers = _workers(operations)
     waiting = [_waiting_row(row) for row in overview["waiting"]]
     running = [_running_row(row) for row in overview["with_workers"]]
+    failed = operations.failures
+    failures = [_failure_row(each) for each in failed.latest(FAILURES_SHOWN)]
     decisions = [
         _decision_row(decision)
         for decision in reversed(scaling["decisions"][-DECISIONS_SHOWN:])
@@ -103,6 +114,7 @@ def figures(operations: Operations) -> Figures:
         workers=workers,
         waiting=waiting,
         running=running,
+        failures=failures,
         decisions=decisions,
         workers_title=_title(
             "Workers",
@@ -124,6 +136,13 @@ def figures(operations: Operations) -> Figures:
             overview["with_workers_total"],
             "oldest",
             "no worker has a transformation",
+        ),
+        failures_title=_title(
+            "Failed transformations",
+            failures,
+            failed.total,
+            "latest",
+            "none so far",
         ),
         decisions_title=_title(
             "Scaling decisions",
@@ -230,7 +249,7 @@ def _workers(operations: Operations) -> list[Row]:
 
 def _waiting_row(row: Row) -> Row:
     return {
-        "name": _short(row),
+        "name": named(row),
         "checksum": row["checksum"],
         "age": f"{span(row['age_seconds'])} ago",
         "state": row["state"],
@@ -241,7 +260,7 @@ def _waiting_row(row: Row) -> Row:
 def _running_row(row: Row) -> Row:
     held = row["worker_seconds"]
     return {
-        "name": _short(row),
+        "name": named(row),
         "checksum": row["checksum"],
         "age": f"{span(row['age_seconds'])} ago",
         "held": "" if held is None else f"{span(held)} ago",
@@ -251,20 +270,24 @@ def _running_row(row: Row) -> Row:
     }
 
 
+def _failure_row(failure: Failure) -> Row:
+    label = joined(failure.name, failure.callers)
+    because = f" (because {failure.cause} failed)" if failure.cause else ""
+    return {
+        "time": f"{span(max(0.0, time() - failure.time))} ago",
+        "name": with_digits(label, failure.key, failure.checksum),
+        "checksum": failure.checksum,
+        "worker": failure.worker or "",
+        "line": f"{failure.line}{because}",
+    }
+
+
 def _decision_row(decision: Row) -> Row:
     return {
         "time": f"{span(max(0.0, time() - decision['time']))} ago",
         "change": f"{decision['from']} → {decision['to']}",
         "reason": decision["reason"],
     }
-
-
-def _short(row: Row) -> str:
-    """The first characters of a transformation's checksum or key."""
-    name = row["checksum"] or row["key"]
-    if name is None:
-        return "not said"
-    return name if len(name) <= KEY_SHOWN else name[:KEY_SHOWN] + "…"
 
 
 def _stalls(operations: Operations) -> list[str]:

@@ -178,6 +178,24 @@ def _transformations(operations: Operations) -> Iterator[Family]:
         "ending",
         endings,
     )
+    yield _labelled(
+        CounterMetricFamily,
+        "seamless_failures",
+        "Transformations that failed, by name of the function; the names that come "
+        "after the first ones are counted together.",
+        "function",
+        operations.failures.by_name,
+    )
+    names = GaugeMetricFamily(
+        "seamless_function",
+        "Always 1: names of the functions, to join with Dask's figures by prefix.",
+        labels=["task_prefix_name", "function"],
+    )
+    for prefix in operations.scheduler.task_prefixes:
+        name = operations.functions.name_of(prefix)
+        if name is not None:
+            names.add_metric([prefix, name], 1)
+    yield names
     yield CounterMetricFamily(
         "seamless_transformations_begun_again",
         "How often the code of a transformation began another time on its worker: its "

@@ -6,7 +6,7 @@ from collections.abc import Callable
 from typing import Any
 
 from distributed.core import Status
-from distributed.scheduler import Scheduler, WorkerState
+from distributed.scheduler import Scheduler, TaskState, WorkerState
 
 from ..messages import parse_figures
 from ..permission.machine import PermissionMachine
@@ -30,6 +30,16 @@ def paused(scheduler: Scheduler) -> str:
     number = sum(ws.status == Status.paused for ws in scheduler.workers.values())
     verb = "is" if number == 1 else "are"
     return f"{count(number, 'worker')} {verb} paused: {PAUSED}" if number else ""
+
+
+def worker_of(scheduler: Scheduler, task: TaskState) -> str | None:
+    """The name of the worker on which a task has ended; None if it is not known."""
+    for ws in task.who_has or ():
+        return str(ws.name)
+    for address in task.erred_on or ():
+        known = scheduler.workers.get(address)
+        return address if known is None else str(known.name)
+    return None
 
 
 def processes(ws: WorkerState) -> int | None:

@@ -11,10 +11,12 @@ from collections.abc import Awaitable, Callable, Coroutine
 from dataclasses import replace
 from typing import TYPE_CHECKING, Any, Literal, TypeVar
 
+import dask
 from distributed import Client
 from seamless import Buffer, Checksum
 
-from scheduler_ext.messages import PUSH_RESULT
+from scheduler_ext.error_texts import with_pointer
+from scheduler_ext.messages import OWNER, PUSH_RESULT
 from scheduler_ext.task_keys import (
     NESTED_RESOURCE,
     TOP_LEVEL_RESOURCE,
@@ -31,6 +33,7 @@ from .client_loop import ClientLoop
 from .envelopes import Envelope
 from .envelopes import check as check_envelope
 from .fetching import FatFuture, Fetcher
+from .function_names import FunctionNames
 from .handles import Handle
 from .identity import identify
 from .pace import Pace
@@ -89,6 +92,8 @@ class Submitter:
         self.pace = Pace(dask_client)
         #: protects the registry
         self._lock = threading.RLock()
+        #: names of functions, which it tells the scheduler
+        self.names = FunctionNames(dask_client)
         self._registry = Registry(lambda entry: entry.anchor.release())
         self._results = Results(dask_client, local_results, self.pace)
         #: whether a call of `_prune` is scheduled
@@ -117,6 +122,7 @@ class Submitter:
         submission: TransformationSubmission,
         need_fat: bool = False,
         priority_boost: int = 0,
+        owner: str | None = None,
     ) -> TransformationFutures:
         """Submit a transformation, or join the submission of the same one.
 
@@ -132,6 +138,9 @@ class Submitter:
             Above 0 for nested work: its depth in the tree of transformations. Deeper
             work runs first, and nested work does not take the units of top-level
             work.
+        owner
+            Key of the transformation that calls, for those who watch the cluster. Only
+            needed without a lease, which tells it as well.
 
         Raises
         ------
@@ -160,6 +169,7 @@ class Submitter:
             depth=depth,
             contents=submission.contents,
             client=None if self.role == "worker" else self.client.id,
+            name=self.names.note(submission.transformation_dict),
         )
         unit = NESTED_RESOURCE if nested or identity.driver else TOP_LEVEL_RESOURCE
         with self._lock:
@@ -175,6 +185,7 @@ class Submitter:
                     job,
                     list(dependencies.values()),
                     {**identity.resources, unit: 1},
+                    {} if owner is None else {OWNER: owner},
                 )
             futures = self._handles(entry)
         if need_fat:
@@ -201,23 +212,29 @@ class Submitter:
             return self._registry.key(identity.key), identity.resources
 
     def _submit_base(
-        self, job: tasks.Job, dependencies: list[Entry], resources: dict[str, float]
+        self,
+        job: tasks.Job,
+        dependencies: list[Entry],
+        resources: dict[str, float],
+        annotations: dict[str, str],
     ) -> Entry:
         name = job.key
         job = replace(job, key=self._registry.key(name))
 
         def submit() -> Future:
-            return self.client.submit(
-                tasks.run_transformation,
-                job,
-                *(self._results.as_argument(dependency) for dependency in dependencies),
-                key=job.key,
-                priority=job.depth,
-                resources=resources,
-                pure=False,
-            )
+            arguments = [self._results.as_argument(each) for each in dependencies]
+            with dask.annotate(**annotations):
+                return self.client.submit(
+                    tasks.run_transformation,
+                    job,
+                    *arguments,
+                    key=job.key,
+                    priority=job.depth,
+                    resources=resources,
+                    pure=False,
+                )
 
-        if dependencies:
+        if dependencies or annotations:
             self._batches.flush()  # a dependency may be among them
             anchor = submit()
         else:
@@ -265,12 +282,12 @@ class Submitter:
             ended = isinstance(error, ConnectionError)
             level = logging.INFO if ended else logging.WARNING
             logger.log(level, "Task %s failed: %r", entry.key, error)
+            text = f"Task {entry.key} failed: {error!r}\n"
+            if entry.tf_checksum is not None and not ended:
+                name = self.names.shown(entry.key)
+                text = with_pointer(text, name, entry.tf_checksum)
             if not outcome.cancelled():
-                outcome.set_result(
-                    TransformationResult(
-                        entry.tf_checksum, None, f"Task {entry.key} failed: {error!r}\n"
-                    )
-                )
+                outcome.set_result(TransformationResult(entry.tf_checksum, None, text))
         else:
             if result.content is not None and result.result_checksum is not None:
                 recent_buffers.remember(

@@ -6,7 +6,7 @@ import asyncio
 import logging
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from typing import TYPE_CHECKING, Any
 
 from distributed import Reschedule
@@ -16,11 +16,13 @@ from seamless_transformer.remote_job import parse_remote_job_written
 from seamless_transformer.transformation_utils import tf_get_buffer
 
 from scheduler_ext import messages
+from scheduler_ext.error_texts import with_pointer
+from scheduler_ext.functions import DIGITS
 
 from ..cluster.inner import CALLER_WAITS
 from ..cluster.leases import Leases, ignore
 from ..errors import DependencyFailed, JobFailed, TransformationError
-from ..neighbours.pins import buffers_to_run
+from ..neighbours.pins import buffers_to_run, code_checksum
 from ..pool.pool import Pool
 from ..storage.cache import BufferStore, ensure_uploaded
 from ..storage.database import known_result
@@ -146,10 +148,22 @@ class TaskRunner:
         else:
             if self._closed and result.error is not None:
                 raise Reschedule  # perhaps it failed only because this runner closed
+            result = self._with_pointer(job, result)
             self._report(job, attempt, result)
             return result
         finally:
             del self._attempts[job.key]
+
+    def _with_pointer(
+        self, job: Job, result: TransformationResult
+    ) -> TransformationResult:
+        """Let an error say which transformation has failed first."""
+        if result.error is None or result.tf_checksum is None:
+            return result
+        name = self.submitter.names.shown(job.key)
+        return replace(
+            result, error=with_pointer(result.error, name, result.tf_checksum)
+        )
 
     def _is_wanted(self, key: str) -> bool:
         """Whether a task was not cancelled between its start and now."""
@@ -160,6 +174,8 @@ class TaskRunner:
         self, job: Job, dependencies: Sequence[TransformationResult]
     ) -> TransformationResult:
         tf_checksum = job.tf_checksum
+        names = self.submitter.names
+        names.learn(code_checksum(job.transformation_dict), job.name)
         try:
             job = with_dependencies(job, dependencies)
             buffer = tf_get_buffer(job.transformation_dict)
@@ -176,6 +192,8 @@ class TaskRunner:
                 if known is not None:
                     return self._result(tf_checksum, known, cached=True)
             inputs = await self._resolve_inputs(job)
+            if job.name is None:
+                names.note(job.transformation_dict, self.buffers.at_hand)
             # The process also needs the buffer of the transformation itself.
             result = await self._execute(job, tf_checksum, [buffer, *inputs])
         except JobFailed as error:
@@ -227,6 +245,7 @@ class TaskRunner:
             attempt.cache_hits,
             begun=None if ran is None else ran.begun,
             resume_wait=None if ran is None else ran.waited,
+            error=(result.error or "") if ending == "failed" else None,
         )
         if job.client is not None and len(result.error or "") <= INLINE_LIMIT:
             task.metadata[messages.RESULT] = messages.parcel(job.client, asdict(result))
@@ -272,6 +291,7 @@ class TaskRunner:
                     key=job.key,
                     depth=job.depth,
                     inputs=inputs,
+                    label=f"{self.submitter.names.shown(job.key)} {tf_checksum[:DIGITS]}",
                 )
         attempt.report = report
         self.uploads.received(made)

@@ -88,7 +88,7 @@ def test_a_job_that_ends_its_process(
     suspect.compute()
     assert suspect.exception is not None
     checksum = suspect.construct().hex()
-    text = f"ran transformation {checksum} was lost 3 times"
+    text = f" {checksum[:12]} was lost 3 times"
     assert text in suspect.exception
     with pytest.raises(RuntimeError, match=cause):
         suspect.run()
