@@ -43,8 +43,7 @@ _CHECKSUM = re.compile(r"[0-9a-f]{64}")
 _KEY = re.compile(r"base(?:_([0-9a-f]{64}))?-([0-9a-f]{64})((?:-.*)?)", re.DOTALL)
 #: the mark of a digest, which is no checksum, in the suffix
 _DEFERRED = re.compile(r"-deferred(?:-r[0-9]+)?$")
-
-_DRIVER = re.compile(r"-driver(?:-scratch)?(?:-r\d+)?$")
+_DRIVER = re.compile(r"-driver(?:-scratch)?(?:-deferred)?(?:-r[0-9]+)?$")
 
 
 # -- building ----------------------------------------------------------------------

@@ -13,6 +13,7 @@ import threading
 from collections.abc import Callable
 from typing import TYPE_CHECKING, Any
 
+import dask
 from distributed import Future
 
 from .tasks import Job, run_transformation
@@ -57,19 +58,21 @@ class Batches:
         self._pace = pace
         self._on_failure = on_failure
         self._lock = threading.RLock()
-        #: jobs that are not sent yet, with their resources and futures
-        self._jobs: list[tuple[Job, dict[str, float], Future]] = []
+        #: jobs that are not sent yet, with resources, annotations and futures
+        self._jobs: list[tuple[Job, dict[str, float], dict[str, str], Future]] = []
         #: whether a call of `flush` is scheduled, and at once
         self._scheduled = self._urgent = False
 
-    def submit(self, job: Job, resources: dict[str, float]) -> Future:
+    def submit(
+        self, job: Job, resources: dict[str, float], annotations: dict[str, str]
+    ) -> Future:
         """Submit a task without dependencies, soon; return its future at once.
 
         Nested work has a slot already, so it is never kept for a while.
         """
         future: Future = Future(job.key, self._client)
         with self._lock:
-            self._jobs.append((job, resources, future))
+            self._jobs.append((job, resources, annotations, future))
             if len(self._jobs) >= MOST:
                 self.flush()
             elif not self._scheduled or (job.depth and not self._urgent):
@@ -90,28 +93,36 @@ class Batches:
             self._scheduled = self._urgent = False
             collected, self._jobs = self._jobs, []
             graphs: dict[Any, list[Job]] = {}
-            for job, resources, future in collected:
+            for job, resources, annotations, future in collected:
                 if not future.cancelled():
-                    kind = job.depth, tuple(sorted(resources.items()))
+                    needs = tuple(sorted(resources.items()))
+                    kind = job.depth, needs, tuple(sorted(annotations.items()))
                     graphs.setdefault(kind, []).append(job)
-            for (depth, resources), jobs in graphs.items():
-                self._send(jobs, depth, dict(resources))
+            for (depth, needs, notes), jobs in graphs.items():
+                self._send(jobs, depth, dict(needs), dict(notes))
 
-    def _send(self, jobs: list[Job], depth: int, resources: dict[str, float]) -> None:
+    def _send(
+        self,
+        jobs: list[Job],
+        depth: int,
+        resources: dict[str, float],
+        annotations: dict[str, str],
+    ) -> None:
         try:
             # Its futures go at once: those of `submit` keep the tasks.
-            self._client.map(
-                run_transformation,
-                jobs,
-                key=[job.key for job in jobs],
-                priority=depth,
-                resources=resources,
-                pure=False,
-            )
+            with dask.annotate(**annotations):
+                self._client.map(
+                    run_transformation,
+                    jobs,
+                    key=[job.key for job in jobs],
+                    priority=depth,
+                    resources=resources,
+                    pure=False,
+                )
         except Exception as error:  # noqa: BLE001 - whatever a job contains, or a closed client
             if len(jobs) == 1:
                 self._on_failure(jobs[0], error)
                 return
             # One of them cannot be sent, which must not concern the others.
             for job in jobs:
-                self._send([job], depth, resources)
+                self._send([job], depth, resources, annotations)

@@ -234,11 +234,11 @@ class Submitter:
                     pure=False,
                 )
 
-        if dependencies or annotations:
+        if dependencies:
             self._batches.flush()  # a dependency may be among them
             anchor = submit()
         else:
-            anchor = self._batches.submit(job, resources)
+            anchor = self._batches.submit(job, resources, annotations)
         envelope = Envelope(job.tf_dunder, job.scratch)
         entry = Entry(name, job.key, job.tf_checksum, submit, anchor, envelope)
         self.pace.sent()

@@ -117,7 +117,9 @@ async def test_a_client_tells_names_and_bad_ones_do_no_harm(caplog) -> None:
             return row["label"]
 
         seen: list[int] = []
-        client._stream_handlers[messages.PUSH_SEEN] = lambda number: seen.append(number)
+        client._stream_handlers[messages.PUSH_SEEN] = lambda number, **_: seen.append(
+            number
+        )
         assert await told("x", "no checksum") == "code bbbbbbbb"
         with caplog.at_level(logging.CRITICAL):
             for bad in (7, "", "x" * 2_000, None, ["a"]):

@@ -309,7 +309,14 @@ def test_what_builds_messages_and_what_parses_them_agree(
     assert named.pop("op") == messages.OP_NAME
     assert messages.parse_name(named) == (holder, checksum)
     assert messages.parse_cancel(messages.cancel([checksum])) == (checksum,)
-    assert messages.parse_why(messages.why(checksum)) == checksum
+    assert messages.parse_why(messages.why(checksum.upper())) == (
+        checksum,
+        checksum.upper(),
+    )
+    assert messages.parse_why(messages.why("score")) == (None, "score")
+    told = messages.function(checksum, holder)
+    assert told.pop("op") == messages.OP_FUNCTION
+    assert messages.parse_function(told) == (checksum, holder)
     assert messages.parse_parcel(messages.parcel(holder, ids)) == (holder, ids)
     assert (
         messages.parse_figures({messages.METRICS: messages.figures(number)}) == number

@@ -10,6 +10,7 @@ from distributed.utils import key_split_group
 from hypothesis import given
 from hypothesis import strategies as st
 
+from scheduler_ext import task_keys
 from scheduler_ext.task_keys import (
     base_key,
     buffer_key,
@@ -72,6 +73,7 @@ def test_what_builds_keys_and_what_parses_them_agree(
     name = base_key(checksum, needs, code=code, driver=driver, scratch=scratch)
     key = task_key_of(name, attempt)
     assert is_transformation(key)
+    assert task_keys.is_driver(key) == driver
     assert checksum_of(key) == checksum
     assert code_of(key) == code
     assert name_and_attempt(key) == (name, attempt)
@@ -99,6 +101,7 @@ def test_key_of_unknown_checksum_names_none(
     name = deferred_key(definition, needs, code=code, driver=driver, scratch=scratch)
     key = task_key_of(name, attempt)
     assert is_transformation(key)
+    assert task_keys.is_driver(key) == driver
     assert checksum_of(key) is None
     assert code_of(key) == code
     assert name_and_attempt(key) == (name, attempt)
