@@ -102,7 +102,7 @@ class Books:
     def may_ever_start(self, key: str) -> bool:
         """Whether a task that is held back has a worker that fits, free or not."""
         held = self._held.get(key)
-        return held is not None and self._places.least_loaded(held.needs) is not None
+        return held is not None and self._places.offered(held.needs)
 
     def held_position(self, key: str) -> int:
         """The position of a task among those that are held back, from 1."""

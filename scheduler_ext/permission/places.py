@@ -109,6 +109,10 @@ class Places:
             return None if first is None else first.address
         return next((site.address for site in rooms if site.has(needs)), None)
 
+    def offered(self, needs: Needs) -> bool:
+        """Whether any open worker could ever run a transformation."""
+        return any(site.open and site.offers(needs) for site in self.sites.values())
+
     def least_loaded(self, needs: Needs) -> str | None:
         """The worker with the smallest share of taken slots, free or not.
 
