@@ -127,7 +127,7 @@ class Operations:
         number = self.failures.add(failure)
         if number <= LOGGED:
             more = "" if number < LOGGED else " (more of them are not logged)"
-            logger.warning(
+            logger.info(
                 "%s failed on %s: %s%s",
                 with_digits(joined(failure.name, failure.callers), key, checksum),
                 failure.worker,

@@ -64,7 +64,10 @@ class Batches:
         self._scheduled = self._urgent = False
 
     def submit(
-        self, job: Job, resources: dict[str, float], annotations: dict[str, str]
+        self,
+        job: Job,
+        resources: dict[str, float],
+        annotations: dict[str, str] | None = None,
     ) -> Future:
         """Submit a task without dependencies, soon; return its future at once.
 
@@ -72,7 +75,7 @@ class Batches:
         """
         future: Future = Future(job.key, self._client)
         with self._lock:
-            self._jobs.append((job, resources, annotations, future))
+            self._jobs.append((job, resources, annotations or {}, future))
             if len(self._jobs) >= MOST:
                 self.flush()
             elif not self._scheduled or (job.depth and not self._urgent):

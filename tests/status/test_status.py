@@ -190,7 +190,7 @@ async def test_the_whole_cluster(capsys) -> None:
             "sbatch: [invalid] partition",
             "! node n7 gets no jobs until",
             "3 pending",
-            "1 of 1 in use, 0 lent",
+            "1 of 1 in use, 1 lent",
             "Transformations that wait: 3",
             "waits for 1 input: unnamed aaaa",
             "waits for 2 calls",
@@ -199,7 +199,7 @@ async def test_the_whole_cluster(capsys) -> None:
             assert expected in text, expected
         assert "\x1b" not in text, "no colours in pipes"
         rows = [line.split() for line in text.splitlines()]
-        assert ["alpha", "running", "1", "1", "1", "0", "1", "0", "0", "%"] in [
+        assert ["alpha", "running", "1", "1", "0", "1", "1", "0", "0", "%"] in [
             row[:10] for row in rows
         ]
         assert ["beta", "paused", "-", "2"] in [row[:4] for row in rows]

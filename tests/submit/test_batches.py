@@ -11,6 +11,7 @@ import pytest
 from distributed import Client, Future, Scheduler
 from helpers.schedulers import asynchronous, until
 
+from scheduler_ext.messages import OWNER
 from seamless_dask.submit import batches
 from seamless_dask.submit.batches import Batches
 from seamless_dask.submit.pace import Pace
@@ -94,6 +95,22 @@ async def test_submissions_of_one_turn_share_a_graph() -> None:
         assert tasks[job(9).key].annotations["caller"] == "base-x"
         del futures
         await own.there(0)
+
+
+@asynchronous
+async def test_the_calls_of_one_transformation_share_a_graph() -> None:
+    """Their tasks say which transformation that is; others say nothing."""
+    async with subject() as own:
+        calls = [({OWNER: "a"}, 2), ({OWNER: "b"}, 1), ({}, 2)]
+        futures = []
+        for annotations, number in calls:
+            for _ in range(number):
+                each = job(len(futures), depth=1)
+                futures.append(own.batches.submit(each, {"N": 1.0}, annotations))
+        await own.there(5)
+        assert own.graphs == [2, 1, 2]
+        found = [own.scheduler.tasks[f.key].annotations or {} for f in futures]
+        assert [each.get(OWNER) for each in found] == ["a", "a", "b", None, None]
 
 
 @asynchronous

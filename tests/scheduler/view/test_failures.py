@@ -84,7 +84,7 @@ def fails_with(error, scheduled_as):
 @asynchronous
 async def test_failures_are_shown_everywhere(caplog) -> None:
     """score, called by dock, fails; so does dock, and what needs the result of dock."""
-    caplog.set_level(logging.WARNING, "scheduler_ext.view.operations")
+    caplog.set_level(logging.INFO, "scheduler_ext.view.operations")
     async with cluster() as c:
         client = await c.client()
         worker = await c.worker(name="alpha")
@@ -149,7 +149,7 @@ async def test_failures_are_shown_everywhere(caplog) -> None:
 @asynchronous
 async def test_a_failure_that_dask_reports(caplog) -> None:
     """Its exception is the error; the log names the first ones of a function only."""
-    caplog.set_level(logging.WARNING, "scheduler_ext.view.operations")
+    caplog.set_level(logging.INFO, "scheduler_ext.view.operations")
     async with cluster() as c:
         client = await c.client()
         await c.worker(name="alpha")
