@@ -5,16 +5,13 @@ from __future__ import annotations
 import json
 import os
 import re
-import shutil
 import subprocess
 import sys
 from pathlib import Path
 
 import pytest
+from helpers.pages import blocks
 from helpers.paths import ROOT
-
-from seamless_dask.wrapper.jobs.arguments import batch_problems
-from seamless_dask.wrapper.settings.parameters import read_parameters
 
 PAGES = [
     ROOT / "README.md",
@@ -36,54 +33,87 @@ def test_generated_parts_are_current() -> None:
     assert ended.returncode == 0, ended.stderr
 
 
-#: Prints {cluster: {queue: [cluster string, parameters]}}
+#: Prints {queue: [cluster string, parameters]}, and configures the services
 CONFIGURE = """
 import json
-from seamless_config import select
+from seamless_config import select, tools
 from seamless_config.cluster import define_clusters, get_cluster
 from seamless_config.config_files import _load_clusters, load_tools
-from seamless_config.tools import configure_daskserver
 
 load_tools()
 clusters = _load_clusters()
 define_clusters(clusters)
 select.select_project("project")
+cluster = clusters.pop("local_cluster")
+assert [cluster] == list(clusters)
+select.select_cluster(cluster)
+for configure in (tools.configure_hashserver, tools.configure_database):
+    assert "hostname" not in configure("rw", cluster=cluster), "ssh to this machine"
 found = {}
-for cluster in clusters:
-    select.select_cluster(cluster)
-    found[cluster] = {}
-    for queue in get_cluster(cluster).queues:
-        select.select_queue(queue)
-        config = configure_daskserver(cluster=cluster)
-        found[cluster][queue] = config["cluster_string"], config["file_parameters"]
+for queue in get_cluster(cluster).queues or {}:
+    select.select_queue(queue)
+    config = tools.configure_daskserver(cluster=cluster)
+    found[queue] = config["cluster_string"], config["file_parameters"]
 print(json.dumps(found))
 """
 
 
-def test_site_example_is_accepted(tmp_path: Path) -> None:
-    """seamless-config reads it, and the wrapper takes what it makes of each queue."""
-    (tmp_path / ".seamless").mkdir()
-    source = ROOT / "examples" / "site" / "clusters.yaml"
-    shutil.copy(source, tmp_path / ".seamless")
+def run_python(*arguments: str | Path, home: Path) -> str:
+    """The output of a Python that succeeds, with an own home directory."""
     ended = subprocess.run(
-        [sys.executable, "-c", CONFIGURE],
-        env={**os.environ, "HOME": str(tmp_path)},
+        [sys.executable, *arguments],
+        env={**os.environ, "HOME": str(home)},
         capture_output=True,
         text=True,
         timeout=120,
     )
     assert ended.returncode == 0, ended.stderr
-    found = json.loads(ended.stdout)
-    assert {cluster: len(queues) for cluster, queues in found.items()} == {
-        "bigcluster": 5,
-        "grid": 1,
-    }
-    for queues in found.values():
-        for queue, (cluster_string, raw) in queues.items():
-            system = "oar" if "OAR" in cluster_string else "slurm"
-            parameters, unknown = read_parameters(raw)
-            assert not unknown, queue
-            assert not batch_problems(parameters, system), queue
+    return ended.stdout
+
+
+def files_of(page: str) -> dict[str, str]:
+    """{name: content} of the files that a page shows; of two the first."""
+    files: dict[str, str] = {}
+    for block in blocks(page_text(page)):
+        if block.file is not None:
+            files.setdefault(block.file, block.text)
+    return files
+
+
+@pytest.mark.parametrize(
+    ("page", "queues", "system"),
+    [
+        ("site-slurm.md", ["short", "long", "gpu", "whole-node", "firewalled"], "SLURM"),
+        ("site-oar.md", ["default", "whole-node"], "OAR"),
+        ("site-grid-engine.md", [], "SGE"),
+        ("site-pbs.md", [], "PBS"),
+        ("site-lsf.md", [], "LSF"),
+    ],
+)
+def test_site_pages_are_accepted(
+    page: str, queues: list[str], system: str, tmp_path: Path
+) -> None:
+    """seamless-config reads them, and the wrapper writes a job script for each queue."""
+    files = files_of(page)
+    (tmp_path / ".seamless").mkdir()
+    (tmp_path / ".seamless" / "clusters.yaml").write_text(files["clusters.yaml"])
+    found = json.loads(run_python("-c", CONFIGURE, home=tmp_path))
+    assert list(found) == queues
+    if not queues:
+        content = json.loads(files["cluster.json"])
+        found = {"by hand": (f"dask_jobqueue::{system}Cluster", content["parameters"])}
+        assert f"dask_jobqueue::{system}Cluster --port-range" in page_text(page)
+    for cluster_string, parameters in found.values():
+        assert cluster_string == f"dask_jobqueue::{system}Cluster"
+        file = tmp_path / "parameters.json"
+        file.write_text(json.dumps(parameters))
+        wrapper = ("-m", "seamless_dask.wrapper", cluster_string, "--dry-run")
+        script = run_python(*wrapper, "--parameters", file, home=tmp_path)
+        assert "distributed.cli.dask_worker" in script
+
+
+def page_text(page: str) -> str:
+    return (ROOT / "docs" / page).read_text()
 
 
 @pytest.mark.parametrize("page", PAGES, ids=lambda page: page.name)
