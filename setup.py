@@ -19,7 +19,9 @@ RELATIVE = re.compile(r"\]\((?!https?://|#)(?=[^)\s]+\))")
 def declared(name: str) -> str:
     """A text of pyproject.toml; the oldest Python that builds has no tomllib."""
     found = re.search(
-        rf'^{name} = "(.+)"$', (HERE / "pyproject.toml").read_text("utf-8"), re.MULTILINE
+        rf'^{name} = "(.+)"$',
+        (HERE / "pyproject.toml").read_text("utf-8"),
+        re.MULTILINE,
     )
     if found is None:
         raise ValueError(f"pyproject.toml has no line {name} = ...")

@@ -169,7 +169,9 @@ def test_page_of_an_index_shows_the_readme(archives: Archives) -> None:
     files = [each for each in targets if each.startswith(base)]
     assert f"{base}/blob/v{metadata.version}/docs/index.md" in files
     for each in files:
-        path, _, _heading = each.removeprefix(f"{base}/blob/v{metadata.version}/").partition("#")
+        path, _, _heading = each.removeprefix(
+            f"{base}/blob/v{metadata.version}/"
+        ).partition("#")
         assert (ROOT / path).exists(), each
 
 

@@ -83,7 +83,11 @@ def files_of(page: str) -> dict[str, str]:
 @pytest.mark.parametrize(
     ("page", "queues", "system"),
     [
-        ("site-slurm.md", ["short", "long", "gpu", "whole-node", "firewalled"], "SLURM"),
+        (
+            "site-slurm.md",
+            ["short", "long", "gpu", "whole-node", "firewalled"],
+            "SLURM",
+        ),
         ("site-oar.md", ["default", "whole-node"], "OAR"),
         ("site-grid-engine.md", [], "SGE"),
         ("site-pbs.md", [], "PBS"),
