@@ -8,6 +8,7 @@
 #                    (make bench BENCH_ARGS=--quick takes a few minutes)
 #   make lint        ruff, mypy, and who imports whom
 #   make docs        the parts of the documentation that the code knows
+#   make site        docs/ as a web site, in site/
 # Another Python: make PYTHON=python3.12 VENV=.venv-3.12 test
 
 PYTHON ?= python3
@@ -22,7 +23,7 @@ PYTEST_ARGS ?=
 BENCH_ARGS ?=
 
 .DEFAULT_GOAL := help
-.PHONY: help demo test test-fast test-oldest bench lint docs clean
+.PHONY: help demo test test-fast test-oldest bench lint docs site clean
 
 help:
 	@sed -n '1,/^$$/s/^# \{0,1\}//p' Makefile
@@ -32,7 +33,7 @@ $(READY): pyproject.toml
 	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 10))' \
 		|| { echo "$(PYTHON) is older than Python 3.10; try make PYTHON=python3.12"; exit 1; }
 	$(PYTHON) -m venv $(VENV)
-	$(BIN)/python -m pip install --quiet -e '.[lint,test]'
+	$(BIN)/python -m pip install --quiet -e '.[docs,lint,test]'
 	@touch $@
 
 demo: $(READY)
@@ -72,5 +73,9 @@ lint: $(READY)
 docs: $(READY)
 	$(BIN)/python docs/generate.py
 
+# with warnings as errors, of which a link that leads nowhere is one
+site: $(READY)
+	$(BIN)/sphinx-build -q -W --keep-going docs site
+
 clean:
-	rm -rf $(VENV) $(OLDEST) .pytest_cache .mypy_cache .ruff_cache .hypothesis
+	rm -rf $(VENV) $(OLDEST) site .pytest_cache .mypy_cache .ruff_cache .hypothesis

@@ -61,7 +61,7 @@ def parameters() -> str:
         if name in GROUPS:
             lines += [
                 *([""] if lines else []),
-                f"### {GROUPS[name]}",
+                f"## {GROUPS[name]}",
                 "",
                 "| name | what it is | type | allowed | unit | default |",
                 "| --- | --- | --- | --- | --- | --- |",

@@ -2,16 +2,20 @@
 
 from __future__ import annotations
 
+import ast
 import json
 import os
 import re
 import subprocess
 import sys
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 from helpers.pages import blocks
 from helpers.paths import ROOT
+
+from seamless_dask.wrapper import exit_codes
 
 PAGES = [
     ROOT / "README.md",
@@ -160,6 +164,66 @@ def test_every_module_is_in_the_map() -> None:
             wrapper = (ROOT / folder / "wrapper").rglob("[a-z]*.py")
             modules -= {path.stem for path in wrapper}
         assert modules <= listed, f"{folder}: add {sorted(modules - listed)}"
+
+
+#: errors of the wrapper as its code raises or logs them
+ERRORS = {name for name, value in vars(exit_codes).items() if isinstance(value, type)}
+LOGGED = {"warning", "error", "exception"}
+#: sentences that say themselves what to do, or that follow another one
+CLEAR = (
+    "--dry-run needs either --parameters or --status-file",
+    "--parameters goes with --dry-run only",
+    "--port-range and --status-file are required",
+    '{} must hold a JSON object, with the parameters or with a field "parameters"',
+    "{} cannot be read: {}",
+    "All jobs of the wrapper have gone.",
+    "The status file of the dead wrapper: {}",
+)
+
+
+def sentences() -> Iterator[str]:
+    """The errors and warnings of the wrapper, with {} for what differs."""
+    for path in (ROOT / "seamless_dask" / "wrapper").rglob("*.py"):
+        for node in ast.walk(ast.parse(path.read_text())):
+            if isinstance(node, ast.Call) and node.args:
+                name = getattr(node.func, "id", getattr(node.func, "attr", ""))
+                text = _text(node.args[0])
+                if name in ERRORS | LOGGED and re.search(r"[a-z] [a-z]", text):
+                    yield text
+
+
+def _text(node: ast.expr) -> str:
+    if isinstance(node, ast.JoinedStr):
+        return "".join(map(_text, node.values))
+    if isinstance(node, ast.Constant) and isinstance(node.value, str):
+        return re.sub(r"%(\.\d)?[a-z]", "{}", node.value)
+    return "{}"
+
+
+def test_sentences_of_the_wrapper_are_explained() -> None:
+    """Troubleshooting has a line for each, and none for what the wrapper never says."""
+    page = page_text("troubleshooting.md").partition("## Sentences of the wrapper")[2]
+    quoted = [
+        quote
+        for row in re.findall(r"^\| (`.*?) \|", page, re.MULTILINE)
+        for quote in re.findall(r"`([^`]+)`", row)
+    ]
+    # three dots stand for what differs
+    patterns = {
+        quote: re.compile(".*".join(map(re.escape, re.split(r"\W*\.\.\.\W*", quote))))
+        for quote in quoted
+    }
+    said = [*sentences(), str(exit_codes.ParametersError(["one", "another"]))]
+    assert len(said) > 60
+    for quote, pattern in patterns.items():
+        assert any(map(pattern.search, said)), f"no longer said: {quote}"
+    missing = [
+        sentence
+        for sentence in said
+        if not any(pattern.search(sentence) for pattern in patterns.values())
+        and not sentence.startswith(CLEAR)
+    ]
+    assert not missing
 
 
 def _anchor(line: str) -> str:
