@@ -8,6 +8,8 @@ import sys
 from importlib import metadata
 
 import pytest
+import yaml
+from helpers.paths import ROOT
 
 EXPORTS = [
     "DummySchedulerHandle",
@@ -87,7 +89,7 @@ def test_mixin_is_installed_in_seamless_transformer() -> None:
 
 
 def test_metadata() -> None:
-    """Name, version and the one command."""
+    """Name, version and the one command; how to cite it."""
     import seamless_dask
 
     distribution = metadata.distribution("seamless-dask")
@@ -99,3 +101,6 @@ def test_metadata() -> None:
         if entry.group == "console_scripts"
     }
     assert scripts == {"seamless-dask-wrapper": "seamless_dask.wrapper:main"}
+    citation = yaml.safe_load((ROOT / "CITATION.cff").read_text())
+    assert citation["version"] == distribution.version
+    assert citation["license"] == distribution.metadata["License-Expression"]
