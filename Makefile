@@ -15,6 +15,7 @@ PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
 READY := $(VENV)/.installed
+SITE_READY := $(VENV)/.installed-docs
 OLDEST := .venv-oldest
 OLDEST_READY := $(OLDEST)/.installed
 # a Python for which such old releases exist: they have no wheels from 3.12 on
@@ -33,7 +34,7 @@ $(READY): pyproject.toml
 	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 10))' \
 		|| { echo "$(PYTHON) is older than Python 3.10; try make PYTHON=python3.12"; exit 1; }
 	$(PYTHON) -m venv $(VENV)
-	$(BIN)/python -m pip install --quiet -e '.[docs,lint,test]'
+	$(BIN)/python -m pip install --quiet -e '.[lint,test]'
 	@touch $@
 
 demo: $(READY)
@@ -73,8 +74,12 @@ lint: $(READY)
 docs: $(READY)
 	$(BIN)/python docs/generate.py
 
-# with warnings as errors, of which a link that leads nowhere is one
-site: $(READY)
+$(SITE_READY): pyproject.toml | $(READY)
+	$(BIN)/python -m pip install --quiet -e '.[docs]'
+	@touch $@
+
+# a warning is an error, and a link that leads nowhere is a warning
+site: $(SITE_READY)
 	$(BIN)/sphinx-build -q -W --keep-going docs site
 
 clean:
