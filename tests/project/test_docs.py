@@ -8,7 +8,7 @@ import os
 import re
 import subprocess
 import sys
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from pathlib import Path
 
 import pytest
@@ -179,29 +179,50 @@ def test_every_module_is_in_the_map() -> None:
         assert modules <= listed, f"{folder}: add {sorted(modules - listed)}"
 
 
-#: errors of the wrapper as its code raises or logs them
-ERRORS = {name for name, value in vars(exit_codes).items() if isinstance(value, type)}
-LOGGED = {"warning", "error", "exception"}
-#: sentences that say themselves what to do, or that follow another one
+WRAPPER = ROOT / "seamless_dask" / "wrapper"
+LOGGED = ("error", "exception", "warning")
+#: how an error or a warning of the wrapper begins in the code, and an error elsewhere
+SAID = re.compile(
+    "|".join(
+        [*(n for n, v in vars(exit_codes).items() if isinstance(v, type)), *LOGGED]
+    )
+)
+RAISED = re.compile(r".*(Changed|Error|Failed|Lost|Mismatch|Missing|Refused)")
+#: texts that are clear by themselves, that follow another one, or that only developers see
 CLEAR = (
-    "--dry-run needs either --parameters or --status-file",
-    "--parameters goes with --dry-run only",
-    "--port-range and --status-file are required",
+    "--",
     '{} must hold a JSON object, with the parameters or with a field "parameters"',
     "{} cannot be read: {}",
     "All jobs of the wrapper have gone.",
     "The status file of the dead wrapper: {}",
+    "cffi is required for compiled transformers. Install it with:",
+    "the future was cancelled",
+    "the connection was closed here",
+    "the fork server has ended",
+    "has not ended",
+    "writing was cancelled",
+    "module {} has no attribute {}",
+    "{} reads its pipe already",
+    "seamless_dask.neighbours.table does not say why {}.{} is replaced",
+    "The transformation has not been constructed, or was made by something other",
+    "The transformation has no definition payload",
+    "This process has Seamless processes of its own",
+    "rpc_timeout: got {}",
+    "processes: got {}",
+    "Dask configuration {}: got {}",
+    'got {}, allowed: at most one address, then "why" and one checksum',
+    "{} is not between 0.1 and 86400",
 )
 
 
-def sentences() -> Iterator[str]:
-    """The errors and warnings of the wrapper, with {} for what differs."""
-    for path in (ROOT / "seamless_dask" / "wrapper").rglob("*.py"):
+def sentences(paths: Iterable[Path], begin: re.Pattern[str]) -> Iterator[str]:
+    """The first arguments of such calls in files, with {} for what differs."""
+    for path in paths:
         for node in ast.walk(ast.parse(path.read_text())):
             if isinstance(node, ast.Call) and node.args:
                 name = getattr(node.func, "id", getattr(node.func, "attr", ""))
                 text = _text(node.args[0])
-                if name in ERRORS | LOGGED and re.search(r"[a-z] [a-z]", text):
+                if begin.fullmatch(name) and re.search(r"[a-z] [a-z]", text):
                     yield text
 
 
@@ -213,30 +234,50 @@ def _text(node: ast.expr) -> str:
     return "{}"
 
 
-def test_sentences_of_the_wrapper_are_explained() -> None:
-    """Troubleshooting has a line for each, and none for what the wrapper never says."""
-    page = page_text("troubleshooting.md").partition("## Sentences of the wrapper")[2]
-    quoted = [
-        quote
-        for row in re.findall(r"^\| (`.*?) \|", page, re.MULTILINE)
+def quoted(page: str) -> dict[str, re.Pattern[str]]:
+    """{quoted text: its pattern} in the first column of tables; ... is anything."""
+    return {
+        quote: re.compile(
+            ".*".join(map(re.escape, re.split(r"\W*\.\.\.\W*", quote))), re.DOTALL
+        )
+        for row in re.findall(r"^\| (.*?) \|", page, re.MULTILINE)
         for quote in re.findall(r"`([^`]+)`", row)
-    ]
-    # three dots stand for what differs
-    patterns = {
-        quote: re.compile(".*".join(map(re.escape, re.split(r"\W*\.\.\.\W*", quote))))
-        for quote in quoted
     }
-    said = [*sentences(), str(exit_codes.ParametersError(["one", "another"]))]
-    assert len(said) > 60
-    for quote, pattern in patterns.items():
-        assert any(map(pattern.search, said)), f"no longer said: {quote}"
-    missing = [
+
+
+def unexplained(said: list[str], patterns: dict[str, re.Pattern[str]]) -> list[str]:
+    return [
         sentence
         for sentence in said
         if not any(pattern.search(sentence) for pattern in patterns.values())
         and not sentence.startswith(CLEAR)
     ]
-    assert not missing
+
+
+def test_sentences_of_the_wrapper_are_explained() -> None:
+    """Troubleshooting has a line for each, and none for what the wrapper never says."""
+    page = page_text("troubleshooting.md").partition("## Sentences of the wrapper")[2]
+    said = [*sentences(WRAPPER.rglob("*.py"), SAID)]
+    said.append(str(exit_codes.ParametersError(["one", "another"])))
+    assert len(said) > 60
+    patterns = quoted(page)
+    for quote, pattern in patterns.items():
+        assert any(map(pattern.search, said)), f"no longer said: {quote}"
+    assert not unexplained(said, patterns)
+
+
+def test_errors_are_explained() -> None:
+    """Those of the other packages as well."""
+    said = [
+        sentence
+        for package in ("scheduler_ext", "seamless_dask")
+        for path in (ROOT / package).rglob("*.py")
+        if not path.is_relative_to(WRAPPER)
+        for sentence in sentences([path], RAISED)
+    ]
+    assert len(said) > 40
+    patterns = quoted(page_text("troubleshooting.md"))
+    assert not unexplained(said, patterns)
 
 
 def _anchor(line: str) -> str:
