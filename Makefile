@@ -10,6 +10,7 @@
 #   make docs        the parts of the documentation that the code knows
 #   make site        docs/ as a web site, in site/
 # Another Python: make PYTHON=python3.12 VENV=.venv-3.12 test
+# All tests in one process: make PROCESSES=0 test
 
 PYTHON ?= python3
 VENV := .venv
@@ -20,6 +21,9 @@ OLDEST := .venv-oldest
 OLDEST_READY := $(OLDEST)/.installed
 # a Python for which such old releases exist: they have no wheels from 3.12 on
 OLDEST_PYTHON = $(shell $(PYTHON) .ci/pythons.py oldest)
+# tests/conftest.py says which tests one process runs
+PROCESSES ?= 2
+PYTEST = -m pytest -n $(PROCESSES)
 PYTEST_ARGS ?=
 BENCH_ARGS ?=
 
@@ -41,10 +45,10 @@ demo: $(READY)
 	$(BIN)/python examples/nested_pi/run_demo.py
 
 test: $(READY)
-	$(BIN)/python -m pytest $(PYTEST_ARGS)
+	$(BIN)/python $(PYTEST) $(PYTEST_ARGS)
 
 test-fast: $(READY)
-	$(BIN)/python -m pytest -m "not cluster" $(PYTEST_ARGS)
+	$(BIN)/python $(PYTEST) -m "not cluster" $(PYTEST_ARGS)
 
 # with --clear, since pip would keep what is there already
 $(OLDEST_READY): pyproject.toml .ci/lower_bounds.py | $(READY)
@@ -57,8 +61,8 @@ $(OLDEST_READY): pyproject.toml .ci/lower_bounds.py | $(READY)
 	@touch $@
 
 test-oldest: $(OLDEST_READY)
-	$(OLDEST)/bin/python -m pytest -m "not cluster" $(PYTEST_ARGS)
-	$(OLDEST)/bin/python -m pytest tests/test_dummy.py \
+	$(OLDEST)/bin/python $(PYTEST) -m "not cluster" $(PYTEST_ARGS)
+	$(OLDEST)/bin/python $(PYTEST) tests/test_dummy.py \
 		'tests/real_stack/test_real_stack.py::test_workload_ends_and_is_stored[recursion-n=40,depth=3]' \
 		$(PYTEST_ARGS)
 

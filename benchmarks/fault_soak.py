@@ -29,6 +29,8 @@ from fault_checks import Checks, until_none  # noqa: E402
 from fault_stack import Driver, Stack, shared_memory, spawned  # noqa: E402
 from helpers.stack import call_scheduler  # noqa: E402
 
+from scheduler_ext.task_keys import checksum_of  # noqa: E402
+
 #: drivers at a time
 SLOTS = 2
 #: seconds that a driver may take beyond the end of its round, or to begin or end
@@ -326,8 +328,8 @@ class FaultSoak:
         busy = call_scheduler(
             self.stack.scheduler_address(), lambda s: s.processing(workers=None)
         )
-        keys = sorted(k for each in busy.values() for k in each)
-        checksums = [k.split("-")[1] for k in keys if str(k).startswith("base-")]
+        keys = sorted(str(k) for each in busy.values() for k in each)
+        checksums = [c for c in map(checksum_of, keys) if c is not None]
         if not checksums:
             return "nothing under way"
         checksum = checksums[number % len(checksums)]

@@ -30,6 +30,10 @@ THROTTLE = 3
 IN_USE = Policy()
 IN_ORDER = Policy("order of arrival", deepest_first=False)
 NO_LENDING = Policy("no lending", lending=False)
+WITHOUT_PLACES = Policy("slots of the whole cluster", places=False)
+
+#: seconds from sending a task to its beginning, and for storing a result, as measured
+DELAY, STORING = 0.01, 0.02
 
 #: what an epoch may grant beyond the capacity, from nothing to a lot
 THRESHOLDS = (
@@ -125,6 +129,44 @@ def loads(
                 trees, workers=workers, policy=policy, arrivals=arrivals
             )
             result.setdefault(share, []).append(simulation.run())
+    return result
+
+
+def sleepers(trees: int) -> list[Node]:
+    """Trees of 4 middle ones with 3 leaves each, which sleep for 1.2 s."""
+    result = []
+    for _ in range(trees):
+        root = Node(0.01, together=True)
+        for _ in range(4):
+            middle = Node(0.01, together=True, depth=1, parent=root)
+            root.children.append(middle)
+            for _ in range(3):
+                middle.children.append(Node(1.2, True, depth=2, parent=middle))
+        result.append(root)
+    return result
+
+
+def placements(workers: Sequence[int]) -> dict[float, list[Outcome]]:
+    """{workers: outcomes}, with 6 slots each: all there before, or all but one 3 s later.
+
+    Warm and cold with places, then warm and cold without.
+    """
+    result: dict[float, list[Outcome]] = {}
+    for count in workers:
+        for policy in (IN_USE, WITHOUT_PLACES):
+            for late in (0.0, 3.0):
+                name = f"{policy.name}, {'cold' if late else 'warm'}"
+                simulation = Simulation(
+                    sleepers(10 * count),
+                    workers=count,
+                    processes=2,
+                    throttle=THROTTLE,
+                    policy=replace(policy, name=name),
+                    workers_at=[0.0] + [late] * (count - 1),
+                    delay=DELAY,
+                    storing=STORING,
+                )
+                result.setdefault(count, []).append(simulation.run())
     return result
 
 
@@ -225,6 +267,7 @@ def main() -> int:
     begin = time.perf_counter()
     quick, seed = args.quick, args.seed
     by_size = sizes((10, 100, 1000) if quick else (10, 100, 1000, 10_000), seed)
+    by_place = placements((3, 30) if quick else (3, 100, 1000))
     by_load = loads((0.5, 0.9), seed, 30 if quick else 100)
     by_depth = depths(seed, 5 if quick else 6)
     shares = (0, 0.5, 1) if quick else (0, 0.25, 0.5, 0.75, 1)
@@ -234,6 +277,7 @@ def main() -> int:
     print("Random trees, two per slot, all there at the beginning\n")
     print(show(HEADING, map(row, by_size)))
     groups: dict[str, tuple[str, Mapping[float, list[Outcome]]]] = {
+        "workers": ("Trees of sleepers, 10 per worker", by_place),
         "load": ("Random trees that arrive at random times", by_load),
         "levels": ("One complete tree with 6 children per node", by_depth),
         "unknown": ("Calls of which the scheduler does not learn who asks", by_share),

@@ -1,13 +1,16 @@
 """Random trees of transformations on the pure permission machine, in virtual time.
 
 What is real: :class:`scheduler_ext.permission.machine.PermissionMachine`, asked and told in
-the same order as by the plugin on the scheduler. What is modelled: the work. A cluster
-has as many processors as slots; while more transformations compute than that, they
-share the processors evenly. Where a task runs, and how long a message travels, is left
-out: both are Dask's business, and the benchmarks of the real stack measure them.
+the same order as by the plugin on the scheduler; it also chooses the worker of each
+transformation. What is modelled: the work. A worker has as many processors as slots;
+while more transformations compute there, they share the processors evenly. A
+transformation begins some time after it was sent, and its result takes some time to be
+stored; both times are parameters.
 
-Top-level transformations take one of as many units as there are slots, in order of
-arrival, and keep it to their end, as they do on a real cluster.
+Without *places* (see `Policy`) the machine only counts the slots of the whole cluster, as an
+earlier version did. Then a task goes to the worker with the fewest tasks, as Dask would send
+it, waits there until a slot is free, and keeps its slot until its result is stored; a top-level
+task keeps one of its worker's units to its end.
 """
 
 from __future__ import annotations
@@ -17,14 +20,16 @@ import heapq
 import itertools
 import random
 from collections import deque
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
+from typing import Any
 
 from figures import percentile
 
-from scheduler_ext.permission import machine as permissions
-from scheduler_ext.permission.events import Decision, Granted, Request
+from scheduler_ext.permission import epoch as constants
+from scheduler_ext.permission.events import Decision, Granted, Refused, Request, Start
 from scheduler_ext.permission.machine import PermissionMachine
+from scheduler_ext.permission.needs import TOP_LEVEL
 
 #: seconds between two looks at epochs, timeouts and deadlocks, as in the plugin
 BEAT = 0.5
@@ -32,23 +37,26 @@ BEAT = 0.5
 QUIET_BEATS = 2
 #: beats without any computation after which the simulation gives up
 HOPELESS_BEATS = 1000
-HOLDER = "tcp://holder"
+#: the address of all slots for a machine that does not know the workers
+WHOLE_CLUSTER = "tcp://cluster"
 
 
 @dataclass(frozen=True)
 class Policy:
     """What is varied; the defaults are what is in use.
 
-    ``lending`` is whether a waiting transformation lends its slot, and the rest are
-    the constants of the same names in :mod:`scheduler_ext.permission.machine`.
+    ``lending`` is whether a waiting transformation lends its slot, ``places`` whether the
+    machine knows the slots of each worker, and the rest are the constants of the same
+    names in :mod:`scheduler_ext.permission.epoch`.
     """
 
     name: str = "deepest first"
     deepest_first: bool = True
     lending: bool = True
-    low_load: float = permissions.LOW_LOAD
-    high_load: float = permissions.HIGH_LOAD
-    low_load_share: float = permissions.LOW_LOAD_SHARE
+    places: bool = True
+    low_load: float = constants.LOW_LOAD
+    high_load: float = constants.HIGH_LOAD
+    low_load_share: float = constants.LOW_LOAD_SHARE
     #: seconds
     epoch: float = 10.0
 
@@ -56,14 +64,14 @@ class Policy:
     def applied(self) -> Iterator[None]:
         """Let the machine use these constants for a while."""
         names = ("LOW_LOAD", "HIGH_LOAD", "LOW_LOAD_SHARE")
-        before = {name: getattr(permissions, name) for name in names}
+        before = {name: getattr(constants, name) for name in names}
         try:
             for name in names:
-                setattr(permissions, name, getattr(self, name.lower()))
+                setattr(constants, name, getattr(self, name.lower()))
             yield
         finally:
             for name, value in before.items():
-                setattr(permissions, name, value)
+                setattr(constants, name, value)
 
 
 @dataclass(eq=False, slots=True)
@@ -85,6 +93,8 @@ class Node:
     called: int = 0
     pending: int = 0
     leased: bool = False
+    #: where it runs
+    worker: Worker | None = None
 
     def walk(self) -> Iterator[Node]:
         """This node and everything below it."""
@@ -154,7 +164,7 @@ class Outcome:
     makespan: float
     #: the larger of all work / slots and the longest critical path, arrival included
     ideal: float
-    #: all work / (slots x makespan)
+    #: all work / (slots x the time for which their workers were there)
     efficiency: float
     refused: int
     #: slots given out beyond the capacity
@@ -181,11 +191,47 @@ class Outcome:
         return self.makespan / self.ideal
 
 
+@dataclass(eq=False, slots=True)
+class Worker:
+    """A worker; what computes there shares its processors."""
+
+    address: str
+    slots: int
+    #: seconds of work that each computing node has had, until `since`
+    progress: float = 0.0
+    since: float = 0.0
+    #: heap of (progress at which a piece of work is done, number, node)
+    computing: list[tuple[float, int, Node]] = field(default_factory=list)
+    #: changes with each change of what computes
+    version: int = 0
+    # the rest is for a machine without places
+    tasks: int = 0
+    units: int = 0
+    taken: int = 0
+    queue: deque[Node] = field(default_factory=deque)
+
+    def advance(self, now: float) -> None:
+        """Let it compute until now."""
+        if self.computing:
+            self.progress += (now - self.since) * self._rate()
+        self.since = now
+
+    def next_done(self) -> float:
+        """When the next piece of work is done if nothing changes."""
+        return self.since + (self.computing[0][0] - self.progress) / self._rate()
+
+    def _rate(self) -> float:
+        """Seconds of work per second that each computing node gets."""
+        return min(1.0, self.slots / len(self.computing))
+
+
 class Simulation:
     """One run: ``Simulation(...).run()``.
 
-    Parameters: ``arrivals`` are the times at which the trees arrive, in order (all at
-    0 by default); ``ceiling`` is per worker, None for the default.
+    Parameters: ``arrivals`` are the times at which the trees arrive, in order, and
+    ``workers_at`` those at which the workers do (all at 0 by default); ``ceiling`` is per
+    worker, None for the default; ``delay`` is the time from sending a task to its
+    beginning, ``storing`` that from the end of its code until its result is stored.
     """
 
     def __init__(
@@ -197,29 +243,31 @@ class Simulation:
         throttle: int = 3,
         policy: Policy | None = None,
         arrivals: Sequence[float] | None = None,
+        workers_at: Sequence[float] | None = None,
         ceiling: int | None = None,
+        delay: float = 0.0,
+        storing: float = 0.0,
     ) -> None:
         self.policy = policy or Policy()
         self.trees = trees
-        self.workers = workers
         self.arrivals = arrivals or [0.0] * len(trees)
         self.machine = PermissionMachine(epoch=self.policy.epoch)
-        for number in range(workers):
-            address = f"tcp://worker-{number}"
-            self.machine.add_worker(address, processes, throttle, ceiling, 0.0)
-        self.slots = self.machine.capacity
+        self.slots = workers * processes * throttle
         self.now = 0.0
+        self._offer = (processes, throttle, ceiling)
+        self._workers_at = workers_at or [0.0] * workers
+        self._delay, self._storing = delay, storing
         self._numbers = itertools.count()
+        #: heap of (time, number, what happens then, with what)
+        self._events_to_come: list[tuple[float, int, Callable[..., None], Any]] = []
+        self._workers: dict[str, Worker] = {}
+        #: {key: node} of all that was asked for and has not ended
         self._nodes: dict[str, Node] = {}
+        #: top-level nodes that wait for a unit; for a machine without places
         self._arrived: deque[Node] = deque()
-        self._units = self.slots
         #: {key of a top-level node: when it arrived}
         self._arrival_of: dict[str, float] = {}
-        #: seconds of work that each computing node has had since the beginning
-        self._progress = 0.0
-        #: heap of (progress at which a piece of work is done, number, node)
-        self._computing: list[tuple[float, int, Node]] = []
-        self._nested_computing = 0
+        self._computing = self._nested_computing = 0
         self._held = 0
         self._left = len(trees)
         self._waits: list[float] = []
@@ -239,14 +287,16 @@ class Simulation:
             for arrival, tree in zip(self.arrivals, self.trees, strict=True)
         ]
         makespan = max(self.now, 1e-9)
+        offered = sum(makespan - min(makespan, at) for at in self._workers_at)
+        offered *= self.slots / len(self._workers_at)
         return Outcome(
             policy=self.policy.name,
-            workers=self.workers,
+            workers=len(self._workers_at),
             slots=self.slots,
             transformations=len(nodes),
             makespan=makespan,
             ideal=max(work / self.slots, *paths),
-            efficiency=work / (self.slots * makespan),
+            efficiency=work / max(offered, 1e-9),
             refused=self._refused,
             over_capacity=self.machine.statistics().over_capacity_total,
             waits=_percentiles(self._waits),
@@ -262,51 +312,45 @@ class Simulation:
     # -- time --------------------------------------------------------------------
 
     def _loop(self) -> None:
-        arrivals = deque(zip(self.arrivals, self.trees, strict=True))
-        beat = BEAT
+        for number, at in enumerate(self._workers_at):
+            self._at(at, self._worker_arrives, f"tcp://worker-{number}")
+        for at, tree in zip(self.arrivals, self.trees, strict=True):
+            self._at(at, self._arrive, tree)
+        to_come = max(*self._workers_at, *self.arrivals)
+        self._at(BEAT, self._beat, None)
         quiet = 0
         while self._left and quiet < HOPELESS_BEATS:
-            done = self._next_done()
-            until = min(beat, done, arrivals[0][0] if arrivals else beat)
-            self._advance(until)
-            if arrivals and arrivals[0][0] <= until:
-                self._arrive(arrivals.popleft()[1])
-            elif done <= until:
-                _, _, node = heapq.heappop(self._computing)
-                self._nested_computing -= node.parent is not None
-                self._piece_done(node)
-            else:
-                beat += BEAT
-                self._beat()
-                quiet = 0 if self._computing or arrivals else quiet + 1
+            at, _, event, subject = heapq.heappop(self._events_to_come)
+            if not self._computing and self._arrival_of:
+                self._idle += at - self.now
+            self.now = at
+            event(subject)
+            if event == self._beat:
+                busy = self._computing or self.now <= to_come
+                quiet = 0 if busy else quiet + 1
 
-    def _next_done(self) -> float:
-        if not self._computing:
-            return float("inf")
-        return self.now + (self._computing[0][0] - self._progress) / self._rate()
+    def _at(self, time: float, event: Callable[..., None], subject: Any) -> None:
+        entry = (time, next(self._numbers), event, subject)
+        heapq.heappush(self._events_to_come, entry)
 
-    def _rate(self) -> float:
-        """Seconds of work per second that each computing node gets."""
-        return min(1.0, self.slots / len(self._computing))
+    def _later(self, seconds: float, event: Callable[..., None], subject: Any) -> None:
+        if seconds:
+            self._at(self.now + seconds, event, subject)
+        else:
+            event(subject)
 
-    def _advance(self, until: float) -> None:
-        if self._computing:
-            self._progress += (until - self.now) * self._rate()
-        elif self._arrival_of:
-            self._idle += until - self.now
-        self.now = until
-
-    def _beat(self) -> None:
+    def _beat(self, _: None) -> None:
         """What ``SeamlessSchedulerPlugin.step`` does."""
+        self._at(self.now + BEAT, self._beat, None)
         machine = self.machine
         quiet_beats, self._quiet_beats = self._quiet_beats, 0
-        if not machine.live:
+        if not (machine.live or machine.held):
             return
         self._told(machine.expire(self.now))
         if machine.epoch_due(self.now):
-            load = min(1.0, len(self._computing) / self.slots)
+            load = min(1.0, self._computing / self.slots)
             self._told(machine.tick(self.now, load))
-        if not machine.waiting or self._computing:
+        if not (machine.waiting or machine.held) or self._computing:
             return
         if quiet_beats + 1 < QUIET_BEATS:
             self._quiet_beats = quiet_beats + 1
@@ -314,18 +358,88 @@ class Simulation:
         self._deadlocks += 1
         self._told(machine.nothing_running(self.now))
 
+    # -- workers -----------------------------------------------------------------
+
+    def _worker_arrives(self, address: str) -> None:
+        processes, throttle, ceiling = self._offer
+        slots = processes * throttle
+        self._workers[address] = Worker(address, slots, since=self.now)
+        if self.policy.places:
+            offer = (address, processes, throttle, ceiling)
+        else:
+            number = len(self._workers)
+            each = ceiling and ceiling * number
+            offer = (WHOLE_CLUSTER, number * processes, throttle, each)
+        self._told(self.machine.add_worker(*offer, self.now))
+        self._fill_units()
+
+    def _change(self, worker: Worker) -> None:
+        """What computes on a worker has changed."""
+        worker.version += 1
+        if worker.computing:
+            self._at(worker.next_done(), self._work_done, (worker, worker.version))
+
+    def _work_done(self, subject: tuple[Worker, int]) -> None:
+        worker, version = subject
+        if worker.version != version:
+            return
+        worker.advance(self.now)
+        _, _, node = heapq.heappop(worker.computing)
+        self._computing -= 1
+        self._nested_computing -= node.parent is not None
+        self._piece_done(node)
+        self._change(worker)
+
     # -- transformations -----------------------------------------------------------
 
     def _arrive(self, tree: Node) -> None:
         tree.key = f"base-{next(self._numbers)}"
+        self._nodes[tree.key] = tree
         self._arrival_of[tree.key] = self.now
-        self._arrived.append(tree)
-        self._fill_units()
+        if self.policy.places:
+            self._send(tree)
+        else:
+            self._arrived.append(tree)
+            self._fill_units()
 
     def _fill_units(self) -> None:
-        while self._units and self._arrived:
-            self._units -= 1
-            self._begin(self._arrived.popleft())
+        """Send top-level work to workers with a free unit, without places."""
+        while self._arrived and self._workers:
+            worker = min(self._workers.values(), key=lambda w: (w.tasks, w.address))
+            self._assign(self._arrived.popleft(), worker)
+
+    def _send(self, node: Node) -> None:
+        """Dask is ready to send the task of a node."""
+        if not self.policy.places:
+            worker = min(self._workers.values(), key=lambda w: (w.tasks, w.address))
+            self._assign(node, worker)
+            return
+        if node.parent is None:
+            address = self.machine.task_ready(node.key, 0, self.now, needs=TOP_LEVEL)
+        else:
+            address = self.machine.task_ready(node.key, node.depth, self.now)
+        self._events += 1
+        if address is not None:
+            node.worker = self._workers[address]
+            self._later(self._delay, self._begin, node)
+
+    def _assign(self, node: Node, worker: Worker) -> None:
+        """Give a task to a worker, which may have no slot for it."""
+        node.worker = worker
+        worker.tasks += 1
+        worker.queue.append(node)
+        self._begin_queued(worker)
+
+    def _begin_queued(self, worker: Worker) -> None:
+        for node in list(worker.queue):
+            top_level = node.parent is None
+            if worker.taken < worker.slots and (
+                not top_level or worker.units < worker.slots
+            ):
+                worker.queue.remove(node)
+                worker.taken += 1
+                worker.units += top_level
+                self._later(self._delay, self._begin, node)
 
     def _begin(self, node: Node) -> None:
         self._held += 1
@@ -334,31 +448,43 @@ class Simulation:
 
     def _compute(self, node: Node) -> None:
         """Do the next piece of a node's own work."""
-        done = self._progress + node.work / node.segments()
-        heapq.heappush(self._computing, (done, next(self._numbers), node))
+        worker = node.worker
+        assert worker is not None
+        worker.advance(self.now)
+        done = worker.progress + node.work / node.segments()
+        heapq.heappush(worker.computing, (done, next(self._numbers), node))
+        self._computing += 1
         if node.parent is not None:
             self._nested_computing += 1
             self._most_computing = max(self._most_computing, self._nested_computing)
+        self._change(worker)
 
     def _piece_done(self, node: Node) -> None:
         if node.called == len(node.children):
-            self._end(node)
+            if self.policy.places:
+                self._told(self.machine.task_stores(node.key, self.now))
+            self._later(self._storing, self._end, node)
             return
         first = node.called
         last = len(node.children) if node.together else first + 1
         node.called = last
         node.pending = last - first
+        worker = node.worker
+        assert worker is not None
+        worker.taken -= 1
         for child in node.children[first:last]:
             self._ask(child, node)
+        self._begin_queued(worker)
 
     def _ask(self, node: Node, owner: Node) -> None:
+        assert owner.worker is not None
         node.key = f"base-{next(self._numbers)}"
         self._nodes[node.key] = node
         node.asked = self.now
         named = self.policy.lending and node.owner_known
         request = Request(
             lease_id=node.key,
-            holder=HOLDER,
+            holder=owner.worker.address,
             key=node.key,
             owner=owner.key if named else None,
             depth=node.depth if self.policy.deepest_first else 0,
@@ -368,30 +494,46 @@ class Simulation:
     def _told(self, decisions: Sequence[Decision]) -> None:
         self._events += 1
         for decision in decisions:
-            node = self._nodes.pop(decision.lease_id)
+            if isinstance(decision, Start):
+                self._send(self._nodes[decision.key])
+                continue
+            node = self._nodes[decision.lease_id]
             if isinstance(decision, Granted):
                 node.leased = True
                 self._waits.append(self.now - node.asked)
                 self.machine.key_seen(node.key)
                 self._events += 1
-            else:
+                self._send(node)
+            elif isinstance(decision, Refused):
                 self._refused += 1
-            # A refused one is computed by its caller, so without a slot.
-            self._begin(node)
+                # It is computed by its caller, so without a slot.
+                assert node.parent is not None
+                node.worker = node.parent.worker
+                self._begin(node)
 
     def _end(self, node: Node) -> None:
         self._held -= 1
+        del self._nodes[node.key]
+        worker = node.worker
+        assert worker is not None
         if node.leased:
             self._told(self.machine.key_finished(node.key, self.now))
+        else:
+            self._told(self.machine.task_left(node.key, self.now))
+        worker.tasks -= 1
+        worker.taken -= 1
         parent = node.parent
         if parent is None:
             self._left -= 1
             self._spans.append(self.now - self._arrival_of.pop(node.key))
-            self._units += 1
-            self._fill_units()
+            worker.units -= 1
+            self._begin_queued(worker)
             return
+        self._begin_queued(worker)
         parent.pending -= 1
         if not parent.pending:
+            assert parent.worker is not None
+            parent.worker.taken += 1
             self._compute(parent)
 
 

@@ -108,6 +108,9 @@ class LocalStack:
         self.nparallel = nparallel
         self._queue = dict(queue or {})
         self._extra_environment = dict(environment or {})
+        # Stacks that start at the same moment would race for the same free port, so
+        # each has its own ranges, below those that the system hands out itself.
+        self.first_port = 12000 + 400 * (os.getpid() % 40)
         self.home = Path(tempfile.mkdtemp(prefix="seamless-stack-"))
         self.project_dir = self.home / "project"
 
@@ -137,9 +140,7 @@ class LocalStack:
         cluster = clusters["local"]
         cluster["workers"] = self.workers
         cluster["queues"]["default"].update(self._queue)
-        # Stacks that start at the same moment would race for the same free port, so
-        # each has its own ranges, below those that the system hands out itself.
-        first = 12000 + 400 * (os.getpid() % 40)
+        first = self.first_port
         for number, service in enumerate(cluster["frontends"][0].values()):
             service["port_start"] = first + 100 * number
             service["port_end"] = first + 100 * number + 99

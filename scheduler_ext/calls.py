@@ -16,8 +16,9 @@ from .activity import UNFINISHED
 from .cancellation import STIMULUS, LiveKeys
 from .delivery import Delivery, sorted_out
 from .fields import InvalidMessage
+from .functions import Functions
 from .messages import PROTOCOL, error_reply
-from .permission.events import Decision, Granted, IllegalEvent
+from .permission.events import Decision, Granted, IllegalEvent, Refused, Start
 from .permission.machine import PermissionMachine
 from .registrations import Registrations
 from .task_keys import is_transformation
@@ -43,16 +44,18 @@ def _answers(handler: Callable[..., Reply]) -> Callable[..., Reply]:
 
 @dataclass
 class Calls:
-    """The handlers; ``status``, ``activity`` and ``why`` are functions of the plugin."""
+    """The handlers; the last four fields are functions of the plugin."""
 
     scheduler: Scheduler
     machine: PermissionMachine
     live: LiveKeys
     delivery: Delivery
     registrations: Registrations
+    functions: Functions
     status: Callable[[], Reply]
     activity: Callable[[], Reply]
-    why: Callable[[str], Reply]
+    why: Callable[[str | None, str | None], Reply]
+    failures: Callable[[], Reply]
 
     def handlers(self) -> dict[str, Callable[..., Any]]:
         """Calls that have an answer, by name."""
@@ -65,6 +68,7 @@ class Calls:
             messages.OP_ACTIVITY: self._on_activity,
             messages.OP_CANCEL: self._on_cancel,
             messages.OP_WHY: self._on_why,
+            messages.OP_FAILURES: self._on_failures,
         }
 
     def stream_handlers(self) -> dict[str, Callable[..., None]]:
@@ -73,6 +77,8 @@ class Calls:
             messages.OP_RELEASE: self._on_release_stream,
             messages.OP_NAME: self._on_name_stream,
             messages.OP_MARK: self._on_mark_stream,
+            messages.OP_STORES: self._on_stores_stream,
+            messages.OP_FUNCTION: self._on_function_stream,
         }
 
     # -- handlers ----------------------------------------------------------------
@@ -80,7 +86,16 @@ class Calls:
     def _on_mark_stream(self, client: Any = None, number: Any = None, **_: Any) -> None:
         # An exception would end the connection of the client.
         if isinstance(client, str) and isinstance(number, int):
-            self.scheduler.client_send(client, messages.push_seen(number))
+            self.scheduler.client_send(
+                client, messages.push_seen(number, self.machine.held)
+            )
+
+    def _on_function_stream(self, client: str = "", **payload: Any) -> None:
+        """A client tells the name of the function in a code."""
+        try:
+            self.functions.learn(*messages.parse_function(payload))
+        except Exception:  # it would cut the connection of the client
+            logger.exception("Name of a function from %s", client)
 
     @_answers
     def _on_version(self, **payload: Any) -> Reply:
@@ -99,7 +114,12 @@ class Calls:
 
     @_answers
     def _on_why(self, **payload: Any) -> Reply:
-        return {"status": "ok", **self.why(messages.parse_why(payload))}
+        return {"status": "ok", **self.why(*messages.parse_why(payload))}
+
+    @_answers
+    def _on_failures(self, **payload: Any) -> Reply:
+        messages.parse_nothing(payload)
+        return {"status": "ok", **self.failures()}
 
     @_answers
     def _on_register_worker(self, **payload: Any) -> Reply:
@@ -165,6 +185,17 @@ class Calls:
         except Exception:  # it would cut the connection of the worker
             logger.exception("Name from %s", worker)
 
+    def _on_stores_stream(self, worker: str = "", **payload: Any) -> None:
+        """The code of a task has ended, and its result is being stored."""
+        try:
+            key = messages.parse_stores(payload)
+            task = self.scheduler.tasks.get(key)
+            ws = None if task is None else task.processing_on
+            if ws is not None and ws.address == worker:
+                self.delivery.deliver(self.machine.task_stores(key, monotonic()))
+        except Exception:  # it would cut the connection of the worker
+            logger.exception("Stores from %s", worker)
+
     @_answers
     def _on_cancel(self, **payload: Any) -> Reply:
         checksums = messages.parse_cancel(payload)
@@ -198,11 +229,11 @@ class Calls:
                 errors.append(str(problem))
         return errors
 
-    def _ask(self, message: messages.Requests) -> dict[str, Decision]:
+    def _ask(self, message: messages.Requests) -> dict[str, Granted | Refused]:
         """Put requests to the machine; return {id: decision} where there is one."""
         now = monotonic()
         asked = {request.lease_id for request in message.requests}
-        answers: dict[str, Decision] = {}
+        answers: dict[str, Granted | Refused] = {}
         for request in message.requests:
             state = self._state_of(request.key)
             if state == "memory":
@@ -212,7 +243,11 @@ class Calls:
             decisions = self.machine.request(request, now)
             if request.key is not None and state in UNFINISHED:
                 self.machine.key_seen(request.key)
-            answers |= {d.lease_id: d for d in decisions if d.lease_id in asked}
+            answers |= {
+                d.lease_id: d
+                for d in decisions
+                if not isinstance(d, Start) and d.lease_id in asked
+            }
             self.delivery.deliver(decisions, answered=asked)
         return answers
 

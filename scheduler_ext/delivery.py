@@ -4,27 +4,36 @@ from __future__ import annotations
 
 import asyncio
 import logging
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from typing import Any, cast
 
 from distributed.metrics import monotonic
 from distributed.scheduler import Scheduler, TaskState
 
 from . import messages
-from .permission.events import Decision, Granted, Refused
+from .permission.events import Decision, Granted, Refused, Start
 from .permission.machine import PermissionMachine
 
 logger = logging.getLogger(__name__)
 
 
 class Delivery:
-    """Answers the calls that wait for decisions, and sends the others to workers."""
+    """Answers the calls that wait for decisions, and sends the others to workers.
 
-    def __init__(self, scheduler: Scheduler, machine: PermissionMachine) -> None:
+    ``start`` is called with the keys of tasks that the scheduler may send now.
+    """
+
+    def __init__(
+        self,
+        scheduler: Scheduler,
+        machine: PermissionMachine,
+        start: Callable[[list[str]], None],
+    ) -> None:
         self._scheduler = scheduler
         self._machine = machine
+        self._start = start
         #: {lease id: its decision}, where an RPC waits for it
-        self._undecided: dict[str, asyncio.Future[Decision]] = {}
+        self._undecided: dict[str, asyncio.Future[Granted | Refused]] = {}
 
     @property
     def undecided(self) -> int:
@@ -40,14 +49,20 @@ class Delivery:
         this way. A message that a worker does not know would end its connection; a
         worker that has registered knows our messages.
         """
-        messages_by_holder: dict[str, list[Decision]] = {}
+        messages_by_holder: dict[str, list[Granted | Refused]] = {}
+        starting = []
         for decision in decisions:
             logger.debug("%s", decision)
+            if isinstance(decision, Start):
+                starting.append(decision.key)
+                continue
             future = self._undecided.pop(decision.lease_id, None)
             if future is not None and not future.done():
                 future.set_result(decision)
             elif decision.lease_id not in answered:
                 messages_by_holder.setdefault(decision.holder, []).append(decision)
+        if starting:
+            self._start(starting)
         for holder, theirs in messages_by_holder.items():
             if self._machine.is_worker(holder):
                 message = messages.push_decisions(**sorted_out(theirs))
@@ -66,10 +81,10 @@ class Delivery:
 
     async def wait(
         self, lease_ids: list[str], holder: str, seconds: float
-    ) -> dict[str, Decision]:
+    ) -> dict[str, Granted | Refused]:
         """Decisions about waiting leases; leases that wait longer are refused."""
         loop = asyncio.get_running_loop()
-        futures: dict[str, asyncio.Future[Decision]] = {
+        futures: dict[str, asyncio.Future[Granted | Refused]] = {
             lease_id: self._undecided.setdefault(lease_id, loop.create_future())
             for lease_id in lease_ids
         }
@@ -101,7 +116,7 @@ class Delivery:
             self._scheduler.client_send(client, message)
 
 
-def sorted_out(decisions: Iterable[Decision]) -> dict[str, Any]:
+def sorted_out(decisions: Iterable[Granted | Refused]) -> dict[str, Any]:
     """Decisions of one holder, ready for the wire."""
     granted: list[str] = []
     refused: dict[str, str] = {}

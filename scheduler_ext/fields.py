@@ -100,15 +100,20 @@ def checksum(value: Any) -> str:
     return value
 
 
+def is_prefix(value: Any) -> bool:
+    """Whether a value is a checksum, or enough of its first digits."""
+    return (
+        isinstance(value, str)
+        and MIN_PREFIX <= len(value) <= 64
+        and set(value) <= set("0123456789abcdef")
+    )
+
+
 def prefix(value: Any) -> str:
     """A checksum, or its first digits."""
-    if (
-        not isinstance(value, str)
-        or not MIN_PREFIX <= len(value) <= 64
-        or not set(value) <= set("0123456789abcdef")
-    ):
+    if not is_prefix(value):
         raise _Wrong(f"{MIN_PREFIX} to 64 hexadecimal digits in lower case")
-    return value
+    return str(value)
 
 
 def _whole(value: Any, least: int) -> int:

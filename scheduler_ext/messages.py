@@ -10,7 +10,8 @@ arguments of one call and returns a frozen value, or raises
 
 Calls to the scheduler (all return ``{"status": "ok", ...}`` or :func:`error_reply`):
 the ``OP_*`` names. On the stream of a worker OP_RELEASE is possible as well, and
-OP_NAME only there; such messages have no answer. Messages that the scheduler sends to
+OP_NAME and OP_STORES only there; on the stream of a client OP_FUNCTION; such messages have no
+answer. Messages that the scheduler sends to
 a worker that has registered: ``PUSH_DECISIONS`` with ``granted`` (ids) and ``refused``
 ({id: reason}), and ``PUSH_CANCEL`` with ``keys``. Decisions travel on another
 connection than the reply to the request, and may overtake it.
@@ -26,12 +27,14 @@ from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from typing import Any
 
-from . import fields
+from . import error_texts, fields
 from .fields import Fields
+from .functions import DIGITS, MAX_NAME, clean
 from .permission.events import Request
+from .permission.needs import needs_of
 
 #: Raised with every change that an older worker or client would not understand
-PROTOCOL = 4
+PROTOCOL = 5
 
 OP_VERSION = "seamless_version"
 OP_REGISTER_WORKER = "seamless_register_worker"
@@ -42,7 +45,10 @@ OP_ACTIVITY = "seamless_activity"
 OP_CANCEL = "seamless_cancel"
 OP_NAME = "seamless_name"
 OP_WHY = "seamless_why"
+OP_FAILURES = "seamless_failures"
+OP_FUNCTION = "seamless_function"
 OP_MARK = "seamless_mark"
+OP_STORES = "seamless_stores"
 
 PUSH_DECISIONS = "seamless_decisions"
 PUSH_CANCEL = "seamless_cancel"
@@ -51,6 +57,9 @@ PUSH_SEEN = "seamless_seen"
 
 #: annotation of a task that another worker had before: its result may be stored
 RUNS_AGAIN = "seamless_runs_again"
+
+#: annotation of a task without a lease: the key of the transformation that called it
+OWNER = "seamless_owner"
 
 #: name under which a worker reports in the metadata of a task how its run ended, see
 #: :func:`report`
@@ -65,12 +74,17 @@ METRICS = "seamless"
 
 @dataclass(frozen=True)
 class Registration:
-    """The offer of a worker; ``resources`` are Dask's units by name."""
+    """The offer of a worker; ``resources`` are Dask's, by name.
+
+    ``units`` is how many top-level transformations may execute there at the same time,
+    None for any number; see :meth:`.permission.machine.PermissionMachine.add_worker`.
+    """
 
     worker: str
     processes: int
     throttle: int
     ceiling: int | None
+    units: float | None
     resources: Mapping[str, float]
 
 
@@ -110,6 +124,7 @@ def registration(
     processes: int,
     throttle: int,
     ceiling: int | None = None,
+    units: float | None = None,
     resources: Mapping[str, float],
 ) -> dict[str, Any]:
     """The arguments of OP_REGISTER_WORKER; see :class:`Registration`."""
@@ -118,6 +133,7 @@ def registration(
         "processes": processes,
         "throttle": throttle,
         "ceiling": ceiling,
+        "units": units,
         "resources": dict(resources),
     }
 
@@ -129,9 +145,10 @@ def parse_registration(payload: Mapping[str, Any]) -> Registration:
     processes = arguments.take("processes", fields.positive)
     throttle = arguments.take("throttle", fields.positive)
     ceiling = arguments.take("ceiling", fields.optional(fields.positive), None)
+    units = arguments.take("units", fields.optional(fields.seconds), None)
     resources = arguments.take("resources", fields.optional(fields.resources), None)
     arguments.finish()
-    return Registration(worker, processes, throttle, ceiling, resources or {})
+    return Registration(worker, processes, throttle, ceiling, units, resources or {})
 
 
 def lease_request(
@@ -141,12 +158,24 @@ def lease_request(
     owner: str | None = None,
     depth: int = 0,
     wait: bool = True,
+    resources: Mapping[str, float] | None = None,
 ) -> dict[str, Any]:
     """One of the requests of :func:`lease_requests`.
 
-    For the fields see :class:`.permission.events.Request`.
+    For the fields see :class:`.permission.events.Request`; ``resources`` are the
+    resource restrictions of the task, and are there only if they are not those of
+    nested work.
     """
-    return {"id": lease_id, "key": key, "owner": owner, "depth": depth, "wait": wait}
+    request: dict[str, Any] = {
+        "id": lease_id,
+        "key": key,
+        "owner": owner,
+        "depth": depth,
+        "wait": wait,
+    }
+    if resources:
+        request["resources"] = dict(resources)
+    return request
 
 
 def lease_requests(
@@ -174,8 +203,11 @@ def parse_requests(payload: Mapping[str, Any]) -> Requests:
         owner = one.take("owner", fields.optional(fields.text), None)
         depth = one.take("depth", fields.natural, 0)
         wait = one.take("wait", fields.truth, True)
+        needed = one.take("resources", fields.optional(fields.resources), None)
         arguments.errors += one.all_errors()
-        request = Request(lease_id, holder, key, owner, depth, wait)
+        request = Request(
+            lease_id, holder, key, owner, depth, wait, needs_of(needed or {})
+        )
         if requests.setdefault(lease_id, request) != request:
             arguments.errors.append(
                 f"field 'requests[{number}].id': got {reprlib.repr(lease_id)} again, "
@@ -213,17 +245,44 @@ def parse_cancel(payload: Mapping[str, Any]) -> tuple[str, ...]:
     return checksums
 
 
-def why(checksum: str) -> dict[str, Any]:
-    """The argument of OP_WHY."""
-    return {"checksum": checksum}
+def why(what: str) -> dict[str, Any]:
+    """The arguments of OP_WHY for what a person has said: see :func:`parse_why`."""
+    arguments = {"name": what}
+    if fields.is_prefix(what.lower()):
+        arguments["checksum"] = what.lower()
+    return arguments
 
 
-def parse_why(payload: Mapping[str, Any]) -> str:
-    """The argument of OP_WHY: the checksum of a transformation, or its first digits."""
+def parse_why(payload: Mapping[str, Any]) -> tuple[str | None, str | None]:
+    """The arguments of OP_WHY, of which there is at least one.
+
+    ``checksum``: of a transformation, or its first digits. ``name``: of a function, for
+    which there is a search if no transformation has the checksum.
+    """
     arguments = Fields(payload)
-    checksum = arguments.take("checksum", fields.prefix)
+    name = arguments.take("name", fields.optional(fields.text), None)
+    default = {} if name is None else {"default": None}
+    check = fields.prefix if name is None else fields.optional(fields.prefix)
+    checksum = arguments.take("checksum", check, **default)
     arguments.finish()
-    return checksum
+    return checksum, name
+
+
+def function(code: str, name: str) -> dict[str, Any]:
+    """The message OP_FUNCTION on a client's stream.
+
+    The name of the function in a code, which is given by its checksum.
+    """
+    return {"op": OP_FUNCTION, "code": code, "name": name}
+
+
+def parse_function(payload: Mapping[str, Any]) -> tuple[str, str]:
+    """The arguments of OP_FUNCTION: the checksum of a code, and the function's name."""
+    arguments = Fields(payload)
+    code = arguments.take("code", fields.checksum)
+    name = arguments.take("name", fields.text)
+    arguments.finish()
+    return code, name
 
 
 def name(key: str, checksum: str) -> dict[str, Any]:
@@ -238,6 +297,19 @@ def parse_name(payload: Mapping[str, Any]) -> tuple[str, str]:
     checksum = arguments.take("checksum", fields.checksum)
     arguments.finish()
     return key, checksum
+
+
+def stores(key: str) -> dict[str, Any]:
+    """The message OP_STORES on a worker's stream: a task's result is being stored."""
+    return {"op": OP_STORES, "key": key}
+
+
+def parse_stores(payload: Mapping[str, Any]) -> str:
+    """The key in the message OP_STORES."""
+    arguments = Fields(payload)
+    key = arguments.take("key", fields.text)
+    arguments.finish()
+    return str(key)
 
 
 def mark(number: int) -> dict[str, Any]:
@@ -265,30 +337,66 @@ def push_result(key: str, result: Any) -> dict[str, Any]:
     return {"op": PUSH_RESULT, "key": key, "result": result}
 
 
-def push_seen(number: int) -> dict[str, Any]:
-    """The message PUSH_SEEN to a client: the answer to :func:`mark`."""
-    return {"op": PUSH_SEEN, "number": number}
+def push_seen(number: int, held: int) -> dict[str, Any]:
+    """The message PUSH_SEEN to a client: the answer to :func:`mark`.
+
+    ``held`` is the number of tasks that wait for a slot on the scheduler.
+    """
+    return {"op": PUSH_SEEN, "number": number, "held": held}
 
 
 # -- reports of a worker about itself and its tasks ----------------------------------
 
 
 def report(
-    ending: str, cache_hits: int, *, begun: int | None, resume_wait: float | None
+    ending: str,
+    cache_hits: int,
+    *,
+    begun: int | None,
+    resume_wait: float | None,
+    error: str | None = None,
 ) -> dict[str, Any]:
     """The value under REPORT in the metadata of a task.
 
     ``ending`` is one of :data:`.view.history.REPORTED`, ``cache_hits`` the number of
     results that were found for nested transformations. Two fields are there only if its
     code ran: ``begun``, how often the code began, and ``resume_wait``, how many seconds
-    it waited for its process after its calls had ended.
+    it waited for its process after its calls had ended. A failure has ``error``: what
+    :func:`failure` makes of its text.
     """
     details: dict[str, Any] = {"ending": ending, "cache_hits": cache_hits}
     if begun is not None:
         details["begun"] = begun
     if resume_wait is not None:
         details["resume_wait"] = resume_wait
+    if error is not None:
+        details["error"] = failure(error)
     return details
+
+
+def failure(text: str) -> dict[str, Any]:
+    """An error without all that the scheduler does not keep.
+
+    ``line``, ``text`` and ``origin``: see :mod:`.error_texts`.
+    """
+    return {
+        "line": error_texts.last_line(text),
+        "text": error_texts.beginning(text),
+        "origin": error_texts.origin(text),
+    }
+
+
+def parse_failure(details: Mapping[str, Any]) -> tuple[str, str, str | None]:
+    """``line``, ``text`` and ``origin`` of the error in a report; empty if invalid."""
+    error = details.get("error")
+    if not isinstance(error, dict):
+        return "", "", None
+    source = error.get("origin")
+    return (
+        clean(error.get("line"), error_texts.MAX_LINE),
+        error_texts.beginning(error.get("text")),
+        clean(source, MAX_NAME + 1 + DIGITS) if isinstance(source, str) else None,
+    )
 
 
 def parse_report(metadata: Mapping[str, Any] | None) -> Mapping[str, Any] | None:

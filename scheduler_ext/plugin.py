@@ -27,13 +27,16 @@ from .cancellation import LiveKeys
 from .clock import Clock
 from .delivery import Delivery
 from .demand import Demand, DemandMeter
+from .functions import Functions
 from .losses import Losses
 from .messages import PROTOCOL
 from .permission.machine import PermissionMachine
+from .placement import Placement
+from .prefixes import Prefixes
 from .registrations import Registrations
 from .retiring import Retiring
 from .scaling import ScalingRecord
-from .task_keys import is_transformation
+from .task_keys import code_of, is_transformation
 from .version import __version__
 from .view import workers
 from .view.operations import Operations
@@ -74,11 +77,14 @@ class SeamlessSchedulerPlugin(SchedulerPlugin):
         self._activity = Activity(now)
         self._meter = DemandMeter(scheduler, self._activity, self._machine)
         self._live = LiveKeys()
-        self._delivery = Delivery(scheduler, self._machine)
+        self._placement = Placement(scheduler, self._machine)
+        self._delivery = Delivery(scheduler, self._machine, self._placement.start)
         self._registrations = Registrations(scheduler, self._machine, self._delivery)
-        self._retiring = Retiring(scheduler, self._machine)
+        self._retiring = Retiring(scheduler, self._machine, self._delivery.deliver)
         self._losses = Losses(scheduler)
         self._clock = Clock(scheduler)
+        self._functions = Functions()
+        self._prefixes = Prefixes(scheduler)
         #: what the wrapper reports about the number of workers
         self.scaling = ScalingRecord()
         self._quiet_beats = 0
@@ -90,6 +96,7 @@ class SeamlessSchedulerPlugin(SchedulerPlugin):
             self._live,
             self.scaling,
             self._activity,
+            self._functions,
             self.status,
         )
         self._pages = Pages(scheduler, self.operations)
@@ -99,9 +106,11 @@ class SeamlessSchedulerPlugin(SchedulerPlugin):
             self._live,
             self._delivery,
             self._registrations,
+            self._functions,
             status=self.status,
             activity=self.activity_snapshot,
             why=self.operations.why,
+            failures=self.operations.failures.answer,
         )
 
     # -- life cycle --------------------------------------------------------------
@@ -113,14 +122,17 @@ class SeamlessSchedulerPlugin(SchedulerPlugin):
         for key, task in scheduler.tasks.items():
             transformation = is_transformation(key)
             self._activity.move("released", task.state, transformation, now)
+            self._runs_code_of(key)
             if task.state in UNFINISHED:
                 self._meter.unfinished(key)
                 if transformation:
+                    self._placement.take_over(task)
                     self._live.add(cast(str, key))
                     self.operations.moved(cast(str, key), "released", task.state)
         scheduler.handlers.update(self._calls.handlers())
         scheduler.stream_handlers.update(self._calls.stream_handlers())
         self._retiring.connect()
+        self._placement.connect()
         scheduler.periodic_callbacks[NAME] = self._heart
         if scheduler.status == Status.running:
             self._heart.start()  # otherwise the scheduler starts it, when it starts
@@ -135,6 +147,7 @@ class SeamlessSchedulerPlugin(SchedulerPlugin):
         self._heart.stop()
         scheduler.periodic_callbacks.pop(NAME, None)
         self._retiring.disconnect()
+        self._placement.disconnect()
         for op in self._calls.stream_handlers():
             scheduler.stream_handlers.pop(op, None)
         for op in self._calls.handlers():
@@ -172,9 +185,7 @@ class SeamlessSchedulerPlugin(SchedulerPlugin):
             "scaling": self.scaling.snapshot(),
             "transformations": self.operations.overview(),
             "stall": self.operations.watchdog.state(),
-            "workers": workers.rows(
-                self._scheduler, self._machine, self._executing, self.leaves
-            ),
+            "workers": workers.rows(self._scheduler, self._machine, self.leaves),
             "waiting": [
                 {
                     "id": lease.request.lease_id,
@@ -226,6 +237,7 @@ class SeamlessSchedulerPlugin(SchedulerPlugin):
             self._activity.move(start, finish, transformation, monotonic())
             if finish in UNFINISHED and start not in UNFINISHED:
                 self._meter.unfinished(key)
+                self._runs_code_of(key)
             if transformation:
                 self.operations.moved(key, start, finish, stimulus_id)
                 self._transformation_moved(key, start, finish)
@@ -248,9 +260,22 @@ class SeamlessSchedulerPlugin(SchedulerPlugin):
         self._delivery.deliver(decisions)
 
     def log_event(self, topic: str, msg: Any) -> None:
-        """Learn which tasks a lost worker had; the scheduler tells it only here."""
+        """Learn what the scheduler tells only here, and before it moves any task.
+
+        These are the tasks that a lost worker had, and whether a worker takes tasks.
+        """
         if topic == "all":
             self._losses.saw(msg)
+        if not isinstance(msg, dict):
+            return
+        if msg.get("action") == "remove-worker" and topic == "all":
+            self._set_open(str(msg.get("worker")), False)
+        elif msg.get("action") == "worker-status-change":
+            self._set_open(topic, msg.get("status") == Status.running.name)
+
+    def _set_open(self, address: str, takes_tasks: bool) -> None:
+        decisions = self._machine.set_open(address, monotonic(), any_work=takes_tasks)
+        self._delivery.deliver(decisions)
 
     def remove_client(self, scheduler: Scheduler, client: str) -> None:
         """A client is gone, with its leases."""
@@ -295,12 +320,14 @@ class SeamlessSchedulerPlugin(SchedulerPlugin):
         machine = self._machine
         quiet_beats, self._quiet_beats = self._quiet_beats, 0
         self.operations.watchdog.beat(now)
-        if not machine.live:
+        self._prefixes.forget()
+        if not (machine.live or machine.held):
             return
+        self._placement.keep_waiting()
         self._delivery.deliver(machine.expire(now))
         if machine.epoch_due(now):
-            self._delivery.deliver(machine.tick(now, self._load()))
-        if not machine.waiting or self._anything_runs():
+            self._delivery.deliver(machine.tick(now, machine.load))
+        if not (machine.waiting or machine.held) or machine.runs:
             return
         if quiet_beats + 1 < QUIET_BEATS:
             self._quiet_beats = quiet_beats + 1
@@ -308,30 +335,14 @@ class SeamlessSchedulerPlugin(SchedulerPlugin):
         logger.info("Nothing runs while requests wait: one of them is decided now")
         self._delivery.deliver(machine.nothing_running(now))
 
-    def _load(self) -> float:
-        """The share of all slots (0 to 1) whose tasks do not merely wait."""
-        executing = sum(
-            min(self._machine.slots_of(ws.address), self._executing(ws))
-            for ws in self._scheduler.workers.values()
-        )
-        return executing / max(1, self._machine.capacity)
-
-    def _anything_runs(self) -> bool:
-        """Whether a worker with slots has a task that does not merely wait."""
-        return any(
-            self._machine.is_worker(ws.address) and self._executing(ws)
-            for ws in self._scheduler.workers.values()
-        )
-
-    def _executing(self, ws: WorkerState) -> int:
-        """Number of tasks on a worker that do not merely wait for others."""
-        waits = self._machine.waits
-        return sum(
-            task not in ws.long_running and not waits(cast(str, task.key))
-            for task in ws.processing
-        )
-
     # -- steps -------------------------------------------------------------------
+
+    def _runs_code_of(self, key: Any) -> None:
+        """There is a new task; it may be that of a transformation."""
+        code = code_of(key)
+        if code is not None:
+            self._functions.used(code)
+            self._prefixes.used(code)
 
     def _transformation_moved(self, key: str, start: str, finish: str) -> None:
         machine = self._machine
@@ -340,6 +351,8 @@ class SeamlessSchedulerPlugin(SchedulerPlugin):
                 self._live.add(key)
                 if machine.knows(key):
                     machine.key_seen(key)
+            if finish == "processing":
+                self._placement.stays(self._scheduler.tasks[key])
             return
         if start in UNFINISHED:
             self._live.discard(key)
@@ -348,10 +361,15 @@ class SeamlessSchedulerPlugin(SchedulerPlugin):
         if finish == "released":
             self._runs_for_another_time(key)
         if not machine.knows(key):
+            if start in UNFINISHED:
+                self._delivery.deliver(machine.task_left(key, monotonic()))
             return
         if finish in ("memory", "erred"):
             self._delivery.deliver(machine.key_finished(key, monotonic()))
-        elif not self._runs_again(key):
+            return
+        if start in UNFINISHED:
+            self._delivery.deliver(machine.task_left(key, monotonic()))
+        if not self._runs_again(key):
             self._delivery.deliver(machine.key_lost(key, monotonic()))
 
     def _runs_for_another_time(self, key: str) -> None:

@@ -12,6 +12,7 @@ from distributed.scheduler import Scheduler
 from .delivery import Delivery
 from .messages import Registration
 from .permission.machine import PermissionMachine
+from .permission.needs import further
 
 logger = logging.getLogger(__name__)
 
@@ -64,6 +65,7 @@ class Registrations:
         """Give a connected worker its slots and units; return whether units changed."""
         address = registration.worker
         ws = self._scheduler.workers[address]
+        now = monotonic()
         resources = registration.resources
         changed = any(ws.resources.get(name) != resources[name] for name in resources)
         if changed:
@@ -79,7 +81,12 @@ class Registrations:
                 registration.processes,
                 registration.throttle,
                 registration.ceiling,
-                monotonic(),
+                now,
+                units=registration.units,
+                supply=further(resources),
             )
+        )
+        self._delivery.deliver(
+            self._machine.set_open(address, now, any_work=ws in self._scheduler.running)
         )
         return changed

@@ -14,13 +14,14 @@ from __future__ import annotations
 
 import asyncio
 import logging
-from collections.abc import Callable, Collection
+from collections.abc import Callable, Collection, Iterable
 from typing import Any
 
 from distributed.core import Status
 from distributed.metrics import monotonic
 from distributed.scheduler import Scheduler, WorkerState
 
+from .permission.events import Decision
 from .permission.machine import PermissionMachine
 from .task_keys import TOP_LEVEL_RESOURCE
 
@@ -48,7 +49,6 @@ class _Leaving:
     def __init__(self, ws: WorkerState) -> None:
         self.ws = ws
         self.status = ws.status
-        self.units = ws.resources.get(TOP_LEVEL_RESOURCE)
         self.closed_to_all = False
         #: number of calls of drain that wait for it
         self.watchers = 0
@@ -58,9 +58,15 @@ class _Leaving:
 class Retiring:
     """Lets workers leave: no new tasks, wait for running ones, then Dask's part."""
 
-    def __init__(self, scheduler: Scheduler, machine: PermissionMachine) -> None:
+    def __init__(
+        self,
+        scheduler: Scheduler,
+        machine: PermissionMachine,
+        deliver: Callable[[Iterable[Decision]], None],
+    ) -> None:
         self._scheduler = scheduler
         self._machine = machine
+        self._deliver = deliver
         #: {worker address: the record of its leave}
         self._leaving: dict[str, _Leaving] = {}
         self._stock_response: Callable[..., Any] | None = None
@@ -148,8 +154,7 @@ class Retiring:
         entry = self._leaving.pop(address, None)
         if entry is None or self._scheduler.workers.get(address) is not entry.ws:
             return
-        if entry.units is not None:
-            self._set_units(entry.ws, entry.units)
+        self._set_top_level(entry.ws, True)
         if entry.closed_to_all:
             self._set_status(entry.ws, entry.status)
 
@@ -260,8 +265,7 @@ class Retiring:
         busy = bool(ws.processing) or self._machine.holds(ws.address)
         if not entry.closed_to_all:
             if busy and self._nested_work_needs(ws):
-                if ws.resources.get(TOP_LEVEL_RESOURCE):
-                    self._set_units(ws, 0.0)
+                self._set_top_level(ws, False)
             else:
                 entry.closed_to_all = True
                 entry.asked_at = float("-inf")
@@ -311,8 +315,6 @@ class Retiring:
             },
         )
 
-    def _set_units(self, ws: WorkerState, units: float) -> None:
-        """Change how much top-level work a worker may be given."""
-        used = dict(ws.used_resources)
-        self._scheduler.add_resources(ws.address, {TOP_LEVEL_RESOURCE: units})
-        ws.used_resources.update(used)
+    def _set_top_level(self, ws: WorkerState, takes: bool) -> None:
+        """Say whether a worker may be given top-level work."""
+        self._deliver(self._machine.set_open(ws.address, monotonic(), top_level=takes))

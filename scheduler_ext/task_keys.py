@@ -4,12 +4,19 @@ The key of a transformation's task is a function of the transformation and of th
 resources that it needs, so that the same work, submitted twice by any clients, is one
 task::
 
-    base-<checksum of the transformation>[-<resources>][-driver][-scratch][-r<attempt>]
-    base_<digest of the definition>[-<resources>][-driver][-scratch][-r<attempt>]
+    base_<code>-<checksum>[-<resources>][-driver][-scratch][-r<attempt>]
+    base_<code>-<digest>[-<resources>][-driver][-scratch]-deferred[-r<attempt>]
 
-The second form is for transformations whose inputs are still to be computed.
-seamless-transformer tests for both prefixes. The functions that build keys and those
-that parse them are both here, so that they agree.
+``<code>`` is the checksum of the code, ``<checksum>`` that of the transformation. The
+second form is for transformations whose inputs are still to be computed, ``<digest>``
+is that of their definition. If the code itself is still to be computed, the key begins
+with ``base-``. seamless-transformer tests for both beginnings.
+
+Dask takes the part before the first hyphen for the name of the function: all tasks with
+the same code have one ``TaskPrefix``, by which Dask learns how long they take.
+
+The functions that build keys and those that parse them are both here, so that they
+agree.
 """
 
 from __future__ import annotations
@@ -31,8 +38,12 @@ NESTED_SUPPLY = 1e9
 #: Prefixes of the keys of tasks that run a transformation
 PREFIXES = ("base-", "base_")
 
-#: base-<checksum>[-suffix] or base_<code checksum>-<checksum>[-suffix]
-_KEY = re.compile(r"base(?:_[0-9a-f]{64})?-([0-9a-f]{64})(?:-.*)?", re.DOTALL)
+_CHECKSUM = re.compile(r"[0-9a-f]{64}")
+#: base[_code]-<checksum or digest>[-suffix]
+_KEY = re.compile(r"base(?:_([0-9a-f]{64}))?-([0-9a-f]{64})((?:-.*)?)", re.DOTALL)
+#: the mark of a digest, which is no checksum, in the suffix
+_DEFERRED = re.compile(r"-deferred(?:-r[0-9]+)?$")
+_DRIVER = re.compile(r"-driver(?:-scratch)?(?:-deferred)?(?:-r[0-9]+)?$")
 
 
 # -- building ----------------------------------------------------------------------
@@ -42,17 +53,22 @@ def base_key(
     tf_checksum: str,
     resources: Mapping[str, float],
     *,
+    code: str | None = None,
     driver: bool = False,
     scratch: bool = False,
 ) -> str:
-    """Return the key of a transformation whose checksum is known."""
-    return f"base-{tf_checksum}{_suffix(resources, driver, scratch)}"
+    """Return the key of a transformation whose checksum is known.
+
+    ``code`` is the checksum of its code; anything else is taken for unknown.
+    """
+    return f"{prefix_of(code)}-{tf_checksum}{_suffix(resources, driver, scratch)}"
 
 
 def deferred_key(
     definition: Mapping[str, Any],
     resources: Mapping[str, float],
     *,
+    code: str | None = None,
     driver: bool = False,
     scratch: bool = False,
 ) -> str:
@@ -61,7 +77,13 @@ def deferred_key(
     ``definition`` identifies the transformation; it names inputs that are results by
     the keys of their tasks.
     """
-    return f"base_{_digest(definition)}{_suffix(resources, driver, scratch)}"
+    suffix = _suffix(resources, driver, scratch)
+    return f"{prefix_of(code)}-{_digest(definition)}{suffix}-deferred"
+
+
+def prefix_of(code: str | None) -> str:
+    """Return Dask's prefix of all tasks that run a code, given by its checksum."""
+    return f"base_{code}" if code and _CHECKSUM.fullmatch(code) else "base"
 
 
 def task_key_of(name: str, attempt: int) -> str:
@@ -109,7 +131,24 @@ def is_transformation(key: Any) -> bool:
 def checksum_of(key: str) -> str | None:
     """The checksum of the transformation that a task runs, None if it names none."""
     match = _KEY.fullmatch(key)
+    return None if match is None or _DEFERRED.search(match[3]) else match[2]
+
+
+def code_of(key: Any) -> str | None:
+    """The checksum of the code that a task runs, None if the key names none."""
+    match = _KEY.fullmatch(key) if isinstance(key, str) else None
     return match[1] if match else None
+
+
+def is_driver(key: str) -> bool:
+    """Whether a task runs a driver: code that does little but call others."""
+    return _DRIVER.search(key) is not None
+
+
+def code_of_prefix(prefix: str) -> str | None:
+    """Undo :func:`prefix_of`."""
+    code = prefix.removeprefix("base_")
+    return code if _CHECKSUM.fullmatch(code) and code != prefix else None
 
 
 def name_and_attempt(key: str) -> tuple[str, int]:

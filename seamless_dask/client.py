@@ -99,5 +99,5 @@ class SeamlessDaskClient(Submitter):
     def detached(self) -> None:
         """Call `on_detach`, because this process no longer uses the client."""
         on_detach, self._on_detach = self._on_detach, None
-        if on_detach is not None and os.getpid() == self._process:
+        if on_detach is not None and not self._loop.of_parent:
             on_detach()

@@ -8,7 +8,7 @@ import signal
 import sys
 from collections.abc import Iterator
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import dask
 import pytest
@@ -18,6 +18,10 @@ sys.path.insert(0, str(Path(__file__).resolve().parent))
 # each other by name.
 _COMMANDS = str(Path(sys.executable).parent)
 os.environ["PATH"] = os.pathsep.join([_COMMANDS, os.environ.get("PATH", os.defpath)])
+
+# Nor does it matter how wide a terminal is: pytest-xdist says so where there is none.
+for _name in ("COLUMNS", "LINES"):
+    os.environ.pop(_name, None)
 
 # A shell starts what runs in the background with signals ignored, and the processes that
 # tests send them to would inherit that.
@@ -36,6 +40,53 @@ if TYPE_CHECKING:
 __all__ = ["certificates"]  # a fixture
 
 
+#: files whose tests use a real batch system: two of them would disturb each other
+ON_BATCH_SYSTEMS = (
+    "tests/wrapper/jobs/test_slurm.py",
+    "tests/wrapper/jobs/test_batch_systems.py",
+    "tests/real_stack/test_machines.py",
+)
+
+
+def _group(nodeid: str) -> str:
+    """What one process runs from beginning to end, if several processes run the tests.
+
+    A file, since its tests share what is expensive to start.
+    """
+    file = nodeid.partition("::")[0]
+    return "batch systems" if file in ON_BATCH_SYSTEMS else file
+
+
+@pytest.hookimpl(optionalhook=True)
+def pytest_xdist_make_scheduler(config: pytest.Config, log: Any) -> Any:
+    """Distribute the groups of tests."""
+    from xdist.scheduler import LoadScopeScheduling
+
+    class Groups(LoadScopeScheduling):
+        def _split_scope(self, nodeid: str) -> str:
+            return _group(nodeid)
+
+    # as ordered below
+    config.option.loadscopereorder = False
+    return Groups(config, log)
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """With several processes, what takes long comes first: they end at about one time."""
+    if "PYTEST_XDIST_WORKER" not in os.environ:
+        return
+
+    def rank(item: pytest.Item) -> int:
+        if _group(item.nodeid) == "batch systems":
+            return 0
+        return 1 if item.get_closest_marker("cluster") else 2
+
+    first = {_group(item.nodeid): 2 for item in items}
+    for item in items:
+        first[_group(item.nodeid)] = min(first[_group(item.nodeid)], rank(item))
+    items.sort(key=lambda item: first[_group(item.nodeid)])
+
+
 @pytest.fixture(autouse=True)
 def dask_configuration() -> Iterator[None]:
     """What a test sets in Dask's configuration, by a dry run say, ends with it."""
@@ -45,6 +96,15 @@ def dask_configuration() -> Iterator[None]:
     dask.config.config.update(before)
     for defaults in dask.config.defaults:  # of packages that were imported meanwhile
         dask.config.update(dask.config.config, defaults, priority="old")
+
+
+@pytest.fixture
+def tmp_path(tmp_path: Path) -> Path:
+    """As usual, but not of 64 characters: Seamless would take that for a checksum."""
+    if len(str(tmp_path)) == 64:
+        tmp_path = tmp_path / "below"
+        tmp_path.mkdir()
+    return tmp_path
 
 
 @pytest.fixture(scope="module")
@@ -63,11 +123,13 @@ def real_stack(request: pytest.FixtureRequest) -> Iterator[RealStack]:
 def dummy() -> Iterator[SeamlessDaskClient]:
     """A dummy scheduler: two Seamless processes, three transformations in each."""
     import seamless.config
+    from helpers.pools import until_started
 
     from seamless_dask import create_dummy_client, set_seamless_dask_client
 
     seamless.config.set_nparallel(50)
     client = create_dummy_client(worker_threads=6, spawn_workers=2)
+    until_started(client)
     yield client
     set_seamless_dask_client(None)
 

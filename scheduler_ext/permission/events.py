@@ -10,6 +10,8 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Literal
 
+from .needs import NESTED, Needs
+
 RefusalKind = Literal["capacity", "cycle", "ceiling"]
 
 
@@ -20,7 +22,7 @@ class Request:
     ``key`` is the Dask task key that the lease is bound to, or None; ``owner`` the
     task key of the transformation that asks, or None when it is not known; ``depth``
     the number of transformations above; ``wait`` is False when the caller wants a
-    decision at once, even a refusal.
+    decision at once, even a refusal; ``needs`` are what the task needs on its worker.
     """
 
     lease_id: str
@@ -29,6 +31,7 @@ class Request:
     owner: str | None = None
     depth: int = 0
     wait: bool = True
+    needs: Needs = NESTED
 
 
 class IllegalEvent(ValueError):
@@ -56,7 +59,14 @@ class Refused:
     reason: str
 
 
-Decision = Granted | Refused
+@dataclass(frozen=True, slots=True)
+class Start:
+    """The scheduler may send a task to a worker that it has held back."""
+
+    key: str
+
+
+Decision = Granted | Refused | Start
 
 
 @dataclass(frozen=True, slots=True)
@@ -76,10 +86,20 @@ class Statistics:
     capacity: int
     ceiling: int
     workers: int
+    #: slots that are taken, by top-level transformations as well, ...
     slots_in_use: int
+    #: ... of these, by transformations that execute; the others are on their way
+    executing: int
+    #: nested transformations that have a lease
     admitted: int
+    #: transformations on workers that wait for their calls, and so take no slot
     lent: int
+    #: transformations whose result is being stored, which takes no slot
+    storing: int
+    #: requests that wait
     waiting: int
+    #: tasks that the scheduler holds back until a slot is free
+    held: int
     #: requests that the current epoch still allows beyond the capacity
     allowance: int
     #: seconds

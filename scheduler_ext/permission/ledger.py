@@ -12,23 +12,21 @@ Rules of the ledger:
   admitted and waits is *lent*: another transformation may use its slot.
 
 Every operation costs O(log depths) or less, apart from those that return several
-leases (they cost as much as they return), :meth:`Ledger.path`, :meth:`Ledger.position`
-and :meth:`Ledger.holding`. With many live leases most time is lost to cache misses of
+leases (they cost as much as they return), :meth:`Ledger.path` and :meth:`Ledger.position`. With many live leases most time is lost to cache misses of
 the processor. Therefore one object has all data of a key, a lease refers to its key,
 owner and holder, and events make as few look-ups as possible.
 """
 
 from __future__ import annotations
 
-import heapq
 from collections import OrderedDict
 from collections.abc import Iterable
 from itertools import islice
-from operator import attrgetter
 from typing import TypeVar
 
 from .events import Request
 from .lease import KeyState, Lease
+from .line import Line
 
 T = TypeVar("T")
 
@@ -46,12 +44,8 @@ class Ledger:
         #: number of keys of live leases whose task exists on the scheduler
         self._seen = 0
         self._arrivals = 0
-        #: number of waiting leases
-        self.waiting = 0
-        #: {depth: {number: lease}}, oldest first
-        self._waiting: dict[int, OrderedDict[int, Lease]] = {}
-        #: heap of -depth, one for each of these depths
-        self._queue: list[int] = []
+        #: the waiting leases
+        self.line: Line[Lease] = Line()
         #: {holder: {lease id: None}}
         self._by_holder: dict[str, dict[str, None]] = {}
         #: {key: state} of the keys that leases are bound to, ...
@@ -68,8 +62,13 @@ class Ledger:
     # -- questions ---------------------------------------------------------------
 
     @property
-    def slots_in_use(self) -> int:
-        """Number of slots given out whose holder does not wait."""
+    def waiting(self) -> int:
+        """Number of waiting leases."""
+        return len(self.line)
+
+    @property
+    def computing(self) -> int:
+        """Number of admitted keys that do not wait."""
         return self.admitted - self.lent
 
     def is_admitted(self, key: str | None) -> bool:
@@ -89,10 +88,6 @@ class Ledger:
         """The keys that wait for leases that they requested."""
         return self._owners.keys()
 
-    def would_lend(self, owner: str | None) -> bool:
-        """Whether one more request by this owner would lend out its slot."""
-        return self.is_admitted(owner) and owner not in self._owners
-
     def holds(self, holder: str) -> bool:
         """Whether a holder has live leases."""
         return holder in self._by_holder
@@ -111,9 +106,7 @@ class Ledger:
 
     def oldest_waiting(self, limit: int) -> list[Lease]:
         """Up to ``limit`` waiting leases, oldest first."""
-        by_depth = [leases.values() for leases in self._waiting.values()]
-        oldest = heapq.merge(*by_depth, key=attrgetter("number"))
-        return list(islice(oldest, limit))
+        return list(islice(self.line.oldest(), limit))
 
     @property
     def unsubmitted(self) -> int:
@@ -146,27 +139,19 @@ class Ledger:
         """The live requests of a transformation, oldest first."""
         return [self.leases[lease_id].request for lease_id in self.owned_by(key)]
 
-    def holding(self, limit: int) -> list[str]:
-        """Up to ``limit`` keys whose slots are in use."""
-        using = (k for k, v in self._bound.items() if v.admitted and not v.owned)
-        return list(islice(using, limit))
-
     def position(self, lease: Lease) -> int:
         """The position of a waiting lease in the order of grants, from 1."""
-        depth = lease.request.depth
-        before = sum(len(v) for k, v in self._waiting.items() if k > depth)
-        return 1 + before + list(self._waiting[depth]).index(lease.number)
+        return self.line.position(lease.request.depth, lease.number)
 
     def head(self) -> Lease | None:
-        """The waiting lease whose turn it is: the deepest, then the oldest."""
-        while self._queue:
-            depth = -self._queue[0]
-            leases = self._waiting[depth]
-            if leases:
-                return next(iter(leases.values()))
-            heapq.heappop(self._queue)
-            del self._waiting[depth]
-        return None
+        """The deepest waiting lease, of equal ones the oldest."""
+        heads = self.line.heads()
+        return heads[0][2] if heads else None
+
+    def next_number(self) -> int:
+        """The next number of arrival."""
+        self._arrivals += 1
+        return self._arrivals
 
     def path(self, start: str, goal: str) -> list[str] | None:
         """Keys from ``start`` to ``goal`` along "waits for", or None without one.
@@ -217,19 +202,14 @@ class Ledger:
                 self._owners[owner_key] = owner
                 self.lent += owner.admitted
             owner.owned[lease_id] = None
-        number = self._arrivals = self._arrivals + 1
+        number = self.next_number()
         lease = Lease(request, number, now, held, state, owner)
         if state is None:
             self._unbound_waiting += 1
         else:
             state.append(lease)
         self.leases[lease_id] = lease
-        waiting = self._waiting.get(request.depth)
-        if waiting is None:
-            waiting = self._waiting[request.depth] = OrderedDict()
-            heapq.heappush(self._queue, -request.depth)
-        waiting[number] = lease
-        self.waiting += 1
+        self.line.add(request.needs, request.depth, number, lease)
         return lease
 
     def admit(self, lease: Lease, now: float) -> list[Lease]:
@@ -285,9 +265,8 @@ class Ledger:
                 state.seen = state.admitted = False
 
     def _stop_waiting(self, lease: Lease) -> None:
-        self.waiting -= 1
         self._unbound_waiting -= lease.state is None
-        del self._waiting[lease.request.depth][lease.number]
+        self.line.remove(lease.request.needs, lease.request.depth, lease.number)
 
     def see(self, key: str) -> None:
         """Note that the task of a known key exists; its leases wait for its end."""
@@ -337,11 +316,7 @@ class Ledger:
         seen = {key for key, state in self._bound.items() if state.seen}
         states = self._owners | self._bound
         expected = {
-            "_waiting": (
-                {k: _ids(v.values()) for k, v in self._waiting.items() if v},
-                _grouped(depths),
-            ),
-            "_queue": (sorted(self._queue), sorted(-k for k in self._waiting)),
+            "line": (_ids(self.line.oldest()), dict.fromkeys(depths)),
             "waiting": (self.waiting, len(depths)),
             "_unbound_waiting": (
                 self._unbound_waiting,

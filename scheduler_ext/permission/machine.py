@@ -1,4 +1,4 @@
-"""The permission machine: which nested transformation may run, and when.
+"""The permission machine: which transformation may run, where, and when.
 
 Pure: no I/O and no clock. Events go in together with the time (monotonic seconds),
 decisions come out, and the caller delivers them. An illegal event raises
@@ -7,21 +7,24 @@ decisions come out, and the caller delivers them. An illegal event raises
 A transformation that calls others is a task that waits for tasks. If every slot of
 the cluster could be held by a task that waits, nothing would ever finish. The rules:
 
-1. *Capacity* is the sum over workers of processes x throttle. While an admitted
-   transformation waits for nested ones its slot is lent; *slots in use* are those of
-   admitted transformations that do not wait. Resuming never blocks: a transformation
-   takes its slot back when its last nested lease ends, even beyond the capacity.
-2. A request is granted at once while fewer slots are in use than there are. The
-   deepest comes first, in order of arrival within one depth. Breadth first would hold
-   exponentially many waiting transformations at the same time; depth first holds about
-   capacity x depth. A request for a key that is admitted joins it without a slot.
+1. A worker has processes x throttle slots; the *capacity* is their sum. A transformation,
+   top-level or nested, takes a slot of *one* worker from the decision that it may start
+   until its code has ended, except while it waits for nested ones: then its slot is
+   lent. Storing its result takes no slot. Resuming never blocks: a transformation takes
+   its slot back when its last nested lease ends, even if its worker has none free.
+2. A request for nested work, and a task that Dask is ready to send, gets a slot at once if
+   a worker that fits has a free one: the caller's worker if possible, else the one with
+   the most free slots. Otherwise it waits. The deepest comes first, in order of arrival
+   within one depth. Breadth first would hold exponentially many waiting transformations
+   at the same time; depth first holds about capacity x depth. A request for a key that is
+   admitted, or whose task is on a worker, joins it without a slot.
 3. At the end of an *epoch* the load decides how many requests are granted beyond the
    capacity. If the waiting requests do not use all of these grants, the remainder is the
    *allowance* of requests that cannot wait.
-4. If no task runs although requests wait, one request is decided at once. A running
-   transformation may itself wait for something unknown to us, such as a file. If no
-   lease has ended for the *patience*, the end of the epoch therefore grants at least one
-   request, after twice that time another, and so on.
+4. If no task runs although requests or tasks wait, one of them is decided at once. A
+   running transformation may itself wait for something unknown to us, such as a file. If
+   no lease has ended for the *patience*, the end of the epoch therefore grants at least
+   one request, after twice that time another, and so on.
 5. Only requests that can never be granted are refused: those that cannot wait
    (``capacity``), those that would wait for themselves (``cycle``), and those that
    would exceed the *ceiling* while all admitted transformations wait (``ceiling``).
@@ -32,10 +35,9 @@ the cluster could be held by a task that waits, nothing would ever finish. The r
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
-from dataclasses import dataclass
+from collections.abc import Iterable, Iterator, Mapping
 
-from .event_log import Chronicle, WaitTimes
+from .books import Books, Terms
 from .events import (
     Decision,
     Granted,
@@ -43,94 +45,33 @@ from .events import (
     Inconsistent,
     Refused,
     Request,
-    Statistics,
-    StoryLine,
+    Start,
     check_count,
     check_name,
     check_request,
     check_time,
     is_number,
 )
+from .held import Held
 from .lease import Lease
-from .ledger import Ledger
-from .released import Released
+from .needs import NESTED, Needs
 
 #: Transformations that one Seamless process can hold, unless its worker says otherwise
 CEILING_PER_PROCESS = 256
-#: Below this load an epoch grants a share of the capacity, ...
-LOW_LOAD = 0.5
-#: ... from there up to this load a single request, and above it none.
-HIGH_LOAD = 0.85
-#: The share of the capacity that an epoch with low load grants
-LOW_LOAD_SHARE = 0.05
 #: Keys of a cycle that are spelled out in the reason of a refusal
 _CYCLE_SHOWN = 16
 
 
-@dataclass(frozen=True)
-class _Terms:
-    """The offer of one worker."""
-
-    processes: int
-    throttle: int
-    ceiling: int
-
-    @property
-    def capacity(self) -> int:
-        return self.processes * self.throttle
-
-
-class PermissionMachine:
-    """Admits nested transformations; see the module for the rules.
+class PermissionMachine(Books):
+    """Gives slots to transformations; see the module for the rules.
 
     A request id is taken while its lease is live. A repeated request with the same id
     and content returns the decision again, if there is one, and changes nothing. Once
     the lease has ended or was refused, the id is free for a new request. An id that its
     holder has released cannot be used again.
 
-    Parameters: ``started`` is the time at which the first epoch begins, the others
-    are seconds.
-
-    Raises ValueError if a duration is not a positive number.
+    The parameters are those of :class:`.books.Books`.
     """
-
-    def __init__(
-        self,
-        *,
-        started: float = 0.0,
-        epoch: float = 10.0,
-        start_timeout: float = 60.0,
-        unbound_timeout: float = 3600.0,
-        patience: float = 60.0,
-    ) -> None:
-        for name, seconds in (
-            ("epoch", epoch),
-            ("start_timeout", start_timeout),
-            ("unbound_timeout", unbound_timeout),
-            ("patience", patience),
-        ):
-            if not (is_number(seconds) and seconds > 0):
-                raise ValueError(f"{name}: got {seconds!r}, allowed: seconds > 0")
-        self.epoch = epoch
-        self.start_timeout = start_timeout
-        self.unbound_timeout = unbound_timeout
-        self.patience = patience
-        #: number of slots: sum of processes x throttle
-        self.capacity = 0
-        #: most transformations that may be admitted at the same time, lent or not
-        self.ceiling = 0
-        #: {worker address: its terms}
-        self._workers: dict[str, _Terms] = {}
-        self._ledger = Ledger()
-        self._epoch_started = started
-        self._allowance = 0
-        #: since when no lease has ended although requests wait, the number of leases
-        #: that had ended by then, and when the patience ends
-        self._still_since = started
-        self._still_ended = 0
-        self._still_until = started + patience
-        self._chronicle = Chronicle()
-        self._released = Released()
 
     # -- workers and holders -----------------------------------------------------
 
@@ -141,8 +82,15 @@ class PermissionMachine:
         throttle: int,
         ceiling: int | None,
         now: float,
+        *,
+        units: float | None = None,
+        supply: Mapping[str, float] | None = None,
     ) -> list[Decision]:
-        """A worker offers slots, or changes their number.
+        """A worker offers slots, or changes its offer.
+
+        ``units`` is how many top-level transformations may execute there at the same
+        time (1: one from its beginning to its end; None: any number); ``supply``
+        are its further resources of Dask.
 
         Raises IllegalEvent for anything but counts of at least 1.
         """
@@ -153,13 +101,28 @@ class PermissionMachine:
             ceiling = processes * CEILING_PER_PROCESS
         check_count("ceiling", ceiling, 1)
         check_time(now)
-        terms = _Terms(processes, throttle, ceiling)
+        terms = Terms(processes, throttle, ceiling, units, dict(supply or {}))
         if self._workers.get(address) == terms:
             return []
         self._forget_terms(address)
         self._workers[address] = terms
         self.capacity += terms.capacity
         self.ceiling += terms.ceiling
+        self._places.offer(address, terms.capacity, units, terms.supply)
+        return self._admit_waiting(now)
+
+    def set_open(
+        self,
+        address: str,
+        now: float,
+        *,
+        any_work: bool | None = None,
+        top_level: bool | None = None,
+    ) -> list[Decision]:
+        """Say whether a worker takes further transformations; None: as before."""
+        check_name("worker address", address)
+        check_time(now)
+        self._places.set_open(address, any_work=any_work, top_level=top_level)
         return self._admit_waiting(now)
 
     def remove_worker(self, address: str, now: float) -> list[Decision]:
@@ -167,6 +130,7 @@ class PermissionMachine:
         check_name("worker address", address)
         check_time(now)
         self._forget_terms(address)
+        self._places.withdraw(address)
         return self.remove_holder(address, now)
 
     def remove_holder(self, holder: str, now: float) -> list[Decision]:
@@ -198,11 +162,12 @@ class PermissionMachine:
         cycle = self._cycle(request)
         if cycle is not None:
             return [self._chronicle.refused(request, "cycle", cycle, now)]
-        if request.wait or self._ledger.is_admitted(request.key):
+        joins = self._ledger.is_admitted(request.key) or (
+            request.key is not None and self._places.of(request.key) is not None
+        )
+        if request.wait or joins:
             lease = self._open(request, now)
-            joined: list[Decision] = []
-            if self._ledger.is_admitted(request.key):
-                joined = self._admit(lease, "joined", now)
+            joined = self._admit(lease, "joined", now) if joins else []
             return joined + self._admit_waiting(now)
         return self._try(request, now)
 
@@ -243,34 +208,82 @@ class PermissionMachine:
         lease = self._own_lease(lease_id, holder, now)
         if lease is None or lease.granted_at is not None:
             return []
-        self._ledger.close(lease)
         # this frees no slot; its owner may even take its slot back
+        self._close_silently(lease)
         return [self._chronicle.refused(lease.request, "capacity", reason, now)]
 
     def end_all(self, now: float) -> None:
-        """The scheduler was restarted: all leases end, workers stay."""
+        """The scheduler was restarted: all leases and tasks end, workers stay."""
         check_time(now)
+        for key in list(self._held):
+            self._held.remove(key)
+        for key in self._places.keys():
+            self._places.drop(key)
         for lease in list(self._ledger.leases.values()):
             self._close(lease, "restart", now)
 
     # -- tasks -------------------------------------------------------------------
 
-    def knows(self, key: str) -> bool:
-        """Whether a live lease is bound to this key."""
-        return self._ledger.is_known(key)
+    def task_ready(
+        self,
+        key: str,
+        depth: int,
+        now: float,
+        *,
+        needs: Needs = NESTED,
+        prefer: str | None = None,
+        forced: bool = False,
+    ) -> str | None:
+        """Dask is ready to send a task: return the address of the worker that gets it.
 
-    def waits(self, key: str) -> bool:
-        """Whether a transformation waits for nested ones, admitted or not."""
-        return self._ledger.is_waiting(key)
+        None means that the task has to wait: the decision :class:`Start` follows.
+        ``prefer`` is the worker that has its data. A ``forced`` task waits only for a
+        worker that fits, not for a slot.
+        """
+        check_name("key", key)
+        check_count("depth", depth, 0)
+        check_time(now)
+        places = self._places
+        address = places.can_use(key)
+        if address is not None:
+            places.set(key, task=True)
+            self._held.remove(key)
+            return address
+        address = places.find(needs, prefer)
+        if address is None and forced:
+            address = places.least_loaded(needs)
+        if address is None:
+            self._hold(key, depth, needs)
+            return None
+        self.task_sent(key, address, now, needs=needs)
+        return address
 
-    def owners(self) -> Iterable[str]:
-        """Keys of the transformations that wait for nested ones."""
-        return self._ledger.owners()
+    def task_sent(
+        self, key: str, address: str, now: float, *, needs: Needs = NESTED
+    ) -> None:
+        """A task was sent to a worker, for whatever reason."""
+        check_name("key", key)
+        check_time(now)
+        self._held.remove(key)
+        if address not in self._places.sites:
+            self._places.drop(key)
+            return
+        waits = self._ledger.is_waiting(key)
+        self._places.put(key, address, needs, task=True, waits=waits)
 
-    @property
-    def admitted(self) -> int:
-        """Number of slots given out to nested work."""
-        return self._ledger.admitted
+    def task_stores(self, key: str, now: float) -> list[Decision]:
+        """The code of a task has ended; its result is being stored, without a slot."""
+        check_name("key", key)
+        check_time(now)
+        self._places.set(key, stores=True)
+        return self._admit_waiting(now)
+
+    def task_left(self, key: str, now: float) -> list[Decision]:
+        """A task left its worker, or is not to be sent any more."""
+        check_name("key", key)
+        check_time(now)
+        self._leave(key)
+        return self._admit_waiting(now)
 
     def key_seen(self, key: str) -> None:
         """The task of a key exists now: its leases end with it, not by timeout."""
@@ -285,6 +298,7 @@ class PermissionMachine:
         """
         check_name("key", key)
         check_time(now)
+        self._leave(key)
         leases = self._ledger.leases_for(key)
         granted: list[Decision] = [
             self._chronicle.granted(lease, "already there", now)
@@ -303,51 +317,61 @@ class PermissionMachine:
         check_time(now)
         if not (self._ledger.lose(key) and self._ledger.is_admitted(key)):
             return []
+        self._leave(key)
         return self._end(self._ledger.leases_for(key), "task gone", now)
 
     # -- time --------------------------------------------------------------------
 
     def epoch_due(self, now: float) -> bool:
         """Whether the epoch is over, so that :meth:`tick` would decide something."""
-        return now - self._epoch_started >= self.epoch
+        return self._epoch.due(now)
 
     def tick(self, now: float, load: float) -> list[Decision]:
         """Decide about the waiting requests at the end of an epoch, by load.
 
-        ``load`` is the share (0 to 1) of the slots that are occupied and do not merely
-        wait. Does nothing before the epoch is over, or without capacity.
+        ``load`` is the share (0 to 1) of the slots whose transformations do not merely
+        wait, see :attr:`load`. Does nothing before the epoch is over, or without
+        capacity.
 
         Raises IllegalEvent if the load is not within 0 and 1.
         """
         check_time(now)
         if not (is_number(load) and 0 <= load <= 1):
             raise IllegalEvent(f"load: got {load!r}, allowed: 0 to 1")
-        if not self.epoch_due(now):
+        if not self._epoch.due(now):
             return []
-        self._epoch_started = now
-        left = max(self._quota(load), self._stands_still(now))
+        left = self._epoch.begin(
+            now,
+            load=load,
+            capacity=self.capacity,
+            waiting=bool(self._ledger.waiting or self._held),
+            ended=self._chronicle.ended_total,
+        )
         decisions: list[Decision] = []
-        while left and self._ledger.admitted < self.ceiling:
-            lease = self._ledger.head()
-            if lease is None:
+        while left:
+            decided = self._exceed("epoch", now, least_depth=1)
+            if not decided:
                 break
-            decisions += self._admit(lease, "epoch", now)
+            decisions += decided
             left -= 1
-        self._allowance = left
+        self._epoch.allowance = left
         return decisions
 
     def nothing_running(self, now: float) -> list[Decision]:
-        """The caller saw that no task executes anywhere although requests wait.
+        """The caller saw that no task executes anywhere although some wait.
 
-        One of them is decided: granted, or refused if the ceiling is reached. Without
-        capacity no task can run, and the requests wait for a worker.
+        One request or task is decided: it may start, or it is refused if the ceiling is
+        reached. Without capacity nothing can run, and all wait for a worker.
         """
         check_time(now)
-        lease = self._ledger.head()
-        if lease is None or not self.capacity:
+        if not self.capacity:
             return []
-        if self._ledger.admitted < self.ceiling:
-            return self._admit(lease, "deadlock broken", now)
+        decided = self._exceed("deadlock broken", now)
+        if decided:
+            return decided
+        lease = self._ledger.head()
+        if lease is None or self._ledger.admitted < self.ceiling:
+            return []
         return [self._refuse_at_ceiling(lease, now)]
 
     def expire(self, now: float) -> list[Decision]:
@@ -357,96 +381,7 @@ class PermissionMachine:
         self._chronicle.expired_total += len(overdue)
         return self._end(overdue, "expired", now)
 
-    # -- questions ---------------------------------------------------------------
-
-    @property
-    def ledger(self) -> Ledger:
-        """The ledger; other modules only read it."""
-        return self._ledger
-
-    @property
-    def live(self) -> int:
-        """Number of live leases, waiting or granted."""
-        return len(self._ledger.leases)
-
-    @property
-    def refused_total(self) -> int:
-        """Number of requests that were refused, for whatever reason."""
-        return sum(self._chronicle.refused_total.values())
-
-    @property
-    def wait_times(self) -> WaitTimes:
-        """Waiting times of the granted requests."""
-        return self._chronicle.wait_times
-
-    @property
-    def waiting(self) -> int:
-        """Number of requests that wait."""
-        return self._ledger.waiting
-
-    def holds(self, holder: str) -> bool:
-        """Whether a client or worker has a live lease."""
-        return self._ledger.holds(holder)
-
-    def held_by(self, holder: str) -> list[str]:
-        """Ids of the live leases of a client or worker, oldest first."""
-        return self._ledger.held_by(holder)
-
-    def offers(self) -> Mapping[str, tuple[int, int, int]]:
-        """{worker address: (processes, throttle, capacity)}."""
-        return {
-            address: (terms.processes, terms.throttle, terms.capacity)
-            for address, terms in self._workers.items()
-        }
-
-    def is_worker(self, address: str) -> bool:
-        """Whether a worker of that address offers slots."""
-        return address in self._workers
-
-    def slots_of(self, address: str) -> int:
-        """Number of slots that a worker offers; 0 for a worker that offers none."""
-        terms = self._workers.get(address)
-        return terms.capacity if terms else 0
-
-    def oldest_waiting(self, limit: int) -> list[Lease]:
-        """Up to ``limit`` waiting leases, oldest first."""
-        return self._ledger.oldest_waiting(limit)
-
-    def why_waiting(self) -> str:
-        """A sentence that says why requests wait."""
-        if not self.capacity:
-            return "no worker offers slots"
-        if self._ledger.admitted >= self.ceiling:
-            return (
-                f"{self._ledger.admitted} transformations are held, "
-                f"the limit is {self.ceiling}"
-            )
-        return f"{self._ledger.slots_in_use} of {self.capacity} slots are in use"
-
-    def statistics(self) -> Statistics:
-        """A snapshot of the machine."""
-        done = self._chronicle
-        return Statistics(
-            capacity=self.capacity,
-            ceiling=self.ceiling,
-            workers=len(self._workers),
-            slots_in_use=self._ledger.slots_in_use,
-            admitted=self._ledger.admitted,
-            lent=self._ledger.lent,
-            waiting=self._ledger.waiting,
-            allowance=self._allowance,
-            epoch=self.epoch,
-            granted_total=done.granted_total,
-            refused_total=dict(done.refused_total),
-            over_capacity_total=done.over_capacity_total,
-            ended_total=done.ended_total,
-            expired_total=done.expired_total,
-            unknown_releases_total=done.unknown_releases_total,
-        )
-
-    def story(self, lease_id: str) -> list[StoryLine]:
-        """The events of one lease, as far as they are remembered."""
-        return self._chronicle.story(lease_id)
+    # -- consistency -------------------------------------------------------------
 
     def validate(self) -> None:
         """Recompute everything from scratch.
@@ -459,11 +394,17 @@ class PermissionMachine:
             problems.append((None, f"capacity is {self.capacity}"))
         if self.ceiling != sum(each.ceiling for each in terms):
             problems.append((None, f"ceiling is {self.ceiling}"))
-        if self._ledger.waiting and self.capacity:
-            room = self._ledger.admitted < self.ceiling
-            if room and self._ledger.slots_in_use < self.capacity:
-                problems.append((None, "requests wait although slots are free"))
-            if not room and self._ledger.slots_in_use == 0:
+        problems += [(None, text) for text in self._places.problems()]
+        for place in map(self._places.of, self._places.keys()):
+            assert place is not None
+            if place.waits != self._ledger.is_waiting(place.key):
+                problems.append((None, f"{place.key!r} waits: {place.waits}"))
+        problems += [(None, text) for text in self._held.problems()]
+        room = self._ledger.admitted < self.ceiling
+        if any(self._spot(entry) is not None for entry in self._heads() if room):
+            problems.append((None, "requests or tasks wait although slots are free"))
+        if self._ledger.waiting and self.capacity and not room:
+            if self._ledger.computing == 0:
                 problems.append((None, "requests wait at the ceiling for nothing"))
         if problems:
             raise Inconsistent(
@@ -477,62 +418,89 @@ class PermissionMachine:
     # -- the rules ---------------------------------------------------------------
 
     def _admit_waiting(self, now: float) -> list[Decision]:
-        """Rule 2 for waiting requests, and the ceiling of rule 5."""
+        """Rule 2 for what waits, and the ceiling of rule 5."""
         decisions: list[Decision] = []
         ledger = self._ledger
-        while self.capacity:
-            lease = ledger.head()
-            if lease is None:
-                break
-            if ledger.admitted >= self.ceiling:
-                if ledger.slots_in_use:
+        while self.capacity and (ledger.waiting or self._held):
+            full = ledger.admitted >= self.ceiling
+            for entry in self._heads():
+                if full and isinstance(entry, Lease):
+                    if ledger.computing == 0:
+                        decisions.append(self._refuse_at_ceiling(entry, now))
+                        break
+                    continue
+                address = self._spot(entry)
+                if address is not None:
+                    decisions += self._give(entry, address, "slot free", now)
                     break
-                decisions.append(self._refuse_at_ceiling(lease, now))
-            elif ledger.slots_in_use < self.capacity:
-                decisions += self._admit(lease, "slot free", now)
             else:
                 break
         return decisions
+
+    def _heads(self) -> Iterator[Lease | Held]:
+        """The first of each kind that waits, the deepest first; tasks before requests."""
+        held, leases = self._held.line.heads(), self._ledger.line.heads()
+        while held or leases:
+            if held and (not leases or held[0][0] >= leases[0][0]):
+                yield held.pop(0)[2]
+            else:
+                yield leases.pop(0)[2]
+
+    def _spot(self, entry: Lease | Held) -> str | None:
+        """The address of a worker with a free slot for what waits."""
+        if isinstance(entry, Lease):
+            return self._places.find(entry.request.needs, entry.request.holder)
+        return self._places.find(entry.needs)
+
+    def _give(
+        self, entry: Lease | Held, address: str, why: str, now: float
+    ) -> list[Decision]:
+        """Give a slot of a worker to a request or task that waits."""
+        if isinstance(entry, Lease):
+            return self._admit(entry, why, now, address)
+        self._held.remove(entry.key)
+        self._take_slot(entry.key, address, entry.needs)
+        return [Start(entry.key)]
+
+    def _exceed(self, why: str, now: float, least_depth: int = 0) -> list[Decision]:
+        """Let one of those that wait start, whether a slot is free or not.
+
+        Tasks that are less deep than ``least_depth`` have to wait.
+        """
+        full = self._ledger.admitted >= self.ceiling
+        for entry in self._heads():
+            if isinstance(entry, Lease):
+                if full:
+                    continue
+            elif entry.depth < least_depth:
+                continue
+            needs = entry.request.needs if isinstance(entry, Lease) else entry.needs
+            address = self._spot(entry) or self._places.least_loaded(needs)
+            if address is not None:
+                return self._give(entry, address, why, now)
+            if isinstance(entry, Lease):
+                # No worker fits; once it is submitted, the task waits for one that does.
+                return self._admit(entry, why, now, None)
+        return []
 
     def _try(self, request: Request, now: float) -> list[Decision]:
         """Rule 2 for a request that cannot wait, then the allowance of rule 3."""
         ledger = self._ledger
         head = ledger.head()
         overtakes = head is not None and head.request.depth >= request.depth
-        # the slot of its own owner is lent as soon as the request is entered
-        in_use = ledger.slots_in_use - ledger.would_lend(request.owner)
-        if overtakes or ledger.admitted >= self.ceiling:
-            granted = False
-        elif in_use < self.capacity:
-            granted = True
-        else:
-            granted = self._allowance > 0 and not self.epoch_due(now)
-            if granted:
-                self._allowance -= 1
-        if granted:
-            lease = self._open(request, now)
-            return self._admit(lease, "tried", now) + self._admit_waiting(now)
-        return [self._chronicle.refused(request, "capacity", self.why_waiting(), now)]
-
-    def _quota(self, load: float) -> int:
-        """How many slots beyond the capacity the load allows for one epoch."""
-        if not self.capacity or load > HIGH_LOAD:
-            return 0
-        if load < LOW_LOAD:
-            return max(1, int(self.capacity * LOW_LOAD_SHARE))
-        return 1
-
-    def _stands_still(self, now: float) -> bool:
-        """Rule 4 for waits unknown to us: whether to grant a request at this epoch's end."""
-        ended = self._chronicle.ended_total
-        if ended != self._still_ended or not (self._ledger.waiting and self.capacity):
-            self._still_ended = ended
-            self._still_since, self._still_until = now, now + self.patience
-            return False
-        if now < self._still_until:
-            return False
-        self._still_until = now + (now - self._still_since)
-        return True
+        lease = self._open(request, now)  # lends the slot of its owner
+        if not overtakes and ledger.admitted < self.ceiling:
+            address = self._spot(lease)
+            allowed = self._epoch.allowance > 0 and not self._epoch.due(now)
+            if address is None and allowed:
+                address = self._places.least_loaded(request.needs)
+                self._epoch.allowance -= address is not None
+            if address is not None:
+                admitted = self._admit(lease, "tried", now, address)
+                return admitted + self._admit_waiting(now)
+        reason = self.why_waiting()
+        self._close_silently(lease)
+        return [self._chronicle.refused(request, "capacity", reason, now)]
 
     def _cycle(self, request: Request) -> str | None:
         """Why the request would wait for itself, or None if it would not."""
@@ -551,19 +519,49 @@ class PermissionMachine:
 
     def _open(self, request: Request, now: float) -> Lease:
         self._chronicle.requested(request, now)
-        return self._ledger.open(request, now)
+        lease = self._ledger.open(request, now)
+        if lease.owner is not None and len(lease.owner.owned) == 1:
+            self._places.set(lease.owner.key, waits=True)
+        return lease
 
-    def _admit(self, lease: Lease, why: str, now: float) -> list[Decision]:
-        """Grant a lease and the leases that join it."""
-        before = self._ledger.slots_in_use
-        leases = self._ledger.admit(lease, now)
-        after = self._ledger.slots_in_use
-        self._chronicle.over_capacity_total += after > before and after > self.capacity
-        return [self._chronicle.granted(each, why, now) for each in leases]
+    def _admit(
+        self, lease: Lease, why: str, now: float, address: str | None = None
+    ) -> list[Decision]:
+        """Grant a lease, and those that join it; ``address`` is where its slot is.
+
+        None means that its transformation has a slot, or that no worker fits.
+        """
+        key = _name(lease)
+        decisions: list[Decision] = [
+            self._chronicle.granted(each, why, now)
+            for each in self._ledger.admit(lease, now)
+        ]
+        if address is not None and self._places.of(key) is None:
+            self._take_slot(key, address, lease.request.needs)
+        if key in self._held and self._places.of(key) is not None:
+            self._held.remove(key)
+            decisions.append(Start(key))
+        return decisions
+
+    def _take_slot(self, key: str, address: str, needs: Needs) -> None:
+        waits = self._ledger.is_waiting(key)
+        free = self._places.sites[address].free
+        self._chronicle.over_capacity_total += not (free or waits)
+        self._places.put(key, address, needs, waits=waits)
+
+    def _hold(self, key: str, depth: int, needs: Needs) -> None:
+        """Let a task wait for a slot."""
+        self._leave(key)
+        self._held.add(Held(key, depth, self._ledger.next_number(), needs))
+
+    def _leave(self, key: str) -> None:
+        """A task has no place any more, and does not wait for one."""
+        self._held.remove(key)
+        self._places.drop(key)
 
     def _refuse_at_ceiling(self, lease: Lease, now: float) -> Refused:
         held = self._ledger.admitted
-        self._ledger.close(lease)
+        self._close_silently(lease)
         reason = (
             f"{held} transformations wait for nested ones, which is the limit of "
             f"{len(self._workers)} workers ({self.ceiling})"
@@ -577,8 +575,19 @@ class PermissionMachine:
         return self._admit_waiting(now)
 
     def _close(self, lease: Lease, why: str, now: float) -> None:
-        self._ledger.close(lease)
+        self._close_silently(lease)
         self._chronicle.ended(lease, why, now)
+
+    def _close_silently(self, lease: Lease) -> None:
+        owner, state = lease.owner, lease.state
+        self._ledger.close(lease)
+        if owner is not None and not owner.owned:
+            self._places.set(owner.key, waits=False)
+        if state is None or state.first is None:
+            name = _name(lease)
+            place = self._places.of(name)
+            if place is not None and not place.task:
+                self._places.drop(name)  # its task will not come
 
     def _forget_terms(self, address: str) -> None:
         terms = self._workers.pop(address, None)
@@ -598,3 +607,8 @@ class PermissionMachine:
                 f"not to {holder!r}"
             )
         return lease
+
+
+def _name(lease: Lease) -> str:
+    """The name under which a transformation has its place."""
+    return lease.request.key or f"lease {lease.request.lease_id}"

@@ -244,10 +244,10 @@ class Page(DashboardComponent):
             (18, 9, 6, 8, 8, 12, 8, 11, 12, 8),
             tuple(figures.WORKER_FIELDS)[1:],
         )
-        self._waiting = Table("waiting", figures.WAITING_FIELDS, (22, 13, 14, 51))
-        self._running = Table(
-            "running", figures.RUNNING_FIELDS, (22, 12, 13, 9, 10, 34)
-        )
+        # one below the other: a name and its callers need the width
+        self._waiting = Table("waiting", figures.WAITING_FIELDS, (36, 9, 11, 44))
+        self._running = Table("running", figures.RUNNING_FIELDS, (36, 9, 9, 10, 8, 28))
+        self._failures = Table("failures", figures.FAILURE_FIELDS, (9, 36, 10, 45))
         self._decisions = Table("decisions", figures.DECISION_FIELDS, (12, 10, 78))
         self.source = self._curves.source
         self.root: Any = column(
@@ -255,7 +255,9 @@ class Page(DashboardComponent):
             self._cards,
             self._curves.root,
             self._workers.root,
-            row(self._waiting.root, self._running.root, sizing_mode="stretch_width"),
+            self._failures.root,
+            self._waiting.root,
+            self._running.root,
             self._decisions.root,
             sizing_mode="stretch_width",
             margin=10,
@@ -278,6 +280,7 @@ class Page(DashboardComponent):
         self._workers.update(now.workers_title, now.workers)
         self._waiting.update(now.waiting_title, now.waiting)
         self._running.update(now.running_title, now.running)
+        self._failures.update(now.failures_title, now.failures)
         self._decisions.update(now.decisions_title, now.decisions)
 
     def _warn(self, warnings: list[str]) -> None:

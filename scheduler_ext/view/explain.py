@@ -6,7 +6,7 @@ return values go over the wire, see :func:`overview` and :func:`why`.
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from itertools import islice
 from typing import Any, Literal
 
@@ -20,7 +20,9 @@ from ..permission.ledger import Lease
 from ..permission.machine import PermissionMachine
 from ..scaling import ScalingRecord
 from ..task_keys import checksum_of
+from .failures import Failure, Failures
 from .history import Ended, Journal
+from .labels import Labels, joined
 from .phrases import count, listed, span
 from .workers import PAUSED, paused
 
@@ -34,7 +36,8 @@ MAX_NAMED = 5
 #: "slot": its lease was requested and waits for a slot. "submission": it has the slot,
 #: its task is on the way. "dependency": it waits for its inputs. "no-worker": no worker
 #: fits. "queued": Dask holds it back. "assigned": a worker has it and has not begun it.
-#: "running", or "calling" when it waits for transformations that it called.
+#: "running", "calling" when it waits for transformations that it called, or "storing".
+#: "several": the answer is about all transformations with a name.
 State = Literal[
     "slot",
     "submission",
@@ -44,10 +47,14 @@ State = Literal[
     "assigned",
     "running",
     "calling",
+    "storing",
     "ended",
     "unknown",
+    "several",
 ]
 
+#: Endings with an error
+FAILED = ("failed", "erred")
 _ENDINGS = {
     "stored": "finished, the result is stored",
     "cached": "finished, the result was found in the database",
@@ -69,6 +76,8 @@ class Subject:
     live: LiveKeys
     journal: Journal
     scaling: ScalingRecord
+    labels: Labels
+    failures: Failures
 
 
 def totals(subject: Subject) -> tuple[int, int]:
@@ -86,6 +95,10 @@ def overview(subject: Subject, now: float, limit: int = SHOWN) -> dict[str, Any]
 
         key, checksum     of the transformation; checksum is None while an input is
                           still to be computed
+        name              of its function, None if that is not known
+        label             for people: the name and those of its callers, such as
+                          "score < dock < simulate"; "code 1a2b3c4d" (the first digits
+                          of the checksum of its code) stands for an unknown name
         state, reason     see State; a sentence for people
         age_seconds       since it was asked for
         worker            address of the worker that has it, or None
@@ -98,7 +111,7 @@ def overview(subject: Subject, now: float, limit: int = SHOWN) -> dict[str, Any]
     leases = subject.machine.ledger.oldest_unsubmitted(limit)
     unsubmitted = {_name(lease): lease for lease in leases}
     waiting = [_lease_row(subject, lease, now) for lease in unsubmitted.values()]
-    waiting += [_row(subject, key, now) for key in islice(journal.waiting, limit)]
+    waiting += [row_of(subject, key, now) for key in islice(journal.waiting, limit)]
     waiting.sort(key=lambda row: row["age_seconds"], reverse=True)
     waiting_total, with_workers_total = totals(subject)
     return {
@@ -106,7 +119,7 @@ def overview(subject: Subject, now: float, limit: int = SHOWN) -> dict[str, Any]
         "with_workers_total": with_workers_total,
         "waiting": waiting[:limit],
         "with_workers": [
-            _row(subject, key, now) for key in islice(journal.with_worker, limit)
+            row_of(subject, key, now) for key in islice(journal.with_worker, limit)
         ],
     }
 
@@ -117,20 +130,24 @@ def why(subject: Subject, checksum: str, now: float) -> dict[str, Any]:
     Returns::
 
         checksum     as asked
+        label        as in the rows of overview
         found        whether anything is known about it
         state        as in the rows of overview, or "ended" or "unknown"
         reason       a sentence for people
         ended        None, or {"ending": see history.Ending, "seconds_ago": float,
                      "seconds": float with a worker or None}
+        failure      None, or how it failed last: the fields of failures.Failure
+        matches      None; see search.by_name
         tasks        one for each Dask task, usually one: the row of overview, with
           chain      [rows of overview]: first the task that it waits for, then the task
                      that this one waits for, and so on; always the oldest of several
-          waits_for  {"total": int, "keys": [str]}, the first few
-          called_by  {"total": int, "keys": [str]}, transformations that wait for it
+          waits_for  {"total": int, "keys": [str], "names": [str]}, the first few; the
+                     names are for people
+          called_by  the same of the transformations that wait for it
           clients    number of Dask clients that want its task
           slot      None, or where it waits for one: {"position": int from 1,
                      "waiting": int, "slots_in_use": int, "capacity": int,
-                     "held_by": [str]}, the first few keys that use slots
+                     "held_by": [str]}, names of the first few that use slots
 
     ``now`` is monotonic seconds.
     """
@@ -141,15 +158,28 @@ def why(subject: Subject, checksum: str, now: float) -> dict[str, Any]:
     ended = subject.journal.ended(checksum)
     tasks = [_task(subject, key, now) for key in keys]
     tasks = [task for task in tasks if task["state"] not in ("ended", "unknown")]
+    failure = subject.failures.of(checksum)
+    if tasks:
+        label = tasks[0]["label"]
+    elif failure is not None:
+        label = joined(failure.name, failure.callers)
+    else:
+        label = "" if ended is None else subject.labels.label(ended.key)
     reply: dict[str, Any] = {
         "checksum": checksum,
-        "found": bool(tasks or ended),
+        "label": label,
+        "found": bool(tasks or ended or failure),
         "state": "unknown",
         "reason": "the scheduler has no task for it: it was not submitted here, or "
         "ended long ago (a result would be in the database)",
         "ended": None,
+        "failure": None if failure is None else asdict(failure),
+        "matches": None,
         "tasks": tasks,
     }
+    if failure is not None:
+        ago = span(max(0.0, time() - failure.time))
+        reply["state"], reply["reason"] = "ended", f"{_failed(failure)}; {ago} ago"
     if ended is not None:
         reply["ended"] = {
             "ending": ended.ending,
@@ -157,7 +187,9 @@ def why(subject: Subject, checksum: str, now: float) -> dict[str, Any]:
             "seconds": ended.seconds,
         }
         reply["state"] = "ended"
-        reply["reason"] = f"{_ended(subject, ended)} {span(now - ended.at)} ago"
+        mark = ";" if ended.ending in FAILED else ""
+        ago = f"{span(now - ended.at)} ago"
+        reply["reason"] = f"{ending(subject, ended)}{mark} {ago}"
     if tasks:
         reply["state"], reply["reason"] = tasks[0]["state"], tasks[0]["reason"]
     return reply
@@ -173,7 +205,7 @@ def chain(subject: Subject, key: str, now: float) -> list[dict[str, Any]]:
             break
         key = below[0]
         seen.add(key)
-        steps.append(_row(subject, key, now))
+        steps.append(row_of(subject, key, now))
     return steps
 
 
@@ -184,13 +216,6 @@ def on_the_way(subject: Subject) -> str:
     if not (pending or starting):
         return ""
     return f"; batch system: {pending} pending, {starting} starting"
-
-
-def named(subject: Subject, prefix: str) -> list[str]:
-    """The checksums of known transformations that begin with a prefix, sorted."""
-    keys = map(checksum_of, subject.machine.ledger.keys())
-    known = {*subject.live.checksums(), *subject.journal.remembered(), *keys}
-    return sorted(each for each in known if each and each.startswith(prefix))
 
 
 def waits_for(subject: Subject, key: str) -> list[str]:
@@ -210,12 +235,12 @@ def _task(subject: Subject, key: str, now: float) -> dict[str, Any]:
     ledger = subject.machine.ledger
     called_by = {request.owner for request in ledger.requests_for(key)} - {None}
     below = waits_for(subject, key)
-    row = _row(subject, key, now)
+    row = row_of(subject, key, now)
     return {
         **row,
         "chain": chain(subject, key, now),
-        "waits_for": _named(below),
-        "called_by": _named(sorted(map(str, called_by))),
+        "waits_for": _named(subject, below),
+        "called_by": _named(subject, sorted(map(str, called_by))),
         "clients": len(task.who_wants or ()) if task is not None else 0,
         "slot": _slot(subject, key) if row["state"] == "slot" else None,
     }
@@ -228,16 +253,17 @@ def _slot(subject: Subject, key: str) -> dict[str, Any]:
         for lease in map(ledger.leases.__getitem__, ledger.bound_to(key))
         if lease.granted_at is None
     ]
+    machine = subject.machine
     return {
-        "position": min(positions),
-        "waiting": ledger.waiting,
-        "slots_in_use": ledger.slots_in_use,
-        "capacity": subject.machine.capacity,
-        "held_by": ledger.holding(MAX_NAMED),
+        "position": min(positions) if positions else machine.held_position(key),
+        "waiting": ledger.waiting if positions else machine.held,
+        "slots_in_use": machine.places.taken,
+        "capacity": machine.capacity,
+        "held_by": [subject.labels.short(k) for k in machine.holding(MAX_NAMED)],
     }
 
 
-def _row(subject: Subject, key: str, now: float) -> dict[str, Any]:
+def row_of(subject: Subject, key: str, now: float) -> dict[str, Any]:
     """A row for a key: of its unfinished task, else of its lease, else of its end."""
     task = subject.scheduler.tasks.get(key)
     if task is None or task.state not in UNFINISHED:
@@ -273,12 +299,22 @@ def _lease_row(subject: Subject, lease: Lease, now: float) -> dict[str, Any]:
     return _fields(subject, lease.request.key, state, reason, now - lease.since)
 
 
+def ended_row(subject: Subject, ended: Ended, now: float) -> dict[str, Any]:
+    """A row for a transformation that has ended; its age is since then."""
+    reason = ending(subject, ended)
+    row = _fields(subject, ended.key, "ended", reason, now - ended.at)
+    row["checksum"] = ended.checksum
+    return row
+
+
 def _fields(
     subject: Subject, key: str | None, state: State, reason: str, age: float
 ) -> dict[str, Any]:
     return {
         "key": key,
         "checksum": None if key is None else subject.live.checksum(key),
+        "name": subject.labels.name(key),
+        "label": subject.labels.label(key),
         "state": state,
         "reason": reason,
         "age_seconds": max(0.0, age),
@@ -296,7 +332,8 @@ def _state(subject: Subject, task: TaskState) -> tuple[State, str]:
     if task.state == "processing" and task.processing_on is not None:
         return _with_worker(subject, task, task.processing_on)
     if task.state == "waiting":
-        keys = [str(other.key) for other in islice(task.waiting_on or (), MAX_NAMED)]
+        below = islice(task.waiting_on or (), MAX_NAMED)
+        keys = [subject.labels.short(str(other.key)) for other in below]
         number = len(task.waiting_on or ())
         return (
             "dependency",
@@ -305,6 +342,10 @@ def _state(subject: Subject, task: TaskState) -> tuple[State, str]:
     if task.state == "queued" and subject.scheduler.workers:
         reason = "held back by Dask until a worker has a free thread"
         return "queued", reason + _paused(subject)
+    if subject.machine.holds_back(str(task.key)) and subject.machine.capacity:
+        if subject.machine.may_ever_start(str(task.key)):
+            reason = f"no slot: {subject.machine.why_waiting()}"
+            return "slot", reason + _paused(subject)
     return "no-worker", _no_worker(subject, task)
 
 
@@ -320,6 +361,9 @@ def _with_worker(
         )
         text = f"waits for {count(len(called), 'call')}"
         return "calling", text + (f", {waiting} without slot" if waiting else "")
+    place = subject.machine.places.of(key)
+    if place is not None and place.stores:
+        return "storing", "has ended, its result is being stored"
     if task in ws.long_running:
         return "running", "runs, has called others"
     if task in ws.executing:
@@ -360,10 +404,22 @@ def _paused(subject: Subject) -> str:
     return f"; {text}" if text else ""
 
 
-def _ended(subject: Subject, ended: Ended) -> str:
+def ending(subject: Subject, ended: Ended) -> str:
     text = _ENDINGS[ended.ending]
     if ended.ending == "cancelled" and subject.machine.waits(ended.key):
         return f"being {text}, its worker has not said so yet; asked for it"
+    if ended.ending in FAILED:
+        failure = subject.failures.of(ended.checksum or ended.key)
+        if failure is not None:
+            return _failed(failure)
+    return text
+
+
+def _failed(failure: Failure) -> str:
+    """The last line of the error; whose error it is, if not its own."""
+    text = f"failed: {failure.line or 'without a text'}"
+    if failure.cause is not None:
+        text += f" (because {failure.cause} failed)"
     return text
 
 
@@ -372,5 +428,6 @@ def _name(lease: Lease) -> str:
     return lease.request.key or lease.request.lease_id
 
 
-def _named(keys: list[str]) -> dict[str, Any]:
-    return {"total": len(keys), "keys": keys[:MAX_NAMED]}
+def _named(subject: Subject, keys: list[str]) -> dict[str, Any]:
+    names = [subject.labels.short(key) for key in keys[:MAX_NAMED]]
+    return {"total": len(keys), "keys": keys[:MAX_NAMED], "names": names}

@@ -13,16 +13,17 @@ from typing import Any
 from distributed.metrics import monotonic, time
 
 from . import explain
+from .failures import Failure
+from .labels import joined, named, with_digits
 from .operations import Operations
 from .phrases import count, listed, size, span
-from .workers import TASKS_SEEN, paused, processes, work
+from .workers import executing, paused, processes, work
 
 #: Rows of the tables
 WORKERS_SHOWN = 20
 TRANSFORMATIONS_SHOWN = 15
 DECISIONS_SHOWN = 10
-#: Characters of a checksum or key that are shown
-KEY_SHOWN = 16
+FAILURES_SHOWN = 10
 
 Row = dict[str, Any]
 
@@ -34,7 +35,7 @@ WORKER_FIELDS = {
     "top_level": "top-level",
     "nested": "nested",
     "waiting": "waiting for calls",
-    "not_begun": "not begun",
+    "storing": "storing",
     "load": "load [% of slots]",
     "cpu": "CPU [% of a core]",
     "memory": "memory",
@@ -52,6 +53,12 @@ RUNNING_FIELDS = {
     "worker": "worker",
     "state": "state",
     "reason": "what it does",
+}
+FAILURE_FIELDS = {
+    "time": "time",
+    "name": "transformation",
+    "worker": "worker",
+    "line": "error",
 }
 DECISION_FIELDS = {"time": "time", "change": "workers", "reason": "reason"}
 
@@ -75,11 +82,13 @@ class Figures:
     workers: list[Row]
     waiting: list[Row]
     running: list[Row]
+    failures: list[Row]
     decisions: list[Row]
     #: above each table: the number of entries, and how many are shown
     workers_title: str
     waiting_title: str
     running_title: str
+    failures_title: str
     decisions_title: str
     #: paused workers, a standstill, problems with the batch system
     problems: list[str]
@@ -94,6 +103,8 @@ def figures(operations: Operations) -> Figures:
     workers = _workers(operations)
     waiting = [_waiting_row(row) for row in overview["waiting"]]
     running = [_running_row(row) for row in overview["with_workers"]]
+    failed = operations.failures
+    failures = [_failure_row(each) for each in failed.latest(FAILURES_SHOWN)]
     decisions = [
         _decision_row(decision)
         for decision in reversed(scaling["decisions"][-DECISIONS_SHOWN:])
@@ -103,6 +114,7 @@ def figures(operations: Operations) -> Figures:
         workers=workers,
         waiting=waiting,
         running=running,
+        failures=failures,
         decisions=decisions,
         workers_title=_title(
             "Workers",
@@ -124,6 +136,13 @@ def figures(operations: Operations) -> Figures:
             overview["with_workers_total"],
             "oldest",
             "no worker has a transformation",
+        ),
+        failures_title=_title(
+            "Failed transformations",
+            failures,
+            failed.total,
+            "latest",
+            "none so far",
         ),
         decisions_title=_title(
             "Scaling decisions",
@@ -162,12 +181,13 @@ def _cards(
         Card(
             "Slots in use",
             f"{statistics.slots_in_use} of {statistics.capacity}",
-            f"{statistics.lent} lent by those that wait for calls",
+            f"{statistics.executing} execute, {statistics.lent} wait for calls, "
+            f"{statistics.storing} are being stored",
         ),
         Card(
             "Requests waiting",
             str(statistics.waiting),
-            f"{statistics.granted_total} granted so far",
+            f"and {count(statistics.held, 'task')}, for a slot",
         ),
         Card(
             "Requests refused",
@@ -205,36 +225,31 @@ def _cards(
 
 
 def _workers(operations: Operations) -> list[Row]:
-    """The workers with the most tasks; "?" where there are too many tasks to look."""
+    """The workers with the most tasks."""
     offers = operations.machine.offers()
     rows = []
-    left = TASKS_SEEN
     for ws in nlargest(
         WORKERS_SHOWN,
         operations.scheduler.workers.values(),
         key=lambda ws: len(ws.processing),
     ):
         least, _, slots = offers.get(ws.address, ("none", 0, ws.nthreads))
-        left -= len(ws.processing)
-        row: Row = dict.fromkeys(WORKER_FIELDS, "?")
-        row |= {
+        row: Row = {
             "name": str(ws.name),
             "processes": processes(ws) or least,
             "slots": slots,
+            **work(operations.machine, ws.address),
+            "load": round(100 * executing(operations.machine, ws) / max(1, slots)),
             "cpu": f"{ws.metrics.get('cpu') or 0:.0f}",
             "memory": size(ws.metrics.get("memory") or 0),
         }
-        if left >= 0:
-            row |= work(operations.machine, ws)
-            running = len(ws.processing) - row["waiting"] - row["not_begun"]
-            row["load"] = round(100 * running / max(1, slots))
         rows.append(row)
     return rows
 
 
 def _waiting_row(row: Row) -> Row:
     return {
-        "name": _short(row),
+        "name": named(row),
         "checksum": row["checksum"],
         "age": f"{span(row['age_seconds'])} ago",
         "state": row["state"],
@@ -245,7 +260,7 @@ def _waiting_row(row: Row) -> Row:
 def _running_row(row: Row) -> Row:
     held = row["worker_seconds"]
     return {
-        "name": _short(row),
+        "name": named(row),
         "checksum": row["checksum"],
         "age": f"{span(row['age_seconds'])} ago",
         "held": "" if held is None else f"{span(held)} ago",
@@ -255,20 +270,24 @@ def _running_row(row: Row) -> Row:
     }
 
 
+def _failure_row(failure: Failure) -> Row:
+    label = joined(failure.name, failure.callers)
+    because = f" (because {failure.cause} failed)" if failure.cause else ""
+    return {
+        "time": f"{span(max(0.0, time() - failure.time))} ago",
+        "name": with_digits(label, failure.key, failure.checksum),
+        "checksum": failure.checksum,
+        "worker": failure.worker or "",
+        "line": f"{failure.line}{because}",
+    }
+
+
 def _decision_row(decision: Row) -> Row:
     return {
         "time": f"{span(max(0.0, time() - decision['time']))} ago",
         "change": f"{decision['from']} → {decision['to']}",
         "reason": decision["reason"],
     }
-
-
-def _short(row: Row) -> str:
-    """The first characters of a transformation's checksum or key."""
-    name = row["checksum"] or row["key"]
-    if name is None:
-        return "not said"
-    return name if len(name) <= KEY_SHOWN else name[:KEY_SHOWN] + "…"
 
 
 def _stalls(operations: Operations) -> list[str]:

@@ -146,6 +146,10 @@ class Journal:
         """The last end of a transformation, by its checksum, if it is remembered."""
         return self._ended.get(name)
 
+    def latest(self) -> Iterable[Ended]:
+        """All ends that are remembered, the newest first."""
+        return reversed(self._ended.values())
+
     def remembered(self) -> Iterable[str]:
         """The names that :meth:`ended` knows, oldest first."""
         return self._ended.keys()

@@ -97,13 +97,28 @@ def _slots(operations: Operations) -> Iterator[Family]:
     )
     yield GaugeMetricFamily(
         "seamless_slots_in_use",
-        "Slots held by nested transformations that do not wait for others.",
+        "Slots of transformations that execute, or are on their way to a worker.",
         statistics.slots_in_use,
     )
     yield GaugeMetricFamily(
         "seamless_slots_lent",
-        "Slots of nested transformations that wait for others, which may use them.",
+        "Transformations on workers that wait for others, and so take no slot.",
         statistics.lent,
+    )
+    yield GaugeMetricFamily(
+        "seamless_transformations_executing",
+        "Transformations that execute.",
+        statistics.executing,
+    )
+    yield GaugeMetricFamily(
+        "seamless_transformations_storing",
+        "Transformations whose results are being stored, which takes no slot.",
+        statistics.storing,
+    )
+    yield GaugeMetricFamily(
+        "seamless_tasks_held",
+        "Tasks that the scheduler holds back until a slot is free.",
+        statistics.held,
     )
     yield GaugeMetricFamily(
         "seamless_requests_waiting",
@@ -163,6 +178,24 @@ def _transformations(operations: Operations) -> Iterator[Family]:
         "ending",
         endings,
     )
+    yield _labelled(
+        CounterMetricFamily,
+        "seamless_failures",
+        "Transformations that failed, by name of the function; the names that come "
+        "after the first ones are counted together.",
+        "function",
+        operations.failures.by_name,
+    )
+    names = GaugeMetricFamily(
+        "seamless_function",
+        "Always 1: names of the functions, to join with Dask's figures by prefix.",
+        labels=["task_prefix_name", "function"],
+    )
+    for prefix in operations.scheduler.task_prefixes:
+        name = operations.functions.name_of(prefix)
+        if name is not None:
+            names.add_metric([prefix, name], 1)
+    yield names
     yield CounterMetricFamily(
         "seamless_transformations_begun_again",
         "How often the code of a transformation began another time on its worker: its "

@@ -5,23 +5,33 @@ Everything here only reads: no decision depends on it.
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Callable
 from typing import Any
 
 from distributed.metrics import monotonic, time
-from distributed.scheduler import Scheduler
+from distributed.scheduler import Scheduler, TaskState
 
 from .. import messages
 from ..activity import UNFINISHED, Activity
 from ..cancellation import STIMULUS, LiveKeys
+from ..error_texts import beginning, last_line
 from ..fields import InvalidMessage
+from ..functions import DIGITS, Functions
 from ..permission.machine import PermissionMachine
 from ..scaling import ScalingRecord
-from . import explain
+from . import explain, search
+from .failures import Failure, Failures
 from .history import History, Journal, Sample
+from .labels import Labels, joined, with_digits
 from .phrases import listed
 from .standstill import Watchdog
+from .workers import worker_of
 
+logger = logging.getLogger(__name__)
+
+#: Failures of one function that are written into the log
+LOGGED = 20
 #: Prefixes of the stimuli that cancel tasks: ours, and Dask's
 _CANCELLATIONS = (STIMULUS, "cancel-")
 
@@ -39,6 +49,7 @@ class Operations:
         live: LiveKeys,
         scaling: ScalingRecord,
         activity: Activity,
+        functions: Functions,
         status: Callable[[], dict[str, Any]],
     ) -> None:
         self.scheduler = scheduler
@@ -47,7 +58,18 @@ class Operations:
         self.status = status
         self.journal = Journal()
         self.history = History()
-        self.subject = explain.Subject(scheduler, machine, live, self.journal, scaling)
+        self.functions = functions
+        self.failures = Failures()
+        self.labels = Labels(scheduler, machine, live, functions)
+        self.subject = explain.Subject(
+            scheduler,
+            machine,
+            live,
+            self.journal,
+            scaling,
+            self.labels,
+            self.failures,
+        )
         self.watchdog = Watchdog(self.subject, activity)
         #: whether the plugin takes part in the scheduler; see :class:`.pages.Pages`
         self.attached = False
@@ -60,18 +82,58 @@ class Operations:
             self.journal.moved(key, finish, monotonic())
             return
         task = self.scheduler.tasks[key]
+        checksum = self.subject.live.checksum(key)
         report = None
         if finish == "memory" and start == "processing":
             report = messages.parse_report(task.metadata)
+            if report is not None and report.get("ending") == "failed":
+                self._failed(task, checksum, *messages.parse_failure(report))
+        elif finish == "erred":
+            error = f"{task.exception_text or ''}\n"
+            self._failed(task, checksum, last_line(error), beginning(error))
         self.journal.moved(
             key,
             finish,
             monotonic(),
             again=finish == "released" and bool(task.who_wants or task.waiters),
-            checksum=self.subject.live.checksum(key),
+            checksum=checksum,
             cancelled=stimulus_id.startswith(_CANCELLATIONS),
             report=report,
         )
+
+    def _failed(
+        self,
+        task: TaskState,
+        checksum: str | None,
+        line: str,
+        text: str,
+        origin: str | None = None,
+    ) -> None:
+        """Remember a failure, and write the first ones of each function into the log."""
+        key = str(task.key)
+        own = origin is None or (checksum or "").startswith(origin[-DIGITS:])
+        failure = Failure(
+            key=key,
+            checksum=checksum,
+            name=self.labels.shown(key),
+            callers=tuple(self.labels.callers(key)),
+            worker=worker_of(self.scheduler, task),
+            time=time(),
+            ending="failed" if task.state == "memory" else "erred",
+            line=line,
+            text=text,
+            cause=None if own else origin,
+        )
+        number = self.failures.add(failure)
+        if number <= LOGGED:
+            more = "" if number < LOGGED else " (more of them are not logged)"
+            logger.warning(
+                "%s failed on %s: %s%s",
+                with_digits(joined(failure.name, failure.callers), key, checksum),
+                failure.worker,
+                line,
+                more,
+            )
 
     def sample(self) -> Sample:
         """Remember the numbers of this moment; the cost does not depend on them."""
@@ -80,8 +142,8 @@ class Operations:
         sample = Sample(
             time=time(),
             capacity=self.machine.capacity,
-            slots_in_use=ledger.slots_in_use,
-            lent=ledger.lent,
+            slots_in_use=self.machine.places.taken,
+            lent=self.machine.places.waiting,
             requests_waiting=ledger.waiting,
             refused_total=self.machine.refused_total,
             transformations_waiting=waiting,
@@ -102,7 +164,7 @@ class Operations:
         nested transformations, which then became no tasks. ``begun_again_total`` tells
         how often the code of a transformation began again on its worker. ``resumes``
         tells how many transformations waited for their process after their calls had
-        ended, and how long in total.
+        ended, and how long in total. ``failures`` is :meth:`.failures.Failures.summary`.
         """
         waits = self.journal.resume_waits
         return {
@@ -110,6 +172,7 @@ class Operations:
             "endings_total": dict(self.journal.endings),
             "nested_cache_hits_total": self.journal.nested_cache_hits,
             "begun_again_total": self.journal.begun_again,
+            "failures": self.failures.summary(),
             "resumes": {"waited": sum(waits.counts), "seconds": waits.sum},
         }
 
@@ -117,13 +180,31 @@ class Operations:
         """The status of the plugin, with the time (Unix seconds) and the address."""
         return {"time": time(), "scheduler": self.scheduler.address, **self.status()}
 
-    def why(self, checksum: str) -> dict[str, Any]:
+    def why(self, checksum: str | None, name: str | None = None) -> dict[str, Any]:
         """Where a transformation is, see :func:`explain.why`.
 
-        The beginning of its checksum will do. Raises InvalidMessage if several begin so.
+        ``checksum`` may be the beginning of it. If no transformation is known by it, the
+        answer is about those of the functions with this ``name``: it is that of
+        :func:`search.by_name`, unless there is only one. Raises InvalidMessage if the
+        checksums of several begin so.
         """
+        now = monotonic()
+        if checksum is not None:
+            reply = self._by_checksum(checksum, now)
+            if reply["found"] or name is None:
+                return reply
+        codes = self.functions.named(name or "")
+        if not codes and checksum is not None:
+            return reply
+        reply = search.by_name(self.subject, codes, now)
+        rows = reply["matches"]["rows"]
+        if len(rows) == 1 and rows[0]["checksum"] is not None:
+            return explain.why(self.subject, rows[0]["checksum"], now)
+        return reply
+
+    def _by_checksum(self, checksum: str, now: float) -> dict[str, Any]:
         if len(checksum) < 64:
-            known = explain.named(self.subject, checksum)
+            known = search.begin_so(self.subject, checksum)
             if len(known) > 1:
                 names = listed(known[: explain.MAX_NAMED], len(known))
                 raise InvalidMessage(
@@ -133,4 +214,4 @@ class Operations:
                     ]
                 )
             checksum = known[0] if known else checksum
-        return explain.why(self.subject, checksum, monotonic())
+        return explain.why(self.subject, checksum, now)

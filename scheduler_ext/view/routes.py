@@ -1,8 +1,9 @@
 """State for programs: read-only JSON on the scheduler's HTTP server.
 
 ``seamless/state.json``: see :meth:`.operations.Operations.state`.
-``seamless/why/<checksum>.json``: see :func:`.explain.why`; status 404 if nothing is
-known of the transformation.
+``seamless/why/<checksum>.json``, also with a name: see
+:meth:`.operations.Operations.why`; status 404 if nothing is known of the transformation.
+``seamless/failures.json``: see :meth:`.failures.Failures.answer`.
 """
 
 from __future__ import annotations
@@ -40,10 +41,15 @@ class StateHandler(_Json):
         self.answer(self.operations.state())
 
 
+class FailuresHandler(_Json):
+    def get(self) -> None:
+        self.answer(self.operations.failures.answer())
+
+
 class WhyHandler(_Json):
-    def get(self, checksum: str) -> None:
+    def get(self, what: str) -> None:
         try:
-            reply = self.operations.why(messages.parse_why({"checksum": checksum}))
+            reply = self.operations.why(*messages.parse_why(messages.why(what)))
         except InvalidMessage as problem:
             self.answer({"errors": list(problem.errors)}, 400)
             return
@@ -59,6 +65,7 @@ def add(operations: Operations) -> Callable[[], None]:
     application = web.Application(
         [
             (prefix + r"/seamless/state\.json", StateHandler, arguments),
+            (prefix + r"/seamless/failures\.json", FailuresHandler, arguments),
             (prefix + r"/seamless/why/([^/]*)\.json", WhyHandler, arguments),
         ]
     )

@@ -18,6 +18,7 @@ from distributed.metrics import monotonic, time
 from ..activity import Activity
 from . import explain
 from .explain import Subject
+from .labels import named
 from .phrases import listed, span
 from .workers import paused
 
@@ -189,7 +190,6 @@ def _line(steps: list[dict[str, Any]]) -> str:
     """Rows of an overview, each of which waits for the next."""
     texts = []
     for step in steps[:STEPS]:
-        name = step["checksum"] or step["key"] or "(no key)"
         worker = f" on {step['worker_name']}" if step["worker_name"] else ""
-        texts.append(f"{name[:16]}{worker}: {step['reason']}")
+        texts.append(f"{named(step)}{worker}: {step['reason']}")
     return " -> ".join(texts) + (" -> ..." if len(steps) > STEPS else "")

@@ -6,15 +6,14 @@ from collections.abc import Callable
 from typing import Any
 
 from distributed.core import Status
-from distributed.scheduler import Scheduler, WorkerState
+from distributed.scheduler import Scheduler, TaskState, WorkerState
 
 from ..messages import parse_figures
 from ..permission.machine import PermissionMachine
-from ..task_keys import is_transformation
 from .phrases import count
 
-#: Tasks that are counted at most, for all workers together
-TASKS_SEEN = 5_000
+#: Counts of the transformations of a worker
+WORK = ("top_level", "nested", "waiting", "storing")
 #: The reason why Dask pauses a worker
 PAUSED = "memory limit reached; ask for more memory"
 
@@ -33,32 +32,46 @@ def paused(scheduler: Scheduler) -> str:
     return f"{count(number, 'worker')} {verb} paused: {PAUSED}" if number else ""
 
 
+def worker_of(scheduler: Scheduler, task: TaskState) -> str | None:
+    """The name of the worker on which a task has ended; None if it is not known."""
+    for ws in task.who_has or ():
+        return str(ws.name)
+    for address in task.erred_on or ():
+        known = scheduler.workers.get(address)
+        return address if known is None else str(known.name)
+    return None
+
+
 def processes(ws: WorkerState) -> int | None:
     """Seamless processes that a worker had at its last heartbeat; None: not known."""
     return parse_figures(ws.metrics)
 
 
-def work(machine: PermissionMachine, ws: WorkerState) -> dict[str, int]:
-    """Counts the transformations of a worker: top-level, nested, waiting, not begun.
+def work(machine: PermissionMachine, address: str) -> dict[str, int]:
+    """Counts the transformations of a worker, exact at any moment.
 
-    The last heartbeat of the worker tells which ones have begun.
+    ``top_level`` and ``nested`` are all of them, ``waiting`` wait for their calls,
+    ``storing`` have ended and their results are being stored; the others execute.
     """
-    counts = {"top_level": 0, "nested": 0, "waiting": 0, "not_begun": 0}
-    for task in ws.processing:
-        if is_transformation(task.key):
-            # nested work is submitted with its depth as its priority
-            nested = task.priority is not None and task.priority[0] < 0
-            counts["nested" if nested else "top_level"] += 1
-            waiting = task in ws.long_running or machine.waits(str(task.key))
-            counts["waiting"] += waiting
-            counts["not_begun"] += not waiting and task not in ws.executing
-    return counts
+    site = machine.places.sites.get(address)
+    if site is None:
+        return dict.fromkeys(WORK, 0)
+    nested = site.executing + site.waiting + site.storing - site.top_level
+    counts = (site.top_level, max(0, nested), site.waiting, site.storing)
+    return dict(zip(WORK, counts, strict=True))
+
+
+def executing(machine: PermissionMachine, ws: WorkerState) -> int:
+    """Number of transformations that execute on a worker; of tasks on a plain one."""
+    site = machine.places.sites.get(ws.address)
+    if site is not None:
+        return site.executing
+    return sum(task not in ws.long_running for task in ws.processing)
 
 
 def rows(
     scheduler: Scheduler,
     machine: PermissionMachine,
-    executing: Callable[[WorkerState], int],
     leaves: Callable[[str], bool],
 ) -> list[dict[str, Any]]:
     """All workers, Seamless workers first, for the wire::
@@ -70,20 +83,17 @@ def rows(
         throttle           transformations for each of them, or None
         capacity           slots: the product, or 0
         threads            of Dask
-        executing          tasks that do not merely wait
+        executing          transformations that execute; tasks on a plain worker
         long_running       tasks that left the thread pool
-        top_level, nested, waiting, not_begun: see work; None if there are too many
-                           tasks on all workers to count them
+        top_level, nested, waiting, storing: see work
         memory             of its Dask process in bytes
         memory_limit       in bytes, 0 for none
         cpu                of its Dask process in percent of a core
 
-    ``executing`` counts such tasks, ``leaves`` tells whether a worker only finishes its
-    tasks.
+    ``leaves`` tells whether a worker only finishes its tasks.
     """
     offers = machine.offers()
     addresses = [*offers, *(a for a in scheduler.workers if a not in offers)]
-    left = TASKS_SEEN
     result = []
     for address in addresses:
         size, throttle, capacity = offers.get(address, (None, None, 0))
@@ -98,7 +108,7 @@ def rows(
             "threads": 0,
             "executing": 0,
             "long_running": 0,
-            **dict.fromkeys(("top_level", "nested", "waiting", "not_begun")),
+            **work(machine, address),
             "memory": 0,
             "memory_limit": 0,
             "cpu": 0.0,
@@ -110,14 +120,11 @@ def rows(
                 "status": condition(ws, leaves(address)),
                 "processes_now": processes(ws),
                 "threads": ws.nthreads,
-                "executing": executing(ws),
+                "executing": executing(machine, ws),
                 "long_running": len(ws.long_running),
                 "memory": ws.metrics.get("memory") or 0,
                 "memory_limit": ws.memory_limit or 0,
                 "cpu": ws.metrics.get("cpu") or 0.0,
             }
-            left -= len(ws.processing)
-            if left >= 0:
-                row |= work(machine, ws)
         result.append(row)
     return result

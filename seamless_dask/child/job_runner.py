@@ -28,7 +28,6 @@ from .code_end import CodeEnd
 from .errors import error_text
 from .job_identity import belong_to
 from .leftovers import Leftovers, end_processes
-from .state.interpreter import release_lock_of_logging
 from .turn_keeper import TurnKeeper
 from .turns import JobTurn
 
@@ -160,10 +159,6 @@ class JobRunner:
         if job.broke is not None:
             report.result = job.broke
             report.replace.append("a job has replaced what the process needs")
-        try:
-            release_lock_of_logging()  # only this thread can
-        except BaseException as error:  # noqa: BLE001 - the job may have replaced it
-            report.replace.append(f"the lock of logging cannot be released: {error!r}")
         return report, thread_time()
 
     def _report(self, result: Any, **values: Any) -> JobReport:

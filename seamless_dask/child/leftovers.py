@@ -15,6 +15,7 @@ from typing import Any
 
 import psutil
 
+from ..cluster.process_state import has_ended
 from .holdings import has_children
 from .job_identity import OWN_THREADS
 
@@ -102,7 +103,7 @@ def end_processes() -> list[str]:
             continue
         ended.append(process)
         try:
-            if process.status() != psutil.STATUS_ZOMBIE:
+            if not has_ended(process):
                 if process.pid not in helpers:
                     names.append(f"{process.name()} ({process.pid})")
                 process.kill()

@@ -54,8 +54,10 @@ def _prepare() -> None:
     _end_thread_of_core()
 
     from . import fork_server
+    from .state import locks
 
     fork_server.expect_orphans()
+    locks.known()
     # Objects that the garbage collector never visits stay in shared memory.
     gc.collect()
     gc.freeze()

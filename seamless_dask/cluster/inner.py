@@ -15,6 +15,7 @@ import asyncio
 import itertools
 import logging
 import os
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
@@ -58,13 +59,15 @@ class InnerLeases:
         self._ids = itertools.count(1)
         self._announcement: asyncio.Task[_Caller] | None = None
 
-    async def acquire(self, key: str) -> InnerLease:
+    async def acquire(self, key: str, resources: Mapping[str, float]) -> InnerLease:
         """Wait for a lease for a nested transformation.
 
         Parameters
         ----------
         key
             Key of its Dask task.
+        resources
+            Dask resources that the task needs on its worker.
 
         Raises
         ------
@@ -74,7 +77,13 @@ class InnerLeases:
             self._announcement = asyncio.create_task(self._announce())
         caller = await asyncio.shield(self._announcement)
         lease = InnerLease(f"{self._client.id}-{next(self._ids)}", caller.depth + 1)
-        request = lease_request(lease.id, key=key, owner=caller.key, depth=lease.depth)
+        request = lease_request(
+            lease.id,
+            key=key,
+            owner=caller.key,
+            depth=lease.depth,
+            resources=resources,
+        )
         try:
             answer = await scheduler.ask_for_lease(
                 self._client, request, MAX_WAIT_SECONDS

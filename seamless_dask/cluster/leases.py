@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import itertools
 import logging
+from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any, cast
 
 from scheduler_ext import messages
@@ -24,6 +25,10 @@ MAX_BATCH = 1000
 #: Numbers the leases of this process. Module-wide, because an id that was given back is
 #: never granted again, and a worker that is reconfigured makes new `Leases`.
 _numbers = itertools.count(1)
+
+
+def ignore(**_message: Any) -> None:
+    """Handle a message for which it is too late."""
 
 
 class Lease(str):
@@ -71,8 +76,9 @@ class Leases:
         return cast(str, self._worker.contact_address)
 
     def close(self) -> None:
-        """Stop listening; requests that still wait are refused."""
-        self._worker.stream_handlers.pop(messages.PUSH_DECISIONS, None)
+        """Stop taking decisions; requests that still wait are refused."""
+        # A decision may be on its way, and an unknown message ends the connection.
+        self._worker.stream_handlers[messages.PUSH_DECISIONS] = ignore
         for lease_id in self._undecided:
             self._give_up(lease_id)
         if self._sending is not None:
@@ -80,7 +86,13 @@ class Leases:
         self._refuse(list(self._undecided), "the worker is closing")
         self._undecided.clear()
 
-    async def acquire(self, key: str, owner: str | None, depth: int) -> Lease:
+    async def acquire(
+        self,
+        key: str,
+        owner: str | None,
+        depth: int,
+        resources: Mapping[str, float] | None = None,
+    ) -> Lease:
         """Wait for the permission to run a nested transformation.
 
         Parameters
@@ -91,6 +103,8 @@ class Leases:
             Key of the transformation that asks; None if that is not known.
         depth
             Depth in the tree of transformations, at least 1.
+        resources
+            Dask resources that the task needs on its worker.
 
         Returns
         -------
@@ -107,7 +121,7 @@ class Leases:
         future: asyncio.Future[None] = self._loop.create_future()
         self._undecided[lease_id] = future
         self._unsent[lease_id] = messages.lease_request(
-            lease_id, key=key, owner=owner, depth=depth
+            lease_id, key=key, owner=owner, depth=depth, resources=resources
         )
         if self._sending is None:
             self._sending = asyncio.create_task(self._send())

@@ -12,6 +12,7 @@ from distributed import Client
 from distributed.client import ClosedClientError
 
 from scheduler_ext import messages
+from scheduler_ext.task_keys import TOP_LEVEL_RESOURCE
 
 from .leases import RETRY_INTERVAL
 
@@ -99,7 +100,9 @@ def release_lease(client: Client, lease_id: str) -> None:
         logger.debug("Lease %s ended with its client: %s", lease_id, error)
 
 
-async def has_room(client: Client, key: str) -> str | None:
+async def has_room(
+    client: Client, key: str, resources: Mapping[str, float]
+) -> str | None:
     """Ask for a lease for a top-level task that need not run on the cluster.
 
     Parameters
@@ -108,6 +111,8 @@ async def has_room(client: Client, key: str) -> str | None:
         The client that will submit the task.
     key
         Key of the task; the lease ends with it.
+    resources
+        Dask resources that the task needs on its worker.
 
     Returns
     -------
@@ -116,7 +121,8 @@ async def has_room(client: Client, key: str) -> str | None:
         all. None if there is no room.
     """
     lease_id = f"{client.id}-{key}-{uuid.uuid4().hex}"
-    request = messages.lease_request(lease_id, key=key, wait=False)
+    needed = {TOP_LEVEL_RESOURCE: 1.0, **resources}
+    request = messages.lease_request(lease_id, key=key, wait=False, resources=needed)
     answer = await ask_for_lease(client, request)
     return lease_id if answer["granted"] else None
 

@@ -20,6 +20,14 @@ def pins(transformation_dict: Mapping[str, Any]) -> Iterator[tuple[str, Any]]:
             yield name, value
 
 
+def code_checksum(transformation_dict: Mapping[str, Any]) -> str | None:
+    """Return the checksum of the code, None while it is not known."""
+    pin = transformation_dict.get("code")
+    if not isinstance(pin, (tuple, list)) or len(pin) < 3 or pin[2] is None:
+        return None
+    return pin[2] if isinstance(pin[2], str) else Checksum(pin[2]).hex()
+
+
 def checksums_in(transformation_dict: Mapping[str, Any]) -> list[str]:
     """Return the known checksums of inputs."""
     return [

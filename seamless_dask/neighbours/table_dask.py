@@ -65,6 +65,7 @@ SCHEDULER = (
             ("bulk_schedule_unrunnable_after_adding_worker", "tasks that fit a worker"),
             ("client_releases_keys", "cancelling by checksum"),
             ("client_send", "messages to clients"),
+            ("cumulative_worker_metrics", "figures of functions that are forgotten"),
             ("handle_worker_status_change", "a worker that leaves gets no tasks"),
             ("handlers", "our calls"),
             ("listeners", "where it listens"),

@@ -116,7 +116,6 @@ NAMES = (
     Module(_PYTHON, "os").read("environ._data", _CHILD, "without the checks"),
     _logging.read("_levelToName", _CHILD, "names of levels"),
     _logging.read("_nameToLevel", _CHILD, "names of levels"),
-    _logging.read("_lock._is_owned", _CHILD, "releases a lock that a job holds"),
     _logging.read("Manager._clear_cache", _CHILD, "levels have changed"),
     _warnings.read(
         "_filters_mutated_lock_held",

@@ -19,6 +19,7 @@ from multiprocessing.process import BaseProcess
 import psutil
 
 from ..cluster.environment import MARKER_ENV
+from ..cluster.process_state import has_ended
 
 logger = logging.getLogger(__name__)
 
@@ -109,20 +110,9 @@ def tree(pid: int) -> list[psutil.Process]:
 
 
 def remaining(processes: Iterable[psutil.Process]) -> list[psutil.Process]:
-    """Return the processes that have not ended; collect the exit codes of children.
-
-    A process whose fork server was killed is a zombie until the init process collects
-    it, which may take seconds, or never happen in a container.
-    """
+    """Return the processes that have not ended; collect the exit codes of children."""
     _, there = psutil.wait_procs(list(processes), timeout=0)
-    return [process for process in there if not _is_zombie(process)]
-
-
-def _is_zombie(process: psutil.Process) -> bool:
-    try:
-        return bool(process.status() == psutil.STATUS_ZOMBIE)
-    except psutil.NoSuchProcess:
-        return True
+    return [process for process in there if not has_ended(process)]
 
 
 def kill(processes: Iterable[psutil.Process]) -> None:
@@ -157,9 +147,9 @@ def _marked(marker: str) -> list[psutil.Process]:
     found = []
     for process in psutil.process_iter():
         try:
-            if process.status() != psutil.STATUS_ZOMBIE and process.environ().get(
-                MARKER_ENV, ""
-            ).startswith(marker):
+            if has_ended(process):
+                continue
+            if process.environ().get(MARKER_ENV, "").startswith(marker):
                 found.append(process)
         except (psutil.NoSuchProcess, psutil.AccessDenied):
             continue

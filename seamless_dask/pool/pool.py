@@ -286,6 +286,7 @@ class Pool:
         key: str,
         depth: int,
         inputs: Sequence[Buffer],
+        label: str | None = None,
     ) -> tuple[str, Contents, JobReport]:
         """Run a transformation in one of the processes; cancelling it stops it.
 
@@ -297,6 +298,8 @@ class Pool:
             Key of its Dask task, and its depth in the tree of transformations.
         inputs
             Buffers that it needs; small ones are sent with the job.
+        label
+            Stands for it in logs and errors; its checksum by default.
 
         Returns
         -------
@@ -322,7 +325,7 @@ class Pool:
             if 0 < len(buffer) <= SMALL
         }
         job = PoolJob(
-            name=f"transformation {tf_checksum}",
+            name=f"transformation {label or tf_checksum}",
             payload={
                 "transformation_dict": transformation_dict,
                 "tf_checksum": Checksum(tf_checksum),

@@ -17,16 +17,22 @@ import time
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, Literal
 
 from scheduler_ext import messages
 
+from ..command.dask_loading import DaskUnusable, load_dask
+from ..command.output import checked_output
 from .address import NotClear, NotFound, resolve
 
 #: Seconds for an answer
 TIMEOUT = 10.0
-#: Part of this time for the connection
+#: Part of this time for the connection, which a busy scheduler accepts late
 CONNECT = 0.8
+#: Seconds until the machine of the scheduler must answer; enough for two lost packets
+REACH = 3.5
+#: Exit code if the output cannot be written
+NOT_WRITTEN = 1
 #: Columns of the output without a terminal
 PIPE_WIDTH = 160
 
@@ -37,8 +43,11 @@ Show the state of a Dask cluster that runs Seamless transformations.
   python -m seamless_dask.status tcp://HOST:PORT        this scheduler
   python -m seamless_dask.status PATH/daskserver-X.json the cluster of a status file
   python -m seamless_dask.status daskserver-X           the same, by its name
-  python -m seamless_dask.status [ADDRESS] why CHECKSUM where a transformation is, and
-                                                        what it waits for
+  python -m seamless_dask.status [ADDRESS] why CHECKSUM where a transformation is, what it
+                                                        waits for, how it failed
+  python -m seamless_dask.status [ADDRESS] why NAME     the same of the transformations of
+                                                        a function, given by its name
+  python -m seamless_dask.status [ADDRESS] failures     the last 100 that failed
   python -m seamless_dask.status --check                whether the packages on this
                                                         machine fit
 """
@@ -51,7 +60,7 @@ exit codes:
   0  the state is shown
   1  not found: no cluster, no answer from it, no Seamless plugin in it or one of another
      version, or an unknown transformation; with --check: a package is missing, or this
-     version cannot work with it
+     version cannot work with it; or the output cannot be written
   2  wrong usage; also several clusters, or several checksums that begin with the digits
 """
 
@@ -59,11 +68,15 @@ Answer = dict[str, Any]
 
 
 @dataclass(frozen=True)
-class _Question:
-    """A question to a scheduler; ``checksum`` None asks for its status."""
+class Question:
+    """A question to a scheduler.
+
+    ``what`` is the checksum of a transformation, or a name, if ``about`` is "why".
+    """
 
     address: str
-    checksum: str | None
+    about: Literal["status", "why", "failures"]
+    what: str = ""
 
 
 class Refused(Exception):
@@ -71,21 +84,27 @@ class Refused(Exception):
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
-    """Run the command; return its exit code."""
+    """Run the command; return its exit code, or exit if its output cannot be written."""
+    with checked_output(NOT_WRITTEN):
+        return _run(arguments)
+
+
+def _run(arguments: Sequence[str] | None) -> int:
     parser = _parser()
     options = parser.parse_args(arguments)
     if options.check and (options.words or options.watch):
         parser.error("--check goes with --json only")
-    what, checksum = _words(parser, options.words)
+    where, about, what = _words(parser, options.words)
     try:
         if options.check:
             from . import installed  # imports all packages; only --check needs them
 
             return installed.show(as_json=options.json)
-        question = _Question(resolve(what, protocol=_protocol()), checksum)
+        load_dask()
+        question = Question(resolve(where, protocol=_protocol()), about, what)
         with _quiet():
             return _show(question, as_json=options.json, every=options.watch)
-    except NotFound as problem:
+    except (NotFound, DaskUnusable) as problem:
         print(problem, file=sys.stderr)
         return 1
     except (NotClear, Refused) as problem:
@@ -93,21 +112,15 @@ def main(arguments: Sequence[str] | None = None) -> int:
         return 2
     except KeyboardInterrupt:
         return 0
-    except BrokenPipeError:
-        # such as "| head": the reader has ended; Python would report an error at exit
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
-        return 0
 
 
-def ask(address: str, checksum: str | None, timeout: float) -> Answer:
-    """Ask a scheduler for its status, or where a transformation is.
+def ask(question: Question, timeout: float) -> Answer:
+    """Ask a scheduler.
 
     Parameters
     ----------
-    address
-        The address of the scheduler, "tcp://host:port".
-    checksum
-        The checksum of a transformation, or its first digits; None for the status.
+    question
+        The address of the scheduler is "tcp://host:port".
     timeout
         Seconds for the connection and the answers.
 
@@ -116,14 +129,14 @@ def ask(address: str, checksum: str | None, timeout: float) -> Answer:
     NotFound
         If it does not answer, or has no plugin of a known version.
     Refused
-        If `checksum` is not a checksum, or matches several.
+        If several transformations have checksums that begin with the given digits.
     """
     from distributed.security import Security
 
     try:
         arguments = Security().get_connection_args("client")
         answer = asyncio.run(
-            asyncio.wait_for(_ask(address, checksum, timeout, arguments), timeout)
+            asyncio.wait_for(_ask(question, timeout, arguments), timeout)
         )
     except (
         asyncio.TimeoutError,  # another one before Python 3.11
@@ -132,7 +145,7 @@ def ask(address: str, checksum: str | None, timeout: float) -> Answer:
         TypeError,
         RuntimeError,
     ) as problem:
-        raise NotFound(f"{address} {_cause(problem, timeout)}.") from None
+        raise NotFound(f"{question.address} {_cause(problem, timeout)}.") from None
     if answer.pop("status", None) != "ok":
         raise Refused("; ".join(answer.get("errors", ["The scheduler refused."])))
     return answer
@@ -144,7 +157,7 @@ def ask(address: str, checksum: str | None, timeout: float) -> Answer:
 def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(
         prog="python -m seamless_dask.status",
-        usage="%(prog)s [options] [ADDRESS] [why CHECKSUM]",
+        usage="%(prog)s [options] [ADDRESS] [why CHECKSUM | why NAME | failures]",
         description=DESCRIPTION,
         epilog=EPILOG,
         formatter_class=argparse.RawDescriptionHelpFormatter,
@@ -154,7 +167,8 @@ def _parser() -> argparse.ArgumentParser:
         "words",
         nargs="*",
         metavar="ADDRESS",
-        help='see above; at least 6 digits of a checksum, and "why" before them',
+        help="see above; at least 6 digits of a checksum, or a name or a part of it, with "
+        '"why" before them',
     )
     parser.add_argument(
         "--json",
@@ -179,18 +193,20 @@ def _parser() -> argparse.ArgumentParser:
 
 def _words(
     parser: argparse.ArgumentParser, words: Sequence[str]
-) -> tuple[str | None, str | None]:
-    """The words before and after "why"."""
+) -> tuple[str | None, Literal["status", "why", "failures"], str]:
+    """The address, what the question is about, and the word after "why"."""
     rest = list(words)
-    address = rest.pop(0) if rest and rest[0] != "why" else None
+    address = rest.pop(0) if rest and rest[0] not in ("why", "failures") else None
     if not rest:
-        return address, None
+        return address, "status", ""
+    if rest == ["failures"]:
+        return address, "failures", ""
     if rest[0] != "why" or len(rest) != 2:
         parser.error(
-            f'got {" ".join(words)!r}, allowed: at most one address, then "why" and one '
-            "checksum"
+            f'got {" ".join(words)!r}, allowed: at most one address, then "failures", '
+            'or "why" and one checksum or name'
         )
-    return address, rest[1].lower()
+    return address, "why", rest[1]
 
 
 def _seconds(text: str) -> float:
@@ -211,8 +227,8 @@ def _protocol() -> str:
 # -- printing ----------------------------------------------------------------------
 
 
-def _show(question: _Question, *, as_json: bool, every: float | None) -> int:
-    answer = ask(question.address, question.checksum, TIMEOUT)
+def _show(question: Question, *, as_json: bool, every: float | None) -> int:
+    answer = ask(question, TIMEOUT)
     if as_json:
         for each in _repeated(question, answer, every):
             print(json.dumps(each, indent=None if every else 2), flush=True)
@@ -242,19 +258,21 @@ def _show(question: _Question, *, as_json: bool, every: float | None) -> int:
 
 
 def _repeated(
-    question: _Question, answer: Answer, every: float | None
+    question: Question, answer: Answer, every: float | None
 ) -> Iterator[Answer]:
     yield answer
     while every is not None:
         time.sleep(every)
-        yield ask(question.address, question.checksum, TIMEOUT)
+        yield ask(question, TIMEOUT)
 
 
-def _view(question: _Question, answer: Answer) -> Any:
+def _view(question: Question, answer: Answer) -> Any:
     from . import view
 
-    if question.checksum is None:
+    if question.about == "status":
         return view.status(question.address, answer)
+    if question.about == "failures":
+        return view.failures(answer)
     return view.why(answer)
 
 
@@ -265,11 +283,11 @@ def _code(answer: Answer) -> int:
 # -- the scheduler -----------------------------------------------------------------
 
 
-async def _ask(
-    address: str, checksum: str | None, timeout: float, arguments: dict[str, Any]
-) -> Answer:
+async def _ask(question: Question, timeout: float, arguments: dict[str, Any]) -> Answer:
     from distributed.core import rpc
 
+    address = question.address
+    await _reach(address)
     # less than the whole time, so that the cause of a failed connection is reported
     scheduler = rpc(address, timeout=CONNECT * timeout, connection_args=arguments)
     try:
@@ -281,12 +299,35 @@ async def _ask(
                 f"{address} is no Dask scheduler: its answer cannot be read ({error})."
             ) from None
         _check(address, version)
-        if checksum is not None:
+        if question.about == "why":
             call = getattr(scheduler, messages.OP_WHY)
-            return dict(await call(**messages.why(checksum)))
-        return dict(await getattr(scheduler, messages.OP_STATUS)())
+            return dict(await call(**messages.why(question.what)))
+        failures = question.about == "failures"
+        op = messages.OP_FAILURES if failures else messages.OP_STATUS
+        return dict(await getattr(scheduler, op)())
     finally:
         await scheduler.close_rpc()
+
+
+async def _reach(address: str) -> None:
+    """Make sure that something listens there: Dask itself would try again for long.
+
+    The system accepts a connection also if the scheduler is busy.
+    """
+    from distributed.comm.addressing import parse_address, parse_host_port
+
+    protocol, location = parse_address(address)
+    if protocol not in ("tcp", "tls"):
+        return
+    host, port = parse_host_port(location)
+    try:
+        _, writer = await asyncio.wait_for(asyncio.open_connection(host, port), REACH)
+    except asyncio.TimeoutError:
+        raise NotFound(
+            f"{address} does not answer within {REACH:g} s: is it the right address, "
+            "and does the cluster run?"
+        ) from None
+    writer.transport.abort()
 
 
 def _check(address: str, version: Any) -> None:

@@ -16,6 +16,7 @@ from rich.padding import Padding
 from rich.table import Table
 from rich.text import Text
 
+from scheduler_ext.view.labels import joined, named, with_digits
 from scheduler_ext.view.phrases import count, listed, size, span
 from scheduler_ext.view.workers import PAUSED
 
@@ -24,8 +25,7 @@ from .tables import HEADING, table, text
 #: Rows of each table; totals are exact
 ROWS = 15
 DECISIONS = 5
-#: Digits of a checksum that are shown: enough to ask for it
-DIGITS = 12
+FAILURES = 10
 
 _ALARM = "bold red"
 _STATES = {"paused": _ALARM, "leaving": "yellow", "running": "green"}
@@ -45,17 +45,23 @@ def status(address: str, answer: Answer) -> RenderableType:
         *_workers(answer["workers"]),
         *_waiting(transformations),
         *_with_workers(transformations),
+        *_failures(transformations["failures"]),
         *_decisions(answer["scaling"]["decisions"]),
     ]
     return Group(*parts)
 
 
 def why(answer: Answer) -> RenderableType:
-    """One transformation, and what it waits for."""
+    """One transformation and what it waits for, or all of one name."""
+    title = " ".join(filter(None, (answer["label"], answer["checksum"])))
     parts: list[RenderableType] = [
-        Text(answer["checksum"], style=HEADING),
+        *([Text(title, style=HEADING)] if title else []),
         text(f"{answer['state']}: {answer['reason']}"),
     ]
+    if answer["matches"] is not None:
+        if not answer["found"]:
+            return Group(*parts)
+        return Group(*parts, Text(), *_matches(answer["matches"]))
     ended = answer["ended"]
     if ended is not None and answer["state"] != "ended":
         parts.append(
@@ -66,7 +72,7 @@ def why(answer: Answer) -> RenderableType:
         chain = task["chain"]
         if chain:
             rows = [
-                (str(number), _name(row), _where(row), row["state"], row["reason"])
+                (str(number), named(row), _where(row), row["state"], row["reason"])
                 for number, row in enumerate(chain, 1)
             ]
             parts.append(Text())
@@ -75,6 +81,24 @@ def why(answer: Answer) -> RenderableType:
                 ("", "transformation", "worker", "state", "reason"),
                 rows,
             )
+    if answer["failure"] is not None:
+        parts += [Text(), *_error(answer["failure"])]
+    return Group(*parts)
+
+
+def failures(answer: Answer) -> RenderableType:
+    """The last failures with their errors, the oldest first, and the numbers by name."""
+    parts: list[RenderableType] = []
+    for failure in reversed(answer["failures"]):
+        parts += [*_error(failure), Text()]
+    total, shown = answer["total"], len(answer["failures"])
+    title = (
+        f"{count(total, 'transformation')} failed" if total else "none failed so far"
+    )
+    if shown < total:
+        title += f", the latest {shown} are shown"
+    names = listed(f"{number} {name}" for name, number in answer["by_name"].items())
+    parts.append(Text(f"{title}: {names}" if names else title, style=HEADING))
     return Group(*parts)
 
 
@@ -186,17 +210,14 @@ def _workers(rows: Sequence[Answer]) -> list[RenderableType]:
     return table(
         _title("Workers", "no worker is connected", len(rows), "first"),
         ("worker", "status", "processes", "slots", "top-level", "nested", "calling")
-        + ("not begun", "load", "memory"),
+        + ("storing", "load", "memory"),
         [
             (
                 row["name"] or row["address"],
                 Text(row["status"], style=_STATES.get(row["status"], "")),
                 row["processes_now"] or row["processes"],
                 row["capacity"] or row["threads"],
-                *(
-                    row[name] if row[name] is not None else "?"
-                    for name in ("top_level", "nested", "waiting", "not_begun")
-                ),
+                *(row[name] for name in ("top_level", "nested", "waiting", "storing")),
                 _load(row),
                 size(row["memory"])
                 + (f" of {size(row['memory_limit'])}" if row["memory_limit"] else ""),
@@ -208,12 +229,8 @@ def _workers(rows: Sequence[Answer]) -> list[RenderableType]:
 
 
 def _load(row: Answer) -> str:
-    if row["top_level"] is None:
-        return "?"
-    running = row["top_level"] + row["nested"] - row["waiting"] - row["not_begun"]
-    if row["processes"] is None:  # tasks of Dask
-        running = row["executing"]
-    return f"{100 * running / max(1, row['capacity'] or row['threads']):.0f} %"
+    slots = max(1, row["capacity"] or row["threads"])
+    return f"{100 * row['executing'] / slots:.0f} %"
 
 
 def _waiting(transformations: Answer) -> list[RenderableType]:
@@ -227,7 +244,7 @@ def _waiting(transformations: Answer) -> list[RenderableType]:
         ),
         ("transformation", "asked for", "waits for", "reason"),
         [
-            (_name(row), _ago(row["age_seconds"]), row["state"], row["reason"])
+            (named(row), _ago(row["age_seconds"]), row["state"], row["reason"])
             for row in rows
         ],
     )
@@ -245,11 +262,34 @@ def _with_workers(transformations: Answer) -> list[RenderableType]:
         ("transformation", "asked for", "worker", "state", "what it does"),
         [
             (
-                _name(row),
+                named(row),
                 _ago(row["age_seconds"]),
                 _where(row),
                 row["state"],
                 row["reason"],
+            )
+            for row in rows
+        ],
+    )
+
+
+def _failures(failures: Answer) -> list[RenderableType]:
+    rows = failures["latest"][:FAILURES]
+    return table(
+        _title(
+            "Failed transformations",
+            "none so far",
+            failures["total"],
+            "latest",
+            FAILURES,
+        ),
+        ("transformation", "time", "worker", "reason"),
+        [
+            (
+                _failed(row),
+                _ago(time.time() - row["time"]),
+                row["worker"],
+                row["line"] + _because(row),
             )
             for row in rows
         ],
@@ -298,8 +338,8 @@ def _task(task: Answer) -> RenderableType:
             else ""
         ),
         "wanted by": count(task["clients"], "client"),
-        "called by": listed(task["called_by"]["keys"], task["called_by"]["total"]),
-        "waits for": listed(task["waits_for"]["keys"], task["waits_for"]["total"]),
+        "called by": listed(task["called_by"]["names"], task["called_by"]["total"]),
+        "waits for": listed(task["waits_for"]["names"], task["waits_for"]["total"]),
         "slot": ""
         if slot is None
         else f"place {slot['position']} of {slot['waiting']} that wait; "
@@ -310,6 +350,39 @@ def _task(task: Answer) -> RenderableType:
         if line:
             grid.add_row(name, text(line))
     return grid
+
+
+def _matches(matches: Answer) -> list[RenderableType]:
+    """The transformations with one name."""
+    rows = matches["rows"]
+    return table(
+        _title(
+            "Transformations", "none", matches["total"], "most important", len(rows)
+        ),
+        ("transformation", "asked for, or ended", "worker", "state", "reason"),
+        [
+            (
+                named(row),
+                _ago(row["age_seconds"]),
+                _where(row),
+                row["state"],
+                row["reason"],
+            )
+            for row in rows
+        ],
+    )
+
+
+def _error(failure: Answer) -> list[RenderableType]:
+    """A failure, with the beginning of its error."""
+    worker = f" on {failure['worker']}" if failure["worker"] else ""
+    clock = datetime.fromtimestamp(failure["time"]).strftime("%Y-%m-%d %H:%M:%S")
+    return [
+        Text(
+            f"{_failed(failure)} failed{worker} at {clock}{_because(failure)}:", _ALARM
+        ),
+        Padding(text(failure["text"].rstrip("\n") or "(no text)"), (0, 0, 0, 2)),
+    ]
 
 
 # -- pieces ------------------------------------------------------------------------
@@ -340,9 +413,16 @@ def _conditions(workers: Sequence[Answer]) -> dict[str, int]:
 
 
 def _name(row: Answer) -> str:
-    if row["checksum"]:
-        return str(row["checksum"][:DIGITS])
-    return str(row["key"] or "not said")
+    return named(row)
+
+
+def _failed(failure: Answer) -> str:
+    label = joined(failure["name"], failure["callers"])
+    return with_digits(label, failure["key"], failure["checksum"])
+
+
+def _because(failure: Answer) -> str:
+    return f" (because {failure['cause']} failed)" if failure["cause"] else ""
 
 
 def _where(row: Answer) -> str:

@@ -79,10 +79,13 @@ class Fetcher:
     ----------
     client
         The client of distributed.
+    flush
+        Sends the submissions of other tasks that are collected, see `batches`.
     """
 
-    def __init__(self, client: Client) -> None:
+    def __init__(self, client: Client, flush: Callable[[], None]) -> None:
         self._client = client
+        self._flush = flush
         self._process = os.getpid()
 
     def of_result(self, entry: Entry, *, fingertip: bool) -> FatFuture:
@@ -124,6 +127,7 @@ class Fetcher:
         fingertip: bool,
     ) -> Future:
         forked_drivers.check(self._process)
+        self._flush()
         key = f"{key}-finger" if fingertip else key
         return self._client.submit(
             fetch,

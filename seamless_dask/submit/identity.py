@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any
 
 from scheduler_ext.task_keys import base_key, deferred_key
 
+from ..neighbours.pins import code_checksum
 from .registry import Entry
 
 if TYPE_CHECKING:
@@ -47,7 +48,8 @@ def deferred_base_key(
             identity[name] = [*value[:2], {"result of": dependencies[name]}]
         else:
             identity[name] = list(value)
-    return deferred_key(identity, resources, driver=driver, scratch=scratch)
+    code = None if "code" in dependencies else code_checksum(transformation_dict)
+    return deferred_key(identity, resources, code=code, driver=driver, scratch=scratch)
 
 
 def required_resources(
@@ -143,6 +145,7 @@ def identify(submission: TransformationSubmission) -> Identity:
         key = base_key(
             submission.tf_checksum,
             resources,
+            code=code_checksum(transformation_dict),
             driver=driver,
             scratch=submission.scratch,
         )

@@ -36,6 +36,8 @@ class Pace:
     def __init__(self, client: Client) -> None:
         self._client = client
         self._lock = threading.Lock()
+        #: tasks that wait for a slot on the scheduler, by its last answer
+        self.held = 0
         self._sent = 0
         self._seen = 0
         self._waiters: set[asyncio.Future[None]] = set()
@@ -57,8 +59,8 @@ class Pace:
     def _ask(self) -> None:
         self._client._send_to_scheduler(mark(self._sent))
 
-    def _on_seen(self, number: int) -> None:
-        self._seen = max(self._seen, number)
+    def _on_seen(self, number: int, held: int) -> None:
+        self._seen, self.held = max(self._seen, number), held
         for waiter in self._waiters:
             if not waiter.done():
                 waiter.set_result(None)

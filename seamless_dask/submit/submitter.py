@@ -5,17 +5,18 @@ from __future__ import annotations
 import asyncio
 import concurrent.futures
 import logging
-import os
 import threading
 import time
 from collections.abc import Awaitable, Callable, Coroutine
 from dataclasses import replace
 from typing import TYPE_CHECKING, Any, Literal, TypeVar
 
+import dask
 from distributed import Client
 from seamless import Buffer, Checksum
 
-from scheduler_ext.messages import PUSH_RESULT
+from scheduler_ext.error_texts import with_pointer
+from scheduler_ext.messages import OWNER, PUSH_RESULT
 from scheduler_ext.task_keys import (
     NESTED_RESOURCE,
     TOP_LEVEL_RESOURCE,
@@ -26,13 +27,15 @@ from ..cluster.inner import InnerLeases
 from ..storage import serialization
 from ..storage.recent import recent_buffers
 from ..types import TransformationFutures, TransformationResult
-from . import forked_drivers, tasks
+from . import tasks
+from .batches import Batches
+from .client_loop import ClientLoop
 from .envelopes import Envelope
 from .envelopes import check as check_envelope
 from .fetching import FatFuture, Fetcher
+from .function_names import FunctionNames
 from .handles import Handle
 from .identity import identify
-from .ongoing import ClientClosed
 from .pace import Pace
 from .registry import Entry, Registry
 from .result_waiter import Results
@@ -46,6 +49,7 @@ logger = logging.getLogger(__name__)
 
 T = TypeVar("T")
 
+Resources = dict[str, float]
 #: kind of process that submits: see `Submitter`
 Role = Literal["driver", "worker", "inner"]
 #: seconds that a finished task and a buffer stay cached after their last use
@@ -86,61 +90,30 @@ class Submitter:
         self.record: bool | None = None
         #: keeps submissions from piling up at the scheduler
         self.pace = Pace(dask_client)
-        #: id of this process: a fork has a copy of the client, but not its threads
-        self._process = os.getpid()
         #: protects the registry
         self._lock = threading.RLock()
+        #: names of functions, which it tells the scheduler
+        self.names = FunctionNames(dask_client)
         self._registry = Registry(lambda entry: entry.anchor.release())
-        self._fetcher = Fetcher(dask_client)
         self._results = Results(dask_client, local_results, self.pace)
         #: whether a call of `_prune` is scheduled
         self._pruning = False
-        self._background: set[asyncio.Task[None]] = set()
-        loop: Any = dask_client.loop
-        self._loop: asyncio.AbstractEventLoop = loop.asyncio_loop
+        self._loop = ClientLoop(dask_client)
+        self._batches = Batches(dask_client, self.loop, self.pace, self._not_sent)
+        self._fetcher = Fetcher(dask_client, self._batches.flush)
         dask_client._stream_handlers[PUSH_RESULT] = self._on_result
 
     def __repr__(self) -> str:
         return f"<{type(self).__name__} ({self.role}): {self._registry!r}>"
 
-    # -- calls between threads ---------------------------------------------------
-
     @property
     def loop(self) -> asyncio.AbstractEventLoop:
         """The event loop on which the client works, in a thread of its own."""
-        return self._loop
+        return self._loop.asyncio_loop
 
     def start(self, coroutine: Coroutine[Any, Any, T]) -> concurrent.futures.Future[T]:
-        """Run a coroutine on the client's loop.
-
-        Raises
-        ------
-        ForkedDriverError
-            In a process that was forked from the one that has made the client.
-        ClientClosed
-            If the Dask client is closed.
-        """
-        try:
-            forked_drivers.check(self._process)
-            if not self._loop.is_running():
-                raise ClientClosed
-        except (forked_drivers.ForkedDriverError, ClientClosed):
-            coroutine.close()
-            raise
-        return asyncio.run_coroutine_threadsafe(coroutine, self._loop)
-
-    def _on_loop(self) -> bool:
-        """Whether the calling thread is that of the client's loop."""
-        return threading.get_ident() == getattr(self._loop, "_thread_id", None)
-
-    def _start_here(self, coroutine: Coroutine[Any, Any, None]) -> None:
-        """Like `start`, but creates a task directly if this is the loop's thread."""
-        if not self._on_loop():
-            self.start(coroutine)
-            return
-        task = self._loop.create_task(coroutine)
-        self._background.add(task)
-        task.add_done_callback(self._background.discard)
+        """Run a coroutine on the client's loop; see `ClientLoop.start`."""
+        return self._loop.start(coroutine)
 
     # -- submission --------------------------------------------------------------
 
@@ -149,6 +122,7 @@ class Submitter:
         submission: TransformationSubmission,
         need_fat: bool = False,
         priority_boost: int = 0,
+        owner: str | None = None,
     ) -> TransformationFutures:
         """Submit a transformation, or join the submission of the same one.
 
@@ -164,6 +138,9 @@ class Submitter:
             Above 0 for nested work: its depth in the tree of transformations. Deeper
             work runs first, and nested work does not take the units of top-level
             work.
+        owner
+            Key of the transformation that calls, for those who watch the cluster. Only
+            needed without a lease, which tells it as well.
 
         Raises
         ------
@@ -175,7 +152,7 @@ class Submitter:
         ForkedDriverError
             In a process that was forked from the one that has made the client.
         """
-        forked_drivers.check(self._process)
+        self._loop.check_process()
         identity = identify(submission)
         nested = priority_boost > 0 or self.role != "driver"
         depth = max(1, int(priority_boost)) if nested else 0
@@ -192,6 +169,7 @@ class Submitter:
             depth=depth,
             contents=submission.contents,
             client=None if self.role == "worker" else self.client.id,
+            name=self.names.note(submission.transformation_dict),
         )
         unit = NESTED_RESOURCE if nested or identity.driver else TOP_LEVEL_RESOURCE
         with self._lock:
@@ -207,47 +185,77 @@ class Submitter:
                     job,
                     list(dependencies.values()),
                     {**identity.resources, unit: 1},
+                    {} if owner is None else {OWNER: owner},
                 )
             futures = self._handles(entry)
         if need_fat:
             futures.fat = self.ensure_fat_future(futures)
         return futures
 
-    def task_key(self, submission: TransformationSubmission) -> str:
-        """Return the key that the Dask task of a submission has, or would have now.
+    def task_of(self, submission: TransformationSubmission) -> tuple[str, Resources]:
+        """Describe the Dask task that a submission has, or would have now.
+
+        Returns
+        -------
+        str
+            Its key.
+        dict
+            The Dask resources that it needs, apart from the unit of top-level work.
 
         Raises
         ------
         ValueError
             If the required resources are malformed.
         """
-        name = identify(submission).key
+        identity = identify(submission)
         with self._lock:
-            return self._registry.key(name)
+            return self._registry.key(identity.key), identity.resources
 
     def _submit_base(
-        self, job: tasks.Job, dependencies: list[Entry], resources: dict[str, float]
+        self,
+        job: tasks.Job,
+        dependencies: list[Entry],
+        resources: dict[str, float],
+        annotations: dict[str, str],
     ) -> Entry:
         name = job.key
         job = replace(job, key=self._registry.key(name))
 
         def submit() -> Future:
-            return self.client.submit(
-                tasks.run_transformation,
-                job,
-                *(self._results.as_argument(dependency) for dependency in dependencies),
-                key=job.key,
-                priority=job.depth,
-                resources=resources,
-                pure=False,
-            )
+            arguments = [self._results.as_argument(each) for each in dependencies]
+            with dask.annotate(**annotations):
+                return self.client.submit(
+                    tasks.run_transformation,
+                    job,
+                    *arguments,
+                    key=job.key,
+                    priority=job.depth,
+                    resources=resources,
+                    pure=False,
+                )
 
+        if dependencies:
+            self._batches.flush()  # a dependency may be among them
+            anchor = submit()
+        else:
+            anchor = self._batches.submit(job, resources, annotations)
         envelope = Envelope(job.tf_dunder, job.scratch)
-        entry = Entry(name, job.key, job.tf_checksum, submit, submit(), envelope)
+        entry = Entry(name, job.key, job.tf_checksum, submit, anchor, envelope)
         self.pace.sent()
         self._registry.add(entry)
-        self._start_here(self._watch(entry))
+        self._loop.start_in_background(self._watch(entry))
         return entry
+
+    def _not_sent(self, job: tasks.Job, error: Exception) -> None:
+        """End a task that could not be sent to the scheduler."""
+        logger.warning("Task %s cannot be submitted: %r", job.key, error)
+        entry = self._registry.of_key(job.key)
+        if entry is not None and not entry.outcome.done():
+            text = f"The transformation cannot be submitted: {error!r}\n"
+            entry.outcome.set_result(
+                TransformationResult(entry.tf_checksum, None, text)
+            )
+            entry.anchor.release()  # ends the watch over its task
 
     def _handles(self, entry: Entry) -> TransformationFutures:
         return TransformationFutures(
@@ -274,12 +282,12 @@ class Submitter:
             ended = isinstance(error, ConnectionError)
             level = logging.INFO if ended else logging.WARNING
             logger.log(level, "Task %s failed: %r", entry.key, error)
+            text = f"Task {entry.key} failed: {error!r}\n"
+            if entry.tf_checksum is not None and not ended:
+                name = self.names.shown(entry.key)
+                text = with_pointer(text, name, entry.tf_checksum)
             if not outcome.cancelled():
-                outcome.set_result(
-                    TransformationResult(
-                        entry.tf_checksum, None, f"Task {entry.key} failed: {error!r}\n"
-                    )
-                )
+                outcome.set_result(TransformationResult(entry.tf_checksum, None, text))
         else:
             if result.content is not None and result.result_checksum is not None:
                 recent_buffers.remember(
@@ -302,7 +310,7 @@ class Submitter:
 
     def unhold(self, entry: Entry, *, cancel: bool) -> None:
         """Give a handle back; with `cancel`, the last one cancels the task."""
-        if os.getpid() != self._process:
+        if self._loop.of_parent:
             return  # it belongs to the parent
         with self._lock:
             abandoned = self._registry.unhold(entry, cancel=cancel)
@@ -365,7 +373,7 @@ class Submitter:
         bool
             Whether there was anything to cancel.
         """
-        forked_drivers.check(self._process)
+        self._loop.check_process()
         checksum = Checksum(tf_checksum).hex()
         with self._lock:
             entry = self._registry.of_checksum(checksum)
@@ -375,7 +383,7 @@ class Submitter:
         if entry is not None and pending:
             entry.outcome.cancel()
         request = self.start(self._cancel_on_scheduler(checksum))
-        if self._on_loop():
+        if self._loop.is_current():
             return pending
         return bool(request.result(timeout=5)) or pending
 
@@ -420,7 +428,7 @@ class Submitter:
         """Schedule `_prune` unless it is scheduled already. Called on the loop."""
         if not self._pruning:
             self._pruning = True
-            self._loop.call_later(CACHE_TTL / 4, self._prune)
+            self.loop.call_later(CACHE_TTL / 4, self._prune)
 
     def _prune(self) -> None:
         deadline = time.monotonic() - CACHE_TTL

@@ -53,6 +53,9 @@ class Job:
     client
         Id of the client that is sent a small result with the message that the task has
         ended. None: it asks for the result, as all other waiting clients do.
+    name
+        Name of the function, which the scheduler knows then; None if the client does
+        not have the code.
     """
 
     key: str
@@ -66,6 +69,7 @@ class Job:
     depth: int
     contents: dict[str, bytes] = field(default_factory=dict)
     client: str | None = None
+    name: str | None = None
 
 
 class Buffers(Protocol):

@@ -7,17 +7,12 @@ be under way without a thread each.
 from __future__ import annotations
 
 import asyncio
-import logging
 import traceback
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
-from seamless import Checksum
 from seamless_transformer.run import _driver_context
-from seamless_transformer.transformation_cache import (
-    TransformationCancelledError,
-    get_transformation_cache,
-)
+from seamless_transformer.transformation_cache import TransformationCancelledError
 
 from ..cluster import record_mode, scheduler
 from ..errors import TransformationError, Unavailable
@@ -29,20 +24,13 @@ from ..storage.database import known_result
 from ..storage.recent import recent_buffers
 from ..types import TransformationFutures, TransformationResult
 from ..types import TransformationSubmission as Submission
-from . import handles
+from . import handles, optional
 from .identity import is_driver
 from .other_clients import Guest
 from .submissions import checksums_of, deferred_submission_of, submission_of
 
 if TYPE_CHECKING:
     from .submitter import Submitter
-
-logger = logging.getLogger(__name__)
-
-#: how often a transformation that may also run in this process asks for a lease, and
-#: seconds between the attempts
-OPTIONAL_ATTEMPTS = 3
-OPTIONAL_INTERVAL = 1.0
 
 
 @dataclass(frozen=True)
@@ -210,9 +198,9 @@ class _Evaluation:
         if isinstance(submission, Settled):
             return submission
         client = self._client
-        if not _is_remote_optional(transformation) or isinstance(client, Guest):
+        if not optional.is_optional(transformation) or isinstance(client, Guest):
             return Submitted(await self._admitted(submission))
-        lease = await self._permission(client, submission)
+        lease = await optional.has_room(client, submission)
         if lease is None:
             return await self._run_in_this_process(transformation, submission)
         try:
@@ -231,7 +219,7 @@ class _Evaluation:
         ):
             return client.submit_transformation(submission)
         inner = client.inner
-        lease = await inner.acquire(client.task_key(submission))
+        lease = await inner.acquire(*client.task_of(submission))
         try:
             futures = client.submit_transformation(
                 submission, priority_boost=lease.depth
@@ -300,21 +288,6 @@ class _Evaluation:
                 await self._finish(node)
         await asyncio.to_thread(transformation.compute)
 
-    async def _permission(
-        self, client: Submitter, submission: Submission
-    ) -> str | None:
-        """Ask for a lease for a transformation that may also run in this process.
-
-        Returns the id of a lease, or None.
-        """
-        for attempt in range(OPTIONAL_ATTEMPTS):
-            if attempt:
-                await asyncio.sleep(OPTIONAL_INTERVAL)
-            lease = await scheduler.has_room(client.client, client.task_key(submission))
-            if lease is not None:
-                return lease
-        return None
-
     async def _run_in_this_process(
         self, transformation: Any, submission: Submission
     ) -> Settled:
@@ -324,23 +297,10 @@ class _Evaluation:
             if isinstance(concrete, Settled):
                 return concrete
             submission = concrete
-        logger.info("The cluster has no room: %s runs here", submission.tf_checksum)
-        tf_checksum = Checksum(submission.tf_checksum)
         try:
-            result = await get_transformation_cache().run(
-                submission.transformation_dict,
-                tf_checksum=tf_checksum,
-                tf_dunder=submission.tf_dunder,
-                scratch=submission.scratch,
-                require_value=False,
-                force_local=True,
-            )
+            return Settled(await optional.run_here(submission))
         except TransformationCancelledError:
             return Settled(cancelled=True)
-        except Exception as error:  # noqa: BLE001 - the code of a transformation failed
-            text = "".join(traceback.format_exception_only(error))
-            return Settled(TransformationResult(tf_checksum.hex(), None, text))
-        return Settled(TransformationResult(tf_checksum.hex(), Checksum(result).hex()))
 
     async def _concrete_submission(self, transformation: Any) -> Submission | Settled:
         self._construct(transformation)
@@ -367,12 +327,6 @@ class _Evaluation:
     def _construct(self, transformation: Any) -> None:
         with _driver_context(self._driver_context):
             transformation.construct()
-
-
-def _is_remote_optional(transformation: Any) -> bool:
-    """Whether a transformation may run in this process as well: ``local = None``."""
-    meta = transformation._meta
-    return "local" in meta and meta["local"] is None
 
 
 def _upstream_first(root: Any) -> list[Any]:

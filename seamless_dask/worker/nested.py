@@ -109,7 +109,8 @@ class NestedWork:
         try:
             return await self._nested(callers, request)
         except (TransformationError, CacheMissError, ValueError) as error:
-            return _failure(f"{type(error).__name__}: {error}")
+            text = self._submitter.names.readable(str(error))
+            return _failure(f"{type(error).__name__}: {text}")
 
     async def _nested(
         self, callers: Sequence[RunningJob], request: dict[str, Any]
@@ -138,11 +139,15 @@ class NestedWork:
             checksums = checksums_of(submission)
             await await_pending_uploads(checksums)
             await self._uploads.wait(checksums)
-            if is_driver(transformation_dict, tf_dunder):
-                return await self._answer_of(self._submit(submission, depth))
+            self._submitter.names.note(transformation_dict, self._buffers.at_hand)
             owner = callers[0].key if callers else None
-            key = self._submitter.task_key(submission)
-            lease = await self._leases.acquire(key, owner, depth)
+            if is_driver(transformation_dict, tf_dunder):
+                futures = self._submitter.submit_transformation(
+                    submission, priority_boost=depth, owner=owner
+                )
+                return await self._answer_of(futures)
+            key, resources = self._submitter.task_of(submission)
+            lease = await self._leases.acquire(key, owner, depth, resources)
             ended = False
             try:
                 futures = self._submit(submission, depth)

@@ -9,7 +9,9 @@ import logging
 import os
 import threading
 from collections.abc import Mapping
+from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, cast
+from weakref import WeakKeyDictionary
 
 from dask.system import CPU_COUNT
 from distributed import Client, Worker
@@ -39,6 +41,12 @@ if TYPE_CHECKING:
     from .task_runner import TaskRunner
 
 logger = logging.getLogger(__name__)
+
+#: transformations that a worker lets begin, as a multiple of its slots: those that
+#: execute, those whose results are being stored, and drivers
+ROOM = 3
+#: units with which a worker has one top-level transformation at a time
+EXCLUSIVE = 1.0
 
 
 class SeamlessWorkerPlugin(WorkerPlugin):
@@ -146,12 +154,12 @@ class SeamlessWorkerPlugin(WorkerPlugin):
         from seamless_transformer.worker import TRANSFORMATION_THROTTLE
 
         slots = self.processes * TRANSFORMATION_THROTTLE
-        exclusive = worker.state.total_resources.get(TOP_LEVEL_RESOURCE) == 1
+        exclusive = _configured(worker).units == EXCLUSIVE
         cores = cores_of_job(os.environ, CPU_COUNT)
         return threads_per_transformation(
             cores=cores if exclusive else min(cores, slots),
             slots=slots,
-            threads=worker.state.nthreads,
+            threads=_configured(worker).threads,
             exclusive=exclusive,
         )
 
@@ -202,22 +210,28 @@ class SeamlessWorkerPlugin(WorkerPlugin):
 
     async def _register(self, worker: Worker, runner: TaskRunner) -> None:
         throttle = self._throttle(runner)
-        state = worker.state
-        resources = {NESTED_RESOURCE: NESTED_SUPPLY}
-        if TOP_LEVEL_RESOURCE not in state.total_resources:
-            resources[TOP_LEVEL_RESOURCE] = float(throttle * self.processes)
+        slots = self.processes * throttle
+        state, configured = worker.state, _configured(worker)
+        # The scheduler knows which transformation has a slot; the worker holds back none
+        # of those that it gets, except in exclusive mode.
+        state.nthreads = max(configured.threads, ROOM * slots)
+        ours = {NESTED_RESOURCE: NESTED_SUPPLY}
+        if configured.units != EXCLUSIVE:
+            ours[TOP_LEVEL_RESOURCE] = NESTED_SUPPLY
         # Set them here first: the scheduler may send a task as soon as it knows them.
-        for name, amount in resources.items():
+        for name, amount in ours.items():
             state.available_resources[name] = amount - (
                 state.total_resources.get(name, 0.0)
                 - state.available_resources.get(name, 0.0)
             )
             state.total_resources[name] = amount
+        units = float(slots) if configured.units is None else configured.units
         arguments = messages.registration(
             cast(str, worker.contact_address),
             processes=self.processes,
             throttle=throttle,
-            resources=state.total_resources,
+            units=configured.units,
+            resources={**state.total_resources, TOP_LEVEL_RESOURCE: units},
         )
         register = getattr(worker.scheduler, messages.OP_REGISTER_WORKER)
         answer = await register(**arguments)
@@ -263,6 +277,26 @@ class SeamlessWorkerPlugin(WorkerPlugin):
         client = self._own_client
         if client is not None:
             await _close(client)
+
+
+@dataclass(frozen=True)
+class _Configured:
+    """What a Dask worker was started with: threads, and units of top-level work."""
+
+    threads: int
+    units: float | None
+
+
+_configurations: WeakKeyDictionary[Worker, _Configured] = WeakKeyDictionary()
+
+
+def _configured(worker: Worker) -> _Configured:
+    """The configuration from before the first plugin of this worker."""
+    state = worker.state
+    return _configurations.setdefault(
+        worker,
+        _Configured(state.nthreads, state.total_resources.get(TOP_LEVEL_RESOURCE)),
+    )
 
 
 async def _close(client: Client) -> None:

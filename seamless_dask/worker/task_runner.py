@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import asyncio
 import logging
-from collections.abc import Sequence
-from dataclasses import asdict, dataclass
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import asdict, dataclass, replace
 from typing import TYPE_CHECKING, Any
 
 from distributed import Reschedule
@@ -15,16 +16,18 @@ from seamless_transformer.remote_job import parse_remote_job_written
 from seamless_transformer.transformation_utils import tf_get_buffer
 
 from scheduler_ext import messages
+from scheduler_ext.error_texts import with_pointer
+from scheduler_ext.functions import DIGITS
 
 from ..cluster.inner import CALLER_WAITS
-from ..cluster.leases import Leases
+from ..cluster.leases import Leases, ignore
 from ..errors import DependencyFailed, JobFailed, TransformationError
-from ..neighbours.pins import buffers_to_run
+from ..neighbours.pins import buffers_to_run, code_checksum
 from ..pool.pool import Pool
 from ..storage.cache import BufferStore, ensure_uploaded
 from ..storage.database import known_result
 from ..storage.deep_results import ensure_members_uploaded
-from ..storage.execution_records import Recorder
+from ..storage.execution_records import Execution, Recorder
 from ..storage.job_report import JobReport
 from ..storage.uploads import Uploads
 from ..submit.submissions import with_dependencies
@@ -102,6 +105,8 @@ class TaskRunner:
         self._worker = worker
         self._recorder = Recorder(pool.buffers)
         self._closed = False
+        #: results that are being stored by tasks that have given their slot back
+        self._stored_without_slot = 0
         #: {key of a task: its attempt}
         self._attempts: dict[str, _Attempt] = {}
         worker.stream_handlers[messages.PUSH_CANCEL] = self.cancel
@@ -143,10 +148,22 @@ class TaskRunner:
         else:
             if self._closed and result.error is not None:
                 raise Reschedule  # perhaps it failed only because this runner closed
+            result = self._with_pointer(job, result)
             self._report(job, attempt, result)
             return result
         finally:
             del self._attempts[job.key]
+
+    def _with_pointer(
+        self, job: Job, result: TransformationResult
+    ) -> TransformationResult:
+        """Let an error say which transformation has failed first."""
+        if result.error is None or result.tf_checksum is None:
+            return result
+        name = self.submitter.names.shown(job.key)
+        return replace(
+            result, error=with_pointer(result.error, name, result.tf_checksum)
+        )
 
     def _is_wanted(self, key: str) -> bool:
         """Whether a task was not cancelled between its start and now."""
@@ -157,6 +174,8 @@ class TaskRunner:
         self, job: Job, dependencies: Sequence[TransformationResult]
     ) -> TransformationResult:
         tf_checksum = job.tf_checksum
+        names = self.submitter.names
+        names.learn(code_checksum(job.transformation_dict), job.name)
         try:
             job = with_dependencies(job, dependencies)
             buffer = tf_get_buffer(job.transformation_dict)
@@ -173,6 +192,8 @@ class TaskRunner:
                 if known is not None:
                     return self._result(tf_checksum, known, cached=True)
             inputs = await self._resolve_inputs(job)
+            if job.name is None:
+                names.note(job.transformation_dict, self.buffers.at_hand)
             # The process also needs the buffer of the transformation itself.
             result = await self._execute(job, tf_checksum, [buffer, *inputs])
         except JobFailed as error:
@@ -224,6 +245,7 @@ class TaskRunner:
             attempt.cache_hits,
             begun=None if ran is None else ran.begun,
             resume_wait=None if ran is None else ran.waited,
+            error=(result.error or "") if ending == "failed" else None,
         )
         if job.client is not None and len(result.error or "") <= INLINE_LIMIT:
             task.metadata[messages.RESULT] = messages.parcel(job.client, asdict(result))
@@ -269,12 +291,27 @@ class TaskRunner:
                     key=job.key,
                     depth=job.depth,
                     inputs=inputs,
+                    label=f"{self.submitter.names.shown(job.key)} {tf_checksum[:DIGITS]}",
                 )
         attempt.report = report
         self.uploads.received(made)
         if parse_remote_job_written(result) is not None:
             return result
-        await self.uploads.wait(made)
+        with self._storing(job.key):
+            await self.uploads.wait(made)
+            await self._store(job, tf_checksum, execution, result, report)
+        return result
+
+    async def _store(
+        self,
+        job: Job,
+        tf_checksum: str,
+        execution: Execution,
+        result: str,
+        report: JobReport,
+    ) -> None:
+        """Store the result of a transformation whose code has ended."""
+        attempt = self._attempts[job.key]
         if job.scratch:
             self.recompute.remember(tf_checksum, job.tf_dunder)
         else:
@@ -291,7 +328,25 @@ class TaskRunner:
         await execution.store(tf_checksum, result, report, scratch=job.scratch)
         if not job.scratch:
             self.buffers.take_over(result)
-        return result
+
+    @contextmanager
+    def _storing(self, key: str) -> Iterator[None]:
+        """Give the slot of a task to another one while the result is being stored.
+
+        As many results as there are slots may be stored without; after that, tasks keep
+        their slots, so that results do not pile up where the hashserver is slow.
+        """
+        stream = self._worker.batched_stream
+        tells = self._stored_without_slot < self.pool.processes * self.pool.throttle
+        if not tells or stream is None or stream.closed():
+            yield
+            return
+        stream.send(messages.stores(key))
+        self._stored_without_slot += 1
+        try:
+            yield
+        finally:
+            self._stored_without_slot -= 1
 
     def cancel(self, keys: Sequence[str] = ()) -> None:
         """Stop tasks that this worker executes; their processes are replaced.
@@ -320,7 +375,7 @@ class TaskRunner:
     def close(self) -> None:
         """Stop asking for leases; running tasks are rescheduled."""
         self._closed = True
-        self._worker.stream_handlers.pop(messages.PUSH_CANCEL, None)
+        self._worker.stream_handlers[messages.PUSH_CANCEL] = ignore
         self._worker.handlers.pop(CALLER_WAITS, None)
         self.leases.close()
         self._recorder.close()

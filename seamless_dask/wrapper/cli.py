@@ -12,8 +12,10 @@ import threading
 from collections.abc import Sequence
 from pathlib import Path
 
+from ..command.dask_loading import DaskUnusable, load_dask
+from ..command.output import checked_output
 from . import logs, signals
-from .exit_codes import MEANINGS
+from .exit_codes import MEANINGS, ExitCode
 
 #: Time for the interpreter to end by itself, in seconds.
 EXIT_SECONDS = 0.2
@@ -147,10 +149,15 @@ def _version() -> str:
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run the command; return its exit code."""
     parser = _parser()
-    options = parser.parse_args(arguments)
+    with checked_output(ExitCode.NO_OUTPUT):  # --help, --version, --print-schema
+        options = parser.parse_args(arguments)
     _check_usage(parser, options)
 
     logs.set_up(options.log_level)
+    try:
+        load_dask()
+    except DaskUnusable as error:
+        return _cannot_start(options, str(error))
     if options.dry_run:
         return _dry_run(options)
     start, end = options.port_range
@@ -195,11 +202,27 @@ def _dry_run(options: argparse.Namespace) -> int:
     file = options.parameters or options.status_file
     port = options.port_range[0] if options.port_range else "PORT"
     try:
-        print(dry_run(options.cluster_string, file, f"tcp://{options.host}:{port}"))
+        shown = dry_run(options.cluster_string, file, f"tcp://{options.host}:{port}")
     except WrapperError as error:
         print(error, file=sys.stderr)
         return int(error.exit_code)
+    with checked_output(ExitCode.NO_OUTPUT):
+        print(shown)
     return 0
+
+
+def _cannot_start(options: argparse.Namespace, reason: str) -> int:
+    """Report why no cluster can start; the caller reads it in the status file."""
+    print(reason, file=sys.stderr)
+    if not options.dry_run:
+        from .exit_codes import WrapperError
+        from .status_file import StatusFile
+
+        try:
+            StatusFile.wait(options.status_file.absolute()).failed(reason)
+        except (OSError, WrapperError) as error:
+            print(error, file=sys.stderr)
+    return int(ExitCode.START_FAILED)
 
 
 def _exit_soon(code: int) -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import logging
+import os
 from pathlib import Path
 from typing import Any
 
@@ -78,6 +79,22 @@ def _read(file: Path) -> dict[str, Any]:
     return fields
 
 
+class _Unmade:
+    """The name of a directory that dask_jobqueue takes for an existing one.
+
+    It makes directories that do not exist.
+    """
+
+    def __init__(self, name: str) -> None:
+        self._name = name
+
+    def __str__(self) -> str:
+        return self._name
+
+    def __fspath__(self) -> str:
+        return os.sep
+
+
 def _job(
     parameters: Parameters,
     cluster_class: ClusterClass,
@@ -89,6 +106,8 @@ def _job(
     if tls:
         arguments |= tls
         scheduler = scheduler.replace("tcp://", "tls://", 1)
+    if "log_directory" in arguments:
+        arguments["log_directory"] = _Unmade(arguments["log_directory"])
     job = cluster_class.cls.job_cls(scheduler, name="NAME", **arguments)
     script = job.job_script().rstrip("\n")
     command = f"{job.submit_command.strip()} SCRIPT"

@@ -20,6 +20,7 @@ class ExitCode(IntEnum):
     LOST = 7
     FORCED = 8
     JOBS_LEFT = 9
+    NO_OUTPUT = 10
 
 
 MEANINGS: dict[ExitCode, str] = {
@@ -37,6 +38,7 @@ MEANINGS: dict[ExitCode, str] = {
     "process could not be ended",
     ExitCode.JOBS_LEFT: "the batch system did not confirm that all jobs have gone; the "
     "log names the jobs that may be left",
+    ExitCode.NO_OUTPUT: "what --dry-run or another option prints cannot be written",
 }
 
 

@@ -13,6 +13,11 @@ It waits for the pipe from the wrapper to break, and then
   start, find no scheduler, and hold its node for a minute.
 
 The same happens when the wrapper ends and could not make sure that all jobs are gone.
+Also if the pipe does not break, because another process has inherited it.
+
+A signal that asks the guard to end (SIGINT, SIGTERM, SIGHUP) is not ignored. While the
+wrapper runs it may have been sent to both, so the guard stays until the wrapper has ended;
+a second signal ends it at once. While it cleans up, one signal makes it give up.
 """
 
 from __future__ import annotations
@@ -26,14 +31,18 @@ import os
 import signal
 import subprocess
 import sys
+import threading
 import time
 import uuid
-from collections.abc import Sequence
+from collections.abc import Coroutine, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from queue import Empty, SimpleQueue
+from typing import Any
 
 import psutil
 
+from . import signals
 from .events import News
 from .exit_codes import WrapperError
 from .jobs.cancellation import make_sure
@@ -50,6 +59,12 @@ KILL_SECONDS = 10.0
 #: How long the guard tries to cancel jobs until it gives up, in seconds.
 JOBS_SECONDS = 600.0
 DISMISSED = "dismissed"
+#: How often the guard checks whether the wrapper is still its parent, in seconds.
+LOOK_SECONDS = 5.0
+#: The end of the pipe from the wrapper.
+_BROKEN = None
+#: What wakes the guard: a line from the wrapper, the end of the pipe, or a signal.
+_Event = str | signal.Signals | None
 
 logger = logging.getLogger(__name__)
 
@@ -85,21 +100,22 @@ class Guard:
         self.mark = "" if batch_system else uuid.uuid4().hex
         if self.mark:
             os.environ[MARK] = self.mark
-        self._process = subprocess.Popen(
-            [
-                *(sys.executable, "-m", __name__),
-                *("--status-file", str(status_file)),
-                *("--wrapper", str(os.getpid()), repr(start_time())),
-                *("--mark", self.mark),
-                *("--batch-system", batch_system),
-            ],
-            stdin=subprocess.PIPE,
-            # out of reach of signals from a terminal
-            start_new_session=True,
-            # the guard itself has no mark
-            env={name: value for name, value in os.environ.items() if name != MARK},
-            text=True,
-        )
+        with signals.held_back():  # the guard inherits this until it has its handlers
+            self._process = subprocess.Popen(
+                [
+                    *(sys.executable, "-m", __name__),
+                    *("--status-file", str(status_file)),
+                    *("--wrapper", str(os.getpid()), repr(start_time())),
+                    *("--mark", self.mark),
+                    *("--batch-system", batch_system),
+                ],
+                stdin=subprocess.PIPE,
+                # out of reach of signals from a terminal
+                start_new_session=True,
+                # the guard itself has no mark
+                env={name: value for name, value in os.environ.items() if name != MARK},
+                text=True,
+            )
 
     @property
     def pid(self) -> int:
@@ -142,23 +158,59 @@ def marked(mark: str) -> set[psutil.Process]:
     return found
 
 
-def _wait() -> Charge | None:
-    """Wait for the end of the wrapper; return its jobs, or None if it dismissed us."""
+def _read(descriptor: int, events: SimpleQueue[_Event]) -> None:
+    """Pass on the whole lines of a pipe. A last one may be half a line: it is left out."""
+    rest = b""
+    while chunk := os.read(descriptor, 1 << 16):
+        *lines, rest = (rest + chunk).split(b"\n")
+        for line in lines:
+            events.put(line.decode())
+    events.put(_BROKEN)
+
+
+def _wait(wrapper: int, events: SimpleQueue[_Event]) -> Charge | None:
+    """Wait for the end of the wrapper; return its jobs, or None if there is nothing to do."""
     charge = Charge()
-    for line in sys.stdin:
-        if line.strip() == DISMISSED:
+    asked = False
+    seconds = LOOK_SECONDS
+    while True:
+        try:
+            event = events.get(timeout=seconds)
+        except Empty:
+            if os.getppid() != wrapper:
+                logger.warning("The wrapper has ended, but not its pipe to the guard.")
+                return charge
+            continue
+        if event is _BROKEN:
+            return charge
+        if event == DISMISSED:
             return None
-        charge = Charge(**json.loads(line))
-    return charge
+        if isinstance(event, str):
+            charge = Charge(**json.loads(event))
+        elif os.getppid() != wrapper:
+            seconds = 0.1  # only lines that are there already
+        elif asked:
+            logger.warning("Ending at once; process %d is without guard.", wrapper)
+            return None
+        else:
+            asked = True
+            logger.warning(
+                "Asked to end by %s: the guard ends with the wrapper, process %d; a "
+                "second signal ends it at once.",
+                event.name,
+                wrapper,
+            )
 
 
-def _end_processes(mark: str) -> None:
+def _end_processes(mark: str, events: SimpleQueue[_Event]) -> None:
+    """Kill the processes with this mark; a signal ends the time that they are given."""
     deadline = time.monotonic() + NOTICE_SECONDS
-    while time.monotonic() < deadline:
-        left = marked(mark)
-        if not left:
-            return
+    while left := marked(mark):
+        if time.monotonic() >= deadline or not events.empty():
+            break
         time.sleep(0.2)
+    if not left:
+        return
     logger.warning(
         "The wrapper was killed; its guard ends what is left: %s.",
         ", ".join(str(process.pid) for process in left),
@@ -183,15 +235,28 @@ def _end_jobs(batch_system: str, charge: Charge) -> None:
         {job_id: job_id not in charge.unseen for job_id in charge.jobs},
         now + charge.doubtful if charge.doubtful else None,
     )
-    asyncio.run(make_sure(queue, charge.jobs, now + JOBS_SECONDS, farewell))
+    asyncio.run(
+        _unless_asked(make_sure(queue, charge.jobs, now + JOBS_SECONDS, farewell))
+    )
     if farewell.left or farewell.doubtful:
         logger.error(
-            "Gave up after %g s: the jobs %s may be left in the queue.",
-            JOBS_SECONDS,
+            "Gave up after %.0f s: the jobs %s may be left in the queue.",
+            time.monotonic() - now,
             ", ".join(farewell.left) or f"named {charge.job_name}",
         )
     else:
         logger.warning("All jobs of the wrapper have gone.")
+
+
+async def _unless_asked(work: Coroutine[Any, Any, object]) -> None:
+    """Do some work, until a signal asks this process to end."""
+    task = asyncio.ensure_future(work)
+    for number in signals.ENDING:
+        asyncio.get_running_loop().add_signal_handler(number, task.cancel)
+    try:
+        await task
+    except asyncio.CancelledError:
+        logger.warning("Asked to end by a signal.")
 
 
 def main() -> None:
@@ -207,21 +272,25 @@ def main() -> None:
         format="%(asctime)s %(levelname)-7s %(name)s: %(message)s",
     )
     os.chdir("/")  # keep no folder in use
-    charge = _wait()
+    events: SimpleQueue[_Event] = SimpleQueue()
+    for number in signals.ENDING:
+        signal.signal(number, lambda number, _: events.put(signal.Signals(number)))
+    # the wrapper has blocked them, so that none could end this process before
+    signal.pthread_sigmask(signal.SIG_UNBLOCK, signals.ENDING)
+    threading.Thread(target=_read, args=(0, events), daemon=True).start()
+    pid, started = int(options.wrapper[0]), float(options.wrapper[1])
+    charge = _wait(pid, events)
     if charge is None:
         return
-    pid, started = int(options.wrapper[0]), float(options.wrapper[1])
     try:
         declare_dead(options.status_file, pid, started, "The wrapper was killed.")
     except (OSError, WrapperError) as error:
         logger.error("The status file of the dead wrapper: %s", error)
     if options.mark:
-        _end_processes(options.mark)
+        _end_processes(options.mark, events)
     if charge.job_name:
         _end_jobs(options.batch_system, charge)
 
 
 if __name__ == "__main__":
-    for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
-        signal.signal(number, signal.SIG_IGN)
     main()

@@ -8,6 +8,8 @@ from collections.abc import Iterable
 
 import psutil
 
+from ..cluster.process_state import has_ended
+
 logger = logging.getLogger(__name__)
 
 
@@ -25,11 +27,7 @@ def alive(processes: Iterable[psutil.Process]) -> set[psutil.Process]:
     left = set()
     for process in processes:
         try:
-            if (
-                process.is_running()
-                and process.status() != psutil.STATUS_ZOMBIE
-                and not _is_resource_tracker(process)
-            ):
+            if not has_ended(process) and not _is_resource_tracker(process):
                 left.add(process)
         except psutil.NoSuchProcess:
             continue

@@ -15,7 +15,6 @@ from __future__ import annotations
 
 import gc
 import logging
-import os
 import signal
 import threading
 import time
@@ -40,12 +39,13 @@ from .events import (
     SignalArrived,
     Started,
 )
-from .exit_codes import ExitCode, ParametersError, StatusFileLost, WrapperError
+from .exit_codes import ExitCode, ParametersError, WrapperError
 from .guard import Guard
 from .jobs import logs
 from .launch import launch
+from .report import Report
 from .settings.parameters import Parameters, read_parameters
-from .status_file import Heartbeat, StatusFile
+from .status_file import StatusFile
 
 logger = logging.getLogger(__name__)
 
@@ -76,8 +76,8 @@ class Supervisor:
 
     options: Options
     _events: SimpleQueue[Event] = field(default_factory=SimpleQueue)
-    _status_file: StatusFile | None = None
-    _heartbeat: Heartbeat | None = None
+    #: What the caller reads; None until there is a status file.
+    _report: Report | None = None
     _launched: Launched | None = None
     _guard: Guard | None = None
     _starting: threading.Thread | None = None
@@ -85,8 +85,6 @@ class Supervisor:
     _job_output: Path | None = None
     #: A signal arrived, so the user or the caller waits for the end.
     _hurried: bool = False
-    #: Whether the status file says that the cluster runs.
-    _announced: bool = False
     #: Jobs that may be in the queue, and why there are not more of them.
     _news: News = News((), "")
 
@@ -94,7 +92,7 @@ class Supervisor:
         """Run to the end. Must be called from the main thread, after `install`."""
         failure = ""
         try:
-            self._start(self._read_status_file())
+            self._start(self._wait_for_caller())
             self._watch()
             raise AssertionError("watching ends with an exception")
         except Asked as reason:
@@ -114,7 +112,8 @@ class Supervisor:
             logger.exception("%s", failure)
             code = ExitCode.LOST if self._launched else ExitCode.START_FAILED
         code = self._close(code)
-        self._last_word(code, failure)
+        if self._report is not None:
+            self._report.end(failure)
         self._tidy_up(code)
         logger.info("Ended with exit code %d.", code)
         return code
@@ -129,23 +128,14 @@ class Supervisor:
     def _on_signal(self, number: int, frame: FrameType | None) -> None:
         self._events.put(SignalArrived(number))  # SimpleQueue is safe in handlers
 
-    def _read_status_file(self) -> StatusFile:
+    def _wait_for_caller(self) -> Report:
         path = self.options.status_file
         logger.info("Waiting for the status file %s.", path)
-        status_file = self._status_file = StatusFile.wait(path, pause=self._pause)
-        foreign = status_file.foreign_pid()
-        if foreign is not None:
-            logger.warning(
-                "The status file names process %s, but this is process %d: signals to "
-                "the former will not reach the wrapper.",
-                foreign,
-                os.getpid(),
-            )
-        self._heartbeat = Heartbeat(
-            status_file, lambda error: self._events.put(FileLost(error))
+        self._report = Report(
+            StatusFile.wait(path, pause=self._pause),
+            lambda error: self._events.put(FileLost(error)),
         )
-        self._heartbeat.start()
-        return status_file
+        return self._report
 
     def _pause(self, seconds: float) -> None:
         """Sleep, unless asked to end."""
@@ -153,9 +143,9 @@ class Supervisor:
         if event is not None:
             self._handle(event)
 
-    def _start(self, status_file: StatusFile) -> None:
+    def _start(self, report: Report) -> None:
         try:
-            parameters, unknown = read_parameters(status_file.parameters)
+            parameters, unknown = read_parameters(report.parameters)
         except ParametersError as error:
             raise self._complete(error) from None
         if unknown:
@@ -177,10 +167,10 @@ class Supervisor:
         )
         begin = time.monotonic()
         if cluster_class.kind == "jobqueue":
-            directory = logs.run_directory(status_file.path)
+            directory = logs.run_directory(report.path)
             if directory is not None and logs.make(directory):
                 self._job_output = directory
-        self._guard = Guard(status_file.path, cluster_class.batch_system)
+        self._guard = Guard(report.path, cluster_class.batch_system)
         self._starting.start()
         while self._launched is None:
             event = self._next(None)
@@ -189,7 +179,7 @@ class Supervisor:
             elif event is not None:
                 self._handle(event)
         launched = self._launched
-        self._announce()
+        report.announce(launched)
         if self._job_output is not None:
             script = logs.keep_script(self._job_output, launched.cluster)
             if script is not None:
@@ -203,29 +193,6 @@ class Supervisor:
             if self.options.timeout is not None
             else "no inactivity timeout",
         )
-
-    def _announce(self) -> None:
-        """Tell the caller that the cluster runs; if this fails, `_watch` tries again."""
-        assert self._launched is not None
-        assert self._status_file is not None and self._heartbeat is not None
-        try:
-            with self._heartbeat.lock:
-                self._status_file.running(
-                    port=self._launched.port,
-                    dashboard_port=self._launched.dashboard_port,
-                )
-        except OSError as error:
-            logger.error(
-                "The cluster runs, but the status file %s cannot say so: %s. Trying "
-                "again.",
-                self._status_file.path,
-                error,
-            )
-            return
-        self._announced = True
-        self._heartbeat.relax()
-        if self._news.jobs:
-            self._write_news()
 
     def _complete(self, error: ParametersError) -> ParametersError:
         """Add the other problems of the parameters, for this cluster class."""
@@ -263,6 +230,7 @@ class Supervisor:
 
     def _watch(self) -> None:
         """Wait for a reason to end, and raise it."""
+        assert self._launched is not None and self._report is not None
         timeout = self.options.timeout
         look = LOOK_SECONDS[1]
         if timeout is not None:
@@ -272,8 +240,8 @@ class Supervisor:
         pending = False
         while True:
             event = self._next(look)
-            if not self._announced:
-                self._announce()
+            if not self._report.announced:
+                self._report.announce(self._launched)
             if isinstance(event, Activity):
                 answered, pending, mentioned = time.monotonic(), False, False
                 self._judge(event)
@@ -334,23 +302,11 @@ class Supervisor:
             self._pass_on(event)
 
     def _pass_on(self, news: News) -> None:
-        """Tell the guard the jobs; write them into the status file, with any error."""
+        """Tell the guard and the caller the jobs."""
         self._news = news
-        assert self._guard is not None
+        assert self._guard is not None and self._report is not None
         self._guard.watch(news)
-        if self._announced:
-            self._write_news()
-
-    def _write_news(self) -> None:
-        assert self._status_file is not None and self._heartbeat is not None
-        try:
-            with self._heartbeat.lock:
-                self._status_file.news(
-                    jobs=list(self._news.jobs),
-                    submission_error=self._news.submission_error,
-                )
-        except OSError as error:  # a network file system may come back
-            logger.warning("Could not write the status file: %s", error)
+        self._report.tell(news)
 
     # --- end
 
@@ -387,19 +343,3 @@ class Supervisor:
         jobs = self._launched.jobs if self._launched is not None else None
         healthy = code is ExitCode.CLEAN and jobs is not None and jobs.healthy
         logs.prune(self._job_output, success=healthy)
-
-    def _last_word(self, code: ExitCode, failure: str) -> None:
-        """Write the error into the status file, or delete the file."""
-        if self._status_file is None or self._heartbeat is None:
-            return
-        self._heartbeat.stop()
-        try:
-            with self._heartbeat.lock:
-                if failure:
-                    self._status_file.failed(failure)
-                else:
-                    self._status_file.remove()
-        except StatusFileLost as error:
-            logger.info("The status file is left alone: %s", error)
-        except OSError as error:
-            logger.error("Could not write the status file: %s", error)

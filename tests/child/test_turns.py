@@ -9,13 +9,16 @@ import pytest
 from hypothesis import settings
 from hypothesis.stateful import RuleBasedStateMachine, invariant, precondition, rule
 
+from seamless_dask.child import turn_keeper
 from seamless_dask.child.state.part import CannotPutBack
-from seamless_dask.child.turn_keeper import PATIENCE, TurnKeeper
+from seamless_dask.child.turn_keeper import TurnKeeper
 from seamless_dask.child.turns import JobTurn, Turns
 
 FRESH = "fresh"
 #: a guard against hanging
 SOON = 30.0
+#: seconds that count as long
+PATIENCE = 0.3
 
 
 class OneValue:
@@ -250,7 +253,13 @@ def test_no_job_begins_in_a_process_that_is_not_like_a_fresh_one() -> None:
     assert turns.executes(first)
 
 
-def test_a_job_that_waits_long_for_its_process_says_so() -> None:
+@pytest.fixture
+def impatient(monkeypatch: pytest.MonkeyPatch) -> None:
+    """What is long lasts less long."""
+    monkeypatch.setattr(turn_keeper, "PATIENCE", PATIENCE)
+
+
+def test_a_job_that_waits_long_for_its_process_says_so(impatient: None) -> None:
     """Once; it can then be abandoned, and never goes on."""
     waits: dict[str, float] = {}
     told = threading.Event()
@@ -288,7 +297,9 @@ def test_a_job_that_waits_long_for_its_process_says_so() -> None:
     assert not went_on.is_set()
 
 
-def test_one_that_stands_still_beside_an_abandoned_one_is_told() -> None:
+def test_one_that_stands_still_beside_an_abandoned_one_is_told(
+    impatient: None,
+) -> None:
     """It may wait for a lock which that one holds, and would do so for ever."""
     stuck: list[str] = []
     told, held, lent = threading.Event(), threading.Event(), threading.Event()

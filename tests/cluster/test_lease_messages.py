@@ -58,7 +58,7 @@ class Network:
         self.scheduler: Any = SimpleNamespace(
             workers={HOLDER: None}, clients={}, tasks={}, worker_send=self._push
         )
-        self.delivery = Delivery(self.scheduler, self.machine)
+        self.delivery = Delivery(self.scheduler, self.machine, [].extend)
         self.scheduler_calls = Calls(
             self.scheduler,
             self.machine,
@@ -361,7 +361,7 @@ class InnerLeaseMessages(LeaseMessages):
         return InnerLeases(client)
 
     def acquire(self, key: str) -> Any:
-        return self.leases.acquire(key)
+        return self.leases.acquire(key, {})
 
     def id_of(self, lease: Any) -> str:
         return lease.id
@@ -380,7 +380,7 @@ def at_once(monkeypatch: pytest.MonkeyPatch) -> None:
 
 for machine in (LeaseMessages, InnerLeaseMessages):
     machine.TestCase.settings = settings(
-        max_examples=150,
+        max_examples=100,
         stateful_step_count=40,
         deadline=None,
         suppress_health_check=list(HealthCheck),

@@ -382,14 +382,23 @@ def driver(n: int = 40) -> Seen:
         main.start()
 
         def submitted() -> list[str]:
-            return [k for k in keys_of("base-") if k.endswith("-driver")]
+            return [k for k in keys_of("base_") if k.endswith("-driver")]
 
         wait_until(lambda: len(submitted()) == n + 1, "tasks of the driver", 30)
         twin = delayed(waits)(0, gate)
         twin.start()
-        name = f"base-{delayed(waits)(0, gate).construct().hex()}"
-        wait_until(lambda: len(keys_of(name)) == 2, "two tasks", 30)
-        twins = sorted(key[len(name) :] for key in keys_of(name))
+        checksum = delayed(waits)(0, gate).construct().hex()
+
+        def same() -> list[str]:
+            """What the keys of its tasks say after the checksum."""
+            return [
+                key.partition(checksum)[2]
+                for key in keys_of("base_")
+                if checksum in key
+            ]
+
+        wait_until(lambda: len(same()) == 2, "two tasks", 30)
+        twins = sorted(same())
         Path(gate).touch()
         return {"value": main.run(), "twin": twin.run(), "keys": twins}
 

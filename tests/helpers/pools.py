@@ -6,17 +6,35 @@ import os
 import signal
 from collections.abc import Iterator
 from contextlib import suppress
+from typing import Any
 
 import pytest
+from distributed import Worker
 from helpers.polling import wait_until
 
 from seamless_dask import SeamlessDaskClient
 from seamless_dask.pool import processes
 from seamless_dask.pool.pool import Pool
 from seamless_dask.pool.processes import Processes
+from seamless_dask.submit.tasks import WORKER_PLUGIN
 
 #: a guard against hanging
 SOON = 30.0
+
+
+async def _started(dask_worker: Worker) -> bool:
+    plugin: Any = dask_worker.plugins.get(WORKER_PLUGIN)
+    return plugin is not None and await plugin.runner() is not None
+
+
+def until_started(client: SeamlessDaskClient) -> None:
+    """Wait until the worker of a dummy scheduler has its Seamless processes."""
+
+    def started() -> bool:
+        answers = client.client.run(_started).values()
+        return bool(answers) and all(answers)
+
+    wait_until(started, "the worker has Seamless processes", SOON)
 
 
 @pytest.fixture

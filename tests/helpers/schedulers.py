@@ -12,7 +12,7 @@ from distributed import Client, Scheduler, Worker, rpc
 import scheduler_ext
 from scheduler_ext import messages
 
-A, B, C = ("a" * 64, "b" * 64, "c" * 64)
+A, B, C, D = ("a" * 64, "b" * 64, "c" * 64, "d" * 64)
 
 
 #: seconds; only a test that fails waits so long

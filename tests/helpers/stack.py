@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import subprocess
 import sys
 import time
@@ -59,6 +60,11 @@ class RealStack(LocalStack):
     """hashserver, database and daskserver (or jobserver) in a temporary home."""
 
     def __enter__(self) -> RealStack:
+        worker = os.environ.get("PYTEST_XDIST_WORKER")
+        if worker is not None:
+            # their process ids may have the same remainder
+            number = os.getppid() + int(worker.removeprefix("gw"))
+            self.first_port = 12000 + 400 * (number % 40)
         super().__enter__()
         return self
 

@@ -4,22 +4,19 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-import logging
 import os
 import signal
 import time
 from pathlib import Path
 from typing import Any
 
-import dask
 import psutil
 import pytest
-from distributed import Client, LocalCluster
 from helpers.patient_jobs import patient, running, starts
 from helpers.polling import wait_until
 from seamless.transformer import delayed, direct
 
-from seamless_dask import SeamlessDaskClient, set_seamless_dask_client
+from seamless_dask import SeamlessDaskClient
 from seamless_dask.pool import processes, pulse
 from seamless_dask.pool.os_processes import describe_exit
 from seamless_dask.pool.pool import Pool
@@ -91,7 +88,7 @@ def test_a_job_that_ends_its_process(
     suspect.compute()
     assert suspect.exception is not None
     checksum = suspect.construct().hex()
-    text = f"ran transformation {checksum} was lost 3 times"
+    text = f" {checksum[:12]} was lost 3 times"
     assert text in suspect.exception
     with pytest.raises(RuntimeError, match=cause):
         suspect.run()
@@ -332,31 +329,3 @@ def test_many_losses_leave_nothing(group: Processes) -> None:
 def test_describe_exit(code: int | None, text: str) -> None:
     """In words, whatever the system says."""
     assert describe_exit(code).startswith(text)
-
-
-def test_real_worker_process(tmp_path: Path) -> None:
-    """The same under a nanny, where nothing is shared with the driver."""
-    path = str(tmp_path)
-    # daemonic processes must not have children
-    with dask.config.set({"distributed.worker.daemon": False}):
-        with (
-            LocalCluster(
-                n_workers=1,
-                threads_per_worker=3,
-                dashboard_address=None,
-                silence_logs=logging.ERROR,
-                host="127.0.0.1",
-            ) as cluster,
-            Client(cluster, set_as_default=False) as dask_client,
-        ):
-            client = SeamlessDaskClient(dask_client, worker_plugin_workers=1)
-            set_seamless_dask_client(client)
-            try:
-                tf = delayed(patient)(path, "job")
-                tf.start()
-                os.kill(running(tmp_path, "job"), signal.SIGKILL)
-                running(tmp_path, "job", times=2)
-                (tmp_path / "go").touch()
-                assert tf.run() == "job"
-            finally:
-                set_seamless_dask_client(None)

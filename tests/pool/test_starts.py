@@ -54,7 +54,11 @@ def test_all_that_start_at_the_same_time_are_killed(tmp_path: Path) -> None:
     assert asyncio.run(start()) == 2 * START_ATTEMPTS
 
 
-def test_one_start_after_the_other_fails(tmp_path: Path) -> None:
+def test_one_start_after_the_other_fails(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("seamless_dask.pool.processes.START_INTERVAL", 0.1)
+
     async def start() -> None:
         processes = Starting(1, START_ATTEMPTS, tmp_path)
         try:

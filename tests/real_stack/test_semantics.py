@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from typing import Any
 
 import pytest
@@ -19,6 +20,8 @@ from seamless_dask.submit.envelopes import Envelope, check
 pytestmark = pytest.mark.cluster
 
 ASKS = {META_KEY: True}
+#: the last line of an error
+POINTER = r"\[transformation \w+ failed; for more: python -m .* why [0-9a-f]{12}\]"
 SCRIPT = str(DRIVERS / "semantics.py")
 
 
@@ -96,8 +99,15 @@ def test_a_remote_job_is_written_and_not_run(real_stack: RealStack) -> None:
 
 
 def test_exceptions_are_the_users_own_traceback(real_stack: RealStack) -> None:
-    """It begins in the user's code and says nothing of how that came to run."""
-    seen = {case: s["exception"] for case, s in see(real_stack, "exceptions").items()}
+    """It begins in the user's code and says nothing of how that came to run.
+
+    The last line says where to ask for more.
+    """
+    seen = {}
+    for case, outcome in see(real_stack, "exceptions").items():
+        text, pointer = outcome["exception"].rstrip("\n").rsplit("\n", 1)
+        seen[case] = f"{text}\n"
+        assert re.fullmatch(POINTER, pointer), pointer
     assert seen["top"].endswith("    raise KeyError(f\"no {x}\")\nKeyError: 'no 1'\n")
     assert "in deeper\n" in seen["top"]
     assert "integer division or modulo by zero" in seen["nested"]

@@ -129,6 +129,9 @@ A, B = "a" * 64, "b" * 64
         (f"base-{A}-{B}", A),
         (f"base_{A}-{B}", B),
         (f"base_{A}-{B}-S2", B),
+        (f"base_{A}-{B}-deferred", None),
+        (f"base-{B}-deferred-r2", None),
+        (f"base-{B}-deferred-other", B),
         (f"base_{A}", None),
         ("base-short", None),
         (f"base-{A}x", None),
@@ -278,10 +281,10 @@ def test_what_builds_messages_and_what_parses_them_agree(
 ):
     """Everything that is sent is understood."""
     built = messages.registration(
-        holder, processes=number, throttle=2, resources={"S": amount}
+        holder, processes=number, throttle=2, units=amount, resources={"S": amount}
     )
     assert messages.parse_registration(built) == messages.Registration(
-        holder, number, 2, None, {"S": amount}
+        holder, number, 2, None, amount, {"S": amount}
     )
     asked = {
         lease_id: messages.lease_request(
@@ -306,7 +309,14 @@ def test_what_builds_messages_and_what_parses_them_agree(
     assert named.pop("op") == messages.OP_NAME
     assert messages.parse_name(named) == (holder, checksum)
     assert messages.parse_cancel(messages.cancel([checksum])) == (checksum,)
-    assert messages.parse_why(messages.why(checksum)) == checksum
+    assert messages.parse_why(messages.why(checksum.upper())) == (
+        checksum,
+        checksum.upper(),
+    )
+    assert messages.parse_why(messages.why("score")) == (None, "score")
+    told = messages.function(checksum, holder)
+    assert told.pop("op") == messages.OP_FUNCTION
+    assert messages.parse_function(told) == (checksum, holder)
     assert messages.parse_parcel(messages.parcel(holder, ids)) == (holder, ids)
     assert (
         messages.parse_figures({messages.METRICS: messages.figures(number)}) == number

@@ -10,6 +10,8 @@ from distributed.core import Status
 from helpers.schedulers import (
     A,
     B,
+    C,
+    D,
     asynchronous,
     cluster,
     gate,
@@ -173,11 +175,11 @@ async def test_a_worker_that_dies_while_it_leaves():
 async def test_the_last_worker_runs_nested_work_while_it_leaves():
     """Otherwise its tasks would wait for ever; another worker takes that over."""
     units = {TOP_LEVEL_RESOURCE: 1.0, NESTED_RESOURCE: 100.0}
-    outer, child, later = f"base-{A}", f"base-{B}", "later"
+    outer, child, later, grandchild = (f"base-{each}" for each in (A, B, C, D))
     async with cluster() as c:
         client = await c.client()
         worker = await c.worker(units=units, nthreads=4)
-        await c.register(worker, resources=units)
+        await c.register(worker, throttle=4, units=1.0, resources=units)
         top = {"resources": {TOP_LEVEL_RESOURCE: 1}}
         futures = submit(client, [outer, later], "x", **top)
         await until(lambda: EXECUTED[outer])
@@ -188,12 +190,12 @@ async def test_the_last_worker_runs_nested_work_while_it_leaves():
         assert worker.status == Status.running
         # a second one takes the top-level task, and nested work from now on
         second = await c.worker(units=units, nthreads=4)
-        await c.register(second, resources=units)
+        await c.register(second, throttle=4, units=1.0, resources=units)
         await until(lambda: EXECUTED[later])
         await until(lambda: worker.status == Status.closing_gracefully)
-        futures += submit(client, ["grandchild"], "y", resources={NESTED_RESOURCE: 1})
-        await until(lambda: EXECUTED["grandchild"])
-        assert "grandchild" in second.state.tasks
+        futures += submit(client, [grandchild], "y", resources={NESTED_RESOURCE: 1})
+        await until(lambda: EXECUTED[grandchild])
+        assert grandchild in second.state.tasks
         gate("y").set()
         gate("x").set()
         assert await call

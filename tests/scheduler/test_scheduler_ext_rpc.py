@@ -35,6 +35,7 @@ from hypothesis import HealthCheck, settings
 
 import scheduler_ext
 from scheduler_ext import messages
+from scheduler_ext.permission.events import Start
 from scheduler_ext.plugin import NAME, VersionMismatch
 
 pytestmark = pytest.mark.cluster
@@ -96,19 +97,26 @@ class RpcSubject:
             worker = self.holders[name]
             await self.cluster.flush(worker)
             pushed = worker.decisions.items() - before[name].items()
-            theirs = [d for d in decisions if d.holder == worker.address]
+            theirs = [
+                d
+                for d in decisions
+                if not isinstance(d, Start) and d.holder == worker.address
+            ]
             assert pushed == {
                 pair for pair in outcome(theirs) if pair[0] not in answered
             }
         return outcome(decisions)
 
-    def add_worker(self, address, processes, throttle, ceiling, now):
+    def add_worker(self, address, processes, throttle, ceiling, now, *, units, supply):
         worker = self.holders[address]
         self.registered.add(address)
+        offer = {
+            "ceiling": ceiling,
+            "units": units,
+            "resources": {name: amount for name, amount in supply.items() if amount},
+        }
         return self.run(
-            self.observe(
-                self.cluster.register(worker, processes, throttle, ceiling=ceiling)
-            )
+            self.observe(self.cluster.register(worker, processes, throttle, **offer))
         )
 
     def remove_worker(self, address, now):
@@ -154,6 +162,7 @@ class RpcSubject:
                             "owner": request.owner,
                             "depth": request.depth,
                             "wait": request.wait,
+                            "resources": dict(request.needs.resources),
                         }
                     ],
                 )
@@ -693,7 +702,7 @@ async def test_tasks_that_run_mean_load_and_no_deadlock():
         await c.register(worker)
         future = client.submit(pass_gate, "x", key=f"base-{A}")
         await until(lambda: c.state(future.key) == "processing")
-        await c.request(worker, "a", "b")
+        await c.request(worker, "a")
         now = monotonic()
         for beat in range(5):
             c.plugin.step(now + beat)

@@ -16,7 +16,7 @@ from pathlib import Path
 
 import dask
 import pytest
-from distributed import Scheduler
+from distributed import Scheduler, get_worker
 from distributed.core import Status
 from distributed.security import Security
 from helpers.certificates import (
@@ -37,6 +37,9 @@ from helpers.schedulers import (
 from rich.console import Console
 
 import scheduler_ext
+from scheduler_ext import messages
+from scheduler_ext.error_texts import with_pointer
+from scheduler_ext.task_keys import base_key
 from seamless_dask import status
 from seamless_dask.status import view
 from seamless_dask.status.address import NotClear, NotFound, resolve
@@ -58,7 +61,7 @@ def test_a_server_that_is_not_one_of_dask(answer: bytes) -> None:
     thread.start()
     address = f"tcp://127.0.0.1:{server.getsockname()[1]}"
     with server, pytest.raises(NotFound, match=address):
-        status.ask(address, None, timeout=10)
+        status.ask(status.Question(address, "status"), timeout=10)
     thread.join(10)
 
 
@@ -189,7 +192,7 @@ async def test_the_whole_cluster(capsys) -> None:
             "3 pending",
             "1 of 1 in use, 0 lent",
             "Transformations that wait: 3",
-            "waits for 1 input: base-aaaa",
+            "waits for 1 input: unnamed aaaa",
             "waits for 2 calls",
             "1 -> 4",
         ):
@@ -213,16 +216,68 @@ async def test_the_whole_cluster(capsys) -> None:
 
         code, text, _ = await command(capsys, c.scheduler.address, "why", B[:8].upper())
         assert code == 0
-        chain = [line.split()[:4] for line in text.splitlines()]
-        assert text.startswith(f"{B}\ndependency: waits for 1 input")
-        assert ["1", A[:12], "alpha", "calling"] in chain
-        assert ["2", C[:12], "submission"] in [row[:3] for row in chain]
+        chain = [line.split()[:5] for line in text.splitlines()]
+        assert text.startswith(f"unnamed {B}\ndependency: waits for 1 input")
+        assert ["1", "unnamed", A[:12], "alpha", "calling"] in chain
+        assert ["2", "unnamed", "×2", C[:12], "submission"] in chain
         gate("x").set()
         await future
         code, text, _ = await command(capsys, c.scheduler.address, "why", B)
         assert (code, "ended: finished" in text) == (0, True)
         code, text, _ = await command(capsys, c.scheduler.address, "why", "123456")
         assert (code, "unknown: the scheduler has no task" in text) == (1, True)
+
+
+@pytest.mark.cluster
+@asynchronous
+async def test_failures_and_names(capsys) -> None:
+    """Which transformation failed, how, and where the others of its function are."""
+    async with cluster() as c:
+        client = await c.client()
+        worker = await c.worker(name="alpha")
+        await c.register(worker, throttle=4)
+        client._send_to_scheduler(messages.function(A, "score"))
+        client._send_to_scheduler(messages.function(B, "dock"))
+        outer, inner = base_key(B, {}, code=B), base_key(C, {}, code=A)
+        await c.request(worker, outer)
+        await c.request(worker, inner, owner=outer, depth=2)
+        await c.request(worker, base_key(D, {}, code=A), owner=outer, depth=2)
+        error = with_pointer("Traceback\n[red]x\nValueError: \x1b[31mbad\n", "score", C)
+        await client.submit(fails_with, error, inner, key=inner)
+
+        async def shows(*arguments: str) -> str:
+            code, text, errors = await command(capsys, c.scheduler.address, *arguments)
+            assert (code, errors) == (0, "")
+            assert "\x1b" not in text
+            return text
+
+        text = await shows()
+        assert "Failed transformations: 1" in text
+        assert f"score < dock {C[:12]}" in text and "ValueError: [31mbad" in text
+        text = await shows("failures")
+        assert f"score < dock {C[:12]} failed on alpha at " in text
+        assert "\n  [red]x\n  ValueError: ?[31mbad\n" in text
+        assert text.endswith("1 transformation failed: 1 score\n")
+        answer = json.loads(await shows("failures", "--json"))
+        assert answer["failures"][0]["checksum"] == C
+        text = await shows("why", C)
+        assert text.startswith(f"score < dock {C}\nended: failed: ValueError: [31mbad;")
+        assert "ValueError: ?[31mbad" in text
+        text = await shows("why", "Score")
+        assert text.startswith("several: 2 transformations: 1 failed, 1 unfinished")
+        assert f"score < dock {D[:12]}" in text
+        answer = json.loads(await shows("why", "score", "--json"))
+        assert [row["checksum"] for row in answer["matches"]["rows"]] == [C, D]
+        text = await shows("why", "dock")
+        assert text.startswith(f"dock {B}\nsubmission: ")
+        code, text, _ = await command(capsys, c.scheduler.address, "why", "other")
+        assert (code, "no transformation with this name" in text) == (1, True)
+
+
+def fails_with(error, key):
+    """What a worker does with a transformation that fails."""
+    report = messages.report("failed", 0, begun=1, resume_wait=None, error=error)
+    get_worker().state.tasks[key].metadata[messages.REPORT] = report
 
 
 @pytest.mark.cluster
@@ -328,7 +383,8 @@ async def test_wrong_usage(capsys) -> None:
             ((address, "where", A), "allowed: at most one address"),
             ((address, "why"), "allowed: at most one address"),
             ((address, "--watch", "0"), "not between 0.1 and 86400"),
-            ((address, "why", "xyz"), "6 to 64 hexadecimal digits"),
+            ((address, "why", A, B), "allowed: at most one address"),
+            ((address, "failures", A), "allowed: at most one address"),
         ):
             code, _, errors = await command(capsys, *arguments)
             assert (code, expected in errors) == (2, True), errors

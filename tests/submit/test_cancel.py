@@ -19,6 +19,7 @@ from helpers.polling import wait_until
 from seamless.transformer import Transformation, delayed
 from seamless.util.get_event_loop import get_event_loop
 
+from scheduler_ext import task_keys
 from seamless_dask import SeamlessDaskClient
 from seamless_dask.pool.pool import Pool
 from seamless_dask.submit.tasks import WORKER_PLUGIN
@@ -143,11 +144,12 @@ def test_cancelled_before_the_worker_is_ready(
 
     monkeypatch.setattr(plugin, "runner", runner_when_ready)
     tf = delayed(endless)(str(tmp_path), "late")
-    key = f"base-{checksum_of(tf)}"
+    checksum = checksum_of(tf)
 
     def state() -> str | None:
-        task = worker.state.tasks.get(key)
-        return None if task is None else task.state
+        tasks = list(worker.state.tasks.values())
+        found = (t.state for t in tasks if task_keys.checksum_of(t.key) == checksum)
+        return next(found, None)
 
     tf.start()
     wait_until(lambda: state() == "executing", "Dask begins it", SOON)

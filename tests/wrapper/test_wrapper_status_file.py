@@ -76,8 +76,11 @@ def test_a_file_that_is_being_written(path: Path) -> None:
     ("content", "reason"),
     [("{", "not valid JSON"), ("[]", "must hold a JSON object"), ("\xff", "JSON")],
 )
-def test_no_object(path: Path, content: str, reason: str) -> None:
+def test_no_object(
+    path: Path, content: str, reason: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
     """What stays unreadable is refused with a sentence."""
+    monkeypatch.setattr("seamless_dask.wrapper.status_file.UNREADABLE_SECONDS", 0.3)
     path.write_bytes(content.encode("latin-1"))
     with pytest.raises(StatusFileUnusable, match=reason):
         StatusFile.wait(path)

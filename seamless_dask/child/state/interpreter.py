@@ -52,16 +52,6 @@ class Warnings(Remembered):
                 warnings._filters_mutated_lock_held()  # type: ignore[attr-defined]
 
 
-def release_lock_of_logging() -> None:
-    """Release the lock of `logging` if the calling thread holds it.
-
-    Otherwise our own threads, which log as well, would wait for ever.
-    """
-    lock: Any = vars(logging)["_lock"]
-    while lock._is_owned():
-        lock.release()
-
-
 class Loggers(Part):
     """All loggers; those that are newer than a saved state go back to the defaults."""
 

@@ -23,10 +23,12 @@ from typing import Any
 
 from .additions import Additions, module_parts
 from .interpreter import interpreter_parts
+from .locks import Locks
 from .modules import Modules
 from .namespaces import Namespaces
 from .native_code import NativeCode
 from .numbers import number_parts
+from .own_modules import OwnModules
 from .packages import package_parts
 from .part import CannotPutBack, Part
 from .registrations import observe
@@ -68,7 +70,11 @@ class ProcessState:
         modules = Modules(temporary)
         additions = Additions(modules)
         self._names = Namespaces(additions)
+        self._own_modules = OwnModules()
+        self._locks = Locks()
         self._others: tuple[Part, ...] = (
+            self._own_modules,
+            self._locks,
             *system_parts(descriptors),
             *interpreter_parts(additions),
             *module_parts(modules, additions),
@@ -120,13 +126,16 @@ class ProcessState:
             raise CannotPutBack("; ".join(lost))
 
     def put_names_back(self) -> None:
-        """Put back, at the end of a job's code, names that the end of the job needs.
+        """Put back, at the end of a job's code, what the end of the job needs.
 
+        These are names, and locks that the calling thread, that of the job, still holds.
         Threads of the job may still change them, so `reset` puts them back again; it
         also reports problems. Calls no function that the job can have replaced.
         """
         problems: list[str] = []
         attempt(self._names, self._names.put_back, problems)
+        attempt(self._own_modules, self._own_modules.put_back, problems)
+        attempt(self._locks, self._locks.release, problems)
         if problems:
             logger.info("At the end of the code of a job: %s", "; ".join(problems))
 

@@ -43,6 +43,7 @@ from .environment import cpu_count, inherited
 from .logs import configured as log_directory_of
 from .logs import is_left_to_dask
 from .names import DEFAULT_NAME, job_name, split_name
+from .options import named, options
 from .prologue_checks import shell_problems
 from .repeated_directives import repeated, repeated_in_request
 from .signs_of_life import around
@@ -72,7 +73,7 @@ def batch_problems(parameters: Parameters, system: str) -> list[str]:
         and parameters.cores is None
         and parameters.job_cores is None
         and parameters.resource_spec is None
-        and "--exclusive" not in parameters.job_extra_directives
+        and not _asks_for_node(parameters, system)
     ):
         problems.append(
             "exclusive = True: needs cores or job_cores, or a request for a whole node "
@@ -95,6 +96,15 @@ def batch_problems(parameters: Parameters, system: str) -> list[str]:
         )
     problems += _lifetime_problems(parameters) or _walltime_problems(parameters)
     return problems + _written_problems(parameters, system)
+
+
+def _asks_for_node(parameters: Parameters, system: str) -> bool:
+    """Whether a directive asks for a whole node of SLURM."""
+    return any(
+        option.names == ("--exclusive",) and not option.value
+        for item in parameters.job_extra_directives
+        for option in options(unmarked(item, system), system)
+    )
 
 
 def _condor_disk(parameters: Parameters) -> Any:
@@ -148,7 +158,7 @@ def _prologue_problems(
     parameters: Parameters, system: str, lines: list[str], field: str
 ) -> list[str]:
     shebang = effective(parameters, f"jobqueue.{system}.shebang") or DEFAULT_SHEBANG
-    return prologue_problems(lines, system, field) or shell_problems(
+    return prologue_problems(lines, system, field) + shell_problems(
         lines, system, field, str(shebang)
     )
 
@@ -209,7 +219,7 @@ def job_arguments(
         parameters,
         system,
         log_directory,
-        [unmarked(item, system) for item in configured],
+        configured,
     )
     base, directives = split_name(directives, system)
     name = job_name(base or _configured_name(system), system, tag)
@@ -322,7 +332,7 @@ def _worker_arguments(
     arguments = ["--nthreads", str(parameters.threads)]
     if system == "slurm":
         name = "worker-$SLURM_JOB_ID"
-        if any(re.match(r"(?:--array\b|-a)", item) for item in directives):
+        if any("--array" == named(item, system)[0] for item in directives):
             # an array is identified by the id of its first job
             name = "worker-$SLURM_ARRAY_JOB_ID-$SLURM_ARRAY_TASK_ID"
         arguments += ["--name", name]

@@ -7,6 +7,10 @@ silently get no GPU. So the mark is removed, or the directive refused. Pure.
 from __future__ import annotations
 
 import re
+from collections.abc import Mapping
+
+from .options import Option, options
+from .prologue_checks import is_data
 
 #: The mark of the lines in a job script that the batch system reads.
 MARKS = {
@@ -20,22 +24,34 @@ MARKS = {
 #: Moab also reads lines with the mark of PBS.
 _ALSO = {"moab": "#PBS"}
 _ANY_MARK = re.compile(r"\s*#\s*(?:SBATCH|PBS|OAR|BSUB|MSUB|COBALT|PJM|\$)(?=\s|-|$)")
-#: Options that turn one job into several, on systems where we cannot track that.
-_ARRAYS = {
-    "sge": r"-t\b",
-    "oar": r"--array(?:-param-file)?\b",
-    "pbs": r"-[Jt]\b",
-    "moab": r"-t\b",
-    "lsf": r"-J\s*\S*\[",
+_ANYTHING = re.compile("")
+#: Options that turn one job into several, on systems where we cannot track that, with a
+#: pattern that is found in such values.
+_ARRAYS: dict[str, dict[str, re.Pattern[str]]] = {
+    "sge": {"-t": _ANYTHING},
+    "oar": {"--array": _ANYTHING, "--array-param-file": _ANYTHING},
+    "pbs": {"-J": _ANYTHING, "-t": _ANYTHING},
+    "moab": {"-t": _ANYTHING},
+    "lsf": {"-J": re.compile(r"\[")},
 }
-#: Options with which the command that submits does not return, or submits no job.
-_USELESS = {
-    "slurm": r"--wait(?![\w-])|-W\b|--test-only\b",
-    "sge": r"-sync\s+y|-now\s+y|-verify\b|-w\s+[vp]\b",
-    "oar": r"-I\b|--interactive\b|-C\b|--connect\b",
-    "pbs": r"-I\b|-W\s*block=true",
-    "moab": r"-I\b",
-    "lsf": r"-K\b|-I[ps]?\b",
+_BLOCK = re.compile(r"(?i)(?:^|[,\s])(?:block|interactive)\s*=\s*[\"']?(?:t|y|1)")
+_YES = re.compile(r"(?i)^[^n]")
+#: Options with which the command that submits does not return, submits no job, or does
+#: not say its id.
+_USELESS: dict[str, dict[str, re.Pattern[str]]] = {
+    "slurm": dict.fromkeys(("--wait", "--test-only"), _ANYTHING),
+    "sge": {
+        **{"-sync": _YES, "-now": _YES, "-w": re.compile(r"^[vp]")},
+        **dict.fromkeys(("-verify", "-help"), _ANYTHING),
+    },
+    "oar": dict.fromkeys(
+        ("--interactive", "--connect", "--resubmit", "--help", "--version"), _ANYTHING
+    ),
+    "pbs": {**dict.fromkeys(("-I", "-G", "-z"), _ANYTHING), "-W": _BLOCK},
+    "moab": {**dict.fromkeys(("-I", "-K", "-z"), _ANYTHING), "-W": _BLOCK},
+    "lsf": dict.fromkeys(
+        ("-K", "-I", "-Ip", "-Is", "-IS", "-ISp", "-ISs", "-IX", "-h", "-V"), _ANYTHING
+    ),
 }
 
 
@@ -68,10 +84,16 @@ def directive_problems(directives: list[str], system: str, field: str) -> list[s
         reason = "" if after_condition else _reason(item, system)
         if reason:
             problems.append(f"{field} = {written!r}: {reason}")
-        after_condition = system == "oar" and item == "-p" and not after_condition
+        after_condition = not after_condition and needs_condition(item, system)
     if after_condition:
-        problems.append(f"{field} = '-p': needs a condition behind it")
+        problems.append(f"{field} = {written!r}: needs a condition behind it")
     return problems
+
+
+def needs_condition(item: str, system: str) -> bool:
+    """Whether the next directive is the condition of this one, as OAR allows it."""
+    found = options(item, system)[-1:] if system == "oar" else []
+    return [(option.names, option.value) for option in found] == [(("--property",), "")]
 
 
 def _reason(item: str, system: str) -> str:
@@ -89,18 +111,27 @@ def _reason(item: str, system: str) -> str:
         return ""
     if not item.startswith("-"):
         return "allowed is an option that begins with -"
-    if re.match(_ARRAYS.get(system, "(?!)"), item):
+    found = options(item, system)
+    if _has(found, _ARRAYS.get(system, {})):
         return "makes several jobs of one; maximum_jobs says how many jobs there are"
-    if re.match(_USELESS.get(system, "(?!)"), item):
+    if _has(found, _USELESS.get(system, {})):
         return "is not possible here: the wrapper needs the id of the job at once"
     return ""
+
+
+def _has(found: list[Option], refused: Mapping[str, re.Pattern[str]]) -> bool:
+    return any(
+        name in refused and refused[name].search(option.value)
+        for option in found
+        for name in option.names
+    )
 
 
 def prologue_problems(lines: list[str], system: str, field: str) -> list[str]:
     """Problems with shell lines that are to run before the worker."""
     problems = []
-    for line in lines:
-        if _ANY_MARK.match(line):
+    for index, line in enumerate(lines):
+        if _ANY_MARK.match(line) and not is_data(lines, index):
             problems.append(
                 f"{field} = {line!r}: is read by nobody there; write it into "
                 "job_extra_directives"

@@ -11,17 +11,20 @@ from pathlib import Path
 
 from ..settings.durations import parse_memory
 from ..settings.parameters import Parameters
-from .directive_checks import unmarked
+from .directive_checks import needs_condition, unmarked
 from .logs import configured as log_directory_of
 from .logs import is_left_to_dask, output_directives
+from .options import named, separated
 from .queues import QUEUES
 from .surroundings import clusters
 
 logger = logging.getLogger(__name__)
 
 #: Options for the destination of output; on OAR for the start directory, see `logs`.
-_OUTPUT_OPTIONS = ("-o", "--output", "Output", "output")
-_OAR_DIRECTORY = ("-d", "--directory")
+_OUTPUT_OPTIONS = {
+    **{"slurm": {"--output"}, "oar": {"--directory"}, "htcondor": {"output"}},
+    **{"sge": {"-o"}, "pbs": {"-o"}, "moab": {"-o"}, "lsf": {"-o", "-oo"}},
+}
 
 
 def extra_directives(
@@ -32,11 +35,14 @@ def extra_directives(
 ) -> list[str]:
     """All directives beyond those that dask_jobqueue makes from its arguments.
 
-    `configured` are the directives in Dask's configuration; the parameters have passed
-    `arguments.batch_problems`.
+    Each has one option. `configured` are the directives in Dask's configuration; the
+    parameters have passed `arguments.batch_problems`.
     """
-    directives = list(configured)
-    directives += [unmarked(item, system) for item in parameters.job_extra_directives]
+    directives = [
+        text
+        for item in [*configured, *parameters.job_extra_directives]
+        for text in separated(unmarked(item, system), system)
+    ]
     if system == "oar":
         directives = oar_directives(parameters, directives)
     elif system == "sge":
@@ -66,9 +72,11 @@ def _output(
         if is_left_to_dask(system, chosen):
             return []
         return output_directives(system, Path(chosen))
-    options = _OAR_DIRECTORY if system == "oar" else _OUTPUT_OPTIONS
-    given = {item.replace("=", " ").split()[0] for item in directives if item.strip()}
-    if log_directory is None or given & set(options):
+    if system == "htcondor":
+        given = {item.partition("=")[0].strip().lower() for item in directives}
+    else:
+        given = {named(item, system)[0] for item in directives}
+    if log_directory is None or given & _OUTPUT_OPTIONS[system]:
         return []
     return output_directives(system, log_directory)
 
@@ -84,12 +92,13 @@ def oar_directives(parameters: Parameters, given: list[str]) -> list[str]:
     conditions: list[str] = []
     items = iter(given)
     for item in items:
-        if item == "-p":
+        if needs_condition(item, "oar"):
             conditions.append(next(items))
-        elif item.startswith(("-p ", "-p'", '-p"')):
-            conditions.append(_unquoted(item[2:].strip()))
-        else:
+        elif named(item, "oar")[0] != "--property":
             directives.append(item)
+        else:
+            text = re.sub(r"^(?:-p|--\w+)=?", "", item)
+            conditions.append(_unquoted(text.strip()))
     name = parameters.memory_per_core_property_name
     # for a whole node of unknown size the memory per core is not known
     known = parameters.cores is not None or parameters.job_cores is not None
@@ -130,10 +139,10 @@ def sge_directives(parameters: Parameters, given: list[str]) -> list[str]:
     directives = []
     asks = parameters.resource_spec is not None
     for item in given:
-        words = item.split()
-        if words[:1] == ["-pe"]:
+        option, value = named(item, "sge")
+        if option == "-pe":
             asks = True
-            if len(words) == 2:
+            if len(value.split()) == 1:
                 item = f"{item.strip()} {slots}"
         directives.append(item)
     if slots > 1 and not asks:

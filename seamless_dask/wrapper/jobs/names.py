@@ -8,17 +8,19 @@ from __future__ import annotations
 import re
 import uuid
 
+from .options import named
+
 DEFAULT_NAME = "dask-worker"
-#: Directives that set a name.
+#: {batch system: the option that sets a name}
 _OPTIONS = {
-    "slurm": r"(?:--job-name(?:=|\s+)|-J\s*)(.+)",
-    "sge": r"-N\s+(.+)",
-    "oar": r"(?:--name(?:=|\s+)|-n\s+)(.+)",
-    "pbs": r"-N\s*(.+)",
-    "moab": r"-N\s*(.+)",
-    "lsf": r"-J\s*(.+)",
-    "htcondor": r"(?i:batch_name|JobBatchName)\s*=\s*(.+)",
+    "slurm": "--job-name",
+    "sge": "-N",
+    "oar": "--name",
+    "pbs": "-N",
+    "moab": "-N",
+    "lsf": "-J",
 }
+_OF_CONDOR = re.compile(r"(?i:batch_name|JobBatchName)\s*=\s*(.+)")
 #: Longer names are cut or refused by the batch system.
 _LONGEST = {"pbs": 15, "moab": 15}
 LONGEST = 48
@@ -30,12 +32,18 @@ def new_tag() -> str:
 
 
 def split_name(directives: list[str], system: str) -> tuple[str, list[str]]:
-    """The name that directives give to jobs, "" without one, and the other directives."""
+    """The name that directives give to jobs, "" without one, and the other directives.
+
+    Each of the directives has one option, see `options.separated`.
+    """
     name, others = "", []
     for item in directives:
-        match = re.fullmatch(_OPTIONS.get(system, "(?!)"), item.strip())
+        option, value = named(item, system)
+        match = _OF_CONDOR.fullmatch(item.strip()) if system == "htcondor" else None
         if match:
             name = match[1].strip().strip("'\"")
+        elif option and option == _OPTIONS.get(system) and value:
+            name = value
         else:
             others.append(item)
     return name, others

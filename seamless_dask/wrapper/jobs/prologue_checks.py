@@ -1,7 +1,9 @@
 """Finds a prologue that would swallow the worker's command, or end the job before it.
 
-bash reads the lines, without running them, and its messages are passed on. Without bash
-there is no check.
+bash reads the lines, without running them, and its messages are passed on. It also writes
+them anew, one command per line, so that an `exit` is found that is always executed. One
+under a condition or in a function may be meant: if it ends the job, the log says that
+the job has ended without a worker. Without bash there is no check.
 """
 
 from __future__ import annotations
@@ -12,29 +14,34 @@ import os
 import re
 import shutil
 import subprocess
+from collections.abc import Callable, Iterator
 
 logger = logging.getLogger(__name__)
 
 #: How long bash may take to read a prologue, in seconds.
 PATIENCE = 10.0
-#: A line like this ends the shell: ``exit`` alone, or with a number; ``exec`` with a
-#: command. In a pipeline, or in the background, they end only a part of it.
+#: A command as bash writes it that ends the shell: ``exit``, or ``exec`` with a command. In
+#: a pipeline, in the background, or behind || and &&, it is no line of its own.
 _ENDS = re.compile(
-    r"""[ \t]*(?:
-        exit (?:[ \t]+["']?[\w$?]+["']?)? [ \t]* (?:;(?!;).*|[ \t]\#.*)? (?:\n|$)
-        | exec [ \t]+ (?:-[cl]+[ \t]+|-a[ \t]+\S+[ \t]+)*
-          (?!\d*[<>]) [\w./~] (?:[^|&\\\n(]|[<>]&|&>)* (?:\n|$)
+    r"""(?:(?:!|command|builtin)\ )*(?:
+        exit (?:\ (?:[^|&]|[<>]&)*)?
+        | exec (?:\ -[cl]+|\ -a\ \S+)* \ (?!\d*[<>&{]) [^-\s](?:[^|&(]|[<>]&|&>)*
     )""",
     re.VERBOSE,
 )
+_BEGINS_GROUP = "{"
+_ENDS_GROUP = re.compile(r"\}(?:[^|&]|[<>]&)*")
 #: Here these words may mean something else, or ``exec`` may go on after a failure.
 _CHANGED = re.compile(
     r"\b(?:exit|exec)[ \t]*\(|\bfunction[ \t]+(?:exit|exec)\b|"
     r"\balias[ \t].*\b(?:exit|exec)=|\bexecfail\b"
 )
-#: A word that is an error at the beginning of a command, and nothing special elsewhere.
+#: In place of the worker's command: one that is right, and one that is an error at the
+#: beginning of a command, and nothing special elsewhere.
+_COMMAND = "worker"
 _SENTINEL = "}"
 _FILE = "/dev/stdin"
+_BACKSLASH = "the backslash at the end joins the next line"
 
 
 def shell_problems(
@@ -56,66 +63,135 @@ def shell_problems(
     ours = system == "htcondor" or re.search(r"[/ ](?:ba|da)?sh\b", shebang)
     if not lines or not ours:
         return []
-    # HTCondor has all lines in one
-    text = "; ".join(lines) if system == "htcondor" else "\n".join(lines)
-    complaint = _complaint(text)
-    if complaint:
+    if system == "htcondor":  # has all lines in one
+        lines = ["; ".join(lines)]
+    problems = []
+    left = list(lines)
+    while left and (complaint := _complaint("\n".join(left))):
         number, said = complaint
-        line = _line(lines, number) if system != "htcondor" else text
-        return [
-            f"{field} = {line!r}: the worker would not start behind it; bash says "
+        index = _index(left, number)
+        problems.append(
+            f"{field} = {left[index]!r}: the worker would not start behind it; bash says "
             f"(line {number}): {said}"
+        )
+        if "end of file" in said or "here-document" in said:
+            left = left[:index]  # the cause is anywhere before
+            break
+        if said == _BACKSLASH:
+            left[index] = left[index].rstrip()[:-1]
+        else:
+            del left[index]
+    if not _complaint("\n".join(left)):
+        problems += [
+            f"{field} = {line!r}: ends the job before its worker starts; only under "
+            "a condition, as in [ -d /data ] || exit 1, is it possible"
+            for line in _ending(left)
         ]
-    if system == "htcondor":
-        return []
-    if _CHANGED.search(text):
-        return []
-    for index, line in enumerate(lines):
-        # inside an "if" or a function, the lines before it are not complete
-        if _ENDS.match(line) and _is_complete("\n".join(lines[:index])):
-            return [
-                f"{field} = {line!r}: ends the job before its worker starts; only under "
-                "a condition, as in [ -d /data ] || exit 1, is it possible"
-            ]
-    return []
+    return problems
 
 
-def _line(lines: list[str], number: int) -> str:
-    """The item that has a line of the text; the last one if it ended too early."""
+def is_data(lines: list[str], index: int) -> bool:
+    """Whether a line is the text of a here document, or in quotes; False without bash."""
+    marked = [*lines[:index], f"{_SENTINEL} {lines[index]}", *lines[index + 1 :]]
+    return shutil.which("bash") is not None and not _bash("\n".join(marked))
+
+
+def _ending(lines: list[str]) -> list[str]:
+    """The lines with commands that certainly end the shell."""
+    text = "\n".join(lines)
+    if not re.search(r"\bexi?[te]c?\b", text) or _CHANGED.search(text):
+        return []
+    found: dict[str, None] = {}
+    for command in _commands(_written_anew(text)):
+        if _ENDS.fullmatch(command):
+            found[_line_of(command, lines)] = None
+    return list(found)
+
+
+def _written_anew(text: str) -> list[str]:
+    """A complete text as bash writes it, one command per line."""
+    # The text is right by itself, so no bracket in it can end this function.
+    function = f"f() {{\n{text}\n}}\ndeclare -f f"
+    done = _run(function, "-O", "extglob")
+    # "f () ", "{ ", ..., "}"
+    return done.stdout.decode(errors="replace").splitlines()[2:-1] if done else []
+
+
+def _commands(lines: list[str]) -> Iterator[str]:
+    """The commands that are always executed if no one before them ends the shell."""
+    begin = 0
+    for end in range(1, len(lines) + 1):
+        # a command with several lines, such as "if", or with a here document
+        if _complaint("\n".join(lines[begin:end])):
+            continue
+        first, last = lines[begin].strip(), lines[end - 1].strip()
+        if end - begin == 1:
+            yield first.rstrip(";")
+        elif first == _BEGINS_GROUP and _ENDS_GROUP.fullmatch(last):
+            yield from _commands(lines[begin + 1 : end - 1])
+        begin = end
+
+
+def _line_of(command: str, lines: list[str]) -> str:
+    """The line that most probably has a command."""
+    plain = [" ".join(line.split()) for line in lines]
+    behind = re.compile(rf"(?:^|[;{{]) ?{re.escape(command)}(?! ?[|&])(?=\W|$)")
+    similar = re.compile(r"(?:^|[;{]) ?(?:(?:!|command|builtin) )*ex(?:it|ec)\b")
+    tests: list[Callable[[str], object]] = [
+        command.__eq__,
+        behind.search,
+        similar.search,
+    ]
+    for test in tests:
+        for line, words in zip(lines, plain, strict=True):
+            if test(words):
+                return line
+    return command
+
+
+def _index(lines: list[str], number: int) -> int:
+    """Which item has a line of the text; the last one if it ended too early."""
     behind = 0
-    for item in lines:
+    for index, item in enumerate(lines):
         behind += item.count("\n") + 1
         if number <= behind:
-            return item
-    return lines[-1]
+            return index
+    return len(lines) - 1
 
 
-def _is_complete(text: str) -> bool:
-    return not text or _complaint(text) is None
-
-
-@functools.lru_cache(maxsize=64)
+@functools.lru_cache(maxsize=256)
 def _complaint(text: str) -> tuple[int, str] | None:
     """The number of a line, and its problem; None if a command may follow the text."""
-    said = _bash(text)
-    if said:
+    if not text.strip() or shutil.which("bash") is None:
+        return None
+    if said := _bash(text):
         return said
-    last = text.splitlines()[-1] if text.strip() else ""
-    trailing = len(last) - len(last.rstrip("\\"))
-    if trailing % 2 and _bash(f"{text}\n{_SENTINEL}") is None:
-        return text.count("\n") + 1, "the backslash at the end joins the next line"
-    return None
+    last = text.count("\n") + 1
+    line = text.splitlines()[-1]
+    backslash = (len(line) - len(line.rstrip("\\"))) % 2
+    if said := _bash(f"{text}\n{_COMMAND}"):
+        return (last, _BACKSLASH) if backslash else said
+    done = _run(f"{text}\n{_SENTINEL}", "-n", "-O", "extglob")
+    if done is None or done.returncode:
+        return None  # it begins a command there
+    return (last, _BACKSLASH) if backslash else _sentence(done)
 
 
 def _bash(text: str) -> tuple[int, str] | None:
     """The first error of bash in a script: the number of a line and a sentence, or None."""
+    done = _run(text, "-n", "-O", "extglob")
+    return _sentence(done) if done is not None and done.returncode else None
+
+
+def _run(text: str, *options: str) -> subprocess.CompletedProcess[bytes] | None:
+    """Have bash read a text; None if that is not possible."""
     program = shutil.which("bash")
     if program is None:
         return None
     try:
-        done = subprocess.run(
+        return subprocess.run(
             # patterns that "shopt -s extglob" allows, which is not run here
-            [program, "--norc", "--noprofile", "-O", "extglob", "-n", _FILE],
+            [program, "--norc", "--noprofile", *options, _FILE],
             input=f"{text}\n".encode(errors="replace"),
             capture_output=True,
             timeout=PATIENCE,
@@ -125,13 +201,14 @@ def _bash(text: str) -> tuple[int, str] | None:
     except (OSError, subprocess.SubprocessError) as error:
         logger.warning("The prologue of jobs could not be checked: %s", error)
         return None
-    errors = done.stderr.decode(errors="replace")
-    lines = errors.splitlines()
-    # for a here document without an end, bash only warns
-    if not lines or not (done.returncode or "here-document" in errors):
-        return None
-    match = re.match(r".*?: line (\d+): (.*)", lines[0])
-    number, sentence = (int(match[1]), match[2]) if match else (1, lines[0])
+
+
+def _sentence(done: subprocess.CompletedProcess[bytes]) -> tuple[int, str]:
+    """The number of a line, and what bash says about it first."""
+    lines = done.stderr.decode(errors="replace").splitlines()
+    first = lines[0] if lines else "it takes the worker's command for something else"
+    match = re.match(r".*?: line (\d+): (.*)", first)
+    number, sentence = (int(match[1]), match[2]) if match else (1, first)
     begin = re.search(r"here-document at line (\d+)", sentence)
     if begin:
         number = int(begin[1])

@@ -14,6 +14,7 @@ import shlex
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 
+from .options import options
 from .queue_answers import (
     Row,
     Rows,
@@ -63,8 +64,8 @@ class Queue:
     job_name: str = ""
     #: Options for all commands about jobs, such as ``--clusters=other``.
     options: tuple[str, ...] = ()
-    #: Pattern of the directives that such options are taken from.
-    everywhere: str = "(?!)"
+    #: The option of directives that such options are taken from: batch system, name.
+    everywhere: tuple[str, str] = ("", "")
 
     def of(self, job_name: str, options: Iterable[str] = ()) -> Queue:
         """Return a copy for one cluster."""
@@ -72,8 +73,13 @@ class Queue:
 
     def options_of(self, directives: Iterable[str]) -> tuple[str, ...]:
         """The options for all commands, taken from the directives of jobs."""
-        found = (re.match(self.everywhere, item.strip()) for item in directives)
-        values = [match[1].strip("'\"") for match in found if match]
+        system, name = self.everywhere
+        values = [
+            option.value
+            for item in directives
+            for option in options(item.strip(), system)
+            if option.names == (name,)
+        ]
         return (f"--clusters={values[-1]}",) if values else ()
 
     def query_command(self, job_ids: Iterable[str]) -> list[str]:
@@ -187,7 +193,7 @@ _QUEUES: Mapping[str, Queue] = {
             f"--name={name}",
         ],
         # without this option SLURM does not show jobs on another cluster
-        everywhere=r"(?:--clusters?(?:=|\s+)|-M\s*)(\S+)",
+        everywhere=("slurm", "--clusters"),
     ),
     "sge": Queue(
         query=["qstat", "-xml"],

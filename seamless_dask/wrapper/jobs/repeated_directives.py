@@ -7,25 +7,23 @@ parameter: its workers would expect an hour in a job of ten minutes. Pure.
 from __future__ import annotations
 
 import re
-import shlex
 from collections.abc import Iterator
 from dataclasses import dataclass
 
 from ..settings.parameters import Parameters
 from .directive_checks import unmarked
+from .options import options
 
-#: {batch system: {option: the parameter that sets it}}
+#: {batch system: {option by its name in `options`: the parameter that sets it}}
 _OPTIONS = {
     "slurm": {
-        **dict.fromkeys(("-t", "--time"), "walltime"),
+        "--time": "walltime",
         **dict.fromkeys(("--mem", "--mem-per-cpu", "--mem-per-gpu"), "memory"),
-        **dict.fromkeys(("-c", "--cpus-per-task", "--cpus-per-gpu"), "cores"),
-        **dict.fromkeys(("-n", "--ntasks"), "cores"),
-        **dict.fromkeys(("-p", "--partition"), "partition"),
-        **dict.fromkeys(("-A", "--account"), "project"),
+        **dict.fromkeys(("--cpus-per-task", "--cpus-per-gpu", "--ntasks"), "cores"),
+        **{"--partition": "partition", "--account": "project"},
     },
     "sge": {"-pe": "cores", "-q": "partition", "-P": "project"},
-    "oar": {"-q": "partition", "--queue": "partition", "--project": "project"},
+    "oar": {"--queue": "partition", "--project": "project"},
     "pbs": {"-q": "partition", "-A": "project"},
     "moab": {"-q": "partition", "-A": "project"},
     "lsf": {
@@ -71,16 +69,17 @@ _OURS = {
     ("lsf", "cores"): "#BSUB -n ",
 }
 #: Options with the number of CPU cores of a job, which may be said again.
-_OF_CORES = {"slurm": ("-c", "--cpus-per-task"), "lsf": ("-n",)}
+_OF_CORES = {"slurm": "--cpus-per-task", "lsf": "-n"}
 #: Batch systems with one option for all resources of a job.
 _WITH_RESOURCE_SPEC = ("oar", "pbs", "moab")
 
 
 @dataclass(frozen=True)
 class _Said:
-    """A parameter that a directive sets, and its value."""
+    """A parameter that a directive sets, by which option, and the value."""
 
     parameter: str
+    option: str
     value: str
 
 
@@ -167,16 +166,15 @@ def _agrees(said: _Said, parameters: Parameters, system: str) -> bool:
     if said.parameter in ("partition", "project"):
         return getattr(parameters, said.parameter) is None
     if system == "slurm" and said.parameter == "memory":
-        return said.value == "--mem 0"  # all memory of the node, never less
-    if system == "slurm" and said.value in ("-n 1", "--ntasks 1"):
+        # all memory of the node, never less
+        return (said.option, said.value) == ("--mem", "0")
+    if system == "slurm" and (said.option, said.value) == ("--ntasks", "1"):
         return True
-    if said.parameter == "cores" and said.value in [
-        f"{option} {parameters.cores_per_job}" for option in _OF_CORES.get(system, ())
-    ]:
-        return True
+    if said.parameter == "cores" and said.option == _OF_CORES.get(system):
+        return said.value == str(parameters.cores_per_job)
     if system == "sge" and said.parameter == "cores":
         # the name of a parallel environment, without a number or with ours
-        return said.value.split()[2:] in ([], [str(parameters.cores_per_job)])
+        return said.value.split()[1:] in ([], [str(parameters.cores_per_job)])
     return False
 
 
@@ -185,46 +183,20 @@ def _said(item: str, system: str) -> Iterator[_Said]:
     if system == "htcondor":
         name = item.partition("=")[0].strip().lower().replace("_", "")
         if name in _OF_CONDOR:
-            yield _Said(_OF_CONDOR[name], item)
+            yield _Said(_OF_CONDOR[name], name, item)
         return
-    for option, values in _options(item, system):
-        if option in _RESOURCES:
-            yield from _resources(values[0] if values else "", system)
-            if system == "oar":
-                yield _Said(_ANYTHING, "")
-        elif option in _OPTIONS.get(system, {}):
-            yield _Said(_OPTIONS[system][option], " ".join([option, *values]))
+    for option in options(item, system):
+        for name in option.names:
+            if name in _RESOURCES:
+                yield from _resources(option.value, system)
+                if system == "oar":
+                    yield _Said(_ANYTHING, name, "")
+            elif name in _OPTIONS.get(system, {}):
+                yield _Said(_OPTIONS[system][name], name, option.value)
 
 
 def _resources(request: str, system: str) -> list[_Said]:
     """The settings in a list such as ``select=1:ncpus=4,walltime=1:00``."""
     names = re.findall(r"(?:^|[\s,:+/{}])([\w.]+)\s*=", request)
     known = _NAMES.get(system, {})
-    return [_Said(known[name], request) for name in names if name in known]
-
-
-def _options(item: str, system: str) -> Iterator[tuple[str, list[str]]]:
-    """The options of a directive, which may have several, each with its values."""
-    if not item.startswith("-"):
-        return
-    try:
-        words = shlex.split(item)
-    except ValueError:  # quotes of another kind
-        words = item.split()
-    known = {*_OPTIONS.get(system, {}), *_RESOURCES}
-    option, values = "", []
-    for word in words:
-        if not word.startswith("-"):
-            values.append(word)
-            continue
-        if option:
-            yield option, values
-        option, equals, value = word.partition("=")
-        values = [value] if equals else []
-        short = word[:2]
-        if not word.startswith("--") and word not in known and short in known:
-            # the value follows directly, unless the option is a longer word
-            rest = word[2:].lstrip("=")
-            if system == "slurm" or short == "-l" or rest[:1].isdigit():
-                option, values = short, [rest]
-    yield option, values
+    return [_Said(known[name], name, request) for name in names if name in known]

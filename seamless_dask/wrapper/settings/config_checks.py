@@ -8,6 +8,7 @@ from typing import Any
 
 import dask.config
 
+from ...command.dask_loading import logging_problems
 from .dask_config import merged_config
 from .durations import parse_duration
 from .parameters import DURATION, TEXT, TEXTS, WHOLE, Parameters
@@ -15,6 +16,16 @@ from .parameters import DURATION, TEXT, TEXTS, WHOLE, Parameters
 #: Durations that Dask itself reads; it does not know the notation of batch systems
 _OF_DASK = 'a duration such as "10m" or "90s", or a number of seconds'
 _LIST = "a list of texts, each of one line"
+_MAPPING = "a mapping"
+#: Keys below ``jobqueue.SYSTEM`` that dask_jobqueue writes into scripts or commands. Those
+#: that parameters always replace are not among them.
+_OF_JOBS = (
+    *("name", "python", "worker-command", "interface", "shebang", "resource-spec"),
+    *("memory-per-core-property-name", "lsf-units"),
+)
+#: Names that sites may make of digits only.
+_NAMES_OF_JOBS = ("queue", "account", "project")
+_PATHS_OF_JOBS = ("log-directory", "local-directory", "shared-temp-directory")
 #: Sections of Dask's configuration, besides those that have defaults
 _SECTIONS = (
     "seamless-dask",
@@ -49,12 +60,19 @@ def config_problems(parameters: Parameters, system: str = "") -> list[str]:
             "seamless-dask.queue-interval": (DURATION, _is_duration),
             "seamless-dask.queue-delay": (DURATION, _is_duration),
             section + "death-timeout": (_OF_DASK, _is_duration_of_dask),
-            section + "log-directory": (TEXT, _is_path),
-            section + "name": (TEXT, _is_text),
-            section + "shebang": (TEXT, _is_text),
+            **{section + name: (TEXT, _is_path) for name in _PATHS_OF_JOBS},
+            **{section + name: (TEXT, _is_text) for name in _OF_JOBS},
+            **{section + name: (TEXT, _is_text_or_number) for name in _NAMES_OF_JOBS},
+            section + "scheduler-options": (_MAPPING, _is_mapping),
             # dask_jobqueue would treat a text as a list of letters
             section + "job-directives-skip": (_LIST, _is_list_of_texts),
+            section + "header-skip": (_LIST, _is_list_of_texts),
+            section + "submit-command-extra": (_LIST, _is_list_of_texts),
+            section + "cancel-command-extra": (_LIST, _is_list_of_texts),
             section + "job-script-prologue": (TEXTS, _is_texts),
+            section + "env-extra": (TEXTS, _is_texts),
+            section + "extra": (TEXTS, _is_texts),
+            section + "use-stdin": ("true or false", _is_flag),
             section + "worker-extra-args": (TEXTS, _is_texts),
         }
         if system != "htcondor":
@@ -66,7 +84,9 @@ def config_problems(parameters: Parameters, system: str = "") -> list[str]:
             problems.append(
                 f"Dask's configuration {key} = {value!r}: allowed is {allowed}"
             )
-    return problems
+    extra = merged_config({}, parameters.extra_dask_config)
+    of_logging = logging_problems(dask.config.merge(dask.config.config, extra))
+    return problems + [text for text in of_logging if text not in problems]
 
 
 def _section_problems(parameters: Parameters, system: str) -> list[str]:
@@ -128,6 +148,18 @@ def _is_count(value: Any) -> bool:
 
 def _is_text(value: Any) -> bool:
     return isinstance(value, str) and bool(value.strip()) and value.isprintable()
+
+
+def _is_text_or_number(value: Any) -> bool:
+    return _is_text(value) or _is_count(value)
+
+
+def _is_mapping(value: Any) -> bool:
+    return isinstance(value, Mapping)
+
+
+def _is_flag(value: Any) -> bool:
+    return isinstance(value, bool)
 
 
 def _is_path(value: Any) -> bool:

@@ -323,9 +323,29 @@ def read_parameters(raw: dict[str, Any]) -> tuple[Parameters, list[str]]:
                 f"{spelling[name]} = {_short(values[name])}: allowed is "
                 f"{_ALLOWED[name]}{reason}"
             )
+    problems += _problems_of_units(parameters, spelling.get("dask_resources", ""))
     if problems:
         raise ParametersError(problems, wrong, parameters)
     return parameters, unknown
+
+
+def _problems_of_units(parameters: Parameters, written: str) -> list[str]:
+    """What is wrong with the units of top-level work, each of which one task takes."""
+    units = parameters.dask_resources.get(TOP_LEVEL_RESOURCE)
+    if units is None or parameters.pure_dask:
+        return []
+    name = f"{written} = {_short(parameters.dask_resources)}"
+    if parameters.exclusive and units != 1:
+        return [
+            f"{name}: allowed is {TOP_LEVEL_RESOURCE} of 1 on an exclusive queue, where a "
+            "worker executes one top-level transformation at a time"
+        ]
+    if units < 1:
+        return [
+            f"{name}: allowed is {TOP_LEVEL_RESOURCE} of at least 1, since a top-level "
+            "transformation takes one unit; with less, none could ever start"
+        ]
+    return []
 
 
 def _first_reasons(error: ValidationError) -> dict[str, str]:

@@ -16,6 +16,7 @@ from helpers.schedulers import (
     A,
     B,
     C,
+    D,
     asynchronous,
     cluster,
     gate,
@@ -29,8 +30,6 @@ from scheduler_ext.view import figures
 from scheduler_ext.view.metrics import SeamlessCollector
 
 pytestmark = pytest.mark.cluster
-
-D = "d" * 64
 
 
 async def scheduler_without_plugin(**options):
@@ -290,15 +289,17 @@ async def test_why_follows_the_chain_to_its_end():
         future = client.submit(pass_gate, called, key=key[A])
         await until(lambda: c.state(key[A]) == "waiting")
         await until(lambda: c.state(key[B]) == "processing")
-        await c.request(worker, key[D])
+        await c.request(worker, key[D], depth=2)
         await c.request(worker, key[C], owner=key[B], depth=1)
         reply = await why(c, A)
         assert (reply["state"], reply["reason"]) == (
             "dependency",
-            f"waits for 1 input: {key[B]}",
+            f"waits for 1 input: unnamed {B[:12]}",
         )
         (task,) = reply["tasks"]
-        assert task["waits_for"] == {"total": 1, "keys": (key[B],)}
+        name = f"unnamed {B[:12]}"
+        one = {"total": 1, "keys": (key[B],), "names": (name,)}
+        assert task["waits_for"] == one
         assert [(step["key"], step["state"]) for step in task["chain"]] == [
             (key[B], "calling"),
             (key[C], "slot"),
@@ -307,13 +308,14 @@ async def test_why_follows_the_chain_to_its_end():
         reply = await why(c, C)
         (task,) = reply["tasks"]
         assert reply["state"] == "slot"
-        assert task["called_by"] == {"total": 1, "keys": (key[B],)}
+        assert task["called_by"] == one
+        assert task["label"] == "unnamed ×2"
         assert task["slot"] == {
             "position": 1,
             "waiting": 1,
             "slots_in_use": 1,
             "capacity": 1,
-            "held_by": (key[D],),
+            "held_by": (f"unnamed {D[:12]}",),
         }
         assert (await why(c, D))["state"] == "submission"
         overview = (await c.call.seamless_status())["transformations"]
@@ -406,17 +408,19 @@ async def test_why_nobody_knows():
         reply = await c.call.seamless_why(checksum="A" * 64)
         assert reply["status"] == "error"
         reply = await c.call.seamless_why(checksum=A, colour="red")
-        assert reply["errors"] == ("field 'colour': unknown, allowed: checksum",), (
-            "reported as data"
+        assert reply["errors"] == (
+            "field 'colour': unknown, allowed: name, checksum",
+        ), "reported as data"
+        reply = await c.call.seamless_why(checksum="abc")
+        assert reply["errors"] == (
+            "field 'checksum': got 'abc', allowed: 6 to 64 hexadecimal digits in "
+            "lower case",
         )
-        code, text = await fetch(c.scheduler, "seamless/why/abc.json")
-        assert code == 400
-        assert json.loads(text) == {
-            "errors": [
-                "field 'checksum': got 'abc', allowed: 6 to 64 hexadecimal digits in "
-                "lower case"
-            ]
-        }
+        reply = await c.call.seamless_why()
+        assert reply["status"] == "error", "neither a checksum nor a name"
+        for word in ("abc", "abcdefabcdef", "%F0%9F%98%80", "%22%3Cb%3E"):
+            code, text = await fetch(c.scheduler, f"seamless/why/{word}.json")
+            assert (code, json.loads(text)["found"]) == (404, False)
 
 
 # -- what the page says ------------------------------------------------------------

@@ -55,10 +55,12 @@ def scan(scheduler: Any) -> dict[str, Any]:
     keys = {lease.request.key for lease in leases}
     granted = {v.request.key for v in leases if v.granted_at is not None}
     owners = {v.request.owner for v in leases}
+    # no task and no lease tells this
+    sites = scheduler.plugins["seamless"]._machine.places.sites.values()
+    stores = {p.key for site in sites for p in site.places.values() if p.stores}
     workers = {
         ws.address: sum(
-            task not in ws.long_running and task.key not in owners
-            for task in ws.processing
+            task.key not in owners and task.key not in stores for task in ws.processing
         )
         for ws in scheduler.workers.values()
     }
@@ -73,8 +75,8 @@ def scan(scheduler: Any) -> dict[str, Any]:
         "keys": tasks.keys() | keys,
         "calling": {key for key in with_workers if key in owners},
         "requests": sum(lease.granted_at is None for lease in leases),
-        "in_use": len(granted - owners),
-        "lent": len(granted & owners),
+        "in_use": len((with_workers | granted) - owners - stores),
+        "lent": len((with_workers | granted) & owners - stores),
         "executing": workers,
         "nested": {name: count[True] for name, count in nested.items()},
     }

@@ -130,8 +130,8 @@ async def test_who_waits_for_what_is_in_the_log_once(caplog):
         assert lines[0].startswith("Standstill: for 5 min nothing has ended")
         assert "unfinished: 1 processing, 2 not submitted." in lines[0]
         assert lines[1] == (
-            f"  {A[:16]} on alpha: waits for 1 call -> {B[:16]}: it has a slot, "
-            f"{worker.address} is about to submit it"
+            f"  unnamed {A[:12]} on alpha: waits for 1 call -> unnamed ×2 {B[:12]}: it has "
+            f"a slot, {worker.address} is about to submit it"
         )
         stall = (await c.call.seamless_status())["stall"]
         assert stall["message"].splitlines()[1:] == lines[1:]

@@ -11,10 +11,19 @@ import psutil
 import pytest
 from helpers.wrapper_process import wait_for
 
+from seamless_dask.wrapper.jobs import commands
 from seamless_dask.wrapper.jobs.commands import CommandFailed, call, run
 
 
-def test_what_a_program_said_is_there_when_it_has_ended(tmp_path: Path) -> None:
+@pytest.fixture
+def hasty(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Whoever keeps the output of a program open has less time to end."""
+    monkeypatch.setattr(commands, "LAST_WORDS", 0.3)
+
+
+def test_what_a_program_said_is_there_when_it_has_ended(
+    tmp_path: Path, hasty: None
+) -> None:
     """Whoever else keeps its output open is ended, also in a process group of its own."""
     pids = tmp_path / "pids"
     script = (
@@ -35,7 +44,7 @@ def test_what_others_still_write_is_read() -> None:
     assert asyncio.run(run(["bash", "-c", script])).output == "7\n"
 
 
-def test_a_daemon_is_let_go(tmp_path: Path) -> None:
+def test_a_daemon_is_let_go(tmp_path: Path, hasty: None) -> None:
     pid_file = tmp_path / "pid"
     script = f"setsid sh -c 'echo $$ >{pid_file}; exec sleep 1000' & sleep 0.5; echo 7"
     assert asyncio.run(run(["bash", "-c", script])).output == "7\n"
@@ -69,7 +78,7 @@ def test_long_output_and_no_output() -> None:
     assert asyncio.run(run(["true"])).output == ""
 
 
-def test_programs_that_fail_or_take_too_long(tmp_path: Path) -> None:
+def test_programs_that_fail_or_take_too_long(tmp_path: Path, hasty: None) -> None:
     with pytest.raises(CommandFailed, match="cannot be started"):
         asyncio.run(run([str(tmp_path / "missing")]))
     with pytest.raises(CommandFailed, match="ended with code 4: no"):

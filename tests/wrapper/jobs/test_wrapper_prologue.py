@@ -25,6 +25,12 @@ from helpers.written import BATCH, SYSTEMS, problems
         (["for i in 1 2; do"], "for i in 1 2; do", "end of file"),
         (["true &&"], "true &&", "end of file"),
         (["true", "fi", "true"], "fi", "near unexpected token"),
+        (["if true; then", "true", "fi \\"], "fi \\", "backslash"),
+        (["for i in 1 2; do", "true", "done \\"], "done \\", "backslash"),
+        (["{ true; } \\"], "{ true; } \\", "backslash"),
+        (["(true) \\"], "(true) \\", "backslash"),
+        (["[[ -d / ]] \\"], "[[ -d / ]] \\", "backslash"),
+        (["x=$(cat <<END", "text", ")"], "x=$(cat <<END", "here-document"),
     ],
 )
 @pytest.mark.parametrize("system", SYSTEMS)
@@ -48,6 +54,18 @@ def test_a_prologue_that_swallows_the_worker(
         (["exit; true"], "exit; true"),
         (["exec  bash -l 2>&1"], "exec  bash -l 2>&1"),
         (["exec -a name python x.py"], "exec -a name python x.py"),
+        (["cd /; exit"], "cd /; exit"),
+        (["[ -d / ] || exit 1", "true;exit 1"], "true;exit 1"),
+        (["{ exit 0; }"], "{ exit 0; }"),
+        (["{ true", "{ exit 0", "}; }"], "{ exit 0"),
+        (["{ exit 0; } 2>&1"], "{ exit 0; } 2>&1"),
+        (["command exit"], "command exit"),
+        (["true; builtin exit 3"], "true; builtin exit 3"),
+        (["if true; then", "true", "fi; exit"], "fi; exit"),
+        (["cat <<END; exit 1", "text", "END"], "cat <<END; exit 1"),
+        (["cat <<END", "    exit 2", "END", "\texit 3"], "\texit 3"),
+        (["exit >&2"], "exit >&2"),
+        (['exit "$code"'], 'exit "$code"'),
     ],
 )
 def test_a_prologue_that_ends_the_job(lines: list[str], named: str) -> None:
@@ -73,6 +91,13 @@ def test_a_prologue_that_ends_the_job(lines: list[str], named: str) -> None:
         ["exec >/tmp/log 2>&1"],
         ["exec 3</dev/null", "exec {fd}>/dev/null", "exec"],
         ["exit_code=3", "exec_it=1"],
+        ["{ exit 0; } | cat", "{ exit 0; } &", "{ true; } || exit 1", "(cd /; exit)"],
+        ["{ true", "} || { exit 1; }", "[ -d / ] || { echo no; exit 1; }"],
+        ["cat <<END", "    exit 1", "END", "echo '", "    exit 1'", "echo exit"],
+        ["x=$(cat <<EOF", "it's a text", "EOF", ")"],
+        ["x=$(cat <<EOF", "text", "EOF)", "true"],
+        ["cat >/tmp/job <<EOF", "#SBATCH --gres=gpu:1", "EOF"],
+        ["text='", "#PBS -l x'", "trap 'exit 1' TERM", "case $x in a) exit;; esac"],
         ["echo a \\", "b"],
         ["echo 'a", "b'"],
         ["true # a remark with a \\"],
@@ -86,9 +111,26 @@ def test_prologues_that_are_right(lines: list[str]) -> None:
 
 
 def test_nothing_of_a_prologue_is_run(tmp_path: Path) -> None:
-    lines = [f"touch '{tmp_path}/there'", f"x=$(touch '{tmp_path}/there')", 'echo "']
-    assert problems("slurm", {**BATCH, "job_script_prologue": lines})
+    lines = [f"touch '{tmp_path}/there'", f"x=$(touch '{tmp_path}/there')"]
+    for last in ('echo "', "exit", "cd /; exit", "} ; touch x; exit; {", "f; exit"):
+        more = [*lines, last, *lines]
+        assert problems("slurm", {**BATCH, "job_script_prologue": more})
     assert not list(tmp_path.iterdir())
+
+
+def test_all_problems_of_a_prologue_at_once() -> None:
+    lines = ["#PBS -l x", "exit 1", "fi", "echo 'x", "cd /; exec bash"]
+    found = problems("slurm", {**BATCH, "job_script_prologue": lines})
+    assert [problem.partition(": ")[0] for problem in found] == [
+        f"job_script_prologue = {line!r}"
+        for line in ("#PBS -l x", "fi", "echo 'x", "exit 1", "cd /; exec bash")
+    ]
+
+
+def test_a_directive_in_the_prologue_is_refused_where_it_is_a_comment() -> None:
+    lines = ["if true; then", "#SBATCH -t 5", "true", "fi"]
+    (problem,) = problems("slurm", {**BATCH, "job_script_prologue": lines})
+    assert problem.startswith("job_script_prologue = '#SBATCH -t 5': is read by nobody")
 
 
 def test_prologues_in_the_configuration_and_other_problems() -> None:
@@ -121,6 +163,10 @@ def test_lines_of_htcondor_are_one() -> None:
     lines = ["if true; then", "true", "fi"]
     (problem,) = problems("htcondor", {**raw, "job_script_prologue": lines})
     assert "near unexpected token" in problem
+    for lines in (["true", "exit 1"], ["cd /; exit 1"], ["{ exit 1; }"]):
+        (problem,) = problems("htcondor", {**raw, "job_script_prologue": lines})
+        assert "ends the job before its worker starts" in problem
+    assert not problems("htcondor", {**raw, "job_script_prologue": ["true || exit 1"]})
 
 
 @pytest.mark.cluster

@@ -367,7 +367,7 @@ class DuplicatingQueue(LyingQueue):
 
 
 RUNS = settings(
-    max_examples=150,
+    max_examples=100,
     stateful_step_count=30,
     deadline=None,
     suppress_health_check=[HealthCheck.too_slow],

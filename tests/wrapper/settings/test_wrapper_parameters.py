@@ -194,11 +194,30 @@ def test_resources() -> None:
     assert read(**{"dask-resources": {"GPU": "2"}}).resources == {"GPU": 2.0}
     assert read(exclusive=True, cores=1).resources == {"S": 1.0}
     written = {"S": "4", "GPU": 1}
-    assert read(exclusive=True, **{"dask-resources": written}).resources == {
-        "S": 4.0,
-        "GPU": 1.0,
-    }
+    assert read(**{"dask-resources": written}).resources == {"S": 4.0, "GPU": 1.0}
     assert read(exclusive=True, pure_dask=True).resources == {}
+
+
+@pytest.mark.parametrize(
+    ("units", "exclusive", "reason"),
+    [
+        (0.5, False, "none could ever start"),
+        (0, False, "none could ever start"),
+        (2, True, "one top-level transformation at a time"),
+        (0.5, True, "one top-level transformation at a time"),
+    ],
+)
+def test_units_with_which_nothing_could_start(
+    units: float, exclusive: bool, reason: str
+) -> None:
+    """Each top-level transformation takes one; pure Dask may use S as it likes."""
+    parameters: dict[str, Any] = {
+        "dask-resources": {"S": units},
+        "exclusive": exclusive,
+    }
+    (problem,) = problems_of(parameters)
+    assert problem.startswith("dask-resources = {'S': ") and reason in problem
+    assert read(pure_dask=True, **parameters)
 
 
 @pytest.mark.parametrize("value", ["40000:40100", "40000-40100", [40000, 40100]])

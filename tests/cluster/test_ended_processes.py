@@ -1,4 +1,4 @@
-"""What the operating system says of processes."""
+"""Which processes have ended."""
 
 from __future__ import annotations
 
@@ -7,7 +7,9 @@ import sys
 
 import psutil
 
+from seamless_dask.cluster.process_state import has_ended
 from seamless_dask.pool import os_processes
+from seamless_dask.wrapper import processes
 
 #: Starts a process that ends at once, says its id, and never collects it.
 PARENT = """
@@ -33,8 +35,12 @@ def test_a_zombie_that_nobody_collects_has_ended() -> None:
             assert parent.poll() is None
         assert zombie.is_running()
         both = [psutil.Process(parent.pid), zombie]
+        assert [has_ended(process) for process in both] == [False, True]
         assert os_processes.remaining(both) == both[:1]
+        assert processes.alive(both) == {both[0]}
     finally:
         parent.kill()
         parent.communicate()
+    assert all(map(has_ended, both))
     assert os_processes.remaining(both) == []
+    assert not processes.alive(both)

@@ -1,0 +1,77 @@
+"""Texts of errors: their last line, their beginning, and the transformation to ask for.
+
+The number in a traceback (``transformer-in-process-...``) belongs to the code, not to
+the transformation, and a caller gets the error of what it called. So a worker ends each
+error with a line that names the transformation that failed first; callers keep it.
+"""
+
+from __future__ import annotations
+
+import re
+from typing import Any
+
+from .functions import DIGITS, MAX_NAME, clean
+
+#: Bytes of an error that the scheduler keeps, from its beginning
+MAX_BYTES = 4_096
+#: Characters of its last line
+MAX_LINE = 300
+
+_POINTER = re.compile(
+    rf"^\[transformation (.{{1,{MAX_NAME}}}) failed; for more: "
+    rf"python -m seamless_dask\.status why ([0-9a-f]{{{DIGITS}}})\]\n?",
+    re.MULTILINE,
+)
+#: the title of a section that seamless-transformer adds, such as "Standard output"
+_SECTION = re.compile(r"^\*{10,}\n\* \w", re.MULTILINE)
+
+
+def with_pointer(text: str, name: str, checksum: str) -> str:
+    """End an error with the line that says which checksum to ask ``why`` for.
+
+    An error that has such a line already, from a transformation that was called, keeps
+    it as its last line.
+    """
+    found = list(_POINTER.finditer(text))
+    if found:
+        last = found[-1]
+        line = last[0].rstrip("\n")
+        text = text[: last.start()] + text[last.end() :]
+    else:
+        line = (
+            f"[transformation {clean(name) or 'unnamed'} failed; for more: "
+            f"python -m seamless_dask.status why {checksum[:DIGITS]}]"
+        )
+    body = text.rstrip()
+    return f"{body}\n{line}\n" if body else f"{line}\n"
+
+
+def origin(text: str) -> str | None:
+    """The name and first digits of what failed first, ``score 5d41402abc4b``.
+
+    None if the text does not say it.
+    """
+    found = _POINTER.findall(text)
+    return " ".join(found[-1]) if found else None
+
+
+def last_line(text: str) -> str:
+    """The line that says most: the last one of the error, without what was printed."""
+    section = _SECTION.search(text)
+    body = _POINTER.sub("", text if section is None else text[: section.start()])
+    for line in reversed(body[-8 * MAX_LINE :].splitlines()):
+        if any(c.isalnum() for c in line):
+            return clean(line, MAX_LINE)
+    return ""
+
+
+def beginning(text: Any, limit: int = MAX_BYTES) -> str:
+    """The first bytes of an error, as a text that can be sent and shown.
+
+    Line ends and tabulators stay; other control characters become "?".
+    """
+    if not isinstance(text, str):
+        return ""
+    kept = text[:limit].encode("utf-8", "backslashreplace")[:limit]
+    readable = kept.decode("utf-8", "ignore")
+    return "".join(c if c.isprintable() or c in "\n\t" else "?" for c in readable)
