@@ -8,7 +8,7 @@ from contextlib import asynccontextmanager
 from typing import Any
 
 import pytest
-from distributed import Client, Scheduler
+from distributed import Client, Future, Scheduler
 from helpers.schedulers import asynchronous, until
 
 from seamless_dask.submit import batches
@@ -56,6 +56,9 @@ class Subject:
             client, asyncio.get_running_loop(), self.pace, self.failed
         )
 
+    def submit(self, job: Job, units: dict[str, float], **annotations: str) -> Future:
+        return self.batches.submit(job, units, annotations)
+
     def failed(self, job: Job, error: Exception) -> None:
         self.failures.append((job.key, type(error).__name__))
 
@@ -78,14 +81,17 @@ async def subject() -> AsyncIterator[Subject]:
 async def test_submissions_of_one_turn_share_a_graph() -> None:
     """Each has its own priority and resources nevertheless."""
     async with subject() as own:
-        futures = [own.batches.submit(job(i), UNIT) for i in range(5)]
-        futures += [own.batches.submit(job(i, depth=2), {"N": 1.0}) for i in (7, 8)]
+        futures = [own.submit(job(i), UNIT) for i in range(5)]
+        futures += [own.submit(job(i, depth=2), {"N": 1.0}) for i in (7, 8)]
         await own.there(7)
         assert own.graphs == [5, 2]
         tasks = own.scheduler.tasks
         nested = tasks[job(7).key]
         assert (nested.priority[0], nested.resource_restrictions) == (-2, {"N": 1.0})
         assert tasks[job(0).key].resource_restrictions == UNIT
+        futures.append(own.submit(job(9), UNIT, caller="base-x"))
+        await own.there(8)
+        assert tasks[job(9).key].annotations["caller"] == "base-x"
         del futures
         await own.there(0)
 
@@ -98,15 +104,15 @@ async def test_while_the_cluster_has_enough_to_do_they_are_collected(
     monkeypatch.setattr(batches, "WINDOW", 3600.0)
     async with subject() as own:
         own.pace.held = batches.ENOUGH
-        futures = [own.batches.submit(job(0), UNIT)]
+        futures = [own.submit(job(0), UNIT)]
         for turn in range(1, 4):
             await asyncio.sleep(0)
-            futures.append(own.batches.submit(job(turn), UNIT))
+            futures.append(own.submit(job(turn), UNIT))
         assert not own.graphs
-        futures.append(own.batches.submit(job(9, depth=1), {"N": 1.0}))
+        futures.append(own.submit(job(9, depth=1), {"N": 1.0}))
         await own.there(5)
         assert own.graphs == [4, 1]
-        futures.append(own.batches.submit(job(10), UNIT))
+        futures.append(own.submit(job(10), UNIT))
         own.batches.flush()
         await own.there(6)
 
@@ -116,7 +122,7 @@ async def test_a_graph_has_so_many_tasks_at_the_most() -> None:
     """Else the scheduler would read nothing else for long."""
     async with subject() as own:
         number = 2 * batches.MOST + 1
-        futures = [own.batches.submit(job(i), UNIT) for i in range(number)]
+        futures = [own.submit(job(i), UNIT) for i in range(number)]
         await own.there(len(futures))
         assert own.graphs == [batches.MOST, batches.MOST, 1]
 
@@ -126,7 +132,7 @@ async def test_a_job_that_cannot_be_sent_concerns_no_other() -> None:
     """Locks cannot be pickled."""
     async with subject() as own:
         bad = job(1, lock=__import__("threading").Lock())
-        futures = [own.batches.submit(each, UNIT) for each in (job(0), bad, job(2))]
+        futures = [own.submit(each, UNIT) for each in (job(0), bad, job(2))]
         await own.there(2)
         assert own.failures == [(bad.key, "TypeError")]
         assert futures[0].status == "pending"
@@ -137,7 +143,7 @@ async def test_what_is_released_before_it_is_sent_never_becomes_a_task() -> None
     """A cancelled submission leaves nothing."""
     async with subject() as own:
         own.pace.held = batches.ENOUGH
-        kept, released = (own.batches.submit(job(i), UNIT) for i in range(2))
+        kept, released = (own.submit(job(i), UNIT) for i in range(2))
         released.release()
         await until(lambda: released.cancelled())
         await own.there(1)
@@ -150,7 +156,7 @@ async def test_a_closed_client_is_a_failure_of_each_job() -> None:
     async with subject() as own:
         own.pace.held = batches.ENOUGH
         client = own.batches._client
-        future = own.batches.submit(job(0), UNIT)
+        future = own.submit(job(0), UNIT)
         await client.close()
         own.batches.flush()
         assert future.cancelled() or own.failures
