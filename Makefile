@@ -8,6 +8,7 @@
 #                    (make bench BENCH_ARGS=--quick takes a few minutes)
 #   make lint        ruff, mypy, and who imports whom
 #   make docs        the parts of the documentation that the code knows
+#   make site        docs/ as a web site, in site/
 # Another Python: make PYTHON=python3.12 VENV=.venv-3.12 test
 # All tests in one process: make PROCESSES=0 test
 
@@ -15,6 +16,7 @@ PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
 READY := $(VENV)/.installed
+SITE_READY := $(VENV)/.installed-docs
 OLDEST := .venv-oldest
 OLDEST_READY := $(OLDEST)/.installed
 # a Python for which such old releases exist: they have no wheels from 3.12 on
@@ -26,7 +28,7 @@ PYTEST_ARGS ?=
 BENCH_ARGS ?=
 
 .DEFAULT_GOAL := help
-.PHONY: help demo test test-fast test-oldest bench lint docs clean
+.PHONY: help demo test test-fast test-oldest bench lint docs site clean
 
 help:
 	@sed -n '1,/^$$/s/^# \{0,1\}//p' Makefile
@@ -76,5 +78,13 @@ lint: $(READY)
 docs: $(READY)
 	$(BIN)/python docs/generate.py
 
+$(SITE_READY): pyproject.toml | $(READY)
+	$(BIN)/python -m pip install --quiet -e '.[docs]'
+	@touch $@
+
+# a warning is an error, and a link that leads nowhere is a warning
+site: $(SITE_READY)
+	$(BIN)/sphinx-build -q -W --keep-going docs site
+
 clean:
-	rm -rf $(VENV) $(OLDEST) .pytest_cache .mypy_cache .ruff_cache .hypothesis
+	rm -rf $(VENV) $(OLDEST) site .pytest_cache .mypy_cache .ruff_cache .hypothesis

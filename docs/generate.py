@@ -21,10 +21,9 @@ from seamless_dask.wrapper.settings.parameters import DURATION, json_schema
 ROOT = Path(__file__).resolve().parent.parent
 EXAMPLES = ROOT / "examples"
 PAGES = (
-    "README.md",
     "docs/architecture.md",
     "docs/parameters.md",
-    "docs/site-configuration.md",
+    "docs/slurm-jobs.md",
     "docs/wrapper.md",
 )
 PART = re.compile(r"(<!-- generated: (\S+) -->\n).*?(<!-- end -->)", re.DOTALL)
@@ -62,7 +61,7 @@ def parameters() -> str:
         if name in GROUPS:
             lines += [
                 *([""] if lines else []),
-                f"### {GROUPS[name]}",
+                f"## {GROUPS[name]}",
                 "",
                 "| name | what it is | type | allowed | unit | default |",
                 "| --- | --- | --- | --- | --- | --- |",
@@ -114,11 +113,6 @@ def example(name: str) -> str:
     return f"```json\n{file.read_text().strip()}\n```\n\n```bash\n{script}\n```"
 
 
-def site() -> str:
-    """The clusters.yaml of a site."""
-    return f"```yaml\n{(EXAMPLES / 'site' / 'clusters.yaml').read_text().strip()}\n```"
-
-
 def arrows() -> str:
     """Which package imports which, of both packages; imports for types count."""
     found: dict[str, set[str]] = {}
@@ -163,7 +157,6 @@ PARTS: dict[str, Callable[[], str]] = {
     "exit-codes": exit_codes,
     "pure-dask": lambda: example("pure_dask"),
     "seamless-dask": lambda: example("seamless_dask"),
-    "site-example": site,
 }
 
 

@@ -15,13 +15,14 @@ import multiprocessing
 import signal
 import tempfile
 import threading
-from collections.abc import AsyncIterator, Callable
-from contextlib import asynccontextmanager
+from collections.abc import AsyncIterator
+from contextlib import ExitStack, asynccontextmanager
 from typing import TYPE_CHECKING, Any
 
 import dask.config
 import seamless
 from distributed import Client, Scheduler, Worker
+from distributed.utils import silence_logging_cmgr
 
 import scheduler_ext
 
@@ -213,12 +214,16 @@ def start_dummy_scheduler(
 
 
 def create_dummy_client(
-    *, workers: int = 1, worker_threads: int = 9, spawn_workers: int = 3
+    *,
+    workers: int = 1,
+    worker_threads: int = 9,
+    spawn_workers: int = 3,
+    silence_logs: int | str = logging.WARNING,
 ) -> SeamlessDaskClient:
     """Start a scheduler, workers and Seamless processes, and return a client of them.
 
-    The transformations of this process then use the client;
-    ``set_seamless_dask_client(None)`` ends everything.
+    The transformations of this process then use the client. ``seamless.close()`` ends
+    everything, or ``set_seamless_dask_client(None)`` in a process that goes on.
 
     Parameters
     ----------
@@ -228,6 +233,9 @@ def create_dummy_client(
         Transformations that each worker executes at a time, waiting ones not counted.
     spawn_workers
         Seamless processes.
+    silence_logs
+        The lowest level that Dask logs on the terminal meanwhile, as for
+        ``distributed.LocalCluster``.
 
     Raises
     ------
@@ -246,21 +254,24 @@ def create_dummy_client(
     from .client import SeamlessDaskClient
     from .transformer_client import set_seamless_dask_client
 
-    handle = start_dummy_scheduler(workers=workers, worker_threads=worker_threads)
-    dask_client = None
+    closing = ExitStack()
     try:
+        # bokeh serves the dashboard of the scheduler
+        for root in ("distributed", "bokeh"):
+            closing.enter_context(silence_logging_cmgr(silence_logs, root=root))
+        handle = start_dummy_scheduler(workers=workers, worker_threads=worker_threads)
+        closing.callback(handle.stop)
         dask_client = Client(handle.address, set_as_default=False)
+        closing.callback(dask_client.close, timeout=2)
         client = SeamlessDaskClient(
             dask_client,
             worker_plugin_workers=spawn_workers,
             is_local_cluster=True,
             role="driver",
-            on_detach=_closer(dask_client, handle),
+            on_detach=closing.close,
         )
     except BaseException:
-        if dask_client is not None:
-            dask_client.close()
-        handle.stop()
+        closing.close()
         raise
     atexit.unregister(handle.stop)
     # ``seamless.close`` ends the Seamless processes, and only then all the rest.
@@ -268,14 +279,6 @@ def create_dummy_client(
     atexit.register(client.detached)
     set_seamless_dask_client(client)
     return client
-
-
-def _closer(client: Client, handle: DummySchedulerHandle) -> Callable[[], None]:
-    def close() -> None:
-        client.close(timeout=2)
-        handle.stop()
-
-    return close
 
 
 def serve_dummy_scheduler(

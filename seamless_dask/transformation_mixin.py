@@ -30,6 +30,16 @@ class TransformationDaskMixin:
     #: the evaluation that was started last
     _dask_evaluation: Ongoing | None = None
 
+    def __init_subclass__(cls, **options: Any) -> None:
+        """Prepare the process: seamless-transformer makes its Transformation class.
+
+        It is the only code of ours that runs before a driver script starts services.
+        """
+        super().__init_subclass__(**options)
+        from .neighbours.launcher import make_programs_found
+
+        make_programs_found()
+
     def _dask_client(self) -> Submitter:
         """Return the client of this process.
 

@@ -41,8 +41,9 @@ LOOK = 0.5
 #: they need time of the loop or a connection
 AT_A_TIME = 64
 
-#: sessions that are closed as soon as they are not in use any more
-_to_be_closed: weakref.WeakSet[aiohttp.ClientSession] = weakref.WeakSet()
+#: sessions that are closed as soon as they are not in use any more, or when another one
+#: is closed after their loop has ended
+_to_be_closed: set[aiohttp.ClientSession] = set()
 
 _Writing = Callable[[Any], Awaitable[None]]
 
@@ -171,6 +172,10 @@ def _unless_used(
     process = os.getpid()
 
     def close_session(session: aiohttp.ClientSession) -> None:
+        for other in tuple(_to_be_closed):
+            if other._loop.is_closed():
+                _to_be_closed.discard(other)
+                original(other)
         loop = session._loop
         # A forked process does not run the loops of its parent.
         if _in_use(session) and loop.is_running() and os.getpid() == process:
@@ -195,15 +200,18 @@ def _close_now(process: int) -> None:
     """Close, at the exit of the interpreter, the sessions that are still to be closed."""
     if os.getpid() != process:  # a forked process: its parent still uses the sessions
         return
+    from seamless_remote import client
+
     for session in tuple(_to_be_closed):
         loop = session._loop
-        if not loop.is_running():
-            continue
-        closing = asyncio.run_coroutine_threadsafe(session.close(), loop)
-        try:
-            closing.result(LOOK)
-        except concurrent.futures.TimeoutError:
-            logger.debug("A session could not be closed in time")
+        if loop.is_closed():
+            client._close_session(session)
+        elif loop.is_running():
+            closing = asyncio.run_coroutine_threadsafe(session.close(), loop)
+            try:
+                closing.result(LOOK)
+            except concurrent.futures.TimeoutError:
+                logger.debug("A session could not be closed in time")
 
 
 def _without_dead_threads(

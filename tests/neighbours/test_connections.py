@@ -152,6 +152,26 @@ def test_closing_waits_for_those_who_use_it(server: Server, client: Any) -> None
     limited(ask())
 
 
+def test_closing_although_the_loop_ends_first(server: Server, client: Any) -> None:
+    """As that of Seamless' writer does, with the last of its requests."""
+    sessions = []
+
+    async def ask() -> None:
+        request = asyncio.ensure_future(client.buffer_length(CHECKSUM))
+        await until(lambda: server.waiting)
+        sessions.extend(client._sessions.values())
+        await asyncio.to_thread(client._close_sessions)
+        server.gate.set()
+        assert await request == 1
+
+    limited(ask())
+    (session,) = sessions
+    assert not session.closed
+    limited(client.buffer_length(CHECKSUM))
+    client._close_sessions()  # another session
+    assert session.closed
+
+
 def test_one_question_for_all(server: Server, client: Any) -> None:
     """By a connection of its own: also if no other is to be had."""
 

@@ -22,7 +22,7 @@ else:
     import tomli as tomllib
 
 PACKAGES = ("seamless_dask", "scheduler_ext")
-#: what runs from a clone, with the extra "test"
+#: what runs from a clone, with the extra "test", which has "local" in it
 SCRIPTS = (".ci", "benchmarks", "docs", "examples", "tests")
 PROJECT = tomllib.loads((ROOT / "pyproject.toml").read_text("utf-8"))["project"]
 #: found by name at run time, from what a user writes: a cluster class
@@ -39,7 +39,8 @@ def names(declared: list[str]) -> set[str]:
 
 
 NEEDED = names(PROJECT["dependencies"])
-FOR_TESTS = names(PROJECT["optional-dependencies"]["test"])
+EXTRAS = PROJECT["optional-dependencies"]
+FOR_TESTS = names(EXTRAS["test"] + EXTRAS["local"])
 
 
 def modules(folders: tuple[str, ...]) -> Iterator[Path]:

@@ -12,7 +12,10 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import pytest
+from helpers.pages import as_script
 from helpers.paths import ROOT
+from helpers.polling import wait_until
+from helpers.stack import RealStack
 from packaging.metadata import Metadata
 from readme_renderer import markdown
 from trove_classifiers import classifiers, deprecated_classifiers
@@ -152,7 +155,7 @@ def test_metadata_is_accepted(archives: Archives) -> None:
 
 
 def test_page_of_an_index_shows_the_readme(archives: Archives) -> None:
-    """It renders, and has no link to what is not there."""
+    """It renders, and its links lead to files of the repository at the tag."""
     metadata = archives.metadata
     assert metadata.description_content_type == "text/markdown"
     description = metadata.description
@@ -162,9 +165,14 @@ def test_page_of_an_index_shows_the_readme(archives: Archives) -> None:
     targets = re.findall(r'(?:href|src)="([^"]*)"', page)
     assert targets
     assert not [each for each in targets if not each.startswith(("https://", "#"))]
-    named = re.findall(r"`((?:docs|examples|benchmarks)/[\w./-]*)`", description)
-    assert "docs/isolation.md" in named
-    assert not [each for each in named if not (ROOT / each).exists()]
+    [base] = {each for each in metadata.project_urls.values()}
+    files = [each for each in targets if each.startswith(base)]
+    assert f"{base}/blob/v{metadata.version}/docs/index.md" in files
+    for each in files:
+        path, _, _heading = each.removeprefix(
+            f"{base}/blob/v{metadata.version}/"
+        ).partition("#")
+        assert (ROOT / path).exists(), each
 
 
 # -- installed ---------------------------------------------------------------------
@@ -180,18 +188,42 @@ print(seamless_dask.__file__)
 """
 
 
-@pytest.mark.cluster  # not that it starts one: it needs the network
-def test_wheel_works_in_a_fresh_environment(archives: Archives, tmp_path: Path) -> None:
+@pytest.mark.cluster
+def test_readme_works_word_for_word(archives: Archives) -> None:
+    """A new environment and home; all commands and files, from the installation on."""
+    page = (archives.unpacked / "README.md").read_text()
+    script = as_script(page[page.index("## Install") :])
+    assert "pip install" in script and "> total.py" in script
+    with RealStack(project="first") as stack:
+        shutil.rmtree(stack.home / ".seamless")
+        environment = stack.environment()
+        del environment["PYTHONPATH"]  # the working tree
+        # the Python below this one: a new environment is made with it
+        path = (str(Path(sys.base_prefix) / "bin"), "/usr/bin", "/bin")
+        environment["PATH"] = os.pathsep.join(path)
+        ended = subprocess.run(
+            ["bash", "-e", "-u", "-o", "pipefail", "-c", script],
+            cwd=archives.unpacked,
+            env=environment,
+            capture_output=True,
+            text=True,
+            timeout=500,
+        )
+        told = ended.stdout + ended.stderr
+        assert ended.returncode == 0, told
+        assert "Traceback" not in told
+        assert re.search(r"^285$", ended.stdout, re.MULTILINE)
+        assert len(stack.stored().results) == 11
+        # its last command has stopped all services
+        wait_until(lambda: not stack.processes(), "everything ends")
+        check_installation(stack.home / "seamless-env" / "bin", cwd=stack.home)
+
+
+def check_installation(binaries: Path, *, cwd: Path) -> None:
     """Built as installers do, from the source distribution; with what it declares."""
-    run(sys.executable, "-m", "venv", "fresh", cwd=tmp_path)
-    binaries = tmp_path / "fresh" / "bin"
-    pip = (binaries / "python", "-m", "pip", "--quiet")
-    run(*pip, "wheel", "--no-deps", archives.sdist, cwd=tmp_path)
-    [wheel] = tmp_path.glob("*.whl")
-    run(*pip, "install", "--no-compile", wheel, cwd=tmp_path)
-    run(*pip, "check", cwd=tmp_path)
-    where = run(binaries / "python", "-c", IMPORT_ALL, cwd=tmp_path)
-    assert Path(where).is_relative_to(tmp_path)
-    shown = run(binaries / "seamless-dask-wrapper", "--help", cwd=tmp_path)
+    run(binaries / "python", "-m", "pip", "check", cwd=cwd)
+    where = run(binaries / "python", "-c", IMPORT_ALL, cwd=cwd)
+    assert Path(where).is_relative_to(cwd)
+    shown = run(binaries / "seamless-dask-wrapper", "--help", cwd=cwd)
     assert "--status-file" in shown
-    run(binaries / "python", "-m", "seamless_dask.status", "--help", cwd=tmp_path)
+    run(binaries / "python", "-m", "seamless_dask.status", "--help", cwd=cwd)

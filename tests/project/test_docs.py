@@ -2,19 +2,20 @@
 
 from __future__ import annotations
 
+import ast
 import json
 import os
 import re
-import shutil
 import subprocess
 import sys
+from collections.abc import Iterable, Iterator
 from pathlib import Path
 
 import pytest
+from helpers.pages import blocks
 from helpers.paths import ROOT
 
-from seamless_dask.wrapper.jobs.arguments import batch_problems
-from seamless_dask.wrapper.settings.parameters import read_parameters
+from seamless_dask.wrapper import exit_codes
 
 PAGES = [
     ROOT / "README.md",
@@ -36,54 +37,104 @@ def test_generated_parts_are_current() -> None:
     assert ended.returncode == 0, ended.stderr
 
 
-#: Prints {cluster: {queue: [cluster string, parameters]}}
+#: Prints {queue: [cluster string, parameters]}, and configures the services
 CONFIGURE = """
 import json
-from seamless_config import select
+from seamless_config import select, tools
 from seamless_config.cluster import define_clusters, get_cluster
 from seamless_config.config_files import _load_clusters, load_tools
-from seamless_config.tools import configure_daskserver
 
 load_tools()
 clusters = _load_clusters()
 define_clusters(clusters)
 select.select_project("project")
+cluster = clusters.pop("local_cluster")
+assert [cluster] == list(clusters)
+select.select_cluster(cluster)
+for configure in (tools.configure_hashserver, tools.configure_database):
+    assert "hostname" not in configure("rw", cluster=cluster), "ssh to this machine"
 found = {}
-for cluster in clusters:
-    select.select_cluster(cluster)
-    found[cluster] = {}
-    for queue in get_cluster(cluster).queues:
-        select.select_queue(queue)
-        config = configure_daskserver(cluster=cluster)
-        found[cluster][queue] = config["cluster_string"], config["file_parameters"]
+for queue in get_cluster(cluster).queues or {}:
+    select.select_queue(queue)
+    config = tools.configure_daskserver(cluster=cluster)
+    found[queue] = config["cluster_string"], config["file_parameters"]
 print(json.dumps(found))
 """
 
 
-def test_site_example_is_accepted(tmp_path: Path) -> None:
-    """seamless-config reads it, and the wrapper takes what it makes of each queue."""
-    (tmp_path / ".seamless").mkdir()
-    source = ROOT / "examples" / "site" / "clusters.yaml"
-    shutil.copy(source, tmp_path / ".seamless")
+#: What ``--dry-run`` prints for each of them; a process each, since it changes Dask's
+#: configuration
+DRY_RUN = """
+import json, os, sys
+from pathlib import Path
+from seamless_dask.wrapper.dry_run import dry_run
+
+for cluster_string, parameters in json.loads(sys.argv[1]):
+    file = Path("~/parameters.json").expanduser()
+    file.write_text(json.dumps(parameters))
+    if os.fork() == 0:
+        print(dry_run(cluster_string, file, "tcp://login1:1"), flush=True)
+        os._exit(0)
+    assert os.wait()[1] == 0
+"""
+
+
+def run_python(*arguments: str | Path, home: Path) -> str:
+    """The output of a Python that succeeds, with an own home directory."""
     ended = subprocess.run(
-        [sys.executable, "-c", CONFIGURE],
-        env={**os.environ, "HOME": str(tmp_path)},
+        [sys.executable, *arguments],
+        env={**os.environ, "HOME": str(home)},
         capture_output=True,
         text=True,
         timeout=120,
     )
     assert ended.returncode == 0, ended.stderr
-    found = json.loads(ended.stdout)
-    assert {cluster: len(queues) for cluster, queues in found.items()} == {
-        "bigcluster": 5,
-        "grid": 1,
-    }
-    for queues in found.values():
-        for queue, (cluster_string, raw) in queues.items():
-            system = "oar" if "OAR" in cluster_string else "slurm"
-            parameters, unknown = read_parameters(raw)
-            assert not unknown, queue
-            assert not batch_problems(parameters, system), queue
+    return ended.stdout
+
+
+def files_of(page: str) -> dict[str, str]:
+    """{name: content} of the files that a page shows; of two the first."""
+    files: dict[str, str] = {}
+    for block in blocks(page_text(page)):
+        if block.file is not None:
+            files.setdefault(block.file, block.text)
+    return files
+
+
+@pytest.mark.parametrize(
+    ("page", "queues", "system"),
+    [
+        (
+            "site-slurm.md",
+            ["short", "long", "gpu", "whole-node", "firewalled"],
+            "SLURM",
+        ),
+        ("site-oar.md", ["default", "whole-node"], "OAR"),
+        ("site-grid-engine.md", [], "SGE"),
+        ("site-pbs.md", [], "PBS"),
+        ("site-lsf.md", [], "LSF"),
+    ],
+)
+def test_site_pages_are_accepted(
+    page: str, queues: list[str], system: str, tmp_path: Path
+) -> None:
+    """seamless-config reads them, and the wrapper writes a job script for each queue."""
+    files = files_of(page)
+    (tmp_path / ".seamless").mkdir()
+    (tmp_path / ".seamless" / "clusters.yaml").write_text(files["clusters.yaml"])
+    found = json.loads(run_python("-c", CONFIGURE, home=tmp_path))
+    assert list(found) == queues
+    if not queues:
+        content = json.loads(files["cluster.json"])
+        found = {"by hand": (f"dask_jobqueue::{system}Cluster", content["parameters"])}
+        assert f"dask_jobqueue::{system}Cluster --port-range" in page_text(page)
+    assert {name for name, _ in found.values()} == {f"dask_jobqueue::{system}Cluster"}
+    told = run_python("-c", DRY_RUN, json.dumps(list(found.values())), home=tmp_path)
+    assert told.count("distributed.cli.dask_worker tcp://login1:1 ") == len(found)
+
+
+def page_text(page: str) -> str:
+    return (ROOT / "docs" / page).read_text()
 
 
 @pytest.mark.parametrize("page", PAGES, ids=lambda page: page.name)
@@ -126,6 +177,107 @@ def test_every_module_is_in_the_map() -> None:
             wrapper = (ROOT / folder / "wrapper").rglob("[a-z]*.py")
             modules -= {path.stem for path in wrapper}
         assert modules <= listed, f"{folder}: add {sorted(modules - listed)}"
+
+
+WRAPPER = ROOT / "seamless_dask" / "wrapper"
+LOGGED = ("error", "exception", "warning")
+#: how an error or a warning of the wrapper begins in the code, and an error elsewhere
+SAID = re.compile(
+    "|".join(
+        [*(n for n, v in vars(exit_codes).items() if isinstance(v, type)), *LOGGED]
+    )
+)
+RAISED = re.compile(r".*(Changed|Error|Failed|Lost|Mismatch|Missing|Refused)")
+#: texts that are clear by themselves, that follow another one, or that only developers see
+CLEAR = (
+    "--",
+    '{} must hold a JSON object, with the parameters or with a field "parameters"',
+    "{} cannot be read: {}",
+    "All jobs of the wrapper have gone.",
+    "The status file of the dead wrapper: {}",
+    "cffi is required for compiled transformers. Install it with:",
+    "the future was cancelled",
+    "the connection was closed here",
+    "the fork server has ended",
+    "has not ended",
+    "writing was cancelled",
+    "module {} has no attribute {}",
+    "{} reads its pipe already",
+    "seamless_dask.neighbours.table does not say why {}.{} is replaced",
+    "The transformation has not been constructed, or was made by something other",
+    "The transformation has no definition payload",
+    "This process has Seamless processes of its own",
+    "rpc_timeout: got {}",
+    "processes: got {}",
+    "Dask configuration {}: got {}",
+    'got {}, allowed: at most one address, then "why" and one checksum',
+    "{} is not between 0.1 and 86400",
+)
+
+
+def sentences(paths: Iterable[Path], begin: re.Pattern[str]) -> Iterator[str]:
+    """The first arguments of such calls in files, with {} for what differs."""
+    for path in paths:
+        for node in ast.walk(ast.parse(path.read_text())):
+            if isinstance(node, ast.Call) and node.args:
+                name = getattr(node.func, "id", getattr(node.func, "attr", ""))
+                text = _text(node.args[0])
+                if begin.fullmatch(name) and re.search(r"[a-z] [a-z]", text):
+                    yield text
+
+
+def _text(node: ast.expr) -> str:
+    if isinstance(node, ast.JoinedStr):
+        return "".join(map(_text, node.values))
+    if isinstance(node, ast.Constant) and isinstance(node.value, str):
+        return re.sub(r"%(\.\d)?[a-z]", "{}", node.value)
+    return "{}"
+
+
+def quoted(page: str) -> dict[str, re.Pattern[str]]:
+    """{quoted text: its pattern} in the first column of tables; ... is anything."""
+    return {
+        quote: re.compile(
+            ".*".join(map(re.escape, re.split(r"\W*\.\.\.\W*", quote))), re.DOTALL
+        )
+        for row in re.findall(r"^\| (.*?) \|", page, re.MULTILINE)
+        for quote in re.findall(r"`([^`]+)`", row)
+    }
+
+
+def unexplained(said: list[str], patterns: dict[str, re.Pattern[str]]) -> list[str]:
+    return [
+        sentence
+        for sentence in said
+        if not any(pattern.search(sentence) for pattern in patterns.values())
+        and not sentence.startswith(CLEAR)
+    ]
+
+
+def test_sentences_of_the_wrapper_are_explained() -> None:
+    """Troubleshooting has a line for each, and none for what the wrapper never says."""
+    page = page_text("troubleshooting.md").partition("## Sentences of the wrapper")[2]
+    said = [*sentences(WRAPPER.rglob("*.py"), SAID)]
+    said.append(str(exit_codes.ParametersError(["one", "another"])))
+    assert len(said) > 60
+    patterns = quoted(page)
+    for quote, pattern in patterns.items():
+        assert any(map(pattern.search, said)), f"no longer said: {quote}"
+    assert not unexplained(said, patterns)
+
+
+def test_errors_are_explained() -> None:
+    """Those of the other packages as well."""
+    said = [
+        sentence
+        for package in ("scheduler_ext", "seamless_dask")
+        for path in (ROOT / package).rglob("*.py")
+        if not path.is_relative_to(WRAPPER)
+        for sentence in sentences([path], RAISED)
+    ]
+    assert len(said) > 40
+    patterns = quoted(page_text("troubleshooting.md"))
+    assert not unexplained(said, patterns)
 
 
 def _anchor(line: str) -> str:

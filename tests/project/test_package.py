@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import re
 import subprocess
 import sys
 from importlib import metadata
@@ -90,7 +89,7 @@ def test_mixin_is_installed_in_seamless_transformer() -> None:
 
 
 def test_metadata() -> None:
-    """Name, version and the one command."""
+    """Name, version and the one command; how to cite it."""
     import seamless_dask
 
     distribution = metadata.distribution("seamless-dask")
@@ -102,18 +101,6 @@ def test_metadata() -> None:
         if entry.group == "console_scripts"
     }
     assert scripts == {"seamless-dask-wrapper": "seamless_dask.wrapper:main"}
-
-
-def test_readme_shows_the_files_of_the_example() -> None:
-    """The YAML in the README is what the demo was run with, less the jobserver."""
-    readme = (ROOT / "README.md").read_text()
-    clusters, project, profile = map(
-        yaml.safe_load, re.findall(r"```yaml\n(.*?)```", readme, re.DOTALL)
-    )
-    example = ROOT / "examples" / "nested_pi"
-    expected = yaml.safe_load((example / "clusters.yaml").read_text())
-    for frontend in expected["local"]["frontends"]:
-        del frontend["jobserver"]
-    assert clusters == expected
-    assert project == yaml.safe_load((example / "seamless.yaml").read_text())
-    assert profile == yaml.safe_load((example / "seamless.profile.yaml").read_text())
+    citation = yaml.safe_load((ROOT / "CITATION.cff").read_text())
+    assert citation["version"] == distribution.version
+    assert citation["license"] == distribution.metadata["License-Expression"]

@@ -141,5 +141,5 @@ def module_parts(modules: Modules, additions: Additions) -> list[Part]:
         modules,
         Finders(modules),
         PickleFunctions(additions),
-        Attributes("What `urllib.request` opens with", (urllib.request, "_opener")),
+        Attributes("Opener of `urllib.request`", (urllib.request, "_opener")),
     ]

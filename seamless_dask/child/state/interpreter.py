@@ -22,7 +22,7 @@ from .registrations import Registrations
 
 
 class Warnings(Remembered):
-    title = "`warnings`: filters, and what has been shown"
+    title = "`warnings`: filters, and the warnings already shown"
 
     def __init__(self) -> None:
         self._filters: Any = warnings.filters
