@@ -1,7 +1,7 @@
 """What pyproject.toml cannot say: the README as an index shows it.
 
-There is no folder beside that page, so links to files become addresses in the repository,
-at the tag of this version.
+There is no folder beside that page, so a link into the source tree would lead nowhere. It
+becomes the name of the file.
 """
 
 from __future__ import annotations
@@ -11,30 +11,26 @@ from pathlib import Path
 
 from setuptools import setup
 
-HERE = Path(__file__).parent
-#: ``](target)`` where the target is neither an address nor a heading
-RELATIVE = re.compile(r"\]\((?!https?://|#)(?=[^)\s]+\))")
-
-
-def declared(name: str) -> str:
-    """A text of pyproject.toml; the oldest Python that builds has no tomllib."""
-    found = re.search(
-        rf'^{name} = "(.+)"$',
-        (HERE / "pyproject.toml").read_text("utf-8"),
-        re.MULTILINE,
-    )
-    if found is None:
-        raise ValueError(f"pyproject.toml has no line {name} = ...")
-    return found[1]
+#: ``[text](target)`` and images, where the target is neither an address nor a heading
+RELATIVE_LINK = re.compile(r"(!?)\[([^\]]*)\]\((?!https?://|#)([^)#\s]+)[^)\s]*\)")
+#: stands before the first heading of the second level
+NOTE = "Files that are named here are in the source distribution.\n\n"
 
 
 def page(readme: str) -> str:
-    """The README with absolute links."""
-    base = f"{declared('Repository')}/blob/v{declared('version')}/"
-    return RELATIVE.sub(f"]({base}", readme)
+    """The README without relative links."""
+
+    def name(link: re.Match[str]) -> str:
+        image, text, target = link.groups()
+        if image:
+            return f"({text}: `{target}`)"
+        return f"`{target}`" if text == target else f"{text} (`{target}`)"
+
+    intro, heading, rest = readme.partition("## ")
+    return RELATIVE_LINK.sub(name, intro + NOTE + heading + rest)
 
 
 setup(
-    long_description=page((HERE / "README.md").read_text("utf-8")),
+    long_description=page(Path(__file__).with_name("README.md").read_text("utf-8")),
     long_description_content_type="text/markdown",
 )

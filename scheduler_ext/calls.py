@@ -78,6 +78,7 @@ class Calls:
             messages.OP_NAME: self._on_name_stream,
             messages.OP_MARK: self._on_mark_stream,
             messages.OP_STORES: self._on_stores_stream,
+            messages.OP_FALLBACK: self._on_fallback_stream,
             messages.OP_FUNCTION: self._on_function_stream,
         }
 
@@ -184,6 +185,13 @@ class Calls:
                 self.live.name(key, checksum)
         except Exception:  # it would cut the connection of the worker
             logger.exception("Name from %s", worker)
+
+    def _on_fallback_stream(self, client: str = "", **payload: Any) -> None:
+        """A transformation that was refused runs in the process of a client."""
+        try:
+            self.machine.fell_back(messages.parse_fallback(payload))
+        except Exception:  # it would cut the connection of the client
+            logger.exception("Fallback of %s", client)
 
     def _on_stores_stream(self, worker: str = "", **payload: Any) -> None:
         """The code of a task has ended, and its result is being stored."""

@@ -10,6 +10,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from dask.utils import key_split
+from distributed.metrics import monotonic
 from distributed.scheduler import Scheduler, TaskPrefix, TaskStateState
 
 from .activity import Activity
@@ -34,7 +35,8 @@ class Demand:
     held: int
     #: top-level tasks among ready and held ones
     top_level: int
-    #: nested submissions that wait for a lease; they are not tasks yet
+    #: nested submissions that wait for a lease, and optional ones that were refused
+    #: lately; they are not tasks yet
     permissions: int
     #: seconds that all this would take, one after the other
     expected_seconds: float
@@ -75,9 +77,10 @@ class DemandMeter:
             duration, guess = self._duration(prefix)
             seconds -= duration
             unknown -= guess
-        permissions = self._machine.waiting
+        now = monotonic()
+        permissions = self._machine.waiting + self._machine.wanted(now)
         if permissions:
-            each, guesses = self._permission_seconds()
+            each, guesses = self._permission_seconds(now)
             seconds += permissions * each
             unknown += round(permissions * guesses)
         return Demand(
@@ -118,14 +121,14 @@ class DemandMeter:
                 tasks.add(task)
         return [task.prefix for task in tasks]
 
-    def _permission_seconds(self) -> tuple[float, float]:
-        """Mean seconds of waiting requests, and the share of unknown duration."""
-        sample = self._machine.oldest_waiting(SAMPLE)
+    def _permission_seconds(self, now: float) -> tuple[float, float]:
+        """Mean seconds of requests, and the share of unknown duration."""
+        leases = self._machine.oldest_waiting(SAMPLE)
+        keys = [lease.request.key for lease in leases]
+        keys += self._machine.some_wanted(now, SAMPLE)
         durations = [
-            self._duration(
-                self._scheduler.task_prefixes.get(key_split(lease.request.key))
-            )
-            for lease in sample
+            self._duration(self._scheduler.task_prefixes.get(key_split(key)))
+            for key in keys
         ]
         count = max(1, len(durations))
         return (

@@ -10,7 +10,7 @@ arguments of one call and returns a frozen value, or raises
 
 Calls to the scheduler (all return ``{"status": "ok", ...}`` or :func:`error_reply`):
 the ``OP_*`` names. On the stream of a worker OP_RELEASE is possible as well, and
-OP_NAME and OP_STORES only there; on the stream of a client OP_FUNCTION; such messages have no
+OP_NAME and OP_STORES only there; on the stream of a client OP_FUNCTION and OP_FALLBACK; such messages have no
 answer. Messages that the scheduler sends to
 a worker that has registered: ``PUSH_DECISIONS`` with ``granted`` (ids) and ``refused``
 ({id: reason}), and ``PUSH_CANCEL`` with ``keys``. Decisions travel on another
@@ -49,6 +49,7 @@ OP_FAILURES = "seamless_failures"
 OP_FUNCTION = "seamless_function"
 OP_MARK = "seamless_mark"
 OP_STORES = "seamless_stores"
+OP_FALLBACK = "seamless_fallback"
 
 PUSH_DECISIONS = "seamless_decisions"
 PUSH_CANCEL = "seamless_cancel"
@@ -306,6 +307,19 @@ def stores(key: str) -> dict[str, Any]:
 
 def parse_stores(payload: Mapping[str, Any]) -> str:
     """The key in the message OP_STORES."""
+    arguments = Fields(payload)
+    key = arguments.take("key", fields.text)
+    arguments.finish()
+    return str(key)
+
+
+def fallback(key: str) -> dict[str, Any]:
+    """The message OP_FALLBACK on a client's stream: a refused task runs in the client."""
+    return {"op": OP_FALLBACK, "key": key}
+
+
+def parse_fallback(payload: Mapping[str, Any]) -> str:
+    """The key in the message OP_FALLBACK."""
     arguments = Fields(payload)
     key = arguments.take("key", fields.text)
     arguments.finish()

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import json
+import os
 import subprocess
 import sys
 import threading
@@ -26,6 +27,7 @@ from seamless_dask import (
     get_seamless_dask_client,
     start_dummy_scheduler,
 )
+from seamless_dask.submit import optional
 from seamless_dask.submit import submitter as submitter_module
 
 pytestmark = pytest.mark.cluster
@@ -225,15 +227,50 @@ def test_start_submits_in_a_synchronous_script(dummy: SeamlessDaskClient) -> Non
     assert transformation.compute() == finished
 
 
-def test_work_for_which_the_cluster_is_optional(dummy: SeamlessDaskClient) -> None:
-    """``local = None`` runs on the cluster when there is room."""
+def test_work_for_which_the_cluster_is_optional(
+    dummy: SeamlessDaskClient, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """``local = None`` runs on the cluster when there is room, else in this process."""
+    monkeypatch.setattr(optional, "PAUSES", (0.05,))
 
-    def triple(x):
-        return 3 * x
+    def wait(gate, i):
+        from pathlib import Path
 
-    transformer = delayed(triple)
+        while not Path(gate).exists():
+            pass
+        return i
+
+    def where(i):
+        import os
+
+        return os.getpid()
+
+    transformer = delayed(where)
     transformer.local = None
-    assert [transformer(i).run() for i in range(3)] == [0, 3, 6]
+    assert transformer(0).run() != os.getpid()
+    gate = tmp_path / "gate"
+    slots = status(dummy)["permissions"]["capacity"]
+    waiting = [delayed(wait)(str(gate), i) for i in range(slots)]
+    for each in waiting:
+        each.start()
+
+    def permissions() -> dict[str, Any]:
+        found: dict[str, Any] = status(dummy)["permissions"]
+        return found
+
+    try:
+        wait_until(lambda: permissions()["executing"] == slots, "all slots are in use")
+        assert transformer(1).run() == os.getpid()
+        found = wait_until(
+            lambda: permissions() if permissions()["fallbacks_total"] else None,
+            "the fallback is counted",
+        )
+        assert found["fallbacks_total"] == 1
+        assert found["refused_total"]["capacity"] == 2
+    finally:
+        gate.touch()
+    assert [each.run() for each in waiting] == list(range(slots))
+    assert transformer(2).run() != os.getpid()
 
 
 def test_handles_of_one_caller_do_not_touch_another(

@@ -14,6 +14,7 @@ from .lease import Lease
 from .ledger import Ledger
 from .places import Places
 from .released import Released
+from .wanted import Wanted
 
 
 @dataclass(frozen=True)
@@ -71,6 +72,7 @@ class Books:
         self._epoch = Epoch(started, epoch, patience)
         self._chronicle = Chronicle()
         self._released = Released()
+        self._wanted = Wanted()
 
     # -- questions ---------------------------------------------------------------
 
@@ -131,6 +133,14 @@ class Books:
     def waiting(self) -> int:
         """Number of requests that wait."""
         return self._ledger.waiting
+
+    def wanted(self, now: float) -> int:
+        """Number of transformations that need not run here and were refused lately."""
+        return self._wanted.count(now)
+
+    def some_wanted(self, now: float, limit: int) -> list[str]:
+        """Keys of up to ``limit`` such transformations."""
+        return list(islice(self._wanted.lately(now), limit))
 
     def holds(self, holder: str) -> bool:
         """Whether a client or worker has a live lease."""
@@ -197,6 +207,7 @@ class Books:
             ended_total=done.ended_total,
             expired_total=done.expired_total,
             unknown_releases_total=done.unknown_releases_total,
+            fallbacks_total=done.fallbacks_total,
         )
 
     def story(self, lease_id: str) -> list[StoryLine]:

@@ -59,6 +59,8 @@ class Chronicle:
     ended_total: int = 0
     expired_total: int = 0
     unknown_releases_total: int = 0
+    #: transformations that ran elsewhere since they were refused
+    fallbacks_total: int = 0
     #: the fields of each :class:`StoryLine`, which is made when it is read
     _events: deque[tuple[float, str, str, str]] = field(
         default_factory=lambda: deque(maxlen=STORY_LENGTH)

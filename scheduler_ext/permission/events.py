@@ -113,6 +113,8 @@ class Statistics:
     ended_total: int
     expired_total: int
     unknown_releases_total: int
+    #: transformations that ran in a driver script since there was no room here
+    fallbacks_total: int
 
 
 def is_number(value: object) -> bool:

@@ -212,6 +212,12 @@ class PermissionMachine(Books):
         self._close_silently(lease)
         return [self._chronicle.refused(lease.request, "capacity", reason, now)]
 
+    def fell_back(self, key: str) -> None:
+        """A transformation that was refused runs elsewhere."""
+        check_name("key", key)
+        self._wanted.discard(key)
+        self._chronicle.fallbacks_total += 1
+
     def end_all(self, now: float) -> None:
         """The scheduler was restarted: all leases and tasks end, workers stay."""
         check_time(now)
@@ -496,10 +502,12 @@ class PermissionMachine(Books):
                 address = self._places.least_loaded(request.needs)
                 self._epoch.allowance -= address is not None
             if address is not None:
+                self._wanted.discard(_name(lease))
                 admitted = self._admit(lease, "tried", now, address)
                 return admitted + self._admit_waiting(now)
         reason = self.why_waiting()
         self._close_silently(lease)
+        self._wanted.add(_name(lease), now)
         return [self._chronicle.refused(request, "capacity", reason, now)]
 
     def _cycle(self, request: Request) -> str | None:

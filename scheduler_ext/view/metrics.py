@@ -105,6 +105,11 @@ def _slots(operations: Operations) -> Iterator[Family]:
         "Transformations on workers that wait for others, and so take no slot.",
         statistics.lent,
     )
+    yield CounterMetricFamily(
+        "seamless_fallbacks",
+        "Transformations that ran in a driver script since the cluster had no room.",
+        statistics.fallbacks_total,
+    )
     yield GaugeMetricFamily(
         "seamless_transformations_executing",
         "Transformations that execute.",

@@ -100,6 +100,14 @@ def release_lease(client: Client, lease_id: str) -> None:
         logger.debug("Lease %s ended with its client: %s", lease_id, error)
 
 
+def fell_back(client: Client, key: str) -> None:
+    """Tell the scheduler that a task for which there was no room runs here."""
+    try:
+        client._send_to_scheduler(messages.fallback(key))
+    except ClosedClientError as error:
+        logger.debug("Nobody counts the fallback of %s: %s", key, error)
+
+
 async def has_room(
     client: Client, key: str, resources: Mapping[str, float]
 ) -> str | None:

@@ -171,11 +171,13 @@ def _permissions(answer: Answer) -> str:
     number = permissions["waiting"]
     reason = f": {waiting[0]['reason']}" if waiting else ""
     refused = permissions["refused_total"]
+    fallbacks = permissions["fallbacks_total"]
     return _sentence(
         f"{count(number, 'request')} {'waits' if number == 1 else 'wait'}{reason}",
         f"{permissions['granted_total']} granted",
         f"{sum(refused.values())} refused"
-        + (f" ({listed(_numbers(refused))})" if any(refused.values()) else ""),
+        + (f" ({listed(_numbers(refused))})" if any(refused.values()) else "")
+        + (f", {fallbacks} ran in driver scripts" if fallbacks else ""),
     )
 
 

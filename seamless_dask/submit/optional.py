@@ -21,9 +21,8 @@ if TYPE_CHECKING:
 
 logger = logging.getLogger(__name__)
 
-#: how often a lease is asked for, and seconds between the attempts
-ATTEMPTS = 3
-INTERVAL = 1.0
+#: seconds between the attempts to get a lease: more than one epoch of 10 s in all
+PAUSES = (0.5, 1.0, 2.0, 4.0, 8.0)
 
 
 def is_optional(transformation: Any) -> bool:
@@ -35,19 +34,24 @@ def is_optional(transformation: Any) -> bool:
 async def has_room(
     client: Submitter, submission: TransformationSubmission
 ) -> str | None:
-    """Ask whether the cluster has room for a transformation.
+    """Ask, several times, whether the cluster has room for a transformation.
+
+    Until then it counts as demand, so that the cluster may grow for it.
 
     Returns
     -------
     str or None
-        The id of a lease that reserves the room.
+        The id of a lease that reserves the room. None: the transformation is to run
+        here, which the scheduler is told.
     """
-    for attempt in range(ATTEMPTS):
-        if attempt:
-            await asyncio.sleep(INTERVAL)
-        lease = await scheduler.has_room(client.client, *client.task_of(submission))
+    key, resources = client.task_of(submission)
+    for pause in (*PAUSES, None):
+        lease = await scheduler.has_room(client.client, key, resources)
         if lease is not None:
             return lease
+        if pause is not None:
+            await asyncio.sleep(pause)
+    scheduler.fell_back(client.client, key)
     return None
 
 

@@ -17,6 +17,8 @@ from helpers.schedulers import (
     until,
 )
 
+from scheduler_ext.messages import OP_FALLBACK
+
 pytestmark = pytest.mark.cluster
 
 READY = {"queued", "no-worker", "processing"}
@@ -145,3 +147,24 @@ async def test_who_waits_for_nested_work_needs_no_worker_and_requests_do():
         assert after.expected_seconds == after.permissions * unknown > 0
         gate("x").set()
         await future
+
+
+@asynchronous
+async def test_what_was_refused_lately_is_demand():
+    """Otherwise a cluster without workers would never start one for optional work."""
+    async with cluster() as c:
+        client = await c.client()
+        assert (await c.request(client, "a", wait=False))["refused"]
+        assert (await c.request(client, "a", wait=False))["refused"]
+        demand = c.plugin.demand()
+        assert (demand.permissions, demand.unknown) == (1, 1)
+        assert demand.expected_seconds == c.scheduler.UNKNOWN_TASK_DURATION
+        client._send_to_scheduler({"op": OP_FALLBACK, "key": "a"})
+        await until(lambda: not c.plugin.demand().permissions)
+        assert (await c.statistics())["fallbacks_total"] == 1
+        for nonsense in ({}, {"key": 1}, {"key": "a", "more": 2}):
+            client._send_to_scheduler({"op": OP_FALLBACK, **nonsense})
+        worker = await c.worker()
+        await c.register(worker)
+        assert (await c.request(client, "a", wait=False))["granted"] == ["a"]
+        assert (await c.statistics())["fallbacks_total"] == 1

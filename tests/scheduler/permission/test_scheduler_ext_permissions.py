@@ -16,6 +16,7 @@ from helpers.permission_rules import (
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
+from scheduler_ext.permission import wanted
 from scheduler_ext.permission.events import (
     Inconsistent,
     Refused,
@@ -351,6 +352,27 @@ def test_timeouts():
     machine.expire(3600.0)
     assert machine.held_by("w") == ["seen"]
     assert machine.statistics().expired_total == 2
+
+
+def test_what_cannot_wait_is_wanted_for_a_while():
+    """Until it has a slot, runs elsewhere, or is not asked for any more."""
+    machine = machine_with(1)
+    ask(machine, "a")
+    for number in range(3):
+        ask(machine, f"k{number}", wait=False, now=1.0)
+        ask(machine, f"k{number}", wait=False, now=2.0 + number)
+    assert machine.wanted(5.0) == 3
+    assert machine.some_wanted(5.0, 2) == ["k0", "k1"]
+    machine.fell_back("k1")
+    machine.key_finished("a", 5.0)
+    ask(machine, "k2", wait=False, now=5.0)
+    assert machine.some_wanted(5.0, 9) == ["k0"]
+    assert machine.wanted(2.0 + wanted.MEMORY) == 1
+    assert machine.wanted(2.1 + wanted.MEMORY) == 0
+    for number in range(wanted.MOST + 1):
+        ask(machine, f"n{number}", wait=False, now=20.0)
+    assert machine.wanted(20.0) == wanted.MOST
+    assert machine.statistics().fallbacks_total == 1
 
 
 def test_withdrawing_counts_as_refused_for_capacity():
