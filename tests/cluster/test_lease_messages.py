@@ -24,6 +24,7 @@ from scheduler_ext import messages
 from scheduler_ext.calls import Calls
 from scheduler_ext.cancellation import LiveKeys
 from scheduler_ext.delivery import Delivery
+from scheduler_ext.functions import Functions
 from scheduler_ext.permission.machine import PermissionMachine
 from seamless_dask.cluster.inner import InnerLeases
 from seamless_dask.cluster.leases import Leases
@@ -65,9 +66,11 @@ class Network:
             LiveKeys(),
             self.delivery,
             None,  # type: ignore[arg-type]  # nobody registers
+            Functions(),
             status=dict,
             activity=dict,
-            why=lambda checksum: {},
+            why=lambda checksum, name: {},
+            failures=dict,
         )
 
     def _push(self, holder: str, message: dict[str, Any]) -> None:
