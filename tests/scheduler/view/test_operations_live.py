@@ -55,6 +55,8 @@ def scan(scheduler: Any) -> dict[str, Any]:
     keys = {lease.request.key for lease in leases}
     granted = {v.request.key for v in leases if v.granted_at is not None}
     owners = {v.request.owner for v in leases}
+    # these have slots, and are sent in the next turn of the event loop
+    starting = set(scheduler.plugins["seamless"]._placement._starting)
     # no task and no lease tells this
     sites = scheduler.plugins["seamless"]._machine.places.sites.values()
     stores = {p.key for site in sites for p in site.places.values() if p.stores}
@@ -75,7 +77,7 @@ def scan(scheduler: Any) -> dict[str, Any]:
         "keys": tasks.keys() | keys,
         "calling": {key for key in with_workers if key in owners},
         "requests": sum(lease.granted_at is None for lease in leases),
-        "in_use": len((with_workers | granted) - owners - stores),
+        "in_use": len((with_workers | granted | starting) - owners - stores),
         "lent": len((with_workers | granted) & owners - stores),
         "executing": workers,
         "nested": {name: count[True] for name, count in nested.items()},
