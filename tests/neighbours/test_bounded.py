@@ -38,7 +38,7 @@ def part(rows: Rows, kind: str) -> Rows:
 @pytest.mark.cluster
 @pytest.mark.parametrize(
     "kind, megabytes",
-    [("driver", 25), ("scheduler", 25), ("worker", 25), ("child1", 5), ("child2", 5)],
+    [("driver", 40), ("scheduler", 25), ("worker", 25), ("child1", 5), ("child2", 5)],
 )
 def test_memory_of_small_transformations(
     rows: Rows, kind: str, megabytes: float
