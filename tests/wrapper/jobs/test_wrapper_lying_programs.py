@@ -231,7 +231,7 @@ def test_variables_of_the_user_do_not_reach_the_commands(slurm: LyingBatch) -> N
 def test_jobs_that_end_well_without_a_worker_have_failed(batch: LyingBatch) -> None:
     """And their node is avoided, unless that leaves none: then the reason stays visible."""
     batch.lie(run=True, exclusions="Requested node configuration is not available")
-    prologue = ["echo no licence; exit 0"]
+    prologue = ["if true; then echo no licence; exit 0; fi"]
     with Wrapper(batch, job_script_prologue=prologue) as wrapper:
         wrapper.work()
         wrapper.until_log("excluded nodes (n1) may get jobs again", 120)
