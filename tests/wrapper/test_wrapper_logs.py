@@ -109,4 +109,4 @@ def test_a_level_that_does_not_exist(tmp_path: Path) -> None:
     with WrapperProcess(tmp_path, parameters) as wrapper:
         assert wrapper.wait() != 0
         error = wrapper.status()["error"]
-    assert "no valid key logging" in error and "LOUD" in error
+    assert "logging.distributed.core = 'loud': allowed is a level" in error
