@@ -89,8 +89,9 @@ async def test_workers_follow_the_work(caplog):
     caplog.set_level("INFO", "seamless_dask.wrapper.scaling.local")
     async with local_cluster(maximum=3) as (cluster, plugin, client):
         workers = cluster.scheduler.workers
-        short = [client.submit(pass_gate, "s", key=f"s-{n}") for n in range(4)]
-        long = client.submit(pass_gate, "l", key="l")
+        # as one graph, so that one decision is about all of them
+        keys = [*(f"s-{n}" for n in range(4)), "l"]
+        *short, long = client.map(pass_gate, [*"ssss", "l"], key=keys)
         await until(lambda: len(workers) == 3)
         gate("s").set()
         await client.gather(short)
