@@ -189,14 +189,14 @@ class Calls:
     def _on_fallback_stream(self, client: str = "", **payload: Any) -> None:
         """A transformation that was refused runs in the process of a client."""
         try:
-            self.machine.fell_back(messages.parse_fallback(payload))
+            self.machine.fell_back(messages.parse_key(payload))
         except Exception:  # it would cut the connection of the client
             logger.exception("Fallback of %s", client)
 
     def _on_stores_stream(self, worker: str = "", **payload: Any) -> None:
         """The code of a task has ended, and its result is being stored."""
         try:
-            key = messages.parse_stores(payload)
+            key = messages.parse_key(payload)
             task = self.scheduler.tasks.get(key)
             ws = None if task is None else task.processing_on
             if ws is not None and ws.address == worker:

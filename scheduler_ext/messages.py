@@ -305,21 +305,13 @@ def stores(key: str) -> dict[str, Any]:
     return {"op": OP_STORES, "key": key}
 
 
-def parse_stores(payload: Mapping[str, Any]) -> str:
-    """The key in the message OP_STORES."""
-    arguments = Fields(payload)
-    key = arguments.take("key", fields.text)
-    arguments.finish()
-    return str(key)
-
-
 def fallback(key: str) -> dict[str, Any]:
     """The message OP_FALLBACK on a client's stream: a refused task runs in the client."""
     return {"op": OP_FALLBACK, "key": key}
 
 
-def parse_fallback(payload: Mapping[str, Any]) -> str:
-    """The key in the message OP_FALLBACK."""
+def parse_key(payload: Mapping[str, Any]) -> str:
+    """The key in the message OP_STORES or OP_FALLBACK."""
     arguments = Fields(payload)
     key = arguments.take("key", fields.text)
     arguments.finish()

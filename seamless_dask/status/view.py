@@ -262,17 +262,14 @@ def _with_workers(transformations: Answer) -> list[RenderableType]:
             "oldest",
         ),
         ("transformation", "asked for", "worker", "state", "what it does"),
-        [
-            (
-                named(row),
-                _ago(row["age_seconds"]),
-                _where(row),
-                row["state"],
-                row["reason"],
-            )
-            for row in rows
-        ],
+        [_cells(row) for row in rows],
     )
+
+
+def _cells(row: Answer) -> tuple[str, ...]:
+    """A transformation that has a worker, or had one."""
+    age, worker = _ago(row["age_seconds"]), _where(row)
+    return named(row), age, worker, row["state"], row["reason"]
 
 
 def _failures(failures: Answer) -> list[RenderableType]:
@@ -362,16 +359,7 @@ def _matches(matches: Answer) -> list[RenderableType]:
             "Transformations", "none", matches["total"], "most important", len(rows)
         ),
         ("transformation", "asked for, or ended", "worker", "state", "reason"),
-        [
-            (
-                named(row),
-                _ago(row["age_seconds"]),
-                _where(row),
-                row["state"],
-                row["reason"],
-            )
-            for row in rows
-        ],
+        [_cells(row) for row in rows],
     )
 
 
