@@ -161,11 +161,6 @@ class Books:
         """Whether a worker of that address offers slots."""
         return address in self._workers
 
-    def slots_of(self, address: str) -> int:
-        """Number of slots that a worker offers; 0 for a worker that offers none."""
-        terms = self._workers.get(address)
-        return terms.capacity if terms else 0
-
     def oldest_waiting(self, limit: int) -> list[Lease]:
         """Up to ``limit`` waiting leases, oldest first."""
         return self._ledger.oldest_waiting(limit)
