@@ -42,6 +42,23 @@ def _answers(handler: Callable[..., Reply]) -> Callable[..., Reply]:
     return answer
 
 
+def _without_answer(handler: Callable[..., None]) -> Callable[..., None]:
+    """Let a handler of stream messages log its errors; raised, they cut the connection.
+
+    It gets the address of the worker, or the id of the client, that has sent the message.
+    """
+
+    @functools.wraps(handler)
+    def handle(self: Calls, worker: str = "", client: str = "", **payload: Any) -> None:
+        sender = worker or client
+        try:
+            handler(self, sender, **payload)
+        except Exception:  # whatever the message contains
+            logger.exception("%s from %s", handler.__name__, sender)
+
+    return handle
+
+
 @dataclass
 class Calls:
     """The handlers; the last four fields are functions of the plugin."""
@@ -91,12 +108,10 @@ class Calls:
                 client, messages.push_seen(number, self.machine.held)
             )
 
-    def _on_function_stream(self, client: str = "", **payload: Any) -> None:
+    @_without_answer
+    def _on_function_stream(self, sender: str, **payload: Any) -> None:
         """A client tells the name of the function in a code."""
-        try:
-            self.functions.learn(*messages.parse_function(payload))
-        except Exception:  # it would cut the connection of the client
-            logger.exception("Name of a function from %s", client)
+        self.functions.learn(*messages.parse_function(payload))
 
     @_answers
     def _on_version(self, **payload: Any) -> Reply:
@@ -166,43 +181,33 @@ class Calls:
         logger.debug("%s released %s", message.holder, message.ids)
         return error_reply(errors) if errors else {"status": "ok"}
 
-    def _on_release_stream(
-        self, worker: str = "", client: str = "", **payload: Any
-    ) -> None:
+    @_without_answer
+    def _on_release_stream(self, sender: str, **payload: Any) -> None:
         """The same on the stream of a worker or client, where no error may be raised."""
-        try:
-            reply = self._on_release(**{"holder": worker or client, **payload})
-            if reply["status"] != "ok":
-                logger.warning("Release by %s: %s", worker or client, reply["errors"])
-        except Exception:  # it would cut the connection of the worker
-            logger.exception("Release by %s", worker or client)
+        reply = self._on_release(**{"holder": sender, **payload})
+        if reply["status"] != "ok":
+            logger.warning("Release by %s: %s", sender, reply["errors"])
 
-    def _on_name_stream(self, worker: str = "", **payload: Any) -> None:
+    @_without_answer
+    def _on_name_stream(self, sender: str, **payload: Any) -> None:
         """A worker tells which transformation a task runs; its key does not."""
-        try:
-            key, checksum = messages.parse_name(payload)
-            if self._state_of(key) in UNFINISHED and is_transformation(key):
-                self.live.name(key, checksum)
-        except Exception:  # it would cut the connection of the worker
-            logger.exception("Name from %s", worker)
+        key, checksum = messages.parse_name(payload)
+        if self._state_of(key) in UNFINISHED and is_transformation(key):
+            self.live.name(key, checksum)
 
-    def _on_fallback_stream(self, client: str = "", **payload: Any) -> None:
+    @_without_answer
+    def _on_fallback_stream(self, sender: str, **payload: Any) -> None:
         """A transformation that was refused runs in the process of a client."""
-        try:
-            self.machine.fell_back(messages.parse_key(payload))
-        except Exception:  # it would cut the connection of the client
-            logger.exception("Fallback of %s", client)
+        self.machine.fell_back(messages.parse_key(payload))
 
-    def _on_stores_stream(self, worker: str = "", **payload: Any) -> None:
+    @_without_answer
+    def _on_stores_stream(self, sender: str, **payload: Any) -> None:
         """The code of a task has ended, and its result is being stored."""
-        try:
-            key = messages.parse_key(payload)
-            task = self.scheduler.tasks.get(key)
-            ws = None if task is None else task.processing_on
-            if ws is not None and ws.address == worker:
-                self.delivery.deliver(self.machine.task_stores(key, monotonic()))
-        except Exception:  # it would cut the connection of the worker
-            logger.exception("Stores from %s", worker)
+        key = messages.parse_key(payload)
+        task = self.scheduler.tasks.get(key)
+        ws = None if task is None else task.processing_on
+        if ws is not None and ws.address == sender:
+            self.delivery.deliver(self.machine.task_stores(key, monotonic()))
 
     @_answers
     def _on_cancel(self, **payload: Any) -> Reply:
