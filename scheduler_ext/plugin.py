@@ -360,16 +360,13 @@ class SeamlessSchedulerPlugin(SchedulerPlugin):
             self._delivery.pass_on(self._scheduler.tasks[key])
         if finish == "released":
             self._runs_for_another_time(key)
-        if not machine.knows(key):
-            if start in UNFINISHED:
-                self._delivery.deliver(machine.task_left(key, monotonic()))
-            return
-        if finish in ("memory", "erred"):
+        known = machine.knows(key)
+        if known and finish in ("memory", "erred"):
             self._delivery.deliver(machine.key_finished(key, monotonic()))
             return
         if start in UNFINISHED:
             self._delivery.deliver(machine.task_left(key, monotonic()))
-        if not self._runs_again(key):
+        if known and not self._runs_again(key):
             self._delivery.deliver(machine.key_lost(key, monotonic()))
 
     def _runs_for_another_time(self, key: str) -> None:

@@ -9,6 +9,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass, field
 
 from .events import Request
+from .needs import Needs
 
 
 @dataclass(slots=True)
@@ -74,3 +75,8 @@ class Lease:
     #: neighbours among the leases that are bound to the same key
     before: Lease | None = field(default=None, compare=False, repr=False)
     after: Lease | None = field(default=None, repr=False)
+
+    @property
+    def needs(self) -> Needs:
+        """What its transformation needs on its worker."""
+        return self.request.needs

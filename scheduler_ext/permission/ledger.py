@@ -266,7 +266,7 @@ class Ledger:
 
     def _stop_waiting(self, lease: Lease) -> None:
         self._unbound_waiting -= lease.state is None
-        self.line.remove(lease.request.needs, lease.request.depth, lease.number)
+        self.line.remove(lease.needs, lease.request.depth, lease.number)
 
     def see(self, key: str) -> None:
         """Note that the task of a known key exists; its leases wait for its end."""

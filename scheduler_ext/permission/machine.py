@@ -454,9 +454,8 @@ class PermissionMachine(Books):
 
     def _spot(self, entry: Lease | Held) -> str | None:
         """The address of a worker with a free slot for what waits."""
-        if isinstance(entry, Lease):
-            return self._places.find(entry.request.needs, entry.request.holder)
-        return self._places.find(entry.needs)
+        prefer = entry.request.holder if isinstance(entry, Lease) else None
+        return self._places.find(entry.needs, prefer)
 
     def _give(
         self, entry: Lease | Held, address: str, why: str, now: float
@@ -475,13 +474,9 @@ class PermissionMachine(Books):
         """
         full = self._ledger.admitted >= self.ceiling
         for entry in self._heads():
-            if isinstance(entry, Lease):
-                if full:
-                    continue
-            elif entry.depth < least_depth:
+            if full if isinstance(entry, Lease) else entry.depth < least_depth:
                 continue
-            needs = entry.request.needs if isinstance(entry, Lease) else entry.needs
-            address = self._spot(entry) or self._places.least_loaded(needs)
+            address = self._spot(entry) or self._places.least_loaded(entry.needs)
             if address is not None:
                 return self._give(entry, address, why, now)
             if isinstance(entry, Lease):
