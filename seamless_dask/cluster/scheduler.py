@@ -94,18 +94,20 @@ def release_lease(client: Client, lease_id: str) -> None:
     The message travels on the client's stream. If that is lost, the scheduler ends all
     leases of the client.
     """
-    try:
-        client._send_to_scheduler(messages.release(client.id, [lease_id]))
-    except ClosedClientError as error:
-        logger.debug("Lease %s ended with its client: %s", lease_id, error)
+    _tell(client, messages.release(client.id, [lease_id]))
 
 
 def fell_back(client: Client, key: str) -> None:
     """Tell the scheduler that a task for which there was no room runs here."""
+    _tell(client, messages.fallback(key))
+
+
+def _tell(client: Client, message: Mapping[str, Any]) -> None:
+    """Send a message that has no answer; a closed client sends none."""
     try:
-        client._send_to_scheduler(messages.fallback(key))
+        client._send_to_scheduler(message)
     except ClosedClientError as error:
-        logger.debug("Nobody counts the fallback of %s: %s", key, error)
+        logger.debug("%s is not sent: %s", message, error)
 
 
 async def has_room(

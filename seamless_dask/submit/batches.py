@@ -8,7 +8,6 @@ does not start later, so then submissions are collected for a while.
 
 from __future__ import annotations
 
-import asyncio
 import threading
 from collections.abc import Callable
 from typing import TYPE_CHECKING, Any
@@ -21,6 +20,7 @@ from .tasks import Job, run_transformation
 if TYPE_CHECKING:
     from distributed import Client
 
+    from .client_loop import ClientLoop
     from .pace import Pace
 
 #: seconds for which submissions are collected while the cluster has enough to do
@@ -49,7 +49,7 @@ class Batches:
     def __init__(
         self,
         client: Client,
-        loop: asyncio.AbstractEventLoop,
+        loop: ClientLoop,
         pace: Pace,
         on_failure: Callable[[Job, Exception], None],
     ) -> None:
@@ -81,14 +81,14 @@ class Batches:
             elif not self._scheduled or (job.depth and not self._urgent):
                 self._scheduled = True
                 self._urgent = bool(job.depth) or self._pace.held < ENOUGH
-                self._loop.call_soon_threadsafe(self._schedule, self._urgent)
+                self._loop.call_soon(self._schedule, self._urgent)
         return future
 
     def _schedule(self, urgent: bool) -> None:
         if urgent:
             self.flush()
         else:
-            self._loop.call_later(WINDOW, self.flush)
+            self._loop.asyncio_loop.call_later(WINDOW, self.flush)
 
     def flush(self) -> None:
         """Send what was collected; later submissions come after it."""

@@ -6,7 +6,7 @@ import asyncio
 import concurrent.futures
 import os
 import threading
-from collections.abc import Coroutine
+from collections.abc import Callable, Coroutine
 from typing import Any, TypeVar
 
 from distributed import Client
@@ -51,6 +51,13 @@ class ClientLoop:
     def is_current(self) -> bool:
         """Whether the calling thread is that of the loop."""
         return threading.get_ident() == getattr(self.asyncio_loop, "_thread_id", None)
+
+    def call_soon(self, callback: Callable[..., object], *arguments: Any) -> None:
+        """Call a function on the loop; the loop is woken only for another thread."""
+        if self.is_current():
+            self.asyncio_loop.call_soon(callback, *arguments)
+        else:
+            self.asyncio_loop.call_soon_threadsafe(callback, *arguments)
 
     def start(self, coroutine: Coroutine[Any, Any, T]) -> concurrent.futures.Future[T]:
         """Run a coroutine on the loop.

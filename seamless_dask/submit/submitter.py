@@ -99,7 +99,7 @@ class Submitter:
         #: whether a call of `_prune` is scheduled
         self._pruning = False
         self._loop = ClientLoop(dask_client)
-        self._batches = Batches(dask_client, self.loop, self.pace, self._not_sent)
+        self._batches = Batches(dask_client, self._loop, self.pace, self._not_sent)
         self._fetcher = Fetcher(dask_client, self._batches.flush)
         dask_client._stream_handlers[PUSH_RESULT] = self._on_result
 

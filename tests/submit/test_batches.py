@@ -14,6 +14,7 @@ from helpers.schedulers import asynchronous, until
 from scheduler_ext.messages import OWNER
 from seamless_dask.submit import batches
 from seamless_dask.submit.batches import Batches
+from seamless_dask.submit.client_loop import ClientLoop
 from seamless_dask.submit.pace import Pace
 from seamless_dask.submit.tasks import Job
 
@@ -53,9 +54,7 @@ class Subject:
             return result
 
         client.map = map_counted  # type: ignore[method-assign]
-        self.batches = Batches(
-            client, asyncio.get_running_loop(), self.pace, self.failed
-        )
+        self.batches = Batches(client, ClientLoop(client), self.pace, self.failed)
 
     def submit(self, job: Job, units: dict[str, float], **annotations: str) -> Future:
         return self.batches.submit(job, units, annotations)
