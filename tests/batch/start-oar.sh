@@ -46,7 +46,7 @@ for port in $server_port $database_port $ssh_port; do
     listening "$port" && fail "port $port is taken"
 done
 getent hosts "$(hostname)" >/dev/null || echo "127.0.0.1 $(hostname)" >>/etc/hosts
-home=$(getent passwd "$user" | cut -d: -f6)
+home=$(getent passwd "$user" | cut -d: -f6) || true # a user that does not exist yet
 case $home in
 # of tests that were killed
 */seamless-test-oar-*) [ -d "$home" ] || userdel "$user" ;;
