@@ -15,6 +15,7 @@ from . import messages
 from .activity import UNFINISHED
 from .cancellation import STIMULUS, LiveKeys
 from .delivery import Delivery, sorted_out
+from .demand import DemandMeter
 from .fields import InvalidMessage
 from .functions import Functions
 from .messages import PROTOCOL, error_reply
@@ -69,6 +70,7 @@ class Calls:
     delivery: Delivery
     registrations: Registrations
     functions: Functions
+    meter: DemandMeter
     status: Callable[[], Reply]
     activity: Callable[[], Reply]
     why: Callable[[str | None, str | None], Reply]
@@ -101,12 +103,16 @@ class Calls:
 
     # -- handlers ----------------------------------------------------------------
 
-    def _on_mark_stream(self, client: Any = None, number: Any = None, **_: Any) -> None:
-        # An exception would end the connection of the client.
-        if isinstance(client, str) and isinstance(number, int):
-            self.scheduler.client_send(
-                client, messages.push_seen(number, self.machine.held)
-            )
+    @_without_answer
+    def _on_mark_stream(self, sender: str, **payload: Any) -> None:
+        """A client tells how many it has submitted, and how many not yet."""
+        number, held = messages.parse_mark(payload)
+        if sender in self.scheduler.clients:
+            self.meter.announce(sender, held)
+        machine = self.machine
+        self.scheduler.client_send(
+            sender, messages.push_seen(number, machine.held, machine.capacity)
+        )
 
     @_without_answer
     def _on_function_stream(self, sender: str, **payload: Any) -> None:

@@ -34,7 +34,7 @@ from .permission.events import Request
 from .permission.needs import needs_of
 
 #: Raised with every change that an older worker or client would not understand
-PROTOCOL = 5
+PROTOCOL = 6
 
 OP_VERSION = "seamless_version"
 OP_REGISTER_WORKER = "seamless_register_worker"
@@ -318,9 +318,22 @@ def parse_key(payload: Mapping[str, Any]) -> str:
     return str(key)
 
 
-def mark(number: int) -> dict[str, Any]:
-    """The message OP_MARK on a client's stream."""
-    return {"op": OP_MARK, "number": number}
+def mark(number: int, held: int) -> dict[str, Any]:
+    """The message OP_MARK on a client's stream.
+
+    ``number`` is that of its submissions, ``held`` that of transformations that it has not
+    submitted yet.
+    """
+    return {"op": OP_MARK, "number": number, "held": held}
+
+
+def parse_mark(payload: Mapping[str, Any]) -> tuple[int, int]:
+    """The arguments of OP_MARK."""
+    arguments = Fields(payload)
+    number = arguments.take("number", fields.total)
+    held = arguments.take("held", fields.total)
+    arguments.finish()
+    return number, held
 
 
 # -- messages of the scheduler; the fields arrive as keyword arguments ---------------
@@ -343,12 +356,13 @@ def push_result(key: str, result: Any) -> dict[str, Any]:
     return {"op": PUSH_RESULT, "key": key, "result": result}
 
 
-def push_seen(number: int, held: int) -> dict[str, Any]:
+def push_seen(number: int, held: int, capacity: int) -> dict[str, Any]:
     """The message PUSH_SEEN to a client: the answer to :func:`mark`.
 
-    ``held`` is the number of tasks that wait for a slot on the scheduler.
+    ``held`` is the number of tasks that wait for a slot on the scheduler, ``capacity``
+    that of all slots.
     """
-    return {"op": PUSH_SEEN, "number": number, "held": held}
+    return {"op": PUSH_SEEN, "number": number, "held": held, "capacity": capacity}
 
 
 # -- reports of a worker about itself and its tasks ----------------------------------

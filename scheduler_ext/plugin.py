@@ -107,6 +107,7 @@ class SeamlessSchedulerPlugin(SchedulerPlugin):
             self._delivery,
             self._registrations,
             self._functions,
+            self._meter,
             status=self.status,
             activity=self.activity_snapshot,
             why=self.operations.why,
@@ -182,6 +183,7 @@ class SeamlessSchedulerPlugin(SchedulerPlugin):
             "version": __version__,
             "permissions": asdict(self._machine.statistics()),
             "activity": self._activity.snapshot(now),
+            "announced": self._meter.announced,
             "scaling": self.scaling.snapshot(),
             "transformations": self.operations.overview(),
             "stall": self.operations.watchdog.state(),
@@ -279,6 +281,7 @@ class SeamlessSchedulerPlugin(SchedulerPlugin):
 
     def remove_client(self, scheduler: Scheduler, client: str) -> None:
         """A client is gone, with its leases."""
+        self._meter.announce(client, 0)
         held = self._machine.held_by(client)
         decisions = self._machine.remove_holder(client, monotonic())
         self._delivery.abandon(held, "its client is gone")

@@ -17,6 +17,7 @@ from .submit.ongoing import ClientClosed, Ongoing
 if TYPE_CHECKING:
     from seamless import Checksum
 
+    from .submit.nodes import Node
     from .submit.submitter import Submitter
     from .types import TransformationFutures
 
@@ -29,6 +30,8 @@ class TransformationDaskMixin:
     _dask_futures: TransformationFutures | None = None
     #: the evaluation that was started last
     _dask_evaluation: Ongoing | None = None
+    #: where the evaluation under way finds it
+    _dask_node: Node | None = None
 
     def __init_subclass__(cls, **options: Any) -> None:
         """Prepare the process: seamless-transformer makes its Transformation class.

@@ -61,6 +61,16 @@ class Guest:
     async def keep_pace(self) -> None:
         """Do nothing: limiting the submissions is left to the client."""
 
+    #: limiting the tasks that have not ended is left to the client as well
+    kept_back = 0
+
+    async def admit(self) -> bool:
+        """Return False: nothing is kept back."""
+        return False
+
+    def submitted(self) -> None:
+        """Do nothing, as `admit`."""
+
     async def result_of(self, futures: TransformationFutures) -> TransformationResult:
         """Wait for the end of a transformation.
 

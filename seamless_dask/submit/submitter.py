@@ -242,6 +242,7 @@ class Submitter:
         envelope = Envelope(job.tf_dunder, job.scratch)
         entry = Entry(name, job.key, job.tf_checksum, submit, anchor, envelope)
         self.pace.sent()
+        self.pace.began()
         self._registry.add(entry)
         self._loop.start_in_background(self._watch(entry))
         return entry
@@ -298,6 +299,8 @@ class Submitter:
             if result.tf_checksum is not None:
                 with self._lock:
                     self._registry.learn(entry, result.tf_checksum)
+        finally:
+            self.pace.ended()
         entry.last_used = time.monotonic()
         self._schedule_pruning()
 
@@ -329,6 +332,10 @@ class Submitter:
             entry.last_used = time.monotonic()
             return self._handles(entry)
 
+    def share(self, futures: TransformationFutures) -> TransformationFutures:
+        """Return further handles on the task of some."""
+        return self._handles(futures.entry)
+
     @property
     def defers(self) -> bool:
         """Whether a task may be submitted before its inputs are known."""
@@ -337,6 +344,25 @@ class Submitter:
     async def keep_pace(self) -> None:
         """Wait until the scheduler has processed most of the submissions."""
         await self.pace.keep()
+
+    @property
+    def kept_back(self) -> int:
+        """Transformations that wait until others have ended."""
+        return self.pace.kept_back
+
+    async def admit(self) -> bool:
+        """Wait until there is room for another task; see `Pace.admit`."""
+        return self._keeps_back and await self.pace.admit()
+
+    def submitted(self) -> None:
+        """A transformation that was admitted has its task, or needs none."""
+        if self._keeps_back:
+            self.pace.submitted()
+
+    @property
+    def _keeps_back(self) -> bool:
+        """Whether it may: calls of transformations have their slots, and never wait."""
+        return self.role != "worker"
 
     async def result_of(self, futures: TransformationFutures) -> TransformationResult:
         """Wait for the end of a transformation; see `Handle.wait`."""
