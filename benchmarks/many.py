@@ -9,6 +9,10 @@ ways of ``many_driver.py``, and compares every value. Printed are, for each run:
 - the most tasks that the scheduler had, and how late the client's event loop was,
 - how many results are new in the database,
 - warnings of the driver, of which there should be none.
+
+With ``--stubs`` there are neither Seamless processes nor servers, see ``stubs.py``: *stored*
+is what the scheduler has seen finished. With ``--interrupt SECONDS`` the driver gets a
+Ctrl-C so long after its first start; printed is how long it and its work took to end.
 """
 
 from __future__ import annotations
@@ -16,6 +20,7 @@ from __future__ import annotations
 import argparse
 import contextlib
 import json
+import signal
 import subprocess
 import sys
 import threading
@@ -28,8 +33,14 @@ _HERE = Path(__file__).resolve().parent
 sys.path[:0] = [str(_HERE.parent / "examples"), str(_HERE)]
 
 from figures import rounded  # noqa: E402
-from local_stack import LocalStack, StackError  # noqa: E402
+from local_stack import (
+    DriverResult,
+    LocalStack,
+    StackError,
+    call_scheduler,
+)
 from many_driver import BEGIN, MARK, SHAPES, WAYS  # noqa: E402
+from stubs import StubStack
 from usage import rows  # noqa: E402
 
 DRIVER = _HERE / "many_driver.py"
@@ -57,12 +68,59 @@ KINDS = {
 }
 
 
+class Stubs(StubStack):
+    """The stack without processes and servers, with the methods of a `LocalStack`."""
+
+    def start(self, script: Path, *arguments: object) -> subprocess.Popen[str]:
+        """Start a driver, which gets the address of the scheduler as well."""
+        return subprocess.Popen(
+            [sys.executable, str(script), *map(str, arguments), self.address],
+            env=self.environment,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.PIPE,
+            text=True,
+        )
+
+    def finish(
+        self, process: subprocess.Popen[str], *, begin: float, timeout: float
+    ) -> DriverResult:
+        """Wait for a driver."""
+        stdout, stderr = process.communicate(timeout=timeout)
+        if process.returncode:
+            raise StackError(f"exit code {process.returncode}\n{stderr[-2000:]}")
+        return DriverResult(stdout, stderr, time.monotonic() - begin)
+
+    def scheduler_status(self) -> dict[str, Any]:
+        """What the plugin says."""
+        found: dict[str, Any] = call_scheduler(
+            self.address, lambda scheduler: scheduler.seamless_status()
+        )
+        return found
+
+    def finished(self) -> int:
+        """How many transformations have ended."""
+        activity = self.scheduler_status()["activity"]
+        return int(activity["transformations"]["finished_total"])
+
+
+class Real(LocalStack):
+    """The real stack."""
+
+    def finished(self) -> int:
+        """How many results are stored."""
+        return rows(self.database_file) or 0
+
+
+Stack = Real | Stubs
+
+
 class Watch:
     """Looks at a stack while a driver runs on it."""
 
-    def __init__(self, stack: LocalStack) -> None:
+    def __init__(self, stack: Stack) -> None:
         self._stack = stack
-        self._before = rows(stack.database_file) or 0
+        # the driver runs one before it begins
+        self._before = stack.finished() + 1
         self._ended = threading.Event()
         #: `time.time` when the first transformation was about to start
         self.begun = 0.0
@@ -75,13 +133,11 @@ class Watch:
     def begin(self, begun: float) -> None:
         """The driver starts its first transformation; it has run one before."""
         self.begun = begun
-        self._before = rows(self._stack.database_file) or 0
         self._thread.start()
 
     def _look(self) -> None:
-        file = self._stack.database_file
         while self.first is None and not self._ended.wait(SOON):
-            if (rows(file) or 0) > self._before:
+            if self._stack.finished() > self._before:
                 self.first = time.time() - self.begun
         while not self._ended.wait(LOOK):
             with contextlib.suppress(OSError, StackError):
@@ -94,10 +150,10 @@ class Watch:
         self._ended.set()
         if self._thread.is_alive():
             self._thread.join()
-        return (rows(self._stack.database_file) or 0) - self._before
+        return self._stack.finished() - self._before
 
 
-def run(stack: LocalStack, way: str, number: int, *, timeout: float) -> dict[str, Any]:
+def run(stack: Stack, way: str, number: int, *, timeout: float) -> dict[str, Any]:
     """Run a fresh driver.
 
     Parameters
@@ -155,10 +211,10 @@ def expected(way: str, number: int) -> int:
     return SHAPES[way][1](number) if way in SHAPES else number
 
 
-def table(runs: Sequence[tuple[str, int]], timeout: float) -> int:
+def table(stack: Stack, runs: Sequence[tuple[str, int]], timeout: float) -> int:
     """Print a line of JSON and one for people for each run; return how many were wrong."""
     wrong = 0
-    with LocalStack(project="many") as stack:
+    with stack:
         for way, number in runs:
             try:
                 found = run(stack, way, number, timeout=timeout)
@@ -194,6 +250,45 @@ def line(way: str, number: int, stored: int, found: dict[str, Any]) -> str:
     )
 
 
+def interrupt(stack: Stack, runs: Sequence[tuple[str, int]], seconds: float) -> int:
+    """Interrupt a driver in each way; return how many have left anything."""
+    wrong = 0
+    with stack:
+        for way, number in runs:
+            process = stack.start(DRIVER, way, number, f"{way} {number} {time.time()}")
+            watch = Watch(stack)
+            _until_begun(process, watch)
+            time.sleep(seconds)
+            interrupted = time.monotonic()
+            process.send_signal(signal.SIGINT)
+            process.communicate()
+            ended = time.monotonic() - interrupted
+            left = _left(stack)
+            while any(left.values()) and time.monotonic() < interrupted + 30:
+                left = _left(stack)
+            gone = time.monotonic() - interrupted
+            watch.end()
+            wrong += any(left.values())
+            print(
+                f"{way} {number}: {watch.tasks} tasks at the most, the driver ended "
+                f"{ended:.1f} s after Ctrl-C, its work after {gone:.1f} s; left: {left}",
+                flush=True,
+            )
+    return wrong
+
+
+def _left(stack: Stack) -> dict[str, int]:
+    """What is under way on the cluster."""
+    status = stack.scheduler_status()
+    names = ("waiting", "queued", "no_worker", "processing")
+    permissions = status["permissions"]
+    return {
+        "tasks": sum(status["activity"][name] for name in names),
+        "announced": status["announced"],
+        "leases": permissions["admitted"] + permissions["waiting"],
+    }
+
+
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run from the command line."""
     parser = argparse.ArgumentParser(description=__doc__)
@@ -201,6 +296,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser.add_argument(
         "--numbers", type=int, nargs="*", default=[1000, 5000, 20_000], metavar="N"
     )
+    parser.add_argument("--stubs", action="store_true", help="see above")
+    parser.add_argument("--interrupt", type=float, metavar="SECONDS", help="see above")
     parser.add_argument("--ways", nargs="+", choices=WAYS, default=list(WAYS))
     parser.add_argument(
         "--shapes",
@@ -217,7 +314,10 @@ def main(arguments: Sequence[str] | None = None) -> int:
     runs = [(way, number) for number in numbers for way in options.ways]
     if not options.quick:
         runs += [(shape, SHAPE_SIZES[shape]) for shape in options.shapes]
-    return 1 if table(runs, options.timeout) else 0
+    stack: Stack = Stubs() if options.stubs else Real(project="many")
+    if options.interrupt:
+        return 1 if interrupt(stack, runs, options.interrupt) else 0
+    return 1 if table(stack, runs, options.timeout) else 0
 
 
 if __name__ == "__main__":

@@ -1,6 +1,6 @@
 """Driver script: many transformations in one of several ways.
 
-``python many_driver.py WAY NUMBER SALT`` prints one line of JSON that begins with `BEGIN`
+``python many_driver.py WAY NUMBER SALT [SCHEDULER]`` (the address of a `StubStack`) prints one line of JSON that begins with `BEGIN`
 when the first transformation is about to start, and one that begins with `MARK` at the
 end. All transformations compute next to nothing; every value is compared.
 """
@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import asyncio
 import json
-import linecache
 import signal
 import sys
 import threading
@@ -21,6 +20,8 @@ from typing import Any
 
 sys.path.insert(0, str(Path(__file__).resolve().parent))
 
+from stubs import client, function_of
+from stubs import double as computed_by_stubs
 from usage import measured
 
 #: threads of the way "threads"
@@ -106,12 +107,9 @@ WAYS: dict[str, Callable[[list[Any]], list[Any]]] = {
 
 
 def independent(
-    way: str, salt: str, number: int
+    make: Callable[[str, int], Any], way: str, salt: str, number: int
 ) -> tuple[list[Any], Callable[[list[Any]], list[Any]], list[Any]]:
     """(transformations, what computes them, expected values)."""
-    from seamless.transformer import delayed
-
-    make = delayed(double)
     made = [make(salt, i) for i in range(number)]
     return made, WAYS[way], [2 * i for i in range(number)]
 
@@ -161,10 +159,7 @@ def _inputs(salt: str, number: int) -> tuple[list[Any], list[Any]]:
 
     names = ", ".join(f"v{i}" for i in range(number))
     source = f"def total(salt, {names}):\n    return sum([{names}])\n"
-    file, namespace = "<total>", {}
-    linecache.cache[file] = len(source), None, source.splitlines(True), file
-    exec(compile(source, file, "exec"), namespace)
-    made = delayed(namespace["total"])(salt, *range(number))
+    made = delayed(function_of(source))(salt, *range(number))
     return [made], [sum(range(number))]
 
 
@@ -206,7 +201,7 @@ class Lag:
         return self.longest
 
 
-def drive(way: str, number: int, salt: str) -> None:
+def drive(way: str, number: int, salt: str, stubs: str | None = None) -> None:
     """Compute `number` transformations in one way; print how that went."""
     import seamless
     import seamless.config
@@ -216,11 +211,17 @@ def drive(way: str, number: int, salt: str) -> None:
 
     # A shell starts what runs in the background with Ctrl-C ignored.
     signal.signal(signal.SIGINT, signal.default_int_handler)
-    # The configuration is that of the current folder, not of this file's.
-    seamless.config.init(workdir=".")
-    assert delayed(double)(salt, -1).run() == -2
+    make = delayed(double)
+    if stubs is None:
+        # The configuration is that of the current folder, not of this file's.
+        seamless.config.init(workdir=".")
+    else:
+        client(stubs)
+        made_by_stubs = delayed(computed_by_stubs)
+        make = lambda salt, i: made_by_stubs(salt, i, 0, 0.0)  # noqa: E731
+    assert make(salt, -1).run() == -2
     if way in WAYS:
-        made, compute, expected = independent(way, salt, number)
+        made, compute, expected = independent(make, way, salt, number)
     else:
         made, expected = SHAPES[way][0](salt, number)
         compute = start
@@ -243,4 +244,4 @@ def drive(way: str, number: int, salt: str) -> None:
 
 
 if __name__ == "__main__":
-    drive(sys.argv[1], int(sys.argv[2]), sys.argv[3])
+    drive(sys.argv[1], int(sys.argv[2]), *sys.argv[3:])

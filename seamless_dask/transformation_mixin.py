@@ -79,7 +79,7 @@ class TransformationDaskMixin:
         from .submit.tree import evaluate
 
         client = adapt(chosen)
-        running = client.start(
+        running = client.begin(
             evaluate(client, self, driver_context=is_driver_context())
         )
         self._dask_evaluation = ongoing = Ongoing(running, client.loop)

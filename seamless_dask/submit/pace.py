@@ -20,6 +20,7 @@ from __future__ import annotations
 import asyncio
 import threading
 from collections import deque
+from collections.abc import Callable
 
 from distributed import Client
 
@@ -67,6 +68,8 @@ class Pace:
         #: how many are kept back, as the scheduler was told
         self._told = 0
         self._waiters: set[asyncio.Future[None]] = set()
+        #: called when fewer are kept back
+        self.on_room: Callable[[], object] = lambda: None
         client._stream_handlers[PUSH_SEEN] = self._on_seen
 
     @property
@@ -172,6 +175,7 @@ class Pace:
                 self._admitted += 1
                 waiter.set_result(None)
         self._tell()
+        self.on_room()
 
     def _tell(self) -> None:
         """Tell the scheduler how many are kept back, if that has changed much."""

@@ -36,6 +36,7 @@ from .fetching import FatFuture, Fetcher
 from .function_names import FunctionNames
 from .handles import Handle
 from .identity import identify
+from .intake import Intake
 from .pace import Pace
 from .registry import Entry, Registry
 from .result_waiter import Results
@@ -54,6 +55,8 @@ Resources = dict[str, float]
 Role = Literal["driver", "worker", "inner"]
 #: seconds that a finished task and a buffer stay cached after their last use
 CACHE_TTL = 10.0
+#: transformations that wait for room, up to which a further one is looked up at once
+LOOKED_UP = 2_000
 
 
 class Submitter:
@@ -99,6 +102,8 @@ class Submitter:
         #: whether a call of `_prune` is scheduled
         self._pruning = False
         self._loop = ClientLoop(dask_client)
+        self._intake = Intake(self._loop, lambda: self.is_crowded)
+        self.pace.on_room = self._intake.wake
         self._batches = Batches(dask_client, self._loop, self.pace, self._not_sent)
         self._fetcher = Fetcher(dask_client, self._batches.flush)
         dask_client._stream_handlers[PUSH_RESULT] = self._on_result
@@ -114,6 +119,12 @@ class Submitter:
     def start(self, coroutine: Coroutine[Any, Any, T]) -> concurrent.futures.Future[T]:
         """Run a coroutine on the client's loop; see `ClientLoop.start`."""
         return self._loop.start(coroutine)
+
+    def begin(
+        self, evaluation: Coroutine[Any, Any, None]
+    ) -> concurrent.futures.Future[None]:
+        """Run an evaluation on the client's loop when its turn comes; see `Intake`."""
+        return self._intake.put(evaluation)
 
     # -- submission --------------------------------------------------------------
 
@@ -346,9 +357,9 @@ class Submitter:
         await self.pace.keep()
 
     @property
-    def kept_back(self) -> int:
-        """Transformations that wait until others have ended."""
-        return self.pace.kept_back
+    def is_crowded(self) -> bool:
+        """Whether so many wait until others have ended that the next is not looked up."""
+        return self.pace.kept_back >= LOOKED_UP
 
     async def admit(self) -> bool:
         """Wait until there is room for another task; see `Pace.admit`."""

@@ -33,10 +33,6 @@ if TYPE_CHECKING:
     from .submitter import Submitter
 
 
-#: transformations that wait for room, up to which a further one is looked up at once
-LOOKED_UP = 2_000
-
-
 def _failed(error: str) -> Settled:
     return Settled(TransformationResult(None, None, error))
 
@@ -268,7 +264,7 @@ class _Evaluation:
         client = self._client
         submission: Submission | Settled | None = None
         async with connections.place():
-            if client.kept_back < LOOKED_UP:
+            if not client.is_crowded:
                 submission = await self._prepared(transformation, pending)
         if isinstance(submission, Settled):
             return submission
