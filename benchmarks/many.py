@@ -33,14 +33,14 @@ _HERE = Path(__file__).resolve().parent
 sys.path[:0] = [str(_HERE.parent / "examples"), str(_HERE)]
 
 from figures import rounded  # noqa: E402
-from local_stack import (
+from local_stack import (  # noqa: E402
     DriverResult,
     LocalStack,
     StackError,
     call_scheduler,
 )
 from many_driver import BEGIN, MARK, SHAPES, WAYS  # noqa: E402
-from stubs import StubStack
+from stubs import StubStack  # noqa: E402
 from usage import rows  # noqa: E402
 
 DRIVER = _HERE / "many_driver.py"
@@ -261,12 +261,15 @@ def interrupt(stack: Stack, runs: Sequence[tuple[str, int]], seconds: float) -> 
             time.sleep(seconds)
             interrupted = time.monotonic()
             process.send_signal(signal.SIGINT)
-            process.communicate()
-            ended = time.monotonic() - interrupted
+            reading = threading.Thread(target=process.communicate)
+            reading.start()
             left = _left(stack)
             while any(left.values()) and time.monotonic() < interrupted + 30:
+                time.sleep(0.1)
                 left = _left(stack)
             gone = time.monotonic() - interrupted
+            reading.join()
+            ended = time.monotonic() - interrupted
             watch.end()
             wrong += any(left.values())
             print(

@@ -20,6 +20,7 @@ from __future__ import annotations
 
 import asyncio
 import functools
+import sys
 from collections.abc import Callable, Coroutine, Generator
 from typing import Any, TypeVar
 
@@ -88,6 +89,7 @@ class Begun(Coroutine[Any, Any, T]):
 def install() -> None:
     """Extend seamless-transformer in this process; idempotent."""
     from seamless_transformer.multi import _ParallelIterator
+    from seamless_transformer.pretransformation import PreTransformation
     from seamless_transformer.transformation_class import Transformation
 
     for owner, name, make in (
@@ -99,6 +101,8 @@ def install() -> None:
         (Transformation, "cancel", _cancel),
         (Transformation, "cancel_async", _cancel_async),
         (_ParallelIterator, "__next__", _next),
+        (Transformation, "__del__", _while_running),
+        (PreTransformation, "__del__", _while_running),
     ):
         extend(owner, name, functools.partial(_alike, make))
 
@@ -303,6 +307,16 @@ def _next(method: Callable[..., Any]) -> Callable[..., Any]:
             raise
 
     return next_of_parallel
+
+
+def _while_running(method: Callable[..., Any]) -> Callable[..., Any]:
+    """Do nothing when the interpreter ends: a thread that it has stopped holds its locks."""
+
+    def deleted(self: Any) -> None:
+        if not sys.is_finalizing():
+            method(self)
+
+    return deleted
 
 
 def _end_tasks(loop: asyncio.AbstractEventLoop) -> None:

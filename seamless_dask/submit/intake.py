@@ -73,6 +73,13 @@ class Intake:
             self._scheduled = True
             self._loop.asyncio_loop.call_soon(self._take)
 
+    def close(self) -> None:
+        """Give up what has not begun; called on the loop."""
+        while self._waiting:
+            coroutine, future = self._waiting.popleft()
+            coroutine.close()
+            future.cancel()
+
     def _take(self) -> None:
         self._scheduled = False
         begun = 0

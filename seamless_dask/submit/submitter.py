@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import asyncio
+import atexit
 import concurrent.futures
 import logging
 import threading
 import time
+import weakref
 from collections.abc import Awaitable, Callable, Coroutine
 from dataclasses import replace
 from typing import TYPE_CHECKING, Any, Literal, TypeVar
@@ -59,6 +61,12 @@ CACHE_TTL = 10.0
 LOOKED_UP = 2_000
 
 
+def _close_intake(intake: weakref.ref[Intake], loop: ClientLoop) -> None:
+    found = intake()
+    if found is not None and loop.asyncio_loop.is_running() and not loop.of_parent:
+        loop.call_soon(found.close)
+
+
 class Submitter:
     """Submits transformations by a `distributed.Client`.
 
@@ -104,6 +112,8 @@ class Submitter:
         self._loop = ClientLoop(dask_client)
         self._intake = Intake(self._loop, lambda: self.is_crowded)
         self.pace.on_room = self._intake.wake
+        # The exit of the interpreter must not wait for work that would be given up anyway.
+        atexit.register(_close_intake, weakref.ref(self._intake), self._loop)
         self._batches = Batches(dask_client, self._loop, self.pace, self._not_sent)
         self._fetcher = Fetcher(dask_client, self._batches.flush)
         dask_client._stream_handlers[PUSH_RESULT] = self._on_result
