@@ -90,7 +90,7 @@ def live(seconds: float, seed: int) -> int:
         cloudpickle.register_pickle_by_value(module)
     rng = random.Random(seed)
     with stubs.StubStack() as stack:
-        client = stubs.client(stack.address)
+        client = stubs.client(stack.address, forgets=True)
         dask = client.client
         makers = [delayed(functions(rng)) for _ in range(FUNCTIONS)]
         processes = {kind: psutil.Process(pid) for kind, pid in stack.pids.items()}

@@ -143,8 +143,11 @@ def dask_setup(worker: Any) -> None:
     use()
 
 
-def client(address: str) -> Any:
-    """Make a client of Seamless for a `StubStack`, which this process uses from now on."""
+def client(address: str, *, forgets: bool = False) -> Any:
+    """Make a client of Seamless for a `StubStack`, which this process uses from now on.
+
+    With ``forgets`` it forgets buffers as with a hashserver, also those of results.
+    """
     from distributed import Client
 
     from seamless_dask import SeamlessDaskClient
@@ -154,7 +157,8 @@ def client(address: str) -> Any:
         Client(address, set_as_default=False), worker_plugin_workers=2
     )
     set_seamless_dask_client(made)
-    made.start(get_buffer_cache().start_eviction_loop()).result()
+    if forgets:
+        made.start(get_buffer_cache().start_eviction_loop()).result()
     return made
 
 

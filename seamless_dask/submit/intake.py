@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import asyncio
 import concurrent.futures
+import time
 from collections import deque
 from collections.abc import Callable, Coroutine
 from typing import Any
@@ -53,6 +54,10 @@ class Intake:
         self._loop.check(coroutine)
         future: concurrent.futures.Future[None] = concurrent.futures.Future()
         self._loop.call_soon(self._arrive, coroutine, future)
+        if self._waiting and not self._loop.is_current():
+            # Without this a thread that starts thousands lets the loop have Python's
+            # lock only every few milliseconds.
+            time.sleep(0)
         return future
 
     def __len__(self) -> int:

@@ -70,6 +70,8 @@ class Pace:
         self._waiters: set[asyncio.Future[None]] = set()
         #: called when fewer are kept back
         self.on_room: Callable[[], object] = lambda: None
+        #: further transformations, which have not even begun to be evaluated
+        self.not_begun: Callable[[], int] = lambda: 0
         client._stream_handlers[PUSH_SEEN] = self._on_seen
 
     @property
@@ -90,8 +92,11 @@ class Pace:
         if ask:
             self._ask()
 
+    def _not_submitted(self) -> int:
+        return self.kept_back + self.not_begun()
+
     def _ask(self) -> None:
-        self._told = self.kept_back
+        self._told = self._not_submitted()
         self._client._send_to_scheduler(mark(self._sent, self._told))
 
     def _on_seen(self, number: int, held: int, capacity: int) -> None:
@@ -179,7 +184,7 @@ class Pace:
 
     def _tell(self) -> None:
         """Tell the scheduler how many are kept back, if that has changed much."""
-        now, told = self.kept_back, self._told
+        now, told = self._not_submitted(), self._told
         if abs(now - told) > told // 10 if now else told:
             if self._connected():
                 self._ask()

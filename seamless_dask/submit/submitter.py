@@ -112,6 +112,7 @@ class Submitter:
         self._loop = ClientLoop(dask_client)
         self._intake = Intake(self._loop, lambda: self.is_crowded)
         self.pace.on_room = self._intake.wake
+        self.pace.not_begun = lambda: len(self._intake)
         # The exit of the interpreter must not wait for work that would be given up anyway.
         atexit.register(_close_intake, weakref.ref(self._intake), self._loop)
         self._batches = Batches(dask_client, self._loop, self.pace, self._not_sent)
