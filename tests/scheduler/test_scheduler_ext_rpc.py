@@ -398,6 +398,41 @@ async def test_the_stream_survives_nonsense(caplog):
         assert sum("field '" in r.getMessage() for r in caplog.records) == 3
 
 
+@asynchronous
+async def test_requests_on_the_stream(caplog):
+    """A worker is told each decision; one that is wrong costs nobody else anything."""
+    async with cluster() as c:
+        worker = await c.worker()
+        await c.register(worker)
+
+        def ask(lease_id, **fields):
+            lease = messages.lease_request(lease_id, key=f"base-{lease_id}", depth=1)
+            worker.batched_stream.send({**messages.request(lease), **fields})
+
+        ask("a")
+        ask("b", depth="deep")
+        ask("c", wait=False)
+        ask(7)
+        ask("d")
+        await until(lambda: set(worker.decisions) == {"a", "b", "c"})
+        assert worker.decisions["a"] == "granted"
+        assert worker.decisions["b"] == "the scheduler did not accept the request"
+        assert worker.decisions["c"] != "granted"  # there is one slot
+        problems = [r.getMessage().partition("field ")[2] for r in caplog.records]
+        assert [p.partition(",")[0] for p in problems if p] == [
+            "'depth': got 'deep'",
+            "'id': got 7",
+        ]
+        # in order: a release never overtakes its request
+        ask("e")
+        worker.batched_stream.send(messages.release(worker.address, ["d", "e", "a"]))
+        ask("f")
+        await until(lambda: worker.decisions.get("f") == "granted")
+        assert not {"d", "e"} & set(worker.decisions)
+        statistics = await c.statistics()
+        assert (statistics["slots_in_use"], statistics["waiting"]) == (1, 0)
+
+
 # -- workers and units -------------------------------------------------------------
 
 
