@@ -452,6 +452,24 @@ async def test_units_of_a_worker_that_is_connected_wake_its_tasks():
 
 
 @asynchronous
+async def test_a_worker_that_registers_while_it_is_paused_gets_nothing():
+    """Not even the requests that wait at that moment."""
+    async with cluster() as c:
+        asks, paused = await c.worker(), await c.worker()
+        await c.register(asks)
+        await c.request(asks, "a")
+        await c.request(asks, "b")
+        paused.status = Status.paused
+        ws = c.scheduler.workers[paused.address]
+        await until(lambda: ws.status == Status.paused)
+        await c.register(paused)
+        statistics = await c.statistics()
+        assert (statistics["slots_in_use"], statistics["waiting"]) == (1, 1)
+        paused.status = Status.running
+        await until(lambda: asks.decisions == {"b": "granted"})
+
+
+@asynchronous
 async def test_units_registered_before_the_worker_connects():
     """The other order: as on a batch system, the registration comes first."""
     with socket.socket() as free:
