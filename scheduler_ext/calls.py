@@ -15,7 +15,6 @@ from . import messages
 from .activity import UNFINISHED
 from .cancellation import STIMULUS, LiveKeys
 from .delivery import Delivery, sorted_out
-from .demand import DemandMeter
 from .fields import InvalidMessage
 from .functions import Functions
 from .messages import PROTOCOL, error_reply
@@ -69,7 +68,7 @@ def _without_answer(handler: Callable[..., None]) -> Callable[..., None]:
 
 @dataclass
 class Calls:
-    """The handlers; the last four fields are functions of the plugin."""
+    """The handlers; the last five fields are functions of the plugin."""
 
     scheduler: Scheduler
     machine: PermissionMachine
@@ -77,7 +76,7 @@ class Calls:
     delivery: Delivery
     registrations: Registrations
     functions: Functions
-    meter: DemandMeter
+    announce: Callable[[str, int], None]
     status: Callable[[], Reply]
     activity: Callable[[], Reply]
     why: Callable[[str | None, str | None], Reply]
@@ -116,7 +115,7 @@ class Calls:
         """A client tells how many it has submitted, and how many not yet."""
         number, held = messages.parse_mark(payload)
         if sender in self.scheduler.clients:
-            self.meter.announce(sender, held)
+            self.announce(sender, held)
         machine = self.machine
         self.scheduler.client_send(
             sender, messages.push_seen(number, machine.held, machine.capacity)

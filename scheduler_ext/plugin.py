@@ -107,7 +107,7 @@ class SeamlessSchedulerPlugin(SchedulerPlugin):
             self._delivery,
             self._registrations,
             self._functions,
-            self._meter,
+            announce=self._meter.announce,
             status=self.status,
             activity=self.activity_snapshot,
             why=self.operations.why,

@@ -79,7 +79,11 @@ class Intake:
             self._loop.asyncio_loop.call_soon(self._take)
 
     def close(self) -> None:
-        """Give up what has not begun; called on the loop."""
+        """Give up what has not begun, soon; any thread may call."""
+        if self._loop.asyncio_loop.is_running() and not self._loop.of_parent:
+            self._loop.call_soon(self._give_up)
+
+    def _give_up(self) -> None:
         while self._waiting:
             coroutine, future = self._waiting.popleft()
             coroutine.close()
