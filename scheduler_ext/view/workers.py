@@ -8,7 +8,7 @@ from typing import Any
 from distributed.core import Status
 from distributed.scheduler import Scheduler, TaskState, WorkerState
 
-from ..messages import parse_figures
+from ..messages import WorkerFigures, parse_figures
 from ..permission.machine import PermissionMachine
 from .phrases import count
 
@@ -42,9 +42,18 @@ def worker_of(scheduler: Scheduler, task: TaskState) -> str | None:
     return None
 
 
-def processes(ws: WorkerState) -> int | None:
-    """Seamless processes that a worker had at its last heartbeat; None: not known."""
-    return parse_figures(ws.metrics)
+def usage(ws: WorkerState) -> WorkerFigures:
+    """A worker with its Seamless processes, at its last heartbeat.
+
+    CPU and memory are those of the Dask process alone until the others are known.
+    """
+    known = parse_figures(ws.metrics)
+    cpu, memory = known.cpu, known.memory
+    return WorkerFigures(
+        known.processes,
+        ws.metrics.get("cpu") or 0.0 if cpu is None else cpu,
+        ws.metrics.get("memory") or 0 if memory is None else memory,
+    )
 
 
 def work(machine: PermissionMachine, address: str) -> dict[str, int]:
@@ -86,9 +95,9 @@ def rows(
         executing          transformations that execute; tasks on a plain worker
         long_running       tasks that left the thread pool
         top_level, nested, waiting, storing: see work
-        memory             of its Dask process in bytes
+        memory             of it and its Seamless processes in bytes
         memory_limit       in bytes, 0 for none
-        cpu                of its Dask process in percent of a core
+        cpu                of it and its Seamless processes in percent of a core
 
     ``leaves`` tells whether a worker only finishes its tasks.
     """
@@ -115,16 +124,17 @@ def rows(
         }
         ws = scheduler.workers.get(address)
         if ws is not None:
+            used = usage(ws)
             row |= {
                 "name": str(ws.name),
                 "status": condition(ws, leaves(address)),
-                "processes_now": processes(ws),
+                "processes_now": used.processes,
                 "threads": ws.nthreads,
                 "executing": executing(machine, ws),
                 "long_running": len(ws.long_running),
-                "memory": ws.metrics.get("memory") or 0,
+                "memory": used.memory,
                 "memory_limit": ws.memory_limit or 0,
-                "cpu": ws.metrics.get("cpu") or 0.0,
+                "cpu": used.cpu,
             }
         result.append(row)
     return result

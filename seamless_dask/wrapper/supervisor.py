@@ -41,6 +41,7 @@ from .events import (
 )
 from .exit_codes import ExitCode, ParametersError, WrapperError
 from .guard import Guard
+from .introduction import about
 from .jobs import logs
 from .launch import launch
 from .report import Report
@@ -179,6 +180,14 @@ class Supervisor:
             elif event is not None:
                 self._handle(event)
         launched = self._launched
+        facts = about(
+            report.path.stem,
+            self.options.cluster_string,
+            cluster_class.batch_system,
+            parameters,
+            self.options.timeout,
+        )
+        launched.cluster.loop.add_callback(launched.plugin.introduce, facts)
         report.announce(launched)
         if self._job_output is not None:
             script = logs.keep_script(self._job_output, launched.cluster)
