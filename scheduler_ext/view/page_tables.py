@@ -164,11 +164,14 @@ class Groups:
         self.root = Div(
             name="waiting", tags=[], sizing_mode="stretch_width", stylesheets=[STYLE]
         )
-        self.root.on_change("tags", lambda *_: self._show())
+        self.root.on_change("tags", self._toggled)
 
     def update(self, heading: str, groups: list[figures.GroupRows]) -> None:
         """Show these groups."""
         self._shown = heading, groups
+        self._show()
+
+    def _toggled(self, attr: str, old: Any, new: Any) -> None:
         self._show()
 
     def _show(self) -> None:
