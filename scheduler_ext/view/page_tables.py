@@ -14,6 +14,7 @@ from .figures import Row
 #: Name in the menu, and path
 PAGE = "seamless"
 STYLE = """
+.bk-clearfix { display: block !important; width: 100%; }
 .facts { display: flex; flex-wrap: wrap; gap: 2px 22px; font: 12px sans-serif; }
 .fact { white-space: nowrap; cursor: help; color: #111; }
 .fact span { color: #555; margin-right: 5px; }
