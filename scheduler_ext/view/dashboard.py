@@ -55,10 +55,10 @@ BLUE, SKY, ORANGE, GREEN, RED, GREY = (
 )
 
 #: Charts beside each other where there is room, otherwise below each other
-_CHARTS = {
-    "display": "grid",
-    "grid-template-columns": "repeat(auto-fit, minmax(min(360px, 100%), 1fr))",
-}
+_CHARTS = """
+:host { display: grid !important; grid-template-columns: 1fr; }
+@media (min-width: 1100px) { :host { grid-template-columns: repeat(3, 1fr); } }
+"""
 
 
 class Curves:
@@ -102,7 +102,7 @@ class Curves:
                 ("refused", "slots refused", RED, "solid"),
             ),
             sizing_mode="stretch_width",
-            styles=_CHARTS,
+            stylesheets=[_CHARTS],
         )
 
     def _figure(self, title: str, unit: str, *lines: tuple[str, str, str, str]) -> Any:

@@ -25,7 +25,8 @@ table { border-collapse: collapse; width: 100%; font-size: 13px; }
 .wide { overflow-x: auto; }
 th { text-align: left; color: #555; border-bottom: 1px solid #bbb; }
 th[title] { cursor: help; }
-th, td { padding: 3px 10px 3px 0; vertical-align: top; overflow-wrap: anywhere; }
+th, td { padding: 3px 10px 3px 0; vertical-align: top; overflow-wrap: break-word; }
+th { white-space: nowrap; }
 td { border-bottom: 1px solid #eee; }
 td.number, th.number { text-align: right; white-space: nowrap; }
 dl { display: grid; grid-template-columns: max-content 1fr; gap: 3px 14px; }
@@ -195,4 +196,6 @@ def duration(seconds: float | None) -> str:
     """For tables; a dash if it is not known."""
     if seconds is None:
         return "-"
-    return f"{seconds:.3g} s" if seconds < 10 else rough(seconds)
+    if seconds < 1:
+        return f"{1000 * seconds:.0f} ms" if seconds >= 0.0005 else "0 s"
+    return f"{seconds:.1f} s" if seconds < 10 else rough(seconds)

@@ -21,12 +21,12 @@ STYLE = """
 .links { margin-left: auto; }
 .standing { font: 600 14px sans-serif; color: #222; margin: 8px 0 0; }
 .cards { display: grid; gap: 8px; font-family: sans-serif;
-  grid-template-columns: repeat(auto-fill, minmax(175px, 1fr)); }
+  grid-template-columns: repeat(4, 1fr); margin-top: 4px; }
 .card { border: 1px solid #ddd; border-left: 4px solid #0072b2; border-radius: 3px;
   padding: 5px 10px 6px 10px; min-height: 68px; cursor: help; }
 .card.alarming { border-left-color: #c0392b; }
 .title { color: #555; font-size: 12px; }
-.value { color: #111; font-size: 17px; font-weight: 600; }
+.value { color: #111; font-size: 16px; font-weight: 600; }
 .note { color: #555; font-size: 12px; overflow-wrap: anywhere; }
 .alarming .note { color: #c0392b; }
 .heading { color: #222; font: 600 14px sans-serif; margin: 10px 0 4px; }
@@ -48,6 +48,9 @@ a:hover { text-decoration: underline; }
 .opened { margin: 0 0 8px 16px; }
 .alarm { color: #fff; background: #c0392b; font: 600 13px sans-serif;
   padding: 6px 12px; border-radius: 3px; margin-top: 4px; overflow-wrap: anywhere; }
+@media (min-width: 1600px) {
+  .cards { grid-template-columns: repeat(8, 1fr); }
+}
 @media (max-width: 1000px) {
   td { white-space: normal; overflow-wrap: anywhere; }
 }

@@ -113,9 +113,10 @@ def _slots(slots: Answer) -> str:
     step = _WIDTH / len(used)
 
     def steps(values: Sequence[float | None]) -> list[str]:
-        points = []
+        points, y = [], float(_HEIGHT)
         for place, value in enumerate(values):
-            y = _HEIGHT * (1 - (value or 0) / most)
+            if value is not None:  # otherwise as before: the scheduler was busy
+                y = _HEIGHT * (1 - value / most)
             points += [
                 f"{place * step:.1f},{y:.1f}",
                 f"{(place + 1) * step:.1f},{y:.1f}",

@@ -43,9 +43,7 @@ def dry_run(cluster_string: str, file: Path, scheduler: str) -> str:
         parameters, unknown = read_parameters(raw)
     except ParametersError as error:
         raise with_further_problems(error, cluster_class) from None
-    for name in unknown:
-        logger.warning("Parameter %s is not known: ignored.", name)
-    check(parameters, cluster_class, make=False)
+    check(parameters, cluster_class, unknown, make=False)
     batch = cluster_class.kind == "jobqueue"
     settings = dask_settings(parameters, walltime=batch)
     merged = merged_config(settings, parameters.extra_dask_config)

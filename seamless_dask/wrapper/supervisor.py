@@ -149,17 +149,13 @@ class Supervisor:
             parameters, unknown = read_parameters(report.parameters)
         except ParametersError as error:
             raise self._complete(error) from None
-        if unknown:
-            logger.warning(
-                "Unknown parameters are ignored: %s.", ", ".join(sorted(unknown))
-            )
         if parameters.timeout is not None:  # takes precedence over --timeout
             self.options = Options(
                 **{**vars(self.options), "timeout": parameters.timeout}
             )
         logger.info("Starting %s.", self.options.cluster_string)
         cluster_class = self._resolve()
-        check(parameters, cluster_class)
+        check(parameters, cluster_class, unknown)
         self._starting = threading.Thread(
             target=self._launch,
             args=(parameters, cluster_class),

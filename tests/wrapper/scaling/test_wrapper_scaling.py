@@ -92,8 +92,10 @@ def test_the_reason_can_be_read() -> None:
         "24 ready tasks, expected 21 min (52.5 s each) / 10 s x 6 slots -> 21 workers; "
         "24 tasks can use 4; there are 0",
     )
-    assert policy(target_duration=10.0, maximum=3).decide(work, 0, 0.0)[1].endswith(
-        "-> 21 workers; 24 tasks can use 4; maximum_jobs is 3; there are 0"
+    assert (
+        policy(target_duration=10.0, maximum=3)
+        .decide(work, 0, 0.0)[1]
+        .endswith("-> 21 workers; 24 tasks can use 4; maximum_jobs is 3; there are 0")
     )
 
 
