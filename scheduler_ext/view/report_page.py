@@ -52,7 +52,7 @@ def report(answer: Answer) -> str:
         "<h2>Slots in use</h2>",
         _slots(answer["slots"]),
         "<h2>By name</h2>",
-        _table(COLUMNS, [_cells(row) for row in answer["names"]]),
+        _table(COLUMNS, [cells(row) for row in answer["names"]]),
         "<h2>Time spent waiting, all transformations together</h2>",
         _table(
             [COLUMNS[0], *(WAITS[reason] for reason in REASONS)],
@@ -74,7 +74,8 @@ def report(answer: Answer) -> str:
     return document("Where the time went", nav, parts)
 
 
-def _cells(row: Answer) -> list[str]:
+def cells(row: Answer) -> list[Any]:
+    """The cells of COLUMNS for a name."""
     return [
         row["name"],
         *(row[each] for each in ("count", "computed", "cached", "failed", "otherwise")),
