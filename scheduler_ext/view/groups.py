@@ -17,7 +17,7 @@ from .explain import State, Subject, lease_row, row_of, waits_as
 from .phrases import listed
 
 #: Transformations that are looked at, of those with a task and of those without
-LOOKED_AT = 500
+LOOKED_AT = 300
 #: Names in a heading
 NAMED = 6
 

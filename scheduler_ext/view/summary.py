@@ -9,7 +9,7 @@ from distributed.metrics import time
 
 from .operations import Operations
 from .phrases import clock, count, day_and_clock, listed, rough, size
-from .workers import paused, usage
+from .workers import paused, used_by_all
 
 #: Characters of a message of the batch system on a card
 MESSAGE = 80
@@ -123,10 +123,8 @@ def cards(
     refused = statistics.refused_total
     endings = operations.journal.endings
     failed = endings["failed"] + endings["erred"]
-    workers = operations.scheduler.workers.values()
-    used = [usage(ws) for ws in workers]
-    cores = sum(each.cpu or 0.0 for each in used) / 100
-    memory = sum(each.memory or 0 for each in used)
+    cpu, memory = used_by_all(operations.scheduler)
+    cores = f"{cpu / 100:.1f}"
     wanted = scaling["wanted"]
     return [
         Card(
@@ -170,13 +168,13 @@ def cards(
         ),
         Card(
             "Workers",
-            str(len(used)),
+            str(len(operations.scheduler.workers)),
             f"{wanted} wanted" if wanted is not None else "scaling: none decided yet",
             "Dask workers that are connected, and how many the work needs",
         ),
         Card(
             "CPU and memory",
-            f"{cores:.1f} {'core' if f'{cores:.1f}' == '1.0' else 'cores'}",
+            f"{cores} {'core' if cores == '1.0' else 'cores'}",
             f"{size(memory)} of memory",
             "Used by all workers with their Seamless processes",
         ),

@@ -8,7 +8,7 @@ from typing import Any
 from distributed.core import Status
 from distributed.scheduler import Scheduler, TaskState, WorkerState
 
-from ..messages import WorkerFigures, parse_figures
+from ..messages import METRICS, WorkerFigures, parse_figures
 from ..permission.machine import PermissionMachine
 from .phrases import count
 
@@ -27,6 +27,8 @@ def condition(ws: WorkerState, leaves: bool) -> str:
 
 def paused(scheduler: Scheduler) -> str:
     """A sentence if workers are paused, which Dask does not report; else empty."""
+    if len(scheduler.running) == len(scheduler.workers):
+        return ""  # asked for many tasks at a time
     number = sum(ws.status == Status.paused for ws in scheduler.workers.values())
     verb = "is" if number == 1 else "are"
     return f"{count(number, 'worker')} {verb} paused: {PAUSED}" if number else ""
@@ -54,6 +56,23 @@ def usage(ws: WorkerState) -> WorkerFigures:
         ws.metrics.get("cpu") or 0.0 if cpu is None else cpu,
         ws.metrics.get("memory") or 0 if memory is None else memory,
     )
+
+
+def used_by_all(scheduler: Scheduler) -> tuple[float, int]:
+    """CPU in percent of a core and memory in bytes of all workers; see :func:`usage`."""
+    cpu, memory = 0.0, 0
+    for ws in scheduler.workers.values():
+        metrics = ws.metrics
+        told = metrics.get(METRICS)
+        known = told if isinstance(told, dict) else {}
+        one, other = known.get("cpu"), known.get("memory")
+        cpu += one if isinstance(one, float) and one >= 0 else metrics.get("cpu") or 0.0
+        memory += (
+            other
+            if isinstance(other, int) and other >= 0
+            else metrics.get("memory") or 0
+        )
+    return cpu, memory
 
 
 def work(machine: PermissionMachine, address: str) -> dict[str, int]:
