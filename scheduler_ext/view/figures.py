@@ -249,20 +249,19 @@ def _groups(operations: Operations, now: float) -> list[GroupRows]:
             group.title,
             group.by_name,
             group.reason,
-            # the common reason is in the line of the group
-            [_waiting_row(row, group.reason) for row in group.rows],
+            [_waiting_row(row) for row in group.rows],
         )
         for group in found
     ]
 
 
-def _waiting_row(row: Row, common: str) -> Row:
+def _waiting_row(row: Row) -> Row:
     return {
         "key": row["key"] or row["label"],
         "name": named(row),
         "checksum": row["checksum"],
         "age": moment(row["age_seconds"]),
-        "reason": "" if row["reason"] == common else row["reason"],
+        "reason": row["reason"],
     }
 
 

@@ -163,7 +163,10 @@ class Groups:
     """
 
     def __init__(self) -> None:
-        self._rows = Rows(figures.GROUP_FIELDS, (46, 10, 44))
+        fields = figures.GROUP_FIELDS
+        self._rows = Rows(fields, (46, 10, 44))
+        # a reason that all of a group have is in its line
+        self._short = Rows({name: fields[name] for name in ("name", "age")}, (80, 20))
         self._shown: tuple[str, list[figures.GroupRows]] = ("", [])
         self.root = Div(
             name="waiting", tags=[], sizing_mode="stretch_width", stylesheets=[STYLE]
@@ -191,7 +194,8 @@ class Groups:
                 f'<span class="why">{html.escape(reason)}</span></div>'
             )
             if opened:
-                parts.append(f'<div class="opened">{self._rows.html(group.rows)}</div>')
+                table = self._short if group.reason else self._rows
+                parts.append(f'<div class="opened">{table.html(group.rows)}</div>')
         set_if_new(self.root, "text", "".join(parts))
 
 
