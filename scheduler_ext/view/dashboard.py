@@ -190,12 +190,12 @@ class Page(DashboardComponent):
         self._workers = Table(
             "workers",
             figures.WORKER_FIELDS,
-            (18, 10, 6, 8, 8, 10, 8, 11, 12, 9),
+            (16, 11, 6, 9, 8, 9, 8, 11, 12, 10),
             tuple(figures.WORKER_FIELDS)[1:],
         )
         # one below the other: a name and its callers need the width
         self._waiting = Groups()
-        self._running = Table("running", figures.RUNNING_FIELDS, (36, 9, 9, 10, 8, 28))
+        self._running = Table("running", figures.RUNNING_FIELDS, (33, 10, 10, 11, 9, 27))
         self._failures = Table("failures", figures.FAILURE_FIELDS, (10, 36, 10, 44))
         self._decisions = Table("decisions", figures.DECISION_FIELDS, (12, 10, 78))
         self.source = self._curves.source

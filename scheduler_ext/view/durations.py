@@ -112,7 +112,7 @@ class Timeline:
 
     def add(self, now: float, used: int, capacity: int) -> None:
         """Add the numbers of this moment."""
-        place = max(int((now - self._start) / self.interval), len(self._sums) - 1)
+        place = max(0, int((now - self._start) / self.interval), len(self._sums) - 1)
         while place >= self._limit:
             self._halve()
             place //= 2
@@ -283,6 +283,8 @@ class Waits:
     def __init__(self) -> None:
         #: {key: (its Dask state, since when, {reason: seconds before})}
         self._tasks: dict[str, tuple[str, float, dict[str, float]]] = {}
+        #: {Dask state: keys of the tasks in it}, oldest first
+        self.by_state: dict[str, dict[str, None]] = {}
         #: since when there are slots; None: there are none
         self.capacity_since: float | None = None
 
@@ -303,16 +305,22 @@ class Waits:
             waits = {"slot": leased} if leased else {}
         else:
             waits = self._until(before, now)
+            del self.by_state[before[0]][key]
         self._tasks[key] = state, now, waits
+        self.by_state.setdefault(state, {})[key] = None
 
     def ended(self, key: str, now: float) -> dict[str, float]:
         """A task has ended; return {reason: seconds}."""
         before = self._tasks.pop(key, None)
-        return {} if before is None else self._until(before, now)
+        if before is None:
+            return {}
+        del self.by_state[before[0]][key]
+        return self._until(before, now)
 
     def clear(self) -> None:
         """All tasks are gone."""
         self._tasks.clear()
+        self.by_state.clear()
 
     def _until(
         self, before: tuple[str, float, dict[str, float]], now: float

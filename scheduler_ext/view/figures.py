@@ -240,6 +240,7 @@ def _groups(operations: Operations, now: float) -> list[GroupRows]:
         operations.subject,
         operations.functions,
         operations.states,
+        operations.waits.by_state,
         now,
         TRANSFORMATIONS_SHOWN,
     )

@@ -9,15 +9,17 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Mapping
 from dataclasses import dataclass, field
-from itertools import islice
+from itertools import chain, islice
 from typing import Any
 
 from ..functions import Functions
 from .explain import State, Subject, lease_row, row_of, waits_as
 from .phrases import listed
 
-#: Transformations that are looked at, of those with a task and of those without
+#: Transformations that are looked at, of each Dask state and of those without a task
 LOOKED_AT = 300
+#: Dask states of tasks that wait
+WAITING = ("waiting", "queued", "no-worker")
 #: Names in a heading
 NAMED = 6
 
@@ -52,6 +54,8 @@ class Group:
     def by_name(self) -> str:
         """Such as ``28 score, 3 dock``; without numbers if not all were looked at."""
         common = self.names.most_common(NAMED)
+        if not common:
+            return ""
         if sum(self.names.values()) < self.total:
             return listed([name for name, _ in common] + ["…"])
         return listed((f"{n} {name}" for name, n in common), len(self.names))
@@ -67,13 +71,14 @@ def waiting(
     subject: Subject,
     functions: Functions,
     states: Mapping[str, int],
+    by_state: Mapping[str, Mapping[str, Any]],
     now: float,
     limit: int,
 ) -> list[Group]:
     """The groups that are not empty, each with up to ``limit`` rows.
 
-    ``states`` is the number of transformations in each Dask state, ``now`` is monotonic
-    seconds.
+    ``states`` is the number of transformations in each Dask state, ``by_state`` has their
+    keys, oldest first; ``now`` is monotonic seconds.
     """
     groups = {state: Group(state) for state in WORDS}
     by_needs = subject.machine.held_by_needs()
@@ -90,7 +95,8 @@ def waiting(
         group.names[functions.shown(lease.request.key)] += 1
         if len(group.rows) < limit:
             group.rows.append(lease_row(subject, lease, now))
-    for key in islice(subject.journal.waiting, LOOKED_AT):
+    keys = (islice(by_state.get(state, ()), LOOKED_AT) for state in WAITING)
+    for key in chain.from_iterable(keys):
         task = tasks.get(key)
         if task is None or task.state == "processing":
             continue

@@ -52,7 +52,7 @@ a:hover { text-decoration: underline; }
   .cards { grid-template-columns: repeat(8, 1fr); }
 }
 @media (max-width: 1000px) {
-  td { white-space: normal; overflow-wrap: anywhere; }
+  th, td { white-space: normal; overflow-wrap: anywhere; padding-right: 5px; }
 }
 """
 #: Toggles a group: the tags of the model are the states of the groups that are open
@@ -195,7 +195,8 @@ class Groups:
             )
             if opened:
                 table = self._short if group.reason else self._rows
-                parts.append(f'<div class="opened">{table.html(group.rows)}</div>')
+                rows = table.html(group.rows) or "They came later than many others."
+                parts.append(f'<div class="opened">{rows}</div>')
         set_if_new(self.root, "text", "".join(parts))
 
 

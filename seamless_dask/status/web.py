@@ -52,9 +52,9 @@ def ask(address: str, about: str, what: str, timeout: float) -> dict[str, Any]:
             f"{address} is the address of a dashboard, which does not answer {about!r}: "
             "use the address of the scheduler, such as tcp://host:port."
         )
-    page = f"{_base(address)}/seamless/{PAGES[about].format(quote(what, safe=''))}"
-    request = urllib.request.Request(page, headers={"Accept": "application/json"})
     try:
+        page = f"{_base(address)}/seamless/{PAGES[about].format(quote(what, safe=''))}"
+        request = urllib.request.Request(page, headers={"Accept": "application/json"})
         with urllib.request.urlopen(request, timeout=timeout) as reply:
             content = reply.read(_MOST)
     except urllib.error.HTTPError as error:

@@ -98,6 +98,7 @@ def test_each_second_of_waiting_has_one_reason(
         if slots_at is not None and now >= slots_at:
             waits.capacity(4, now)
         waits.moved("k", state, now, leased if number == 0 else 0.0)
+        assert [s for s, keys in waits.by_state.items() if "k" in keys] == [state]
         now += seconds
         expected += seconds if state != "processing" else 0.0
     found = waits.ended("k", now)
@@ -105,6 +106,7 @@ def test_each_second_of_waiting_has_one_reason(
     assert all(seconds >= 0 for seconds in found.values())
     assert sum(found.values()) == pytest.approx(expected)
     assert waits.ended("k", now) == {}, "it is forgotten"
+    assert not any(waits.by_state.values())
 
 
 def test_waiting_for_workers_and_then_for_a_slot() -> None:
