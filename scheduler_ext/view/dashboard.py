@@ -195,7 +195,9 @@ class Page(DashboardComponent):
         )
         # one below the other: a name and its callers need the width
         self._waiting = Groups()
-        self._running = Table("running", figures.RUNNING_FIELDS, (33, 10, 10, 11, 9, 27))
+        self._running = Table(
+            "running", figures.RUNNING_FIELDS, (33, 10, 10, 11, 9, 27)
+        )
         self._failures = Table("failures", figures.FAILURE_FIELDS, (10, 36, 10, 44))
         self._decisions = Table("decisions", figures.DECISION_FIELDS, (12, 10, 78))
         self.source = self._curves.source
