@@ -296,7 +296,9 @@ def lease_row(subject: Subject, lease: Lease, now: float) -> dict[str, Any]:
         reason += _paused(subject)
     else:
         state = "submission"
-        reason = f"it has a slot, {lease.request.holder} is about to submit it"
+        holder = subject.scheduler.workers.get(lease.request.holder)
+        name = lease.request.holder if holder is None else f"worker {holder.name}"
+        reason = f"it has a slot, {name} is about to submit it"
     return _fields(subject, lease.request.key, state, reason, now - lease.since)
 
 

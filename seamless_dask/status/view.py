@@ -228,7 +228,7 @@ def _workers(rows: Sequence[Answer]) -> list[RenderableType]:
     return table(
         _title("Workers", "no worker is connected", len(rows), "first"),
         ("worker", "status", "processes", "slots", "top-level", "nested", "calling")
-        + ("storing", "load", "memory"),
+        + ("storing", "load", "CPU", "memory"),
         [
             (
                 row["name"] or row["address"],
@@ -237,12 +237,13 @@ def _workers(rows: Sequence[Answer]) -> list[RenderableType]:
                 row["capacity"] or row["threads"],
                 *(row[name] for name in ("top_level", "nested", "waiting", "storing")),
                 _load(row),
+                f"{row['cpu']:.0f} %",
                 size(row["memory"])
                 + (f" of {size(row['memory_limit'])}" if row["memory_limit"] else ""),
             )
             for row in urgent[:ROWS]
         ],
-        numbers=range(2, 9),
+        numbers=range(2, 10),
     )
 
 

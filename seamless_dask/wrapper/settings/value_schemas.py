@@ -59,14 +59,14 @@ UNITS = {"anyOf": [{"type": "number", "minimum": 0}, _text(rf"^ *{_NUMBER}{_END}
 RESOURCES = {"type": "object", "propertyNames": LINE, "additionalProperties": UNITS}
 DURATION = {
     "anyOf": [
-        {"type": "number", "exclusiveMinimum": 0, "maximum": 10**9},
         _text(rf"^ *{_ABOVE_ZERO}(?:{_CLOCK}|{_NUMBER} *{_UNITS}?){_END}"),
+        {"type": "number", "exclusiveMinimum": 0, "maximum": 10**9},
     ]
 }
 DURATION_OR_ZERO = {
     "anyOf": [
-        {"type": "number", "minimum": 0, "maximum": 10**9},
         _text(rf"^ *(?:{_CLOCK}|{_NUMBER} *{_UNITS}?){_END}"),
+        {"type": "number", "minimum": 0, "maximum": 10**9},
     ]
 }
 WALLTIME = {
