@@ -21,10 +21,11 @@ from distributed.core import Status
 from distributed.scheduler import WorkerState
 
 import scheduler_ext
+from scheduler_ext import messages
 from scheduler_ext.task_keys import TOP_LEVEL_RESOURCE
 from scheduler_ext.view import figures, report_page
 from scheduler_ext.view.dashboard import Page, Shown
-from scheduler_ext.view.durations import Durations, Usage
+from scheduler_ext.view.durations import Durations, Usage, Waits
 
 SLOTS = 12
 NAMES = ("simulate", "dock", "score", "minimise", "cluster_poses", "report")
@@ -123,12 +124,21 @@ def say(what: str, work: Callable[[], Any], times: int = 30) -> None:
 
 
 def count_one(times: int = 100_000) -> None:
-    """Print the CPU time of counting one transformation that has ended."""
-    durations = Durations(0.0, 0.0)
-    waits, usage = {"inputs": 0.1, "slot": 2.0}, Usage(1.5, 1.2, 10**8, 0.0)
+    """Print the CPU time of one transformation: it waits, has a worker, and ends."""
+    durations, waits = Durations(0.0, 0.0), Waits()
+    waits.capacity(1, 0.0)
+    told = messages.report(
+        "stored", 0, begun=1, resume_wait=0.0, usage=(1.5, 1.2, 10**8)
+    )
+    keys = [f"base-{number:064x}" for number in range(times)]
     begin = time.process_time()
-    for number in range(times):
-        durations.ended(NAMES[number % len(NAMES)], "stored", 2.0, waits, usage)
+    for key in keys:
+        waits.moved(key, "waiting", 1.0)
+        waits.moved(key, "no-worker", 1.1)
+        waits.moved(key, "processing", 3.0)
+        usage = Usage(*messages.parse_usage(told))
+        waited = waits.ended(key, 5.0)
+        durations.ended("score", "stored", 2.0, waited, usage)
     spent = time.process_time() - begin
     print(f"{'counting one transformation':28} {1000 * spent / times:8.4f}")
 
