@@ -133,7 +133,7 @@ def _link(text: str, checksum: str | None, folder: str = "") -> str:
 def _task(task: Answer) -> str:
     worker = ""
     if task["worker"] is not None:
-        worker = f"{task['worker_name'] or ''} at {task['worker']}"
+        worker = f"{task['worker_name']} at {task['worker']}"
         if task["worker_seconds"] is not None:
             worker += f", assigned {moment(task['worker_seconds'])}"
     slot = task["slot"]

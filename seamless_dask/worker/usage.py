@@ -13,8 +13,11 @@ from scheduler_ext import messages
 
 logger = logging.getLogger(__name__)
 
-#: Least seconds between two measurements; each takes a millisecond per process
+#: Least seconds between two measurements
 INTERVAL = 2.0
+#: A measurement takes a millisecond per process, more if it has very much memory; the
+#: next one comes after this multiple of its duration
+PAUSE = 50
 
 
 class TreeUsage:
@@ -30,7 +33,7 @@ class TreeUsage:
         self._process = psutil.Process()
         #: seconds of CPU time, and when they were measured
         self._before: tuple[float, float] | None = None
-        self._asked_at = float("-inf")
+        self._next = float("-inf")
         self._measuring: asyncio.Future[None] | None = None
 
     def figures(self, processes: int) -> dict[str, float | int | None]:
@@ -44,17 +47,19 @@ class TreeUsage:
             Number of Seamless processes.
         """
         busy = self._measuring is not None and not self._measuring.done()
-        if not busy and time.monotonic() - self._asked_at >= INTERVAL:
-            self._asked_at = time.monotonic()
+        if not busy and time.monotonic() >= self._next:
             loop = asyncio.get_running_loop()
             self._measuring = loop.run_in_executor(None, self._measure)
         return messages.figures(processes, self.cpu, self.memory)
 
     def _measure(self) -> None:
+        begin = time.monotonic()
         try:
-            self.measure(time.monotonic())
+            self.measure(begin)
         except (psutil.Error, OSError) as error:
             logger.debug("The use of CPU and memory is not known: %r", error)
+        end = time.monotonic()
+        self._next = end + max(INTERVAL, PAUSE * (end - begin))
 
     def measure(self, now: float) -> None:
         """Measure; `now` is monotonic seconds. Blocks."""

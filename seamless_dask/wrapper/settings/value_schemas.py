@@ -1,7 +1,8 @@
 """JSON schemas of the values of parameters, for editors and validators.
 
-A schema refuses what the wrapper refuses, apart from sizes beyond all reason. It refuses
-some notations too that the wrapper reads but nobody needs, such as "1e3s".
+A schema refuses what the wrapper refuses, apart from sizes beyond all reason and from
+characters that Unicode has not assigned. It refuses some notations too that the wrapper
+reads but nobody needs, such as "1e3s".
 """
 
 from __future__ import annotations
@@ -72,10 +73,14 @@ DURATION_OR_ZERO = {
 WALLTIME = {
     "anyOf": [
         _text(rf"^ *{_ABOVE_ZERO}(?:{_CLOCK}|{_NUMBER} *{_UNITS}){_END}"),
-        {"type": "number", "exclusiveMinimum": 0, "maximum": 10**9},
+        # what YAML makes of an unquoted HH:MM:SS; a batch system refuses other numbers
+        {"type": "number", "minimum": 3600, "maximum": 10**9, "multipleOf": 60},
     ]
 }
-MEMORY = _text(rf"^ *{_ABOVE_ZERO}{_NUMBER} *(?:[kKmMgGtTpP][iI]?[bB]?|[bB]){_END}")
+MEMORY = _text(
+    rf"^ *{_ABOVE_ZERO}[0-9]{{1,9}}"
+    rf"(?:(?:\.[0-9]{{1,3}})? *[kKmMgGtTpP][iI]?[bB]?| *[bB]){_END}"
+)
 _PORT = {
     "anyOf": [
         {"type": "integer", "minimum": 1024, "maximum": 65535},
