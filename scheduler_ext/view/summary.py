@@ -130,7 +130,7 @@ def cards(
         Card(
             "Transformations",
             f"{waiting} waiting, {running} running",
-            f"{statistics.lent} wait for calls, {statistics.storing} are being stored",
+            f"{statistics.lent} waiting for calls, {statistics.storing} being stored",
             "Running are all that a worker has: they execute, wait for their calls, or "
             "are being stored",
         ),
