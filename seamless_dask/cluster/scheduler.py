@@ -14,9 +14,10 @@ from distributed.client import ClosedClientError
 from scheduler_ext import messages
 from scheduler_ext.task_keys import TOP_LEVEL_RESOURCE
 
-from .leases import RETRY_INTERVAL
-
 logger = logging.getLogger(__name__)
+
+#: seconds between tries to reach a scheduler that does not answer
+RETRY_INTERVAL = 1.0
 
 
 def rpc(client: Client) -> Any:
