@@ -41,12 +41,16 @@ def check(
     problems = _problems(parameters, cluster_class, make)
     if problems:
         raise ParametersError(problems + misspelt(unknown, Parameters.model_fields))
-    for name in unknown:
-        hint = question(name, Parameters.model_fields)
-        logger.warning("Parameter %s is not known: ignored%s.", name, hint)
     batch = cluster_class.kind == "jobqueue"
     for name in _without_effect(parameters, batch=batch):
         logger.warning("Parameter %s has no effect here: ignored.", name)
+
+
+def warn_of_unknown(names: Sequence[str]) -> None:
+    """Say which parameters are ignored, and for which known ones they may stand."""
+    for name in names:
+        hint = question(name, Parameters.model_fields)
+        logger.warning("Parameter %s is not known: ignored%s.", name, hint)
 
 
 def with_further_problems(

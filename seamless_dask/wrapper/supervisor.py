@@ -25,7 +25,7 @@ from types import FrameType
 from typing import Any
 
 from . import signals
-from .checks import check, with_further_problems
+from .checks import check, warn_of_unknown, with_further_problems
 from .closing import Closing
 from .cluster_string import resolve
 from .events import (
@@ -149,6 +149,7 @@ class Supervisor:
             parameters, unknown = read_parameters(report.parameters)
         except ParametersError as error:
             raise self._complete(error) from None
+        warn_of_unknown(unknown)
         if parameters.timeout is not None:  # takes precedence over --timeout
             self.options = Options(
                 **{**vars(self.options), "timeout": parameters.timeout}
