@@ -39,6 +39,10 @@ a:hover { text-decoration: underline; }
 nav { font-size: 13px; color: #555; }
 .state { font-weight: 600; }
 .note { color: #555; font-size: 13px; }
+@media (max-width: 900px) {
+  table { font-size: 12px; }
+  th, td { padding-right: 5px; }
+}
 """
 
 
