@@ -45,9 +45,8 @@ async def test_where_the_time_went(capsys) -> None:
         c.plugin.operations.beat(0.0)
         code, text, errors = await command(capsys, c.scheduler.address, "report")
         assert (code, errors) == (0, "")
-        (row,) = (
-            line.split() for line in text.splitlines() if line.split()[1:2] == ["1"]
-        )
+        by_name = text.partition("By name")[2].splitlines()
+        (row,) = (line.split() for line in by_name if line.split()[:1] == ["dock"])
         assert row[:6] == ["dock", "1", "0", "0", "1", "0"]
         assert text.index("Time spent waiting") < text.index("slots in use")
         assert text.splitlines()[-1].startswith("1 transformation ended from ")
