@@ -68,7 +68,7 @@ def _without_answer(handler: Callable[..., None]) -> Callable[..., None]:
 
 @dataclass
 class Calls:
-    """The handlers; the last four fields are functions of the plugin."""
+    """The handlers; the last five fields are functions of the plugin."""
 
     scheduler: Scheduler
     machine: PermissionMachine
@@ -80,6 +80,7 @@ class Calls:
     activity: Callable[[], Reply]
     why: Callable[[str | None, str | None], Reply]
     failures: Callable[[], Reply]
+    report: Callable[[], Reply]
 
     def handlers(self) -> dict[str, Callable[..., Any]]:
         """Calls that have an answer, by name."""
@@ -93,6 +94,7 @@ class Calls:
             messages.OP_CANCEL: self._on_cancel,
             messages.OP_WHY: self._on_why,
             messages.OP_FAILURES: self._on_failures,
+            messages.OP_REPORT: self._on_report,
         }
 
     def stream_handlers(self) -> dict[str, Callable[..., None]]:
@@ -144,6 +146,11 @@ class Calls:
     def _on_failures(self, **payload: Any) -> Reply:
         messages.parse_nothing(payload)
         return {"status": "ok", **self.failures()}
+
+    @_answers
+    def _on_report(self, **payload: Any) -> Reply:
+        messages.parse_nothing(payload)
+        return {"status": "ok", **self.report()}
 
     @_answers
     def _on_register_worker(self, **payload: Any) -> Reply:
