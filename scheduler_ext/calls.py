@@ -81,6 +81,7 @@ class Calls:
     activity: Callable[[], Reply]
     why: Callable[[str | None, str | None], Reply]
     failures: Callable[[], Reply]
+    report: Callable[[], Reply]
 
     def handlers(self) -> dict[str, Callable[..., Any]]:
         """Calls that have an answer, by name."""
@@ -94,6 +95,7 @@ class Calls:
             messages.OP_CANCEL: self._on_cancel,
             messages.OP_WHY: self._on_why,
             messages.OP_FAILURES: self._on_failures,
+            messages.OP_REPORT: self._on_report,
         }
 
     def stream_handlers(self) -> dict[str, Callable[..., None]]:
@@ -149,6 +151,11 @@ class Calls:
     def _on_failures(self, **payload: Any) -> Reply:
         messages.parse_nothing(payload)
         return {"status": "ok", **self.failures()}
+
+    @_answers
+    def _on_report(self, **payload: Any) -> Reply:
+        messages.parse_nothing(payload)
+        return {"status": "ok", **self.report()}
 
     @_answers
     def _on_register_worker(self, **payload: Any) -> Reply:

@@ -21,6 +21,7 @@ from distributed.scheduler import Scheduler, WorkerState
 from tornado.ioloop import PeriodicCallback
 
 from . import messages
+from .about import About
 from .activity import UNFINISHED, Activity
 from .calls import Calls, Reply
 from .cancellation import LiveKeys
@@ -112,6 +113,7 @@ class SeamlessSchedulerPlugin(SchedulerPlugin):
             activity=self.activity_snapshot,
             why=self.operations.why,
             failures=self.operations.failures.answer,
+            report=self.operations.report,
         )
 
     # -- life cycle --------------------------------------------------------------
@@ -185,6 +187,7 @@ class SeamlessSchedulerPlugin(SchedulerPlugin):
             "activity": self._activity.snapshot(now),
             "announced": self._meter.announced,
             "scaling": self.scaling.snapshot(),
+            "cluster": self.operations.cluster(),
             "transformations": self.operations.overview(),
             "stall": self.operations.watchdog.state(),
             "workers": workers.rows(self._scheduler, self._machine, self.leaves),
@@ -209,6 +212,10 @@ class SeamlessSchedulerPlugin(SchedulerPlugin):
     async def retire(self, addresses: Collection[str]) -> bool:
         """Drain and close workers; see :meth:`Retiring.retire`."""
         return await self._retiring.retire(addresses)
+
+    def introduce(self, about: About) -> None:
+        """Learn the facts about the cluster that people want to see."""
+        self.operations.about = about
 
     def leaves(self, address: str) -> bool:
         """Whether a worker only finishes the tasks that it runs."""
@@ -295,7 +302,7 @@ class SeamlessSchedulerPlugin(SchedulerPlugin):
         self._activity.clear(now)
         self._meter.clear()
         self._losses.clear()
-        self.operations.journal.clear()
+        self.operations.clear()
         self._delivery.abandon_all("the scheduler was restarted")
         logger.info("Scheduler restarted: all leases ended")
 
@@ -322,7 +329,7 @@ class SeamlessSchedulerPlugin(SchedulerPlugin):
         """Check timeouts, the epoch and deadlocks; cheap while there is no live lease."""
         machine = self._machine
         quiet_beats, self._quiet_beats = self._quiet_beats, 0
-        self.operations.watchdog.beat(now)
+        self.operations.beat(now)
         self._prefixes.forget()
         if not (machine.live or machine.held):
             return
