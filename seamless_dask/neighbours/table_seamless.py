@@ -133,6 +133,7 @@ TRANSFORMER = (
     _class.set("Transformation._cancel_requested", _CALLERS, "why its task ends"),
     _class.set("Transformation._computation_task", _CALLERS, "forgets its task"),
     _class.read("Transformation._computation_future", _CALLERS, "is it started"),
+    _class.read("_dask_available", _CALLERS, "whether it starts on a cluster"),
     Module(_TRANSFORMER, "seamless_transformer.pretransformation").replaced(
         "PreTransformation.__del__", _CALLERS, "takes no lock when the interpreter ends"
     ),

@@ -25,6 +25,7 @@ from collections.abc import Callable, Coroutine, Generator
 from typing import Any, TypeVar
 
 from seamless.util.get_event_loop import get_event_loop
+from seamless_transformer.transformation_class import _dask_available
 
 from .replacing import extend
 from .transformation import is_settled, upstream_first
@@ -187,11 +188,11 @@ def _start(method: Callable[..., Any]) -> Callable[..., Any]:
         if _needs_no_start(self):
             return self
         chosen: Any = get_event_loop() if loop is None else loop
-        if not chosen.is_running():
-            chosen = _Idle(chosen)
+        idle = chosen if chosen.is_running() else _Idle(chosen)
         # Its dependencies are started already when the method comes to them.
         for each in list(upstream_first(self, _needs_no_start)):
-            method(each, loop=chosen)
+            on_cluster = _dask_available() and not each._prefer_local_execution()
+            method(each, loop=idle if on_cluster else loop)
             _quiet(each._computation_task)
         return self
 
