@@ -49,9 +49,7 @@ class Screen:
     def _write(self, text: str) -> list[str]:
         whole = text if self._fresh else self._rows[self._row] + text
         self._fresh = False
-        lines = [
-            whole[n : n + MAX_LINE] for n in range(0, len(whole), MAX_LINE) or [0]
-        ]
+        lines = [whole[n : n + MAX_LINE] for n in range(0, len(whole), MAX_LINE) or [0]]
         self._rows[self._row] = lines.pop()
         return lines
 

@@ -254,6 +254,7 @@ class _Evaluation:
                 if isinstance(concrete, Settled):
                     return concrete
                 submission = concrete
+            submission.streams = definition.is_streamed(transformation)
             checksums = checksums_of(submission)
             submission.contents = contents_at_hand(checksums)
             await await_pending_uploads(checksums)
