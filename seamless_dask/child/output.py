@@ -232,10 +232,16 @@ class JobOutput:
     # -- anywhere ------------------------------------------------------------------
 
     def recent(self, *, stream: bool) -> Pieces:
-        """Return the newest output; with `stream`, the worker is sent what follows."""
+        """Return the newest output; with `stream`, the worker is sent what follows.
+
+        If it is streamed already, that goes on as before.
+        """
+        stream = stream and not self.streams
         with self._lock:
             found = [each.recent(go_on=stream) for each in self._readers]
-        self.streams = self.streams or stream
+            if stream:
+                self.streams = True
+                self._sent = 1  # this answer
         return [piece for piece in found if piece is not None]
 
     def _message(self, *, ended: bool) -> dict[str, Any] | None:

@@ -385,6 +385,8 @@ class SeamlessProcess:
         list
             Pieces, see `scheduler_ext.outputs`; empty if the process does not answer.
         """
+        if stream:
+            job.payload["streams"] = True  # also if it begins again
         try:
             return list(
                 await self._handle.request(
