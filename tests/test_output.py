@@ -20,9 +20,6 @@ from seamless_dask.submit import streamed as streamed_module
 
 pytestmark = pytest.mark.cluster
 
-#: dozens of lines of a bar, and what a user writes
-BAR = "".join(f"\r{n}%" for n in range(50))
-
 
 @pytest.fixture
 def events(dummy: SeamlessDaskClient) -> Iterator[list[Any]]:
@@ -407,3 +404,15 @@ def test_the_terminal_prints_from_a_thread(dummy) -> None:
     run(writes, "thread")
     assert "seamless-output" in {thread.name for thread in threading.enumerate()}
     asyncio.run(asyncio.sleep(0))
+
+
+def test_a_cancelled_transformation_leaves_no_unfinished_line(
+    dummy, events, tmp_path: Path
+) -> None:
+    """Its process could not say that it has ended; its worker does."""
+    tf = delayed(waits)(str(tmp_path / "never"))
+    tf.streaming = True
+    tf.start()
+    wait_until(lambda: events, "its first output")
+    tf.cancel()
+    wait_until(lambda: events[-1]["ended"], "its end")

@@ -48,7 +48,11 @@ class OutputView:
     def arrived(self, topic: str, message: Any) -> None:
         """Keep an event; Dask's topic keeps none."""
         # Dask would keep as many as `distributed.admin.low-level-log-length` says.
-        self._scheduler._broker.truncate(topic)
+        client = topic.removeprefix(f"{outputs.TOPIC}/")
+        if topic == outputs.TOPIC or client in self._scheduler.clients:
+            self._scheduler._broker.truncate(topic)
+        else:
+            self.client_left(client)
         try:
             self.outputs.add(outputs.parse_event(message))
         except InvalidMessage as problem:

@@ -13,6 +13,7 @@ import asyncio
 import ctypes
 import fcntl
 import io
+import logging
 import os
 import sys
 import tempfile
@@ -23,6 +24,8 @@ from typing import IO, Any, Protocol
 from ..neighbours.replacing import extend
 from ..output.pieces import WINDOW, piece_of
 from .job_identity import current_job
+
+logger = logging.getLogger(__name__)
 
 #: message to the worker with output of a job
 OUTPUT = "seamless_dask_output"
@@ -178,15 +181,22 @@ class JobOutput:
             if isinstance(buffer, io.BytesIO):
                 readers.append(_Reader(stream, _Memory(buffer)))
         if self.streams:
-            _buffer_c(LINES)
-            readers += [self._redirect(stream) for stream in STREAMS]
-            self._redirected = True
+            try:
+                self._redirect(readers)
+            except OSError as error:  # no disk space, say: the job runs without
+                logger.info("Descriptors go to the log of the worker: %r", error)
         with self._lock:
             self._readers = readers
 
+    def _redirect(self, readers: list[_Reader]) -> None:
+        """Let the descriptors be files; the end of the job puts them back."""
+        _write_out(LINES)
+        for stream in STREAMS:
+            readers.append(self._redirected_to_file(stream))
+        self._redirected = True
+
     @staticmethod
-    def _redirect(stream: int) -> _Reader:
-        """Let a descriptor be a file; the end of the job puts it back."""
+    def _redirected_to_file(stream: int) -> _Reader:
         file = tempfile.TemporaryFile("wb", buffering=0)
         # Whoever writes there writes at the end, also after `_File.empty`.
         fcntl.fcntl(file, fcntl.F_SETFL, os.O_APPEND)
@@ -221,7 +231,7 @@ class JobOutput:
     def end(self) -> dict[str, Any] | None:
         """Return the last message, if the output is streamed and there was any."""
         if self._redirected:
-            _buffer_c(BLOCKS)
+            _write_out(BLOCKS)
         message = self._message(ended=True) if self.streams else None
         with self._lock:
             for reader in self._readers:
@@ -277,11 +287,17 @@ class JobOutput:
         self._stopped.set()
 
 
-def _buffer_c(mode: int) -> None:
-    """Let the C library write its standard output in lines, or in blocks.
+def _write_out(mode: int) -> None:
+    """Write what Python and the C library still have for the descriptors.
 
-    What it has not written yet, it writes before.
+    Parameters
+    ----------
+    mode
+        How the C library writes its standard output from now on.
     """
+    for stream in (sys.__stdout__, sys.__stderr__):
+        if stream is not None and not stream.closed:
+            stream.flush()
     library = ctypes.CDLL(None)
     try:
         stdout = ctypes.c_void_p.in_dll(library, "stdout")

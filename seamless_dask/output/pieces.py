@@ -15,7 +15,7 @@ from typing import NamedTuple
 LIMIT = 8 * 1024
 #: bytes of a stream that are looked at for one piece; progress bars shrink to their last
 #: state
-WINDOW = 256 * 1024
+WINDOW = 1024 * 1024
 
 #: codes of a terminal: with parameters, with text up to a mark, others
 _CODES = re.compile(

@@ -22,6 +22,8 @@ from .screen import Screen
 MAX_SHOWN = 1000
 #: seconds between two states of a bar where lines cannot change
 BAR_INTERVAL = 30.0
+#: seconds without output after which an unfinished line is not shown any more
+STALE = 600.0
 
 
 @dataclass
@@ -32,6 +34,8 @@ class _Shown:
     screens: dict[int, Screen] = field(
         default_factory=lambda: {stream: Screen() for stream in STREAMS}
     )
+    #: time (monotonic) of the last output
+    changed: float = 0.0
     #: time (monotonic) at which a bar was printed last, and its state
     printed: float = 0.0
     bar: str = ""
@@ -79,6 +83,7 @@ class Printer:
             self._print(1, label, ["[begins again]"])
         shown = self._shown.setdefault(key, _Shown(label))
         self._shown.move_to_end(key)
+        shown.changed = monotonic()
         for stream, text, dropped in pieces:
             screen = shown.screens[stream]
             lines = [f"[... {dropped} bytes left out ...]"] if dropped else []
@@ -91,10 +96,12 @@ class Printer:
             self._end(self._shown.popitem(last=False)[1])
 
     def unfinished(self) -> list[str]:
-        """Return the lines that may still change, those of the oldest output first."""
+        """Return the lines that may still change, the ones that changed last at the end."""
+        since = monotonic() - STALE
         return [
             f"{shown.label} | {line}"
             for shown in self._shown.values()
+            if shown.changed > since
             for screen in shown.screens.values()
             for line in screen.unfinished()
         ]

@@ -47,6 +47,7 @@ class Region:
 
     def __init__(self) -> None:
         self.lock = threading.RLock()
+        self._process = os.getpid()
         #: the stream on which the lines are shown, None: none are
         self._shown_on: TextIO | None = None
         self._lines: list[str] = []
@@ -126,6 +127,8 @@ class Region:
     def _guarding(self, theirs: Callable[[str], int]) -> Callable[[str], int]:
         @functools.wraps(theirs)
         def write(text: str) -> int:
+            if os.getpid() != self._process:  # a fork may have copied a held lock
+                return theirs(text)
             with self.lock:
                 if text:
                     self._erase()

@@ -12,7 +12,8 @@ MAX_LINE = 8 * 1024
 #: lines between which the cursor moves, at the most
 MAX_ROWS = 16
 
-_TOKENS = re.compile(r"(\n|\r|\x1b\[[0-9]*A)")
+_TOKENS = re.compile(r"(\n|\r|\x1b\[[0-9]{0,3}A)")
+_UP = re.compile(r"\x1b\[([0-9]{0,3})A")
 
 
 class Screen:
@@ -38,8 +39,8 @@ class Screen:
                 lines += self._complete(MAX_ROWS)
             elif token == "\r":
                 self._fresh = True
-            elif token.startswith("\x1b"):
-                up = min(MAX_ROWS, int(token[2:-1] or 1))
+            elif moves := _UP.fullmatch(token):
+                up = min(MAX_ROWS, int(moves[1] or 1))
                 self._depth = min(MAX_ROWS - 1, max(self._depth, up))
                 self._row = max(0, self._row - up)
             elif token:

@@ -27,6 +27,8 @@ logger = logging.getLogger(__name__)
 INTERVAL = 2.0
 #: messages a second of one worker, about transformations that run
 RATE = 8
+#: the last message about a transformation that could not send it itself
+CUT_OFF = {"number": 1, "pieces": [], "ended": True}
 
 
 class OutputSender:
@@ -48,8 +50,8 @@ class OutputSender:
         self._shown = shown
         self._loop = asyncio.get_running_loop()
         self._thread = threading.get_ident()
-        #: keys of the tasks that have sent output and not ended
-        self._sending: set[str] = set()
+        #: {key of a task that has sent output and not ended: topic, checksum}
+        self._sending: dict[str, tuple[str, str]] = {}
         worker.handlers[outputs.WORKER_OUTPUT] = self._recent
 
     def of(self, job: Job, tf_checksum: str) -> Callable[[dict[str, Any]], float]:
@@ -61,23 +63,23 @@ class OutputSender:
 
         def send(message: dict[str, Any]) -> float:
             if threading.get_ident() == self._thread:
-                self._send(topic, job.key, tf_checksum, message)
+                self._send(topic, tf_checksum, job.key, message)
             else:
                 self._loop.call_soon_threadsafe(
-                    self._send, topic, job.key, tf_checksum, message
+                    self._send, topic, tf_checksum, job.key, message
                 )
             return max(INTERVAL, len(self._sending) / RATE)
 
         return send
 
     def _send(
-        self, topic: str, key: str, tf_checksum: str, message: dict[str, Any]
+        self, topic: str, tf_checksum: str, key: str, message: dict[str, Any]
     ) -> None:
         ended = bool(message["ended"])
         if ended:
-            self._sending.discard(key)
+            self._sending.pop(key, None)
         else:
-            self._sending.add(key)
+            self._sending[key] = topic, tf_checksum
         event = outputs.event(
             key,
             tf_checksum,
@@ -89,8 +91,10 @@ class OutputSender:
         self._worker.log_event(topic, event)
 
     def forget(self, key: str) -> None:
-        """Note that a task has ended, in whatever way."""
-        self._sending.discard(key)
+        """Note that a task has ended, in whatever way; tell it if it has not."""
+        sending = self._sending.get(key)
+        if sending is not None:
+            self._send(*sending, key, CUT_OFF)
 
     async def _recent(self, **payload: Any) -> dict[str, Any]:
         """Answer the scheduler: the newest output of running transformations."""
