@@ -61,7 +61,7 @@ def _without_answer(handler: Callable[..., None]) -> Callable[..., None]:
 
 @dataclass
 class Calls:
-    """The handlers; the last five fields are functions of the plugin."""
+    """The handlers; the last six fields are functions of the plugin."""
 
     scheduler: Scheduler
     machine: PermissionMachine
@@ -73,6 +73,7 @@ class Calls:
     activity: Callable[[], Reply]
     why: Callable[[str | None, str | None], Reply]
     failures: Callable[[], Reply]
+    progress: Callable[[], Reply]
     output: Callable[[str | None, str, int | None, bool], Awaitable[Reply]]
 
     def handlers(self) -> dict[str, Callable[..., Any]]:
@@ -88,6 +89,7 @@ class Calls:
             messages.OP_WHY: self._on_why,
             messages.OP_FAILURES: self._on_failures,
             outputs.OP_OUTPUT: self._on_output,
+            messages.OP_PROGRESS: self._on_progress,
         }
 
     def stream_handlers(self) -> dict[str, Callable[..., None]]:
@@ -138,6 +140,11 @@ class Calls:
     def _on_failures(self, **payload: Any) -> Reply:
         messages.parse_nothing(payload)
         return {"status": "ok", **self.failures()}
+
+    @_answers
+    def _on_progress(self, **payload: Any) -> Reply:
+        messages.parse_nothing(payload)
+        return {"status": "ok", **self.progress()}
 
     async def _on_output(self, **payload: Any) -> Reply:
         try:

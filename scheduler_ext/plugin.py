@@ -115,6 +115,7 @@ class SeamlessSchedulerPlugin(SchedulerPlugin):
             why=self.operations.why,
             failures=self.operations.failures.answer,
             output=self._output.answer,
+            progress=self.operations.progress,
         )
 
     # -- life cycle --------------------------------------------------------------
@@ -301,6 +302,7 @@ class SeamlessSchedulerPlugin(SchedulerPlugin):
         self._meter.clear()
         self._losses.clear()
         self.operations.journal.clear()
+        self.operations.nested.clear()
         self._output.clear()
         self._delivery.abandon_all("the scheduler was restarted")
         logger.info("Scheduler restarted: all leases ended")

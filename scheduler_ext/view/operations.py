@@ -20,7 +20,7 @@ from ..fields import InvalidMessage
 from ..functions import DIGITS, Functions
 from ..permission.machine import PermissionMachine
 from ..scaling import ScalingRecord
-from . import explain, search
+from . import explain, progress, search
 from .failures import Failure, Failures
 from .history import History, Journal, Sample
 from .labels import Labels, joined, with_digits
@@ -59,6 +59,7 @@ class Operations:
         self.journal = Journal()
         self.history = History()
         self.functions = functions
+        self.nested = progress.Tally()
         self.failures = Failures()
         self.labels = Labels(scheduler, machine, live, functions)
         self.subject = explain.Subject(
@@ -78,6 +79,8 @@ class Operations:
 
     def moved(self, key: str, start: str, finish: str, stimulus_id: str = "") -> None:
         """The task of a transformation changed its state; ``live`` still names it."""
+        if progress.is_nested(self.scheduler, key):
+            self.nested.moved(start, finish)
         if finish in UNFINISHED:
             self.journal.moved(key, finish, monotonic())
             return
@@ -179,6 +182,10 @@ class Operations:
     def state(self) -> dict[str, Any]:
         """The status of the plugin, with the time (Unix seconds) and the address."""
         return {"time": time(), "scheduler": self.scheduler.address, **self.status()}
+
+    def progress(self) -> dict[str, Any]:
+        """How far everything is, see :func:`progress.answer`."""
+        return progress.answer(self.subject, self.nested, monotonic())
 
     def why(self, checksum: str | None, name: str | None = None) -> dict[str, Any]:
         """Where a transformation is, see :func:`explain.why`.

@@ -27,6 +27,9 @@ UNRESPONSIVE_LIMIT_ENV = "SEAMLESS_DASK_UNRESPONSIVE_LIMIT"
 #: "1": a driver script shows the output of all its transformations while they run; "0",
 #: the default: of those that ask for it. Users may set it
 STREAMING_ENV = "SEAMLESS_DASK_STREAMING"
+#: "1": a driver script that waits shows its progress; "0": it does not. Without it, it
+#: does so on a terminal and in a notebook. Users may set it
+PROGRESS_ENV = "SEAMLESS_DASK_PROGRESS"
 #: "1" if the workers' queue assigns whole nodes, so that a worker may end as soon as its
 #: work is done
 EXCLUSIVE_ENV = "SEAMLESS_DASK_QUEUE_EXCLUSIVE"

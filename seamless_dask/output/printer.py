@@ -82,7 +82,6 @@ class Printer:
             self._end(self._shown.pop(key))
             self._print(1, label, ["[begins again]"])
         shown = self._shown.setdefault(key, _Shown(label))
-        self._shown.move_to_end(key)
         shown.changed = monotonic()
         for stream, text, dropped in pieces:
             screen = shown.screens[stream]
@@ -96,7 +95,7 @@ class Printer:
             self._end(self._shown.popitem(last=False)[1])
 
     def unfinished(self) -> list[str]:
-        """Return the lines that may still change, the ones that changed last at the end."""
+        """Return the lines that may still change, in the order in which they began."""
         since = monotonic() - STALE
         return [
             f"{shown.label} | {line}"

@@ -9,14 +9,16 @@ from __future__ import annotations
 import atexit
 import logging
 import os
+import sys
 import threading
 from collections import deque
+from time import monotonic
 from typing import Any
 
 from scheduler_ext.functions import DIGITS
 
-from .printer import Printer
-from .region import Region
+from .printer import BAR_INTERVAL, Printer
+from .region import Region, changes
 
 logger = logging.getLogger(__name__)
 
@@ -45,6 +47,9 @@ class Terminal:
         self._left_out = 0
         #: lines about the progress of all transformations
         self._status: list[str] = []
+        #: those that were printed last where lines cannot change, and when (monotonic)
+        self._printed: list[str] = []
+        self._printed_at = -BAR_INTERVAL
         #: whether it cannot print any more
         self._broken = False
         threading.Thread(target=self._run, name="seamless-output", daemon=True).start()
@@ -116,10 +121,21 @@ class Terminal:
             self._print(event)
         if not more:
             self._region.draw([*self._printer.unfinished(), *status])
+            self._print_status(status)
         if event is not None:
             with self._changed:
                 self._done += 1
                 self._changed.notify_all()
+
+    def _print_status(self, status: list[str]) -> None:
+        """Print the progress from time to time where lines cannot change."""
+        stream = sys.stderr
+        if not status or changes(stream) or stream is None:
+            return
+        now = monotonic()
+        if status != self._printed and now - self._printed_at >= BAR_INTERVAL:
+            self._region.print("\n".join([*status, ""]), stream)
+            self._printed, self._printed_at = status, now
 
     def _print(self, event: Any) -> None:
         label = f"{event.name} {(event.checksum or '')[:DIGITS]}".rstrip()

@@ -37,6 +37,7 @@ from .function_names import FunctionNames
 from .handles import Handle
 from .identity import identify
 from .pace import Pace
+from .progress import Progress
 from .registry import Entry, Registry
 from .result_waiter import Results
 from .streamed import Streamed
@@ -97,6 +98,8 @@ class Submitter:
         self.names = FunctionNames(dask_client)
         #: shows the output of transformations in a driver script
         self.streamed = Streamed(dask_client, shows=role != "worker")
+        #: shows the progress of what a driver script waits for
+        self.progress = Progress(dask_client, shows=role == "driver")
         self._registry = Registry(lambda entry: entry.anchor.release())
         self._results = Results(dask_client, local_results, self.pace)
         #: whether a call of `_prune` is scheduled
