@@ -52,7 +52,7 @@ class Terminal:
         self._printed_at = -BAR_INTERVAL
         #: whether it cannot print any more
         self._broken = False
-        threading.Thread(target=self._run, name="seamless-output", daemon=True).start()
+        self._started = False
         atexit.register(self._at_exit)
 
     @classmethod
@@ -64,9 +64,21 @@ class Terminal:
                 _terminal = cls()
             return _terminal
 
+    def guard(self) -> None:
+        """Notice what else is written; code may keep the streams as they are now."""
+        self._region.guard()
+
+    def _start(self) -> None:
+        if not self._started:
+            self._started = True
+            threading.Thread(
+                target=self._run, name="seamless-output", daemon=True
+            ).start()
+
     def show(self, event: Any) -> None:
         """Print a `scheduler_ext.outputs.Event`, soon."""
         with self._changed:
+            self._start()
             self._waiting.append(event)
             self._arrived += 1
             if len(self._waiting) > MAX_WAITING:
@@ -78,6 +90,7 @@ class Terminal:
     def set_status(self, lines: list[str]) -> None:
         """Show these lines below everything else, soon; none removes them."""
         with self._changed:
+            self._start()
             self._status = lines
             self._changed.notify_all()
 

@@ -143,6 +143,8 @@ class Progress:
         self._client = client
         self._shows = shows
         self._wanted = switch(PROGRESS_ENV) if shows else False
+        if shows and self._is_shown():
+            Terminal.of_this_process().guard()
         self._complaints = Complaints()
         self._waits = 0
         self._watch: asyncio.Task[None] | None = None
@@ -165,13 +167,16 @@ class Progress:
                 if watch is not None:
                     watch.cancel()
 
+    def _is_shown(self) -> bool:
+        return changes(sys.stderr) if self._wanted is None else self._wanted
+
     async def _look(self) -> None:
         terminal: Terminal | None = None
         await asyncio.sleep(PATIENCE)
         first: Answer | None = None
         try:
             while True:
-                shows = changes(sys.stderr) if self._wanted is None else self._wanted
+                shows = self._is_shown()
                 answer = await self._ask()
                 if answer is not None:
                     first = first or answer

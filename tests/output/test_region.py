@@ -6,6 +6,8 @@ import io
 import sys
 from typing import Any
 
+from helpers.terminal import screen
+
 from seamless_dask.output.printer import Printer
 from seamless_dask.output.region import Region, changes
 
@@ -35,15 +37,38 @@ def test_other_output_removes_the_lines_and_they_come_back(monkeypatch) -> None:
     assert terminal.getvalue() == "one\ntwo\r\x1b[K\x1b[1A\x1b[Ksaid\n"
     terminal.seek(0)
     terminal.truncate()
-    kept.write("half")
     region.draw(["three"])
-    assert terminal.getvalue() == "half"
-    kept.write(" line\n")
-    region.draw(["three"])
-    assert terminal.getvalue() == "half line\nthree"
     region.close()
-    assert terminal.getvalue().endswith("three\r\x1b[K")
+    assert terminal.getvalue() == "three\r\x1b[K"
     assert "write" not in vars(terminal)
+
+
+def test_a_bar_of_the_script_stays_where_it_is(monkeypatch) -> None:
+    """Lines of ours are below it, and what is printed is above it."""
+    terminal = on_terminal(monkeypatch)
+    region = Region()
+    region.guard()
+    terminal.write("\rbar 10%")
+    region.draw(["ours"])
+    region.print("a line\n", sys.stdout)
+    region.draw(["ours"])
+    terminal.write("\rbar 20%")
+    region.draw(["ours"])
+    assert shown(terminal) == ["a line", "bar 20%", "ours"]
+    terminal.write("\n")
+    region.draw(["ours", "again"])
+    assert shown(terminal) == ["a line", "bar 20%", "ours", "again"]
+    terminal.write("\x1b[31mnot ")
+    region.draw(["hidden"])
+    assert shown(terminal)[-1] == "not"
+    terminal.write("known\n")
+    region.draw(["ours"])
+    assert shown(terminal) == ["a line", "bar 20%", "not known", "ours"]
+    region.close()
+
+
+def shown(terminal: Any) -> list[str]:
+    return screen(terminal.getvalue().replace("\n", "\r\n"))
 
 
 def test_lines_fit_the_terminal(monkeypatch) -> None:
