@@ -18,7 +18,14 @@ from .delivery import Delivery, sorted_out
 from .fields import InvalidMessage
 from .functions import Functions
 from .messages import PROTOCOL, error_reply
-from .permission.events import Decision, Granted, IllegalEvent, Refused, Start
+from .permission.events import (
+    Decision,
+    Granted,
+    IllegalEvent,
+    Refused,
+    Request,
+    Start,
+)
 from .permission.machine import PermissionMachine
 from .registrations import Registrations
 from .task_keys import is_transformation
@@ -95,6 +102,7 @@ class Calls:
     def stream_handlers(self) -> dict[str, Callable[..., None]]:
         """Messages without an answer, by name."""
         return {
+            messages.OP_REQUEST: self._on_request_stream,
             messages.OP_RELEASE: self._on_release_stream,
             messages.OP_NAME: self._on_name_stream,
             messages.OP_MARK: self._on_mark_stream,
@@ -180,6 +188,23 @@ class Calls:
             waiting = []
         return {"status": "ok", **sorted_out(answers.values()), "waiting": waiting}
 
+    @_without_answer
+    def _on_request_stream(self, sender: str, **payload: Any) -> None:
+        """A worker asks for one lease, and is told the decision on its stream."""
+        if sender not in self.scheduler.workers:
+            return  # it is gone, and nothing would end its lease
+        try:
+            request = messages.parse_request(payload, sender)
+            self.machine.check_request(request)
+        except (InvalidMessage, IllegalEvent) as problem:
+            logger.warning("A request of %s for a lease: %s", sender, problem)
+            lease_id = payload.get("id")
+            if isinstance(lease_id, str):
+                reason = f"the scheduler did not accept the request: {problem}"
+                self.delivery.tell(sender, [Refused(lease_id, sender, reason)])
+            return
+        self.delivery.deliver(self._decisions(request, monotonic()))
+
     @_answers
     def _on_release(self, **payload: Any) -> Reply:
         message = messages.parse_releases(payload)
@@ -264,14 +289,7 @@ class Calls:
         asked = {request.lease_id for request in message.requests}
         answers: dict[str, Granted | Refused] = {}
         for request in message.requests:
-            state = self._state_of(request.key)
-            if state == "memory":
-                # the result is there: it needs no slot, and no event would end a lease
-                answers[request.lease_id] = Granted(request.lease_id, message.holder)
-                continue
-            decisions = self.machine.request(request, now)
-            if request.key is not None and state in UNFINISHED:
-                self.machine.key_seen(request.key)
+            decisions = self._decisions(request, now)
             answers |= {
                 d.lease_id: d
                 for d in decisions
@@ -279,6 +297,17 @@ class Calls:
             }
             self.delivery.deliver(decisions, answered=asked)
         return answers
+
+    def _decisions(self, request: Request, now: float) -> list[Decision]:
+        """Put a request to the machine."""
+        state = self._state_of(request.key)
+        if state == "memory":
+            # the result is there: it needs no slot, and no event would end a lease
+            return [Granted(request.lease_id, request.holder)]
+        decisions = self.machine.request(request, now)
+        if request.key is not None and state in UNFINISHED:
+            self.machine.key_seen(request.key)
+        return decisions
 
     def _cancel(self, keys: list[str]) -> None:
         """Cancel tasks and their dependents for all clients.

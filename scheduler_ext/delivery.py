@@ -65,8 +65,12 @@ class Delivery:
             self._start(starting)
         for holder, theirs in messages_by_holder.items():
             if self._machine.is_worker(holder):
-                message = messages.push_decisions(**sorted_out(theirs))
-                self._scheduler.worker_send(holder, message)
+                self.tell(holder, theirs)
+
+    def tell(self, worker: str, decisions: Iterable[Granted | Refused]) -> None:
+        """Send a worker decisions about its requests."""
+        message = messages.push_decisions(**sorted_out(decisions))
+        self._scheduler.worker_send(worker, message)
 
     def abandon(self, lease_ids: Iterable[str], why: str) -> None:
         """Answer the calls that wait for leases that have ended without a decision."""

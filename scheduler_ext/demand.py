@@ -15,6 +15,7 @@ from distributed.scheduler import Scheduler, TaskPrefix, TaskStateState
 
 from .activity import Activity
 from .permission.machine import PermissionMachine
+from .task_keys import is_transformation
 
 #: Tasks that a worker could run, or runs
 READY: tuple[TaskStateState, ...] = ("queued", "no-worker", "processing")
@@ -111,9 +112,16 @@ class DemandMeter:
         return seconds, unknown
 
     def _held(self) -> list[TaskPrefix]:
-        """The prefix of each task on a worker that does not need its slot."""
+        """The prefix of each task on a worker that does not need its slot.
+
+        Dask's `long_running` has every task that has left its thread once, also
+        transformations that go on; of these the machine knows which ones wait.
+        """
         tasks = {
-            ts for ws in self._scheduler.workers.values() for ts in ws.long_running
+            ts
+            for ws in self._scheduler.workers.values()
+            for ts in ws.long_running
+            if not is_transformation(ts.key)
         }
         for owner in self._machine.owners():
             task = self._scheduler.tasks.get(owner)

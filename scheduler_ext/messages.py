@@ -9,12 +9,11 @@ arguments of one call and returns a frozen value, or raises
 :class:`.fields.InvalidMessage` with *all* problems.
 
 Calls to the scheduler (all return ``{"status": "ok", ...}`` or :func:`error_reply`):
-the ``OP_*`` names. On the stream of a worker OP_RELEASE is possible as well, and
-OP_NAME and OP_STORES only there; on the stream of a client OP_FUNCTION and OP_FALLBACK; such messages have no
-answer. Messages that the scheduler sends to
+the ``OP_*`` names. Messages on a stream have no answer. A worker sends OP_REQUEST (for
+one lease), OP_RELEASE, OP_NAME and OP_STORES on its stream, where they arrive in order; a
+client OP_RELEASE, OP_FUNCTION and OP_FALLBACK. Messages that the scheduler sends to
 a worker that has registered: ``PUSH_DECISIONS`` with ``granted`` (ids) and ``refused``
-({id: reason}), and ``PUSH_CANCEL`` with ``keys``. Decisions travel on another
-connection than the reply to the request, and may overtake it.
+({id: reason}), and ``PUSH_CANCEL`` with ``keys``.
 
 A client may send OP_MARK with a ``number`` on its stream, and gets PUSH_SEEN with the same
 number when the scheduler has taken in all earlier messages.
@@ -34,7 +33,7 @@ from .permission.events import Request
 from .permission.needs import needs_of
 
 #: Raised with every change that an older worker or client would not understand
-PROTOCOL = 5
+PROTOCOL = 6
 
 OP_VERSION = "seamless_version"
 OP_REGISTER_WORKER = "seamless_register_worker"
@@ -200,23 +199,38 @@ def parse_requests(payload: Mapping[str, Any]) -> Requests:
     requests: dict[str, Request] = {}
     for number, each in enumerate(raw or ()):
         one = Fields(each, f"requests[{number}].")
-        lease_id = one.take("id", fields.text)
-        key = one.take("key", fields.optional(fields.text), None)
-        owner = one.take("owner", fields.optional(fields.text), None)
-        depth = one.take("depth", fields.natural, 0)
-        wait = one.take("wait", fields.truth, True)
-        needed = one.take("resources", fields.optional(fields.resources), None)
+        request = _request(one, holder)
         arguments.errors += one.all_errors()
-        request = Request(
-            lease_id, holder, key, owner, depth, wait, needs_of(needed or {})
-        )
-        if requests.setdefault(lease_id, request) != request:
+        if requests.setdefault(request.lease_id, request) != request:
             arguments.errors.append(
-                f"field 'requests[{number}].id': got {reprlib.repr(lease_id)} again, "
-                "allowed: one content for each id"
+                f"field 'requests[{number}].id': got {reprlib.repr(request.lease_id)} "
+                "again, allowed: one content for each id"
             )
     arguments.finish()
     return Requests(tuple(requests.values()), holder, wait_seconds)
+
+
+def request(lease: Mapping[str, Any]) -> dict[str, Any]:
+    """The message OP_REQUEST on a worker's stream; for ``lease`` see `lease_request`."""
+    return {"op": OP_REQUEST, **lease}
+
+
+def parse_request(payload: Mapping[str, Any], holder: str) -> Request:
+    """The arguments of OP_REQUEST on the stream of a worker, which is the holder."""
+    arguments = Fields(payload)
+    found = _request(arguments, holder)
+    arguments.finish()
+    return found
+
+
+def _request(one: Fields, holder: str) -> Request:
+    lease_id = one.take("id", fields.text)
+    key = one.take("key", fields.optional(fields.text), None)
+    owner = one.take("owner", fields.optional(fields.text), None)
+    depth = one.take("depth", fields.natural, 0)
+    wait = one.take("wait", fields.truth, True)
+    needed = one.take("resources", fields.optional(fields.resources), None)
+    return Request(lease_id, holder, key, owner, depth, wait, needs_of(needed or {}))
 
 
 def release(holder: str, ids: Iterable[str]) -> dict[str, Any]:

@@ -84,9 +84,7 @@ class Registrations:
                 now,
                 units=registration.units,
                 supply=further(resources),
+                any_work=ws in self._scheduler.running,
             )
-        )
-        self._delivery.deliver(
-            self._machine.set_open(address, now, any_work=ws in self._scheduler.running)
         )
         return changed

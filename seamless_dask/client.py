@@ -8,7 +8,7 @@ from typing import Any
 
 from distributed import Client
 
-from .cluster import record_mode, selection
+from .cluster import record_mode, scheduler, selection
 from .cluster.environment import SCHEDULER_ENV
 from .neighbours import bounded_tables, client_process
 from .neighbours.check import check as check_neighbours
@@ -28,7 +28,8 @@ class SeamlessDaskClient(Submitter):
     dask_client
         A synchronous client; the caller remains responsible for closing it.
     worker_plugin_workers
-        Seamless processes that each Dask worker is to run.
+        Seamless processes that each Dask worker is to run. None: what the wrapper
+        has published (its parameter ``cores``), otherwise one.
     remote_clients
         The hashservers and databases that workers use, as
         ``seamless_config.extern_clients.collect_remote_clients`` returns them. None:
@@ -58,7 +59,7 @@ class SeamlessDaskClient(Submitter):
         self,
         dask_client: Client,
         *,
-        worker_plugin_workers: int = 1,
+        worker_plugin_workers: int | None = None,
         remote_clients: Mapping[str, Any] | None = None,
         is_local_cluster: bool = False,
         interactive: bool = False,
@@ -74,6 +75,9 @@ class SeamlessDaskClient(Submitter):
         super().__init__(dask_client, role=role)
         if role == "driver" and remote_clients is not None:
             remote_clients = of_current_stage(remote_clients)
+        if worker_plugin_workers is None:
+            published = scheduler.processes_of_cluster
+            worker_plugin_workers = published(dask_client) if role == "driver" else 1
         self.worker_plugin_workers = int(worker_plugin_workers)
         self.remote_clients = remote_clients
         self.is_local_cluster = bool(is_local_cluster)

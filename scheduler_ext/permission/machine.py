@@ -85,12 +85,13 @@ class PermissionMachine(Books):
         *,
         units: float | None = None,
         supply: Mapping[str, float] | None = None,
+        any_work: bool | None = None,
     ) -> list[Decision]:
         """A worker offers slots, or changes its offer.
 
         ``units`` is how many top-level transformations may execute there at the same
         time (1: one from its beginning to its end; None: any number); ``supply``
-        are its further resources of Dask.
+        are its further resources of Dask; for ``any_work`` see :meth:`set_open`.
 
         Raises IllegalEvent for anything but counts of at least 1.
         """
@@ -102,14 +103,13 @@ class PermissionMachine(Books):
         check_count("ceiling", ceiling, 1)
         check_time(now)
         terms = Terms(processes, throttle, ceiling, units, dict(supply or {}))
-        if self._workers.get(address) == terms:
-            return []
-        self._forget_terms(address)
-        self._workers[address] = terms
-        self.capacity += terms.capacity
-        self.ceiling += terms.ceiling
-        self._places.offer(address, terms.capacity, units, terms.supply)
-        return self._admit_waiting(now)
+        if self._workers.get(address) != terms:
+            self._forget_terms(address)
+            self._workers[address] = terms
+            self.capacity += terms.capacity
+            self.ceiling += terms.ceiling
+            self._places.offer(address, terms.capacity, units, terms.supply)
+        return self.set_open(address, now, any_work=any_work)
 
     def set_open(
         self,

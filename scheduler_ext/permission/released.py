@@ -1,7 +1,7 @@
 """Remembers which leases were released: pure, bounded.
 
-A request and the release of the same lease travel on different connections, and a
-request whose reply was lost is sent again. So a release may arrive before its request,
+A client asks by a call and releases on its stream, so these travel on different
+connections, and a request whose reply was lost is sent again. So a release may arrive before its request,
 and a copy of the request after the release. Granting such a request would waste a slot.
 """
 

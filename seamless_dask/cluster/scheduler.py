@@ -14,9 +14,13 @@ from distributed.client import ClosedClientError
 from scheduler_ext import messages
 from scheduler_ext.task_keys import TOP_LEVEL_RESOURCE
 
-from .leases import RETRY_INTERVAL
-
 logger = logging.getLogger(__name__)
+
+#: key of the scheduler's metadata: Seamless processes that each Dask worker is to run,
+#: if the cluster says so
+PROCESSES = "seamless-processes"
+#: seconds between tries to reach a scheduler that does not answer
+RETRY_INTERVAL = 1.0
 
 
 def rpc(client: Client) -> Any:
@@ -135,6 +139,11 @@ async def has_room(
     request = messages.lease_request(lease_id, key=key, wait=False, resources=needed)
     answer = await ask_for_lease(client, request)
     return lease_id if answer["granted"] else None
+
+
+def processes_of_cluster(client: Client) -> int:
+    """Return how many Seamless processes the cluster wants on each Dask worker."""
+    return int(client.get_metadata([PROCESSES], default=1))
 
 
 async def status(client: Client) -> dict[str, Any]:

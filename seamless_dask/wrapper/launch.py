@@ -123,8 +123,11 @@ def _check_config(parameters: Parameters) -> None:
 async def _attach(scheduler: Any, parameters: Parameters) -> Any:
     from scheduler_ext import attach
 
+    from ..cluster.scheduler import PROCESSES
+
     if not parameters.pure_dask:
         publish(scheduler, parameters.record)
+        scheduler.set_metadata(keys=[PROCESSES], value=parameters.cores)
     return attach(scheduler)
 
 

@@ -3,7 +3,8 @@
 Those who ask (`Leases` of a Dask worker, `InnerLeases` of a client) and the scheduler's
 side (`Calls`, `Delivery`, `PermissionMachine`) are the real ones. Hypothesis is the
 network between them: it decides which message arrives next, loses connections together
-with what is on its way, and delivers copies late.
+with what is on its way, and delivers copies late. All messages of a Dask worker travel on
+one stream; the requests of a client are calls, which its releases may overtake.
 """
 
 from __future__ import annotations
@@ -18,7 +19,6 @@ from hypothesis import HealthCheck, settings
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, initialize, precondition, rule
 
-import seamless_dask.cluster.leases
 import seamless_dask.cluster.scheduler
 from scheduler_ext import messages
 from scheduler_ext.calls import Calls
@@ -98,8 +98,8 @@ class Network:
 
     def receive(self) -> None:
         message = self.stream.popleft()
-        assert message.pop("op") == messages.OP_RELEASE
-        self.scheduler_calls._on_release_stream(**message)
+        handler = self.scheduler_calls.stream_handlers()[message.pop("op")]
+        handler(worker=HOLDER, **message)
 
 
 class LeaseMessages(RuleBasedStateMachine):
@@ -128,7 +128,6 @@ class LeaseMessages(RuleBasedStateMachine):
             contact_address=HOLDER,
             stream_handlers={},
             batched_stream=self.network,
-            scheduler=self.network,
         )
         return Leases(worker)
 
@@ -256,7 +255,7 @@ class LeaseMessages(RuleBasedStateMachine):
 
     @precondition(lambda self: self.network.stream)
     @rule()
-    def release_arrives(self) -> None:
+    def message_arrives(self) -> None:
         self.in_loop(self.network.receive)
 
     @precondition(lambda self: self.network.pushes)
@@ -340,7 +339,7 @@ class LeaseMessages(RuleBasedStateMachine):
             elif network.late:
                 self.late_request_arrives()
             elif network.stream:
-                self.release_arrives()
+                self.message_arrives()
             elif network.pushes:
                 self.push_arrives()
             elif all(call.handling for call in network.calls):
@@ -377,8 +376,7 @@ class InnerLeaseMessages(LeaseMessages):
 @pytest.fixture(autouse=True)
 def at_once(monkeypatch: pytest.MonkeyPatch) -> None:
     """A request without a reply is sent again at once."""
-    for module in (seamless_dask.cluster.leases, seamless_dask.cluster.scheduler):
-        monkeypatch.setattr(module, "RETRY_INTERVAL", 0.0)
+    monkeypatch.setattr(seamless_dask.cluster.scheduler, "RETRY_INTERVAL", 0.0)
 
 
 for machine in (LeaseMessages, InnerLeaseMessages):

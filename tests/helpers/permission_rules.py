@@ -342,10 +342,12 @@ class Model:
                 del self.places[lease.name]
         return self.pump(now)
 
-    def add_worker(self, address, site, now):
+    def add_worker(self, address, site, any_work, now):
         before = self.workers.get(address)
         if before is not None:
             site = replace(site, open=before.open, top_level=before.top_level)
+        if any_work is not None:
+            site.open = any_work
         self.workers[address] = site
         return self.pump(now)
 
@@ -571,14 +573,19 @@ class PermissionRules(RuleBasedStateMachine):
         throttle=st.integers(1, 2),
         ceiling=st.integers(1, 8),
         units=st.sampled_from((None, None, 1.0, 2.0)),
+        any_work=st.sampled_from((None, None, False, True)),
     )
-    def add_worker(self, worker, processes, throttle, ceiling, units):
+    def add_worker(self, worker, processes, throttle, ceiling, units, any_work):
         gpus = 1.0 if worker == WORKERS[0] else 0.0
         site = ModelSite(processes * throttle, ceiling, units, gpus)
         offer = (worker, processes, throttle, ceiling, self.now)
         further = {"units": units, "supply": {"gpu": gpus}}
+        if not self.steers_time:
+            any_work = None
+        elif any_work is not None:
+            further["any_work"] = any_work
         decided = self.subject.add_worker(*offer, **further)
-        assert decided == self.model.add_worker(worker, site, self.now)
+        assert decided == self.model.add_worker(worker, site, any_work, self.now)
         assert self.subject.add_worker(*offer, **further) == set()
 
     @rule(worker=st.sampled_from(WORKERS))

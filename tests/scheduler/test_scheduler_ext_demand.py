@@ -129,6 +129,26 @@ async def test_the_counters_agree_with_a_scan_whatever_happens():
 
 
 @asynchronous
+async def test_who_goes_on_after_nested_work_is_counted_again():
+    """Dask calls it long-running until its end, but it needs its slot."""
+    async with cluster() as c:
+        worker = await c.worker()
+        client = await c.client()
+        await c.register(worker, processes=1, throttle=1)
+        parent = f"base-{A}"
+        future = client.submit(leave_thread, "x", key=parent)
+        (ws,) = c.scheduler.workers.values()
+        await until(lambda: any(t.key == parent for t in ws.long_running))
+        assert c.plugin.demand().held == 0
+        await c.request(worker, "child", owner=parent)
+        assert (c.plugin.demand().held, c.plugin.demand().running) == (1, 0)
+        await c.call.seamless_release(holder=worker.address, ids=["child"])
+        assert (c.plugin.demand().held, c.plugin.demand().running) == (0, 1)
+        gate("x").set()
+        await future
+
+
+@asynchronous
 async def test_who_waits_for_nested_work_needs_no_worker_and_requests_do():
     """The parent is held, what it asked for and did not get yet is needed."""
     async with cluster() as c:

@@ -398,6 +398,41 @@ async def test_the_stream_survives_nonsense(caplog):
         assert sum("field '" in r.getMessage() for r in caplog.records) == 3
 
 
+@asynchronous
+async def test_requests_on_the_stream(caplog):
+    """A worker is told each decision; one that is wrong costs nobody else anything."""
+    async with cluster() as c:
+        worker = await c.worker()
+        await c.register(worker)
+
+        def ask(lease_id, **fields):
+            lease = messages.lease_request(lease_id, key=f"base-{lease_id}", depth=1)
+            worker.batched_stream.send({**messages.request(lease), **fields})
+
+        ask("a")
+        ask("b", depth="deep")
+        ask("c", wait=False)
+        ask(7)
+        ask("d")
+        await until(lambda: set(worker.decisions) == {"a", "b", "c"})
+        assert worker.decisions["a"] == "granted"
+        assert worker.decisions["b"] == "the scheduler did not accept the request"
+        assert worker.decisions["c"] != "granted"  # there is one slot
+        problems = [r.getMessage().partition("field ")[2] for r in caplog.records]
+        assert [p.partition(",")[0] for p in problems if p] == [
+            "'depth': got 'deep'",
+            "'id': got 7",
+        ]
+        # in order: a release never overtakes its request
+        ask("e")
+        worker.batched_stream.send(messages.release(worker.address, ["d", "e", "a"]))
+        ask("f")
+        await until(lambda: worker.decisions.get("f") == "granted")
+        assert not {"d", "e"} & set(worker.decisions)
+        statistics = await c.statistics()
+        assert (statistics["slots_in_use"], statistics["waiting"]) == (1, 0)
+
+
 # -- workers and units -------------------------------------------------------------
 
 
@@ -414,6 +449,24 @@ async def test_units_of_a_worker_that_is_connected_wake_its_tasks():
         reply = await c.register(worker, resources={"nested": 2.0})
         assert reply["connected"]
         assert await asyncio.wait_for(future, PATIENCE) == "x"
+
+
+@asynchronous
+async def test_a_worker_that_registers_while_it_is_paused_gets_nothing():
+    """Not even the requests that wait at that moment."""
+    async with cluster() as c:
+        asks, paused = await c.worker(), await c.worker()
+        await c.register(asks)
+        await c.request(asks, "a")
+        await c.request(asks, "b")
+        paused.status = Status.paused
+        ws = c.scheduler.workers[paused.address]
+        await until(lambda: ws.status == Status.paused)
+        await c.register(paused)
+        statistics = await c.statistics()
+        assert (statistics["slots_in_use"], statistics["waiting"]) == (1, 1)
+        paused.status = Status.running
+        await until(lambda: asks.decisions == {"b": "granted"})
 
 
 @asynchronous

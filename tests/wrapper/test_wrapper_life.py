@@ -23,6 +23,8 @@ from helpers.wrapper_process import (
     wait_for,
 )
 
+from seamless_dask.client import SeamlessDaskClient
+
 pytestmark = pytest.mark.cluster
 
 #: The launcher's patience after its first signal.
@@ -59,6 +61,22 @@ def test_running(tmp_path: Path) -> None:
         assert threads == 6
         assert [environment[name] for name in SEAMLESS] == ["3", "0"]
         assert not list(tmp_path.glob("*.tmp")) + list(tmp_path.glob(".*.tmp"))
+
+
+def test_a_client_made_by_hand_gets_the_processes_of_the_cluster(
+    tmp_path: Path,
+) -> None:
+    """It need not repeat the parameter `cores`."""
+    with WrapperProcess(tmp_path, {"cores": 2, "interactive": True}) as wrapper:
+        wrapper.until_running()
+        with connect(wrapper) as client:
+            assert SeamlessDaskClient(client).worker_plugin_workers == 2
+
+            def slots() -> int:
+                status = client.sync(client.scheduler.seamless_status)
+                return int(status["permissions"]["capacity"])
+
+            assert wait_for(slots, "slots") == 2 * 3
 
 
 def test_parameters_reach_the_worker(tmp_path: Path) -> None:
