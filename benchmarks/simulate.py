@@ -23,7 +23,8 @@ sys.path[:0] = [str(_HERE), str(_HERE.parent)]
 
 from charts import Chart, svg  # noqa: E402
 from figures import markdown_table, rounded, table  # noqa: E402
-from simulation import Node, Outcome, Policy, Simulation, random_tree  # noqa: E402
+from simulation import Outcome, Policy, Simulation  # noqa: E402
+from trees import Node, random_tree  # noqa: E402
 
 #: slots per worker
 THROTTLE = 3
@@ -46,7 +47,7 @@ THRESHOLDS = (
 
 HEADING = (
     "policy", "workers", "slots", "transf.", "makespan / ideal", "efficiency",
-    "most held", "most computing", "refused", "beyond cap.", "deadlocks",
+    "used while others wait", "lost", "most held", "most computing", "refused", "beyond cap.", "deadlocks",
     "wait 50 / 99 / 100 % (s)", "tree 50 / 99 % (s)", "never ended",
 )  # fmt: skip
 
@@ -60,7 +61,9 @@ def row(outcome: Outcome) -> list[object]:
         outcome.slots,
         outcome.transformations,
         f"{outcome.stretch:.2f}",
-        f"{outcome.efficiency:.0%}",
+        f"{outcome.efficiency:.1%}",
+        f"{outcome.used_while_waiting:.1%}",
+        "{} workers, {} transf.".format(*outcome.lost),
         outcome.most_held,
         outcome.most_computing,
         outcome.refused,
@@ -170,6 +173,25 @@ def placements(workers: Sequence[int]) -> dict[float, list[Outcome]]:
     return result
 
 
+def losses(counts: Sequence[int], workers: int) -> dict[float, list[Outcome]]:
+    """{workers lost: outcomes}: trees of sleepers, and another worker 3 s later."""
+    return {
+        count: [
+            Simulation(
+                sleepers(20 * workers),
+                workers=workers,
+                processes=2,
+                throttle=THROTTLE,
+                policy=IN_USE,
+                losses_at=[5.0 + 30.0 * n / count for n in range(count)],
+                delay=DELAY,
+                storing=STORING,
+            ).run()
+        ]
+        for count in counts
+    }
+
+
 def depths(seed: int, deepest: int, width: int = 6) -> dict[float, list[Outcome]]:
     """{levels: outcomes}: one complete tree on 10 workers, in both orders."""
     return {
@@ -267,7 +289,8 @@ def main() -> int:
     begin = time.perf_counter()
     quick, seed = args.quick, args.seed
     by_size = sizes((10, 100, 1000) if quick else (10, 100, 1000, 10_000), seed)
-    by_place = placements((3, 30) if quick else (3, 100, 1000))
+    by_place = placements((3, 30) if quick else (3, 100, 10_000))
+    by_loss = losses((0, 10), 10) if quick else losses((0, 10, 30, 100), 100)
     by_load = loads((0.5, 0.9), seed, 30 if quick else 100)
     by_depth = depths(seed, 5 if quick else 6)
     shares = (0, 0.5, 1) if quick else (0, 0.25, 0.5, 0.75, 1)
@@ -278,6 +301,7 @@ def main() -> int:
     print(show(HEADING, map(row, by_size)))
     groups: dict[str, tuple[str, Mapping[float, list[Outcome]]]] = {
         "workers": ("Trees of sleepers, 10 per worker", by_place),
+        "losses": ("20 trees of sleepers per worker, workers lost in 30 s", by_loss),
         "load": ("Random trees that arrive at random times", by_load),
         "levels": ("One complete tree with 6 children per node", by_depth),
         "unknown": ("Calls of which the scheduler does not learn who asks", by_share),

@@ -5,7 +5,9 @@ the same order as by the plugin on the scheduler; it also chooses the worker of 
 transformation. What is modelled: the work. A worker has as many processors as slots;
 while more transformations compute there, they share the processors evenly. A
 transformation begins some time after it was sent, and its result takes some time to be
-stored; both times are parameters.
+stored; both times are parameters. A worker may be lost: what ran there runs again from its
+beginning, what that had called and does not have a result is cancelled, and another worker
+comes. Calls whose results are stored are not computed again.
 
 Without *places* (see `Policy`) the machine only counts the slots of the whole cluster, as an
 earlier version did. Then a task goes to the worker with the fewest tasks, as Dask would send
@@ -18,13 +20,13 @@ from __future__ import annotations
 import contextlib
 import heapq
 import itertools
-import random
 from collections import deque
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from typing import Any
 
 from figures import percentile
+from trees import Node, Worker
 
 from scheduler_ext.permission import epoch as constants
 from scheduler_ext.permission.events import Decision, Granted, Refused, Request, Start
@@ -74,85 +76,6 @@ class Policy:
                 setattr(constants, name, value)
 
 
-@dataclass(eq=False, slots=True)
-class Node:
-    """One transformation: ``work`` seconds of its own, around those that it calls."""
-
-    work: float
-    #: all children at the same time, or one after the other
-    together: bool
-    children: list[Node] = field(default_factory=list)
-    #: whether the scheduler learns who asks for this one
-    owner_known: bool = True
-    depth: int = 0
-    parent: Node | None = None
-    key: str = ""
-    #: seconds; when permission was asked for
-    asked: float = 0.0
-    #: children that were asked for, and of those the ones that have not ended
-    called: int = 0
-    pending: int = 0
-    leased: bool = False
-    #: where it runs
-    worker: Worker | None = None
-
-    def walk(self) -> Iterator[Node]:
-        """This node and everything below it."""
-        todo = [self]
-        while todo:
-            node = todo.pop()
-            yield node
-            todo += node.children
-
-    def critical_path(self) -> float:
-        """Seconds that the tree takes if there are processors without end."""
-        below = [child.critical_path() for child in self.children]
-        return self.work + (max(below, default=0.0) if self.together else sum(below))
-
-    def segments(self) -> int:
-        """In how many pieces its own work is done."""
-        if not self.children:
-            return 1
-        return 2 if self.together else 1 + len(self.children)
-
-
-def random_tree(
-    rng: random.Random,
-    *,
-    depth: int = 5,
-    width: int = 4,
-    nodes: int = 60,
-    mean_work: float = 1.0,
-    unknown_owners: float = 0.0,
-) -> Node:
-    """A tree of at most ``nodes`` transformations with exponential work.
-
-    ``unknown_owners`` is the share of calls of which the scheduler does not learn who
-    asks: those from threads that user code has started.
-    """
-
-    def new(level: int) -> Node:
-        known = rng.random() >= unknown_owners
-        work = rng.expovariate(1 / mean_work)
-        return Node(work, rng.random() < 0.5, owner_known=known, depth=level)
-
-    root = new(0)
-    count = 1
-    # breadth first, so that a small budget does not end in one long branch
-    todo = deque([root])
-    while todo and count < nodes:
-        node = todo.popleft()
-        if node.depth + 1 >= depth:
-            continue
-        for _ in range(min(rng.randint(0, width), nodes - count)):
-            child = new(node.depth + 1)
-            child.parent = node
-            node.children.append(child)
-            todo.append(child)
-            count += 1
-    return root
-
-
 @dataclass(frozen=True)
 class Outcome:
     """What came of one simulation; times are virtual seconds."""
@@ -166,6 +89,10 @@ class Outcome:
     ideal: float
     #: all work / (slots x the time for which their workers were there)
     efficiency: float
+    #: the share of the slots whose transformations compute, while others wait for a slot
+    used_while_waiting: float
+    #: workers that were lost, and the transformations that were lost with them
+    lost: tuple[int, int]
     refused: int
     #: slots given out beyond the capacity
     over_capacity: int
@@ -191,40 +118,6 @@ class Outcome:
         return self.makespan / self.ideal
 
 
-@dataclass(eq=False, slots=True)
-class Worker:
-    """A worker; what computes there shares its processors."""
-
-    address: str
-    slots: int
-    #: seconds of work that each computing node has had, until `since`
-    progress: float = 0.0
-    since: float = 0.0
-    #: heap of (progress at which a piece of work is done, number, node)
-    computing: list[tuple[float, int, Node]] = field(default_factory=list)
-    #: changes with each change of what computes
-    version: int = 0
-    # the rest is for a machine without places
-    tasks: int = 0
-    units: int = 0
-    taken: int = 0
-    queue: deque[Node] = field(default_factory=deque)
-
-    def advance(self, now: float) -> None:
-        """Let it compute until now."""
-        if self.computing:
-            self.progress += (now - self.since) * self._rate()
-        self.since = now
-
-    def next_done(self) -> float:
-        """When the next piece of work is done if nothing changes."""
-        return self.since + (self.computing[0][0] - self.progress) / self._rate()
-
-    def _rate(self) -> float:
-        """Seconds of work per second that each computing node gets."""
-        return min(1.0, self.slots / len(self.computing))
-
-
 class Simulation:
     """One run: ``Simulation(...).run()``.
 
@@ -232,6 +125,8 @@ class Simulation:
     ``workers_at`` those at which the workers do (all at 0 by default); ``ceiling`` is per
     worker, None for the default; ``delay`` is the time from sending a task to its
     beginning, ``storing`` that from the end of its code until its result is stored.
+    At each of the times ``losses_at`` the worker that came first is lost, and another one
+    comes after ``replaced`` seconds; only with places.
     """
 
     def __init__(
@@ -247,8 +142,12 @@ class Simulation:
         ceiling: int | None = None,
         delay: float = 0.0,
         storing: float = 0.0,
+        losses_at: Sequence[float] = (),
+        replaced: float = 3.0,
     ) -> None:
         self.policy = policy or Policy()
+        if losses_at and not self.policy.places:
+            raise ValueError("losses_at: allowed only with places")
         self.trees = trees
         self.arrivals = arrivals or [0.0] * len(trees)
         self.machine = PermissionMachine(epoch=self.policy.epoch)
@@ -257,6 +156,10 @@ class Simulation:
         self._offer = (processes, throttle, ceiling)
         self._workers_at = workers_at or [0.0] * workers
         self._delay, self._storing = delay, storing
+        self._losses_at, self._replaced = losses_at, replaced
+        #: seconds for which workers were there that are lost
+        self._served = 0.0
+        self._lost_workers = self._lost_nodes = 0
         self._numbers = itertools.count()
         #: heap of (time, number, what happens then, with what)
         self._events_to_come: list[tuple[float, int, Callable[..., None], Any]] = []
@@ -275,6 +178,8 @@ class Simulation:
         self._refused = self._most_held = self._most_computing = 0
         self._deadlocks = self._quiet_beats = self._events = 0
         self._idle = 0.0
+        #: seconds of computing, and of slots, while something waits for a slot
+        self._used = self._usable = 0.0
 
     def run(self) -> Outcome:
         """Let everything arrive and end, or find out that it never will."""
@@ -287,8 +192,10 @@ class Simulation:
             for arrival, tree in zip(self.arrivals, self.trees, strict=True)
         ]
         makespan = max(self.now, 1e-9)
-        offered = sum(makespan - min(makespan, at) for at in self._workers_at)
-        offered *= self.slots / len(self._workers_at)
+        served = self._served + sum(
+            makespan - worker.arrived for worker in self._workers.values()
+        )
+        offered = served * self.slots / len(self._workers_at)
         return Outcome(
             policy=self.policy.name,
             workers=len(self._workers_at),
@@ -297,6 +204,8 @@ class Simulation:
             makespan=makespan,
             ideal=max(work / self.slots, *paths),
             efficiency=work / max(offered, 1e-9),
+            used_while_waiting=self._used / self._usable if self._usable else 1.0,
+            lost=(self._lost_workers, self._lost_nodes),
             refused=self._refused,
             over_capacity=self.machine.statistics().over_capacity_total,
             waits=_percentiles(self._waits),
@@ -316,6 +225,8 @@ class Simulation:
             self._at(at, self._worker_arrives, f"tcp://worker-{number}")
         for at, tree in zip(self.arrivals, self.trees, strict=True):
             self._at(at, self._arrive, tree)
+        for at in self._losses_at:
+            self._at(at, self._lose_worker, None)
         to_come = max(*self._workers_at, *self.arrivals)
         self._at(BEAT, self._beat, None)
         quiet = 0
@@ -323,6 +234,10 @@ class Simulation:
             at, _, event, subject = heapq.heappop(self._events_to_come)
             if not self._computing and self._arrival_of:
                 self._idle += at - self.now
+            if self.machine.waiting or self.machine.held:
+                capacity = len(self._workers) * self._offer[0] * self._offer[1]
+                self._used += (at - self.now) * min(self._computing, capacity)
+                self._usable += (at - self.now) * capacity
             self.now = at
             event(subject)
             if event == self._beat:
@@ -333,11 +248,18 @@ class Simulation:
         entry = (time, next(self._numbers), event, subject)
         heapq.heappush(self._events_to_come, entry)
 
-    def _later(self, seconds: float, event: Callable[..., None], subject: Any) -> None:
+    def _later(self, seconds: float, event: Callable[..., None], node: Node) -> None:
+        """Let something happen to a node, unless that is lost before."""
+        attempt = node.attempt
+
+        def happen(_: None) -> None:
+            if node.attempt == attempt:
+                event(node)
+
         if seconds:
-            self._at(self.now + seconds, event, subject)
+            self._at(self.now + seconds, happen, None)
         else:
-            event(subject)
+            event(node)
 
     def _beat(self, _: None) -> None:
         """What ``SeamlessSchedulerPlugin.step`` does."""
@@ -363,7 +285,7 @@ class Simulation:
     def _worker_arrives(self, address: str) -> None:
         processes, throttle, ceiling = self._offer
         slots = processes * throttle
-        self._workers[address] = Worker(address, slots, since=self.now)
+        self._workers[address] = Worker(address, slots, self.now, since=self.now)
         if self.policy.places:
             offer = (address, processes, throttle, ceiling)
         else:
@@ -389,6 +311,68 @@ class Simulation:
         self._nested_computing -= node.parent is not None
         self._piece_done(node)
         self._change(worker)
+
+    def _lose_worker(self, _: None) -> None:
+        """The oldest worker is lost; told in the order in which Dask tells the plugin."""
+        worker = next(iter(self._workers.values()), None)
+        if worker is None:
+            return
+        address = worker.address
+        here = [node for node in self._nodes.values() if node.worker is worker]
+        self._lost_workers += 1
+        self._lost_nodes += len(here)
+        self._served += self.now - worker.arrived
+        calls = [child for node in here for child in node.children[: node.called]]
+        # what was called by another one here is lost, but not run again
+        again = [n for n in here if n.parent is None or n.parent.worker is not worker]
+        self._told(self.machine.set_open(address, self.now, any_work=False))
+        for node in here:
+            self._stop(node)
+            node.called = node.pending = 0
+            node.worker = None
+        del self._workers[address]
+        for node in here:
+            self._told(self.machine.task_left(node.key, self.now))
+        for node in again:
+            self._send(node)
+        self._told(self.machine.remove_worker(address, self.now))
+        for child in calls:
+            self._cancel(child, released=False)
+        name = f"tcp://worker-{len(self._workers_at) + self._lost_workers}"
+        self._at(self.now + self._replaced, self._worker_arrives, name)
+
+    def _cancel(self, node: Node, *, released: bool) -> None:
+        """Nobody waits for a transformation any more, nor for what it has called."""
+        if self._nodes.pop(node.key, None) is None:
+            return
+        self._stop(node)
+        if node.leased:
+            self._told(self.machine.task_left(node.key, self.now))
+        if released:
+            assert node.parent is not None and node.parent.worker is not None
+            holder = node.parent.worker.address
+            self._told(self.machine.release(node.key, holder, self.now))
+        for child in node.children[: node.called]:
+            self._cancel(child, released=True)
+        node.called = node.pending = 0
+        node.leased, node.worker = False, None
+
+    def _stop(self, node: Node) -> None:
+        """Its code is stopped where it is."""
+        node.attempt += 1
+        self._held -= node.begun
+        node.begun = False
+        worker = node.worker
+        if worker is None:
+            return
+        worker.advance(self.now)
+        left = [entry for entry in worker.computing if entry[2] is not node]
+        if len(left) < len(worker.computing):
+            heapq.heapify(left)
+            worker.computing = left
+            self._computing -= 1
+            self._nested_computing -= node.parent is not None
+            self._change(worker)
 
     # -- transformations -----------------------------------------------------------
 
@@ -442,6 +426,7 @@ class Simulation:
                 self._later(self._delay, self._begin, node)
 
     def _begin(self, node: Node) -> None:
+        node.begun = True
         self._held += 1
         self._most_held = max(self._most_held, self._held)
         self._compute(node)
@@ -468,11 +453,15 @@ class Simulation:
         first = node.called
         last = len(node.children) if node.together else first + 1
         node.called = last
-        node.pending = last - first
+        called = [child for child in node.children[first:last] if not child.done]
+        node.pending = len(called)
+        if not called:
+            self._compute(node)
+            return
         worker = node.worker
         assert worker is not None
         worker.taken -= 1
-        for child in node.children[first:last]:
+        for child in called:
             self._ask(child, node)
         self._begin_queued(worker)
 
@@ -499,6 +488,9 @@ class Simulation:
                 continue
             node = self._nodes[decision.lease_id]
             if isinstance(decision, Granted):
+                assert node.parent is not None
+                if node.parent.worker is None:  # the holder is being lost
+                    continue
                 node.leased = True
                 self._waits.append(self.now - node.asked)
                 self.machine.key_seen(node.key)
@@ -513,6 +505,7 @@ class Simulation:
 
     def _end(self, node: Node) -> None:
         self._held -= 1
+        node.begun, node.done = False, True
         del self._nodes[node.key]
         worker = node.worker
         assert worker is not None

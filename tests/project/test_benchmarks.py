@@ -32,8 +32,9 @@ from figures import (
     rounded,
     table,
 )
-from simulation import Node, Outcome, Policy, Simulation, random_tree
+from simulation import Outcome, Policy, Simulation
 from suite import Workload, measure, record, sleepers
+from trees import Node, random_tree
 from usage import difference, kinds
 
 # -- arithmetic --------------------------------------------------------------------
@@ -310,6 +311,37 @@ def test_no_slot_is_idle_while_something_waits() -> None:
         policy=Policy(places=False),
     ).run()
     assert old.makespan > 1.5 * late.makespan
+
+
+@settings(max_examples=40, deadline=None)
+@given(
+    seed=SEEDS,
+    losses=st.lists(st.floats(0.0, 20.0), max_size=6),
+    replaced=st.sampled_from([0.0, 3.0]),
+    storing=st.sampled_from([0.0, 0.5]),
+)
+def test_every_tree_ends_whatever_workers_are_lost(
+    seed: int, losses: list[float], replaced: float, storing: float
+) -> None:
+    """Nothing is held for what was lost, and no slot is idle while something waits."""
+    result = simulated(
+        seed, Policy(), losses_at=losses, replaced=replaced, storing=storing
+    )
+    assert result.unfinished == 0
+    assert 0 < result.efficiency <= 1 + 1e-9
+    if not losses:
+        assert result.used_while_waiting == pytest.approx(1.0)
+
+
+def test_what_was_stored_before_a_loss_is_not_computed_again() -> None:
+    """One call after the other; the caller begins again when another worker is there."""
+    caller = Node(0.0, together=False)
+    caller.children = [Node(2.0, True, depth=1, parent=caller) for _ in range(3)]
+    result = Simulation([caller], workers=1, losses_at=[5.0], replaced=3.0).run()
+    assert result.makespan == pytest.approx(2 + 2 + 1 + 3 + 2)
+    assert result.lost == (1, 2)
+    with pytest.raises(ValueError, match="losses_at"):
+        Simulation([], workers=1, losses_at=[1.0], policy=Policy(places=False))
 
 
 def test_top_level_ones_wait_for_units() -> None:
