@@ -2,10 +2,8 @@
 
 from __future__ import annotations
 
-import asyncio
 import subprocess
 import sys
-import threading
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -397,13 +395,6 @@ def test_a_lost_process_begins_again(dummy, tmp_path: Path, capsys) -> None:
     assert run(dies, str(tmp_path / "died"))[0] == 3
     texts = [line.partition(" | ")[2] for line in capsys.readouterr().out.splitlines()]
     assert texts == ["once more", "[begins again]", "once more"]
-
-
-def test_the_terminal_prints_from_a_thread(dummy) -> None:
-    """The loop of the client never waits for a terminal."""
-    run(writes, "thread")
-    assert "seamless-output" in {thread.name for thread in threading.enumerate()}
-    asyncio.run(asyncio.sleep(0))
 
 
 def test_a_cancelled_transformation_leaves_no_unfinished_line(

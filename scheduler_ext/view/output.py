@@ -183,8 +183,8 @@ class OutputView:
                 call(**outputs.request(keys, follow)), TIMEOUT
             )
             return outputs.parse_answer(answer)
-        except (OSError, asyncio.TimeoutError, InvalidMessage) as problem:
-            logger.info("Output of %d transformations: %r", len(keys), problem)
+        except Exception as problem:  # noqa: BLE001 - whatever the worker makes of it
+            logger.info("%s does not tell what its tasks write: %r", worker, problem)
             return {}
 
     def _worker(self, key: str) -> str | None:
