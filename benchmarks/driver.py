@@ -1,4 +1,4 @@
-"""Driver script: one workload of ``tests/workloads.py``, measured.
+"""Driver script: one workload of ``tests/drivers/workloads.py``, measured.
 
 ``python driver.py NAME [JSON arguments] --salt TEXT (--pool N | --database FILE)``
 
@@ -11,12 +11,33 @@ from __future__ import annotations
 import argparse
 import json
 import sys
+import time
 from pathlib import Path
 
 _HERE = Path(__file__).resolve().parent
 sys.path[:0] = [str(_HERE), str(_HERE.parent / "tests")]
 
 from usage import measured  # noqa: E402
+
+#: seconds that workers may take to start
+TIMEOUT = 60.0
+
+
+def await_workers(number: int, salt: str) -> None:
+    """Wait until the cluster has so many workers; more than one come only for work."""
+    from drivers import workloads
+
+    from seamless_dask.transformer_client import get_seamless_dask_client
+
+    client = get_seamless_dask_client().client
+    client.wait_for_workers(1, timeout=TIMEOUT)
+    deadline = time.monotonic() + TIMEOUT
+    round_ = 0
+    while len(client.scheduler_info(n_workers=-1)["workers"]) < number:
+        if time.monotonic() > deadline:
+            raise TimeoutError(f"{number} workers within {TIMEOUT:g} s")
+        round_ += 1
+        workloads.naps(f"{salt}/workers {round_}", n=12 * number, nap_seconds=0.2)
 
 
 def main() -> None:
@@ -27,6 +48,9 @@ def main() -> None:
     parser.add_argument("--pool", type=int, metavar="N", help="local processes only")
     parser.add_argument("--database", type=Path, help="where results are stored")
     parser.add_argument("--warm-up", type=int, default=12, metavar="N")
+    parser.add_argument(
+        "--workers", type=int, default=0, metavar="N", help="Dask workers to wait for"
+    )
     args = parser.parse_args()
 
     import seamless
@@ -39,7 +63,10 @@ def main() -> None:
         seamless.transformer.spawn(args.pool)
     else:
         seamless.config.init(workdir=".")
-    workloads.independent(f"{args.salt}/warm-up", n=args.warm_up)
+    if args.warm_up:
+        workloads.independent(f"{args.salt}/warm-up", n=args.warm_up)
+    if args.workers:
+        await_workers(args.workers, args.salt)
     outcome = measured(
         lambda: workloads.WORKLOADS[args.name](args.salt, **args.arguments),
         database=args.database,

@@ -23,8 +23,12 @@ class Workload:
     title: str
     function: str
     arguments: Mapping[str, Any] = field(default_factory=dict)
-    #: processes that execute transformations
+    #: Dask workers; only for backends that have some
+    workers: int = 1
+    #: processes that execute transformations, on each worker
     processes: int = 2
+    #: whether it begins when the services have just started, with one worker
+    cold: bool = False
     #: seconds of sleep in which leaves use a slot; None where that is not the point
     useful_seconds: float | None = None
 
@@ -35,8 +39,34 @@ def sleepers(jobs: int, leaves: int, leaf_seconds: float, processes: int) -> Wor
         f"{jobs} x {leaves} leaves that sleep {leaf_seconds:g} s",
         "sleepers",
         {"n": jobs, "leaves": leaves, "leaf_seconds": leaf_seconds},
-        processes,
+        processes=processes,
         useful_seconds=jobs * leaves * leaf_seconds,
+    )
+
+
+def on_workers(workers: int, trees: int, naps: int) -> tuple[Workload, ...]:
+    """Sleepers on several workers: all there before, or all but one still to start."""
+    size = f"on {workers} workers"
+    sleep = trees * 4 * 3 * 1.2
+    return (
+        *(
+            Workload(
+                f"{trees} trees of sleepers {size}, {'cold' if cold else 'warm'}",
+                "sleeping_trees",
+                {"n": trees},
+                workers,
+                cold=cold,
+                useful_seconds=sleep,
+            )
+            for cold in (False, True)
+        ),
+        Workload(
+            f"{naps} sleep 0.5 s {size}",
+            "naps",
+            {"n": naps},
+            workers,
+            useful_seconds=naps * 0.5,
+        ),
     )
 
 
@@ -50,6 +80,7 @@ FULL = (
     Workload("chain of 50", "chain", {"n": 50}),
     Workload("10 x 10 MB, there and on", "big", {"n": 10, "megabytes": 10}),
     sleepers(50, 4, 0.5, processes=5),
+    *on_workers(3, trees=30, naps=480),
 )
 
 #: the same shapes, to be done with in a few minutes
@@ -90,22 +121,25 @@ def measure(
     costs the whole timeout.
     """
     runs = []
-    for processes, group in _by_processes(workloads).items():
-        for backend in backends:
-            backend.processes = processes
+    for (workers, processes), group in _by_cluster(workloads).items():
+        able = [each for each in backends if workers == 1 or each.has_workers]
+        for backend in able:
+            backend.workers, backend.processes = workers, processes
         try:
             for workload in group:
-                runs += _interleaved(backends, workload, repeats, timeout, salt, tell)
+                runs += _interleaved(able, workload, repeats, timeout, salt, tell)
         finally:
-            for backend in backends:
+            for backend in able:
                 backend.close()
     return runs
 
 
-def _by_processes(workloads: Iterable[Workload]) -> dict[int, list[Workload]]:
-    groups: dict[int, list[Workload]] = {}
-    for workload in workloads:
-        groups.setdefault(workload.processes, []).append(workload)
+def _by_cluster(
+    workloads: Iterable[Workload],
+) -> dict[tuple[int, int], list[Workload]]:
+    groups: dict[tuple[int, int], list[Workload]] = {}
+    for each in workloads:
+        groups.setdefault((each.workers, each.processes), []).append(each)
     return groups
 
 
@@ -131,6 +165,7 @@ def _interleaved(
                 # Short: a text of 64 characters would be taken for a checksum.
                 salt=f"{salt}-{workload.function}-{repeat}",
                 timeout=timeout,
+                cold=workload.cold,
             )
             run = record(backend.name, workload, repeat, outcome)
             run["load_before"] = load
@@ -179,6 +214,6 @@ def record(
         "slot_efficiency": None,
     }
     if workload.useful_seconds is not None:
-        slots = workload.processes * THROTTLE
+        slots = workload.workers * workload.processes * THROTTLE
         run["slot_efficiency"] = workload.useful_seconds / (slots * seconds)
     return run

@@ -68,7 +68,7 @@ def _without_answer(handler: Callable[..., None]) -> Callable[..., None]:
 
 @dataclass
 class Calls:
-    """The handlers; the last six fields are functions of the plugin."""
+    """The handlers; the last seven fields are functions of the plugin."""
 
     scheduler: Scheduler
     machine: PermissionMachine
@@ -82,6 +82,7 @@ class Calls:
     failures: Callable[[], Reply]
     progress: Callable[[], Reply]
     output: Callable[[str | None, str, int | None, bool], Awaitable[Reply]]
+    report: Callable[[], Reply]
 
     def handlers(self) -> dict[str, Callable[..., Any]]:
         """Calls that have an answer, by name."""
@@ -97,6 +98,7 @@ class Calls:
             messages.OP_FAILURES: self._on_failures,
             outputs.OP_OUTPUT: self._on_output,
             messages.OP_PROGRESS: self._on_progress,
+            messages.OP_REPORT: self._on_report,
         }
 
     def stream_handlers(self) -> dict[str, Callable[..., None]]:
@@ -160,6 +162,11 @@ class Calls:
             return {"status": "ok", **await self.output(*question)}
         except InvalidMessage as problem:
             return error_reply(problem.errors)
+
+    @_answers
+    def _on_report(self, **payload: Any) -> Reply:
+        messages.parse_nothing(payload)
+        return {"status": "ok", **self.report()}
 
     @_answers
     def _on_register_worker(self, **payload: Any) -> Reply:

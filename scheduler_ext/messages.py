@@ -46,6 +46,7 @@ OP_NAME = "seamless_name"
 OP_WHY = "seamless_why"
 OP_FAILURES = "seamless_failures"
 OP_PROGRESS = "seamless_progress"
+OP_REPORT = "seamless_report"
 OP_FUNCTION = "seamless_function"
 OP_MARK = "seamless_mark"
 OP_STORES = "seamless_stores"
@@ -375,21 +376,25 @@ def report(
     *,
     begun: int | None,
     resume_wait: float | None,
+    usage: tuple[float, float, int | None] | None = None,
     error: str | None = None,
 ) -> dict[str, Any]:
     """The value under REPORT in the metadata of a task.
 
     ``ending`` is one of :data:`.view.history.REPORTED`, ``cache_hits`` the number of
-    results that were found for nested transformations. Two fields are there only if its
-    code ran: ``begun``, how often the code began, and ``resume_wait``, how many seconds
-    it waited for its process after its calls had ended. A failure has ``error``: what
-    :func:`failure` makes of its text.
+    results that were found for nested transformations. Three fields are there only if
+    its code ran: ``begun``, how often the code began, ``resume_wait``, how many seconds
+    it waited for its process after its calls had ended, and ``usage``: seconds from its
+    beginning to its end, seconds of CPU time, and the peak memory of its process in bytes
+    or None. A failure has ``error``: what :func:`failure` makes of its text.
     """
     details: dict[str, Any] = {"ending": ending, "cache_hits": cache_hits}
     if begun is not None:
         details["begun"] = begun
     if resume_wait is not None:
         details["resume_wait"] = resume_wait
+    if usage is not None:
+        details["usage"] = usage
     if error is not None:
         details["error"] = failure(error)
     return details
@@ -426,6 +431,24 @@ def parse_report(metadata: Mapping[str, Any] | None) -> Mapping[str, Any] | None
     return details if isinstance(details, dict) else None
 
 
+def parse_usage(
+    details: Mapping[str, Any],
+) -> tuple[float | None, float | None, int | None, float | None]:
+    """Wall time, CPU time, memory and ``resume_wait`` in a report; None if invalid."""
+    usage = details.get("usage")
+    if not isinstance(usage, (list, tuple)) or len(usage) != 3:
+        return None, None, None, None
+    wall, cpu, memory = (_amount(value) for value in usage)
+    waited = _amount(details.get("resume_wait"))
+    return wall, cpu, None if memory is None else int(memory), waited
+
+
+def _amount(value: Any) -> float | None:
+    """A number that can be summed up, None if it is none."""
+    valid = isinstance(value, (int, float)) and not isinstance(value, bool)
+    return float(value) if valid and 0 <= value < fields.MAX_AMOUNT else None
+
+
 def parcel(client: str, result: Any) -> dict[str, Any]:
     """The value under RESULT in the metadata of a task.
 
@@ -442,13 +465,32 @@ def parse_parcel(value: Any) -> tuple[str, Any] | None:
     return str(value.get("client")), value.get("result")
 
 
-def figures(processes: int) -> dict[str, Any]:
-    """The value under METRICS in a worker's heartbeat: its Seamless processes now."""
-    return {"processes": processes}
+@dataclass(frozen=True)
+class WorkerFigures:
+    """A worker with its Seamless processes; None: not known.
+
+    ``processes`` is how many there are, ``cpu`` is in percent of a core and ``memory`` in
+    bytes, both of the Dask process and of all processes below it.
+    """
+
+    processes: int | None = None
+    cpu: float | None = None
+    memory: int | None = None
 
 
-def parse_figures(metrics: Mapping[str, Any]) -> int | None:
-    """The number of Seamless processes in :func:`figures`; None if it is not known."""
+def figures(processes: int, cpu: float | None, memory: int | None) -> dict[str, Any]:
+    """The value under METRICS in a worker's heartbeat; see :class:`WorkerFigures`."""
+    return {"processes": processes, "cpu": cpu, "memory": memory}
+
+
+def parse_figures(metrics: Mapping[str, Any]) -> WorkerFigures:
+    """The figures of a worker in the metrics of its heartbeat."""
     told = metrics.get(METRICS)
-    number = told.get("processes") if isinstance(told, dict) else None
-    return number if isinstance(number, int) else None
+    if not isinstance(told, dict):
+        return WorkerFigures()
+    number, memory = told.get("processes"), _amount(told.get("memory"))
+    return WorkerFigures(
+        number if isinstance(number, int) else None,
+        _amount(told.get("cpu")),
+        None if memory is None else int(memory),
+    )

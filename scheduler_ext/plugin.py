@@ -21,6 +21,7 @@ from distributed.scheduler import Scheduler, WorkerState
 from tornado.ioloop import PeriodicCallback
 
 from . import messages
+from .about import About
 from .activity import UNFINISHED, Activity
 from .calls import Calls, Reply
 from .cancellation import LiveKeys
@@ -116,6 +117,7 @@ class SeamlessSchedulerPlugin(SchedulerPlugin):
             failures=self.operations.failures.answer,
             output=self._output.answer,
             progress=self.operations.progress,
+            report=self.operations.report,
         )
 
     # -- life cycle --------------------------------------------------------------
@@ -188,6 +190,7 @@ class SeamlessSchedulerPlugin(SchedulerPlugin):
             "permissions": asdict(self._machine.statistics()),
             "activity": self._activity.snapshot(now),
             "scaling": self.scaling.snapshot(),
+            "cluster": self.operations.cluster(),
             "transformations": self.operations.overview(),
             "stall": self.operations.watchdog.state(),
             "workers": workers.rows(self._scheduler, self._machine, self.leaves),
@@ -212,6 +215,10 @@ class SeamlessSchedulerPlugin(SchedulerPlugin):
     async def retire(self, addresses: Collection[str]) -> bool:
         """Drain and close workers; see :meth:`Retiring.retire`."""
         return await self._retiring.retire(addresses)
+
+    def introduce(self, about: About) -> None:
+        """Learn the facts about the cluster that people want to see."""
+        self.operations.about = about
 
     def leaves(self, address: str) -> bool:
         """Whether a worker only finishes the tasks that it runs."""
@@ -301,8 +308,7 @@ class SeamlessSchedulerPlugin(SchedulerPlugin):
         self._activity.clear(now)
         self._meter.clear()
         self._losses.clear()
-        self.operations.journal.clear()
-        self.operations.nested.clear()
+        self.operations.clear()
         self._output.clear()
         self._delivery.abandon_all("the scheduler was restarted")
         logger.info("Scheduler restarted: all leases ended")
@@ -330,7 +336,7 @@ class SeamlessSchedulerPlugin(SchedulerPlugin):
         """Check timeouts, the epoch and deadlocks; cheap while there is no live lease."""
         machine = self._machine
         quiet_beats, self._quiet_beats = self._quiet_beats, 0
-        self.operations.watchdog.beat(now)
+        self.operations.beat(now)
         self._prefixes.forget()
         if not (machine.live or machine.held):
             return

@@ -25,6 +25,8 @@ class ScalingRecord:
         self._jobs: dict[str, int] = {}
         self._submission_error: dict[str, Any] | None = None
         self._excluded_nodes: dict[str, dict[str, Any]] = {}
+        #: since when the job that has run longest has a worker, in Unix seconds
+        self.oldest_job: float | None = None
 
     def decided(self, before: int, after: int, reason: str, time: float) -> None:
         """The wanted number of workers was changed."""
@@ -41,15 +43,18 @@ class ScalingRecord:
         jobs: Mapping[str, int],
         submission_error: Mapping[str, Any] | None,
         excluded_nodes: Mapping[str, Mapping[str, Any]],
+        oldest_job: float | None = None,
     ) -> None:
         """Report the state of the jobs of a batch system.
 
         ``jobs`` is the number of jobs by state (pending, starting, connected,
         draining); ``submission_error`` has time, message, retry_at and failures, or is
         None if the last submission succeeded; ``excluded_nodes`` maps the name of each
-        node that gets no jobs to ``until`` (a time) and ``reason``.
+        node that gets no jobs to ``until`` (a time) and ``reason``. ``oldest_job`` is the
+        time since which the job that has run longest has a worker; None without one.
         """
         self._jobs = dict(jobs)
+        self.oldest_job = oldest_job
         self._submission_error = (
             None if not submission_error else dict(submission_error)
         )

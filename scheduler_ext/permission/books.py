@@ -12,6 +12,7 @@ from .events import Statistics, StoryLine, is_number
 from .held import HeldTasks
 from .lease import Lease
 from .ledger import Ledger
+from .needs import Needs
 from .places import Places
 from .released import Released
 from .wanted import Wanted
@@ -105,6 +106,18 @@ class Books:
         """Whether a task that is held back has a worker that fits, free or not."""
         held = self._held.get(key)
         return held is not None and self._places.offered(held.needs)
+
+    def held_needs(self, key: str) -> Needs | None:
+        """What a task that is held back needs on its worker."""
+        held = self._held.get(key)
+        return None if held is None else held.needs
+
+    def held_by_needs(self) -> dict[Needs, tuple[int, bool]]:
+        """For tasks that are held back: how many, and whether a worker fits."""
+        return {
+            needs: (number, self._places.offered(needs))
+            for needs, number in self._held.line.lengths()
+        }
 
     def held_position(self, key: str) -> int:
         """The position of a task among those that are held back, from 1."""

@@ -80,6 +80,13 @@ class Line(Generic[T]):
                 found.append(head)
         return sorted(found, key=lambda head: (-head[0], head[1]))
 
+    def lengths(self) -> list[tuple[Needs, int]]:
+        """The number of entries for each kind of needs."""
+        return [
+            (needs, sum(map(len, depths.by_depth.values())))
+            for needs, depths in self._by_needs.items()
+        ]
+
     def position(self, depth: int, number: int) -> int:
         """The position of an entry among all, from 1."""
         before = 0

@@ -8,7 +8,7 @@ pages share.
 from __future__ import annotations
 
 import html
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Sequence
 from time import localtime
 from typing import Any
 
@@ -27,14 +27,24 @@ from distributed.utils import log_errors
 from tornado.ioloop import IOLoop
 
 from . import figures
-from .figures import Card, Figures, Row
+from .figures import Choice, Figures
 from .history import INTERVAL, MAX_SAMPLES, Sample
 from .operations import Operations
+from .page_tables import PAGE, STYLE, Groups, Table, set_if_new, title
+from .summary import Card, Fact
 
-#: Name in the menu, and path
-PAGE = "seamless"
 #: Time that the curves show, in seconds
 SPAN = 300
+#: (text, path below the page, explanation) of the links in the head
+LINKS = (
+    (
+        "where the time went",
+        "report",
+        "By name: how long, what was waited for, CPU, memory",
+    ),
+    ("failures", "failures", "The last 100 failures with their errors"),
+    ("JSON", "state.json", "The whole status for programs"),
+)
 BLUE, SKY, ORANGE, GREEN, RED, GREY = (
     "#0072b2",
     "#56b4e9",
@@ -44,25 +54,10 @@ BLUE, SKY, ORANGE, GREEN, RED, GREY = (
     "#666666",
 )
 
-_STYLE = """
-.cards { display: flex; flex-wrap: wrap; gap: 10px; font-family: sans-serif; }
-.card { border: 1px solid #ddd; border-left: 4px solid #0072b2; border-radius: 3px;
-  padding: 6px 14px 8px 12px; min-width: 120px; max-width: 280px; }
-.card.alarming { border-left-color: #c0392b; }
-.title { color: #555; font-size: 12px; }
-.value { color: #111; font-size: 22px; font-weight: 600; }
-.note { color: #555; font-size: 12px; }
-.heading { color: #222; font: 600 14px sans-serif; margin: 10px 0 4px; }
-table { border-collapse: collapse; table-layout: fixed; width: 100%;
-  font: 12px sans-serif; color: #222; }
-th { text-align: left; font-weight: 600; color: #555; border-bottom: 1px solid #bbb; }
-th, td { padding: 3px 8px 3px 0; overflow: hidden; text-overflow: ellipsis;
-  white-space: nowrap; }
-td { border-bottom: 1px solid #eee; }
-th.number, td.number { text-align: right; }
-a { color: #0072b2; text-decoration: none; font-family: monospace; }
-.alarm { color: #fff; background: #c0392b; font: 600 13px sans-serif;
-  padding: 6px 12px; border-radius: 3px; margin-bottom: 4px; }
+#: Charts beside each other where there is room, otherwise below each other
+_CHARTS = """
+:host { display: grid !important; grid-template-columns: 1fr; }
+@media (min-width: 1100px) { :host { grid-template-columns: repeat(3, 1fr); } }
 """
 
 
@@ -91,22 +86,23 @@ class Curves:
                 "slots",
                 ("capacity", "capacity", GREY, "dashed"),
                 ("slots_in_use", "in use", BLUE, "solid"),
-                ("lent", "lent", SKY, "solid"),
-                ("requests_waiting", "requests waiting", ORANGE, "solid"),
+                ("lent", "waiting for calls", SKY, "solid"),
+                ("requests_waiting", "calls without slot", ORANGE, "solid"),
             ),
             self._figure(
                 "Unfinished transformations",
                 "transformations",
-                ("transformations_with_workers", "with a worker", BLUE, "solid"),
+                ("transformations_with_workers", "running", BLUE, "solid"),
                 ("transformations_waiting", "waiting", ORANGE, "solid"),
             ),
             self._figure(
                 "Throughput",
                 "per second [1/s]",
                 ("ended", "transformations ended", GREEN, "solid"),
-                ("refused", "requests refused", RED, "solid"),
+                ("refused", "slots refused", RED, "solid"),
             ),
             sizing_mode="stretch_width",
+            stylesheets=[_CHARTS],
         )
 
     def _figure(self, title: str, unit: str, *lines: tuple[str, str, str, str]) -> Any:
@@ -178,51 +174,6 @@ def _rate(before: Sample, after: Sample, counter: str) -> float:
     return (getattr(after, counter) - getattr(before, counter)) / seconds
 
 
-class Table:
-    """A table under its heading; without rows the heading says so.
-
-    ``widths`` are the widths of the columns in percent; ``numbers`` are the fields that
-    are aligned to the right.
-    """
-
-    def __init__(
-        self,
-        name: str,
-        fields: Mapping[str, str],
-        widths: Sequence[int],
-        numbers: Sequence[str] = (),
-    ) -> None:
-        self._fields = fields
-        self._classes = {
-            field: ' class="number"' if field in numbers else "" for field in fields
-        }
-        columns = "".join(f'<col style="width: {width}%">' for width in widths)
-        headings = "".join(
-            f"<th{self._classes[field]}>{html.escape(heading)}</th>"
-            for field, heading in fields.items()
-        )
-        self._head = f"<colgroup>{columns}</colgroup><tr>{headings}</tr>"
-        self.root = Div(name=name, sizing_mode="stretch_width", stylesheets=[_STYLE])
-
-    def update(self, heading: str, rows: Sequence[Row]) -> None:
-        """Show these rows."""
-        text = f'<div class="heading">{html.escape(heading)}</div>'
-        if rows:
-            lines = "".join(f"<tr>{self._cells(row)}</tr>" for row in rows)
-            text += f"<table>{self._head}{lines}</table>"
-        _set(self.root, "text", text)
-
-    def _cells(self, row: Row) -> str:
-        cells = []
-        for field, style in self._classes.items():
-            text = html.escape(str(row[field]))
-            shown = text
-            if field == "name" and row.get("checksum"):
-                shown = f'<a href="{PAGE}/why/{row["checksum"]}.json">{text}</a>'
-            cells.append(f'<td{style} title="{text}">{shown}</td>')
-        return "".join(cells)
-
-
 class Page(DashboardComponent):
     """The page in one browser."""
 
@@ -231,33 +182,33 @@ class Page(DashboardComponent):
         self._detached = False
         #: problems that need attention
         self.alarms: list[str] = []
-        self._alarm = Div(
-            visible=False, sizing_mode="stretch_width", stylesheets=[_STYLE]
-        )
+        self._head = Div(name="head", sizing_mode="stretch_width", stylesheets=[STYLE])
         self._cards = Div(
-            name="cards", sizing_mode="stretch_width", stylesheets=[_STYLE]
+            name="cards", sizing_mode="stretch_width", stylesheets=[STYLE]
         )
         self._curves = Curves(shown.operations)
         self._workers = Table(
             "workers",
             figures.WORKER_FIELDS,
-            (18, 9, 6, 8, 8, 12, 8, 11, 12, 8),
+            (16, 11, 6, 9, 8, 9, 8, 11, 12, 10),
             tuple(figures.WORKER_FIELDS)[1:],
         )
         # one below the other: a name and its callers need the width
-        self._waiting = Table("waiting", figures.WAITING_FIELDS, (36, 9, 11, 44))
-        self._running = Table("running", figures.RUNNING_FIELDS, (36, 9, 9, 10, 8, 28))
-        self._failures = Table("failures", figures.FAILURE_FIELDS, (9, 36, 10, 45))
+        self._waiting = Groups()
+        self._running = Table(
+            "running", figures.RUNNING_FIELDS, (33, 10, 10, 11, 9, 27)
+        )
+        self._failures = Table("failures", figures.FAILURE_FIELDS, (10, 36, 10, 44))
         self._decisions = Table("decisions", figures.DECISION_FIELDS, (12, 10, 78))
         self.source = self._curves.source
         self.root: Any = column(
-            self._alarm,
+            self._head,
             self._cards,
             self._curves.root,
-            self._workers.root,
-            self._failures.root,
             self._waiting.root,
             self._running.root,
+            self._workers.root,
+            self._failures.root,
             self._decisions.root,
             sizing_mode="stretch_width",
             margin=10,
@@ -271,11 +222,13 @@ class Page(DashboardComponent):
             return
         if not self._shown.operations.attached:
             self._detached = True
-            self._warn(["Detached: the scheduler has no Seamless plugin any more."])
+            self._say(
+                [], "", ["Detached: the scheduler has no Seamless plugin any more."]
+            )
             return
         now = self._shown.figures()
-        self._warn(now.problems)
-        _set(self._cards, "text", _cards(now.cards))
+        self._say(now.facts, now.standing, now.problems)
+        set_if_new(self._cards, "text", _cards(now.cards))
         self._curves.update()
         self._workers.update(now.workers_title, now.workers)
         self._waiting.update(now.waiting_title, now.waiting)
@@ -283,11 +236,26 @@ class Page(DashboardComponent):
         self._failures.update(now.failures_title, now.failures)
         self._decisions.update(now.decisions_title, now.decisions)
 
-    def _warn(self, warnings: list[str]) -> None:
-        self.alarms = warnings
-        lines = (f'<div class="alarm">{html.escape(line)}</div>' for line in warnings)
-        _set(self._alarm, "text", "".join(lines))
-        _set(self._alarm, "visible", bool(warnings))
+    def _say(self, facts: Sequence[Fact], standing: str, alarms: list[str]) -> None:
+        """Show the head: facts, a sentence about the cluster, and its problems."""
+        self.alarms = alarms
+        parts = [
+            f'<div class="fact"{title(fact.help)}><span>{html.escape(fact.label)}</span>'
+            f"{html.escape(fact.value)}</div>"
+            for fact in facts
+        ]
+        links = " · ".join(
+            f'<a href="{PAGE}/{path}"{title(text)}>{name}</a>'
+            for name, path, text in LINKS
+        )
+        text = (
+            f'<div class="facts">{"".join(parts)}<div class="links">{links}</div></div>'
+            f'<div class="standing">{html.escape(standing)}</div>'
+        )
+        text += "".join(
+            f'<div class="alarm">{html.escape(line)}</div>' for line in alarms
+        )
+        set_if_new(self._head, "text", text)
 
 
 class Shown:
@@ -295,6 +263,7 @@ class Shown:
 
     def __init__(self, operations: Operations) -> None:
         self.operations = operations
+        self._choice = Choice()
         self._figures: Figures | None = None
         self._computed = 0.0
 
@@ -302,7 +271,7 @@ class Shown:
         """The figures, at most about a second old."""
         now = monotonic()
         if self._figures is None or now - self._computed > INTERVAL / 2:
-            self._figures = figures.figures(self.operations)
+            self._figures = figures.figures(self.operations, self._choice)
             self._computed = now
         return self._figures
 
@@ -310,19 +279,14 @@ class Shown:
 def _cards(cards: list[Card]) -> str:
     return '<div class="cards">{}</div>'.format(
         "".join(
-            f'<div class="card{" alarming" if card.alarming else ""}">'
+            f'<div class="card{" alarming" if card.alarming else ""}"'
+            f"{title(card.help)}>"
             f'<div class="title">{html.escape(card.title)}</div>'
             f'<div class="value">{html.escape(card.value)}</div>'
             f'<div class="note">{html.escape(card.note)}</div></div>'
             for card in cards
         )
     )
-
-
-def _set(model: Any, name: str, value: Any) -> None:
-    """Assign a value only if it has changed, so that unchanged values are not sent."""
-    if getattr(model, name) != value:
-        setattr(model, name, value)
 
 
 def add(operations: Operations, dask_pages: Any) -> Callable[[], None]:

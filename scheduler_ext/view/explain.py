@@ -6,6 +6,7 @@ return values go over the wire, see :func:`overview` and :func:`why`.
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import asdict, dataclass
 from itertools import islice
 from typing import Any, Literal
@@ -110,7 +111,7 @@ def overview(subject: Subject, now: float, limit: int = SHOWN) -> dict[str, Any]
     journal = subject.journal
     leases = subject.machine.ledger.oldest_unsubmitted(limit)
     unsubmitted = {_name(lease): lease for lease in leases}
-    waiting = [_lease_row(subject, lease, now) for lease in unsubmitted.values()]
+    waiting = [lease_row(subject, lease, now) for lease in unsubmitted.values()]
     waiting += [row_of(subject, key, now) for key in islice(journal.waiting, limit)]
     waiting.sort(key=lambda row: row["age_seconds"], reverse=True)
     waiting_total, with_workers_total = totals(subject)
@@ -270,7 +271,7 @@ def row_of(subject: Subject, key: str, now: float) -> dict[str, Any]:
         ledger = subject.machine.ledger
         ids = ledger.bound_to(key)
         if ids:
-            return _lease_row(subject, ledger.leases[ids[0]], now)
+            return lease_row(subject, ledger.leases[ids[0]], now)
         state: State = "unknown" if task is None else "ended"
         reason = "it has no task any more" if task is None else f"it is {task.state}"
         return _fields(subject, key, state, reason, 0.0)
@@ -285,7 +286,7 @@ def row_of(subject: Subject, key: str, now: float) -> dict[str, Any]:
     return row
 
 
-def _lease_row(subject: Subject, lease: Lease, now: float) -> dict[str, Any]:
+def lease_row(subject: Subject, lease: Lease, now: float) -> dict[str, Any]:
     """A row for a transformation without a task; its key may be None."""
     if lease.granted_at is None:
         state: State = "slot"
@@ -295,7 +296,9 @@ def _lease_row(subject: Subject, lease: Lease, now: float) -> dict[str, Any]:
         reason += _paused(subject)
     else:
         state = "submission"
-        reason = f"it has a slot, {lease.request.holder} is about to submit it"
+        holder = subject.scheduler.workers.get(lease.request.holder)
+        name = lease.request.holder if holder is None else f"worker {holder.name}"
+        reason = f"it has a slot, {name} is about to submit it"
     return _fields(subject, lease.request.key, state, reason, now - lease.since)
 
 
@@ -331,22 +334,36 @@ def _state(subject: Subject, task: TaskState) -> tuple[State, str]:
     """Where an unfinished task of Dask is."""
     if task.state == "processing" and task.processing_on is not None:
         return _with_worker(subject, task, task.processing_on)
-    if task.state == "waiting":
+    state = waits_as(subject, task)
+    if state == "dependency":
         below = islice(task.waiting_on or (), MAX_NAMED)
         keys = [subject.labels.short(str(other.key)) for other in below]
         number = len(task.waiting_on or ())
-        return (
-            "dependency",
-            f"waits for {count(number, 'input')}: {listed(keys, number)}",
-        )
-    if task.state == "queued" and subject.scheduler.workers:
+        return state, f"waits for {count(number, 'input')}: {listed(keys, number)}"
+    if state == "queued":
         reason = "held back by Dask until a worker has a free thread"
-        return "queued", reason + _paused(subject)
-    if subject.machine.holds_back(str(task.key)) and subject.machine.capacity:
-        if subject.machine.may_ever_start(str(task.key)):
-            reason = f"no slot: {subject.machine.why_waiting()}"
-            return "slot", reason + _paused(subject)
-    return "no-worker", _no_worker(subject, task)
+        return state, reason + _paused(subject)
+    if state == "slot":
+        return state, f"no slot: {subject.machine.why_waiting()}" + _paused(subject)
+    return state, _no_worker(subject, task)
+
+
+def waits_as(
+    subject: Subject, task: TaskState, fits: Callable[[str], bool] | None = None
+) -> State:
+    """What an unfinished task without a worker waits for.
+
+    ``fits`` tells whether a task that is held back has a worker that fits.
+    """
+    if task.state == "waiting":
+        return "dependency"
+    if task.state == "queued" and subject.scheduler.workers:
+        return "queued"
+    machine, key = subject.machine, str(task.key)
+    if machine.capacity and machine.holds_back(key):
+        if (fits or machine.may_ever_start)(key):
+            return "slot"
+    return "no-worker"
 
 
 def _with_worker(

@@ -5,25 +5,30 @@ The number of rows is limited, however large the cluster is; totals are exact.
 
 from __future__ import annotations
 
+import re
 from dataclasses import dataclass
-from datetime import datetime
 from heapq import nlargest
+from itertools import islice
 from typing import Any
 
+from distributed.core import Status
 from distributed.metrics import monotonic, time
 
-from . import explain
+from . import explain, groups
 from .failures import Failure
 from .labels import joined, named, with_digits
 from .operations import Operations
-from .phrases import count, listed, size, span
-from .workers import executing, paused, processes, work
+from .phrases import moment, size
+from .summary import Card, Fact, cards, facts, problems, standing
+from .workers import executing, usage, work
 
 #: Rows of the tables
 WORKERS_SHOWN = 20
 TRANSFORMATIONS_SHOWN = 15
 DECISIONS_SHOWN = 10
 FAILURES_SHOWN = 10
+#: Seconds for which the table has the same workers, if there are more
+STEADY = 30.0
 
 Row = dict[str, Any]
 
@@ -34,22 +39,21 @@ WORKER_FIELDS = {
     "slots": "slots",
     "top_level": "top-level",
     "nested": "nested",
-    "waiting": "waiting for calls",
+    "waiting": "wait for calls",
     "storing": "storing",
     "load": "load [% of slots]",
     "cpu": "CPU [% of a core]",
     "memory": "memory",
 }
-WAITING_FIELDS = {
+GROUP_FIELDS = {
     "name": "transformation",
     "age": "asked for",
-    "state": "waits for",
     "reason": "reason",
 }
 RUNNING_FIELDS = {
     "name": "transformation",
     "age": "asked for",
-    "held": "on it since",
+    "held": "assigned",
     "worker": "worker",
     "state": "state",
     "reason": "what it does",
@@ -62,25 +66,45 @@ FAILURE_FIELDS = {
 }
 DECISION_FIELDS = {"time": "time", "change": "workers", "reason": "reason"}
 
+#: {heading: explanation}, shown when the mouse is over it
+HELP = {
+    "processes": "Seamless processes that exist now; there are more under load",
+    "slots": "transformations that may execute at a time",
+    "top-level": "transformations that a driver script has started",
+    "nested": "transformations that another one has called",
+    "wait for calls": "transformations that wait for those they called; they take no slot",
+    "storing": "transformations that have ended and whose results are being stored; they "
+    "take no slot",
+    "load [% of slots]": "share of the slots whose transformations execute",
+    "CPU [% of a core]": "of the worker with its Seamless processes and all that they have "
+    "started; 100 is one core",
+    "memory": "of the worker with its Seamless processes and all that they have started",
+    "assigned": "when a worker got it",
+    "state": "assigned, running, calling (it waits for its calls) or storing",
+}
+
 
 @dataclass(frozen=True)
-class Card:
-    """A figure in large type, with a title and a note."""
+class GroupRows:
+    """Transformations that wait for the same; the rows are shown when it is opened."""
 
+    state: str
     title: str
-    value: str
-    note: str
-    #: whether it shows a problem
-    alarming: bool = False
+    names: str
+    reason: str
+    rows: list[Row]
 
 
 @dataclass(frozen=True)
 class Figures:
     """Everything that changes on the page, except for the curves."""
 
+    facts: list[Fact]
+    #: a sentence about the whole cluster
+    standing: str
     cards: list[Card]
     workers: list[Row]
-    waiting: list[Row]
+    waiting: list[GroupRows]
     running: list[Row]
     failures: list[Row]
     decisions: list[Row]
@@ -94,15 +118,48 @@ class Figures:
     problems: list[str]
 
 
-def figures(operations: Operations) -> Figures:
+class Choice:
+    """Which workers are shown: the busiest, but the same ones for a while."""
+
+    def __init__(self) -> None:
+        self._addresses: list[str] = []
+        self._at = float("-inf")
+
+    def workers(self, operations: Operations, now: float) -> list[Any]:
+        """Up to WORKERS_SHOWN workers, in the order of their names."""
+        present = operations.scheduler.workers
+        chosen = [present[a] for a in self._addresses if a in present]
+        full = len(chosen) == min(WORKERS_SHOWN, len(present))
+        if not full or now - self._at > STEADY:
+            self._at = now
+            chosen = nlargest(WORKERS_SHOWN, present.values(), key=_urgency)
+            chosen.sort(key=lambda ws: _natural(str(ws.name)))
+            self._addresses = [ws.address for ws in chosen]
+        return chosen
+
+
+def _urgency(ws: Any) -> tuple[bool, int]:
+    return ws.status == Status.paused, len(ws.processing)
+
+
+def _natural(name: str) -> list[tuple[int, str]]:
+    """A key that sorts worker 9 before worker 10."""
+    parts = re.split(r"(\d+)", name)
+    return [(int(part), "") if part.isdigit() else (-1, part) for part in parts]
+
+
+def figures(operations: Operations, choice: Choice | None = None) -> Figures:
     """The figures of this moment."""
-    overview = explain.overview(
-        operations.subject, monotonic(), limit=TRANSFORMATIONS_SHOWN
-    )
+    now, subject = monotonic(), operations.subject
     scaling = operations.scaling.snapshot()
-    workers = _workers(operations)
-    waiting = [_waiting_row(row) for row in overview["waiting"]]
-    running = [_running_row(row) for row in overview["with_workers"]]
+    cluster = operations.cluster()
+    waiting_total, running_total = explain.totals(subject)
+    workers = _workers(operations, choice or Choice(), now)
+    waiting = _groups(operations, now)
+    running = [
+        _running_row(explain.row_of(subject, key, now))
+        for key in islice(subject.journal.with_worker, TRANSFORMATIONS_SHOWN)
+    ]
     failed = operations.failures
     failures = [_failure_row(each) for each in failed.latest(FAILURES_SHOWN)]
     decisions = [
@@ -110,7 +167,9 @@ def figures(operations: Operations) -> Figures:
         for decision in reversed(scaling["decisions"][-DECISIONS_SHOWN:])
     ]
     return Figures(
-        cards=_cards(operations, overview, scaling),
+        facts=facts(cluster),
+        standing=standing(operations, cluster, waiting_total, running_total),
+        cards=cards(operations, scaling, cluster, waiting_total, running_total),
         workers=workers,
         waiting=waiting,
         running=running,
@@ -121,21 +180,11 @@ def figures(operations: Operations) -> Figures:
             workers,
             len(operations.scheduler.workers),
             "busiest",
-            "no worker is connected",
+            "none is connected",
         ),
-        waiting_title=_title(
-            "Transformations that wait",
-            waiting,
-            overview["waiting_total"],
-            "oldest",
-            "no transformation waits",
-        ),
+        waiting_title=f"Waiting transformations: {waiting_total or 'none'}",
         running_title=_title(
-            "Transformations with a worker",
-            running,
-            overview["with_workers_total"],
-            "oldest",
-            "no worker has a transformation",
+            "Transformations with a worker", running, running_total, "oldest", "none"
         ),
         failures_title=_title(
             "Failed transformations",
@@ -151,7 +200,7 @@ def figures(operations: Operations) -> Figures:
             "latest",
             "the number of workers was not changed",
         ),
-        problems=_stalls(operations) + _problems(scaling),
+        problems=problems(operations, scaling),
     )
 
 
@@ -163,97 +212,56 @@ def _title(what: str, rows: list[Row], total: int, which: str, none: str) -> str
     return f"{what}: {total}"
 
 
-# -- cards -------------------------------------------------------------------------
-
-
-def _cards(
-    operations: Operations, overview: dict[str, Any], scaling: dict[str, Any]
-) -> list[Card]:
-    statistics = operations.machine.statistics()
-    refused = statistics.refused_total
-    endings = operations.journal.endings
-    failed = endings["failed"] + endings["erred"]
-    ended = sum(endings.values())
-    number = len(operations.scheduler.workers)
-    jobs = {state: n for state, n in scaling["jobs"].items() if n}
-    wanted = scaling["wanted"]
-    return [
-        Card(
-            "Slots in use",
-            f"{statistics.slots_in_use} of {statistics.capacity}",
-            f"{statistics.executing} execute, {statistics.lent} wait for calls, "
-            f"{statistics.storing} are being stored",
-        ),
-        Card(
-            "Requests waiting",
-            str(statistics.waiting),
-            f"and {count(statistics.held, 'task')}, for a slot",
-        ),
-        Card(
-            "Requests refused",
-            str(sum(refused.values())),
-            listed(f"{n} {kind}" for kind, n in refused.items() if n) or "none so far",
-            # for want of capacity: it is tried again, then runs in the driver script
-            alarming=bool(refused["cycle"] or refused["ceiling"]),
-        ),
-        Card(
-            "Transformations",
-            f"{overview['waiting_total']} + {overview['with_workers_total']}",
-            "waiting + with a worker",
-        ),
-        Card(
-            "Ended",
-            str(ended),
-            listed(f"{n} {ending}" for ending, n in endings.items() if n)
-            or "none so far",
-            alarming=failed > 0,
-        ),
-        Card(
-            "Workers",
-            str(number),
-            f"{wanted} wanted" if wanted is not None else "scaling: none decided yet",
-        ),
-        Card(
-            "Jobs",
-            str(sum(jobs.values())),
-            listed(f"{n} {state}" for state, n in jobs.items()) or "of no batch system",
-            alarming=scaling["submission_error"] is not None,
-        ),
-    ]
-
-
 # -- rows --------------------------------------------------------------------------
 
 
-def _workers(operations: Operations) -> list[Row]:
-    """The workers with the most tasks."""
+def _workers(operations: Operations, choice: Choice, now: float) -> list[Row]:
     offers = operations.machine.offers()
     rows = []
-    for ws in nlargest(
-        WORKERS_SHOWN,
-        operations.scheduler.workers.values(),
-        key=lambda ws: len(ws.processing),
-    ):
+    for ws in choice.workers(operations, now):
         least, _, slots = offers.get(ws.address, ("none", 0, ws.nthreads))
+        used = usage(ws)
         row: Row = {
+            "key": ws.address,
             "name": str(ws.name),
-            "processes": processes(ws) or least,
+            "processes": used.processes or least,
             "slots": slots,
             **work(operations.machine, ws.address),
             "load": round(100 * executing(operations.machine, ws) / max(1, slots)),
-            "cpu": f"{ws.metrics.get('cpu') or 0:.0f}",
-            "memory": size(ws.metrics.get("memory") or 0),
+            "cpu": f"{used.cpu or 0:.0f}",
+            "memory": size(used.memory or 0),
         }
         rows.append(row)
     return rows
 
 
+def _groups(operations: Operations, now: float) -> list[GroupRows]:
+    found = groups.waiting(
+        operations.subject,
+        operations.functions,
+        operations.states,
+        operations.waits.by_state,
+        now,
+        TRANSFORMATIONS_SHOWN,
+    )
+    return [
+        GroupRows(
+            group.state,
+            group.title,
+            group.by_name,
+            group.reason,
+            [_waiting_row(row) for row in group.rows],
+        )
+        for group in found
+    ]
+
+
 def _waiting_row(row: Row) -> Row:
     return {
+        "key": row["key"] or row["label"],
         "name": named(row),
         "checksum": row["checksum"],
-        "age": f"{span(row['age_seconds'])} ago",
-        "state": row["state"],
+        "age": moment(row["age_seconds"]),
         "reason": row["reason"],
     }
 
@@ -261,10 +269,11 @@ def _waiting_row(row: Row) -> Row:
 def _running_row(row: Row) -> Row:
     held = row["worker_seconds"]
     return {
+        "key": row["key"],
         "name": named(row),
         "checksum": row["checksum"],
-        "age": f"{span(row['age_seconds'])} ago",
-        "held": "" if held is None else f"{span(held)} ago",
+        "age": moment(row["age_seconds"]),
+        "held": "" if held is None else moment(held),
         "worker": row["worker_name"] or "",
         "state": row["state"],
         "reason": row["reason"],
@@ -275,7 +284,7 @@ def _failure_row(failure: Failure) -> Row:
     label = joined(failure.name, failure.callers)
     because = f" (because {failure.cause} failed)" if failure.cause else ""
     return {
-        "time": f"{span(max(0.0, time() - failure.time))} ago",
+        "time": moment(time() - failure.time),
         "name": with_digits(label, failure.key, failure.checksum),
         "checksum": failure.checksum,
         "worker": failure.worker or "",
@@ -285,36 +294,7 @@ def _failure_row(failure: Failure) -> Row:
 
 def _decision_row(decision: Row) -> Row:
     return {
-        "time": f"{span(max(0.0, time() - decision['time']))} ago",
+        "time": moment(time() - decision["time"]),
         "change": f"{decision['from']} → {decision['to']}",
         "reason": decision["reason"],
     }
-
-
-def _stalls(operations: Operations) -> list[str]:
-    problems = [paused(operations.scheduler)]
-    stall = operations.watchdog.state()
-    if stall is not None:
-        problems.append(stall["message"])
-    return [problem for problem in problems if problem]
-
-
-def _problems(scaling: dict[str, Any]) -> list[str]:
-    problems = []
-    error = scaling["submission_error"]
-    if error is not None:
-        problems.append(
-            f"{count(error['failures'], 'submission')} in a row failed, the last at "
-            f"{_clock(error['time'])}, the next try is at {_clock(error['retry_at'])}: "
-            f"{error['message']}"
-        )
-    for node, exclusion in scaling["excluded_nodes"].items():
-        problems.append(
-            f"Node {node} gets no jobs until {_clock(exclusion['until'])}: "
-            f"{exclusion['reason']}"
-        )
-    return problems
-
-
-def _clock(unix: float | None) -> str:
-    return "?" if unix is None else datetime.fromtimestamp(unix).strftime("%H:%M:%S")

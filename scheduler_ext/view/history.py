@@ -119,11 +119,11 @@ class Journal:
         checksum: str | None = None,
         cancelled: bool = False,
         report: Mapping[str, Any] | None = None,
-    ) -> None:
+    ) -> Ended | None:
         """The task of a transformation went to another Dask state.
 
         ``again`` says that it was released and will run again; ``report`` is the report
-        of the worker on a task that is in memory now.
+        of the worker on a task that is in memory now. Returns its end, if that is one.
         """
         known = key in self.waiting or key in self.with_worker
         since, started = self._take(key, now)
@@ -134,7 +134,8 @@ class Journal:
         elif known:
             ending = self._ending(finish, cancelled, report or {})
             seconds = None if started is None else now - started
-            self._end(Ended(key, checksum, ending, now, seconds))
+            return self._end(Ended(key, checksum, ending, now, seconds))
+        return None
 
     def clear(self) -> None:
         """All tasks are gone; the totals stay."""
@@ -183,10 +184,11 @@ class Journal:
         if isinstance(wait, float) and 0 < wait < float("inf"):
             self.resume_waits.add(wait)
 
-    def _end(self, ended: Ended) -> None:
+    def _end(self, ended: Ended) -> Ended:
         self.endings[ended.ending] += 1
         name = ended.checksum or ended.key
         self._ended.pop(name, None)
         self._ended[name] = ended
         if len(self._ended) > MAX_ENDINGS:
             self._ended.popitem(last=False)
+        return ended

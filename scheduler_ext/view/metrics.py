@@ -25,7 +25,7 @@ from prometheus_client.registry import Collector
 from ..permission.event_log import WaitTimes
 from .explain import totals
 from .operations import Operations
-from .workers import processes
+from .workers import usage
 
 Family = GaugeMetricFamily | CounterMetricFamily | HistogramMetricFamily
 Labelled = TypeVar("Labelled", GaugeMetricFamily, CounterMetricFamily)
@@ -45,6 +45,7 @@ class SeamlessCollector(PrometheusCollector, Collector):
         if operations is not None:
             yield from _slots(operations)
             yield from _transformations(operations)
+            yield from _durations(operations)
             yield from _scaling(operations)
 
 
@@ -216,7 +217,7 @@ def _transformations(operations: Operations) -> Iterator[Family]:
     yield GaugeMetricFamily(
         "seamless_processes",
         "Seamless processes of all workers now.",
-        sum(processes(ws) or 0 for ws in operations.scheduler.workers.values()),
+        sum(usage(ws).processes or 0 for ws in operations.scheduler.workers.values()),
     )
     yield CounterMetricFamily(
         "seamless_results_stored",
@@ -231,6 +232,26 @@ def _transformations(operations: Operations) -> Iterator[Family]:
         "level",
         {"task": endings["cached"], "nested": journal.nested_cache_hits},
     )
+
+
+def _durations(operations: Operations) -> Iterator[Family]:
+    """For at most 50 names; the others are counted together."""
+    families = (
+        HistogramMetricFamily(
+            "seamless_transformation_seconds",
+            "Time that the code of transformations ran, their calls included.",
+            labels=["function"],
+        ),
+        HistogramMetricFamily(
+            "seamless_transformation_wait_seconds",
+            "Time for which transformations waited for inputs, workers and slots.",
+            labels=["function"],
+        ),
+    )
+    for name, each in operations.durations.histograms().items():
+        for family, waits in zip(families, (each.durations, each.waits), strict=True):
+            family.add_metric([name], _buckets(waits), waits.sum)
+    yield from families
 
 
 def _scaling(operations: Operations) -> Iterator[Family]:
@@ -266,12 +287,16 @@ def _histogram(name: str, text: str, waits: WaitTimes) -> HistogramMetricFamily:
     return HistogramMetricFamily(
         name,
         text,
-        buckets=[
-            ("+Inf" if bound == float("inf") else str(bound), float(number))
-            for bound, number in waits.cumulative()
-        ],
+        buckets=_buckets(waits),
         sum_value=waits.sum,
     )
+
+
+def _buckets(waits: WaitTimes) -> list[tuple[str, float]]:
+    return [
+        ("+Inf" if bound == float("inf") else str(bound), float(number))
+        for bound, number in waits.cumulative()
+    ]
 
 
 def _labelled(

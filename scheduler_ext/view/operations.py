@@ -7,12 +7,14 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Callable
+from dataclasses import asdict
 from typing import Any
 
 from distributed.metrics import monotonic, time
 from distributed.scheduler import Scheduler, TaskState
 
 from .. import messages
+from ..about import About
 from ..activity import UNFINISHED, Activity
 from ..cancellation import STIMULUS, LiveKeys
 from ..error_texts import beginning, last_line
@@ -20,7 +22,9 @@ from ..fields import InvalidMessage
 from ..functions import DIGITS, Functions
 from ..permission.machine import PermissionMachine
 from ..scaling import ScalingRecord
+from ..version import __version__
 from . import explain, progress, search
+from .durations import Durations, Usage, Waits
 from .failures import Failure, Failures
 from .history import History, Journal, Sample
 from .labels import Labels, joined, with_digits
@@ -72,6 +76,11 @@ class Operations:
             self.failures,
         )
         self.watchdog = Watchdog(self.subject, activity)
+        #: what the wrapper says about the cluster
+        self.about = About()
+        self._activity = activity
+        self.waits = Waits()
+        self.durations = Durations(time(), monotonic())
         #: whether the plugin takes part in the scheduler; see :class:`.pages.Pages`
         self.attached = False
 
@@ -81,8 +90,11 @@ class Operations:
         """The task of a transformation changed its state; ``live`` still names it."""
         if progress.is_nested(self.scheduler, key):
             self.nested.moved(start, finish)
+        now = monotonic()
         if finish in UNFINISHED:
-            self.journal.moved(key, finish, monotonic())
+            self.journal.moved(key, finish, now)
+            new = start not in UNFINISHED
+            self.waits.moved(key, finish, now, self._leased(key) if new else 0.0)
             return
         task = self.scheduler.tasks[key]
         checksum = self.subject.live.checksum(key)
@@ -94,15 +106,47 @@ class Operations:
         elif finish == "erred":
             error = f"{task.exception_text or ''}\n"
             self._failed(task, checksum, last_line(error), beginning(error))
-        self.journal.moved(
+        ended = self.journal.moved(
             key,
             finish,
-            monotonic(),
+            now,
             again=finish == "released" and bool(task.who_wants or task.waiters),
             checksum=checksum,
             cancelled=stimulus_id.startswith(_CANCELLATIONS),
             report=report,
         )
+        if ended is not None:
+            self.durations.ended(
+                self.labels.shown(key),
+                ended.ending,
+                ended.seconds,
+                self.waits.ended(key, now),
+                Usage(*messages.parse_usage(report or {})),
+            )
+
+    def _leased(self, key: str) -> float:
+        """How long the caller of a nested transformation has waited for its lease."""
+        return max(
+            (
+                lease.granted_at - lease.since
+                for lease in self.machine.ledger.leases_for(key)
+                if lease.granted_at is not None
+            ),
+            default=0.0,
+        )
+
+    def clear(self) -> None:
+        """All tasks are gone; the totals stay."""
+        self.journal.clear()
+        self.waits.clear()
+        self.nested.clear()
+
+    def beat(self, now: float) -> None:
+        """Look at the time; the cost does not depend on the number of tasks."""
+        self.watchdog.beat(now)
+        capacity = self.machine.capacity
+        self.waits.capacity(capacity, now)
+        self.durations.timeline.add(now, self.machine.places.taken, capacity)
 
     def _failed(
         self,
@@ -177,6 +221,52 @@ class Operations:
             "begun_again_total": self.journal.begun_again,
             "failures": self.failures.summary(),
             "resumes": {"waited": sum(waits.counts), "seconds": waits.sum},
+        }
+
+    @property
+    def states(self) -> dict[str, int]:
+        """{Dask state: number of unfinished transformations}."""
+        return self._activity.transformations.states
+
+    @property
+    def unfinished(self) -> int:
+        """Number of unfinished tasks of all sorts."""
+        return self._activity.all.unfinished
+
+    def cluster(self) -> dict[str, Any]:
+        """The fields of :class:`..about.About`, and times.
+
+        ``since`` is the start of the scheduler in Unix seconds, ``version`` ours.
+        ``ends_in`` is how many seconds are left until the cluster ends for want of work,
+        None while there is work or if it never ends so. ``walltime_in`` is how many are
+        left until the job that has run longest is ended by its batch system; None without
+        such a job.
+        """
+        about = self.about
+        idle = self._activity.idle_seconds(monotonic())
+        ends = None if about.timeout is None or not idle else about.timeout - idle
+        oldest = self.scaling.oldest_job
+        left = None
+        if oldest is not None and about.walltime is not None:
+            left = max(0.0, oldest + about.walltime - time())
+        return {
+            **asdict(about),
+            "version": __version__,
+            "since": self.durations.since,
+            "ends_in": None if ends is None else max(0.0, ends),
+            "walltime_in": left,
+        }
+
+    def report(self) -> dict[str, Any]:
+        """Where the time went; see :meth:`.durations.Durations.answer`.
+
+        ``nested_cache_hits`` is the number of results that were found before a nested
+        transformation became a task; their names are not known.
+        """
+        return {
+            "cluster": self.cluster(),
+            "nested_cache_hits": self.journal.nested_cache_hits,
+            **self.durations.answer(time()),
         }
 
     def state(self) -> dict[str, Any]:

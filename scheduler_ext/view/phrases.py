@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable
+from datetime import datetime
 
 from dask.utils import format_bytes
 
@@ -29,3 +30,23 @@ def span(seconds: float) -> str:
 def size(number: float) -> str:
     """A number of bytes, such as ``1.21 GiB``."""
     return format_bytes(int(number))
+
+
+def moment(seconds_ago: float) -> str:
+    """Such as ``5 s ago``."""
+    return f"{rough(seconds_ago)} ago"
+
+
+def rough(seconds: float) -> str:
+    """Like :func:`span`, without fractions of seconds; never below 0."""
+    return f"{max(0.0, seconds):.0f} s" if seconds < 120 else span(seconds)
+
+
+def clock(unix: float | None) -> str:
+    """The time of the day, ``?`` if it is not known."""
+    return "?" if unix is None else datetime.fromtimestamp(unix).strftime("%H:%M:%S")
+
+
+def day_and_clock(unix: float) -> str:
+    """Such as ``2026-01-31 17:05``."""
+    return datetime.fromtimestamp(unix).strftime("%Y-%m-%d %H:%M")

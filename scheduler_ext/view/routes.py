@@ -1,9 +1,11 @@
-"""State for programs: read-only JSON on the scheduler's HTTP server.
+"""Read-only JSON and HTML on the scheduler's HTTP server, for programs and people.
 
 ``seamless/state.json``: see :meth:`.operations.Operations.state`.
 ``seamless/why/<checksum>.json``, also with a name: see
 :meth:`.operations.Operations.why`; status 404 if nothing is known of the transformation.
 ``seamless/failures.json``: see :meth:`.failures.Failures.answer`.
+``seamless/report.json``: see :meth:`.operations.Operations.report`.
+The last three without ``.json`` are pages in HTML.
 """
 
 from __future__ import annotations
@@ -17,10 +19,11 @@ from tornado import web
 
 from .. import messages
 from ..fields import InvalidMessage
+from . import documents, report_page
 from .operations import Operations
 
 
-class _Json(web.RequestHandler):
+class _Handler(web.RequestHandler):
     """Answers GET and HEAD; other methods are refused with status 405."""
 
     def initialize(self, operations: Operations) -> None:
@@ -35,25 +38,57 @@ class _Json(web.RequestHandler):
         self.set_header("Cache-Control", "no-store")
         self.write(json.dumps(content, allow_nan=False))
 
+    def show(self, page: str, status: int = 200) -> None:
+        self.set_status(status)
+        self.set_header("Content-Type", "text/html; charset=utf-8")
+        self.set_header("Cache-Control", "no-store")
+        # it needs nothing else, and contains texts of users
+        self.set_header(
+            "Content-Security-Policy", "default-src 'none'; style-src 'unsafe-inline'"
+        )
+        self.write(page)
 
-class StateHandler(_Json):
+
+class StateHandler(_Handler):
     def get(self) -> None:
         self.answer(self.operations.state())
 
 
-class FailuresHandler(_Json):
-    def get(self) -> None:
-        self.answer(self.operations.failures.answer())
+class FailuresHandler(_Handler):
+    def get(self, suffix: str | None) -> None:
+        answer = self.operations.failures.answer()
+        if suffix:
+            self.answer(answer)
+        else:
+            self.show(documents.failures(answer))
 
 
-class WhyHandler(_Json):
+class ReportHandler(_Handler):
+    def get(self, suffix: str | None) -> None:
+        answer = self.operations.report()
+        if suffix:
+            self.answer(answer)
+        else:
+            self.show(report_page.report(answer))
+
+
+class WhyHandler(_Handler):
     def get(self, what: str) -> None:
+        as_json = what.endswith(".json")
+        what = what.removesuffix(".json")
         try:
             reply = self.operations.why(*messages.parse_why(messages.why(what)))
         except InvalidMessage as problem:
-            self.answer({"errors": list(problem.errors)}, 400)
+            if as_json:
+                self.answer({"errors": list(problem.errors)}, 400)
+            else:
+                self.show(documents.unclear(what, problem.errors), 400)
             return
-        self.answer(reply, 200 if reply["found"] else 404)
+        status = 200 if reply["found"] else 404
+        if as_json:
+            self.answer(reply, status)
+        else:
+            self.show(documents.why(reply, what), status)
 
 
 def add(operations: Operations) -> Callable[[], None]:
@@ -65,8 +100,9 @@ def add(operations: Operations) -> Callable[[], None]:
     application = web.Application(
         [
             (prefix + r"/seamless/state\.json", StateHandler, arguments),
-            (prefix + r"/seamless/failures\.json", FailuresHandler, arguments),
-            (prefix + r"/seamless/why/([^/]*)\.json", WhyHandler, arguments),
+            (prefix + r"/seamless/failures(\.json)?", FailuresHandler, arguments),
+            (prefix + r"/seamless/report(\.json)?", ReportHandler, arguments),
+            (prefix + r"/seamless/why/([^/]*)", WhyHandler, arguments),
         ]
     )
     scheduler.http_application.add_application(application)

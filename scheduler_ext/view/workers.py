@@ -8,7 +8,7 @@ from typing import Any
 from distributed.core import Status
 from distributed.scheduler import Scheduler, TaskState, WorkerState
 
-from ..messages import parse_figures
+from ..messages import METRICS, WorkerFigures, parse_figures
 from ..permission.machine import PermissionMachine
 from .phrases import count
 
@@ -27,6 +27,8 @@ def condition(ws: WorkerState, leaves: bool) -> str:
 
 def paused(scheduler: Scheduler) -> str:
     """A sentence if workers are paused, which Dask does not report; else empty."""
+    if len(scheduler.running) == len(scheduler.workers):
+        return ""  # asked for many tasks at a time
     number = sum(ws.status == Status.paused for ws in scheduler.workers.values())
     verb = "is" if number == 1 else "are"
     return f"{count(number, 'worker')} {verb} paused: {PAUSED}" if number else ""
@@ -42,9 +44,35 @@ def worker_of(scheduler: Scheduler, task: TaskState) -> str | None:
     return None
 
 
-def processes(ws: WorkerState) -> int | None:
-    """Seamless processes that a worker had at its last heartbeat; None: not known."""
-    return parse_figures(ws.metrics)
+def usage(ws: WorkerState) -> WorkerFigures:
+    """A worker with its Seamless processes, at its last heartbeat.
+
+    CPU and memory are those of the Dask process alone until the others are known.
+    """
+    known = parse_figures(ws.metrics)
+    cpu, memory = known.cpu, known.memory
+    return WorkerFigures(
+        known.processes,
+        ws.metrics.get("cpu") or 0.0 if cpu is None else cpu,
+        ws.metrics.get("memory") or 0 if memory is None else memory,
+    )
+
+
+def used_by_all(scheduler: Scheduler) -> tuple[float, int]:
+    """CPU in percent of a core and memory in bytes of all workers; see :func:`usage`."""
+    cpu, memory = 0.0, 0
+    for ws in scheduler.workers.values():
+        metrics = ws.metrics
+        told = metrics.get(METRICS)
+        known = told if isinstance(told, dict) else {}
+        one, other = known.get("cpu"), known.get("memory")
+        cpu += one if isinstance(one, float) and one >= 0 else metrics.get("cpu") or 0.0
+        memory += (
+            other
+            if isinstance(other, int) and other >= 0
+            else metrics.get("memory") or 0
+        )
+    return cpu, memory
 
 
 def work(machine: PermissionMachine, address: str) -> dict[str, int]:
@@ -86,9 +114,9 @@ def rows(
         executing          transformations that execute; tasks on a plain worker
         long_running       tasks that left the thread pool
         top_level, nested, waiting, storing: see work
-        memory             of its Dask process in bytes
+        memory             of it and its Seamless processes in bytes
         memory_limit       in bytes, 0 for none
-        cpu                of its Dask process in percent of a core
+        cpu                of it and its Seamless processes in percent of a core
 
     ``leaves`` tells whether a worker only finishes its tasks.
     """
@@ -115,16 +143,17 @@ def rows(
         }
         ws = scheduler.workers.get(address)
         if ws is not None:
+            used = usage(ws)
             row |= {
                 "name": str(ws.name),
                 "status": condition(ws, leaves(address)),
-                "processes_now": processes(ws),
+                "processes_now": used.processes,
                 "threads": ws.nthreads,
                 "executing": executing(machine, ws),
                 "long_running": len(ws.long_running),
-                "memory": ws.metrics.get("memory") or 0,
+                "memory": used.memory,
                 "memory_limit": ws.memory_limit or 0,
-                "cpu": ws.metrics.get("cpu") or 0.0,
+                "cpu": used.cpu,
             }
         result.append(row)
     return result

@@ -17,12 +17,13 @@ import time
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
-from typing import Any, Literal
+from typing import Any, Literal, get_args
 
 from scheduler_ext import messages, outputs
 
 from ..command.dask_loading import DaskUnusable, load_dask
 from ..command.output import checked_output
+from . import web
 from .address import NotClear, NotFound, resolve
 
 #: Seconds for an answer
@@ -33,14 +34,22 @@ CONNECT = 0.8
 REACH = 3.5
 #: Exit code if the output cannot be written
 NOT_WRITTEN = 1
+#: {what a question without further words is about: name of the call}
+OPERATIONS = {
+    "status": messages.OP_STATUS,
+    "failures": messages.OP_FAILURES,
+    "report": messages.OP_REPORT,
+}
 #: Columns of the output without a terminal
 PIPE_WIDTH = 160
 
+PROG = "python -m seamless_dask.status"
 DESCRIPTION = """\
 Show the state of a Dask cluster that runs Seamless transformations.
 
   python -m seamless_dask.status                        the only cluster that runs
   python -m seamless_dask.status tcp://HOST:PORT        this scheduler
+  python -m seamless_dask.status http://HOST:PORT       the scheduler with this dashboard
   python -m seamless_dask.status PATH/daskserver-X.json the cluster of a status file
   python -m seamless_dask.status daskserver-X           the same, by its name
   python -m seamless_dask.status [ADDRESS] why CHECKSUM where a transformation is, what it
@@ -50,11 +59,14 @@ Show the state of a Dask cluster that runs Seamless transformations.
   python -m seamless_dask.status [ADDRESS] failures     the last 100 that failed
   python -m seamless_dask.status [ADDRESS] output CHECKSUM|NAME [--follow]
                                                         what transformations write
+  python -m seamless_dask.status [ADDRESS] report       where the time went, by name
   python -m seamless_dask.status --check                whether the packages on this
                                                         machine fit
 """
 
 EPILOG = """\
+"dask seamless" is the same command: dask seamless why CHECKSUM.
+
 The only cluster is found by the status files of daskservers in
 ~/.remote-http-launcher/server and ~/.remote-http-launcher/client.
 
@@ -67,7 +79,7 @@ exit codes:
 """
 
 Answer = dict[str, Any]
-About = Literal["status", "why", "failures", "output"]
+About = Literal["status", "why", "failures", "report", "output"]
 
 
 @dataclass(frozen=True)
@@ -89,14 +101,17 @@ class Refused(Exception):
     """The scheduler did not understand the question; the message is a sentence."""
 
 
-def main(arguments: Sequence[str] | None = None) -> int:
-    """Run the command; return its exit code, or exit if its output cannot be written."""
+def main(arguments: Sequence[str] | None = None, prog: str = PROG) -> int:
+    """Run the command; return its exit code, or exit if its output cannot be written.
+
+    `prog` is how the user has called it.
+    """
     with checked_output(NOT_WRITTEN):
-        return _run(arguments)
+        return _run(arguments, prog)
 
 
-def _run(arguments: Sequence[str] | None) -> int:
-    parser = _parser()
+def _run(arguments: Sequence[str] | None, prog: str) -> int:
+    parser = _parser(prog)
     options = parser.parse_args(arguments)
     if options.check and (options.words or options.watch):
         parser.error("--check goes with --json only")
@@ -152,6 +167,9 @@ def ask(question: Question, timeout: float) -> Answer:
     """
     from distributed.security import Security
 
+    if web.is_web(question.address):
+        answer = web.ask(question.address, question.about, question.what, timeout)
+        return _understood(answer)
     try:
         arguments = Security().get_connection_args("client")
         answer = asyncio.run(
@@ -165,6 +183,10 @@ def ask(question: Question, timeout: float) -> Answer:
         RuntimeError,
     ) as problem:
         raise NotFound(f"{question.address} {_cause(problem, timeout)}.") from None
+    return _understood(answer)
+
+
+def _understood(answer: Answer) -> Answer:
     if answer.pop("status", None) != "ok":
         raise Refused("; ".join(answer.get("errors", ["The scheduler refused."])))
     return answer
@@ -173,10 +195,10 @@ def ask(question: Question, timeout: float) -> Answer:
 # -- the command line --------------------------------------------------------------
 
 
-def _parser() -> argparse.ArgumentParser:
+def _parser(prog: str) -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(
-        prog="python -m seamless_dask.status",
-        usage="%(prog)s [options] [ADDRESS] [why CHECKSUM | why NAME | failures | "
+        prog=prog,
+        usage="%(prog)s [options] [ADDRESS] [why CHECKSUM | why NAME | failures | report | "
         "output CHECKSUM | output NAME]",
         description=DESCRIPTION,
         epilog=EPILOG,
@@ -221,16 +243,19 @@ def _words(
 ) -> tuple[str | None, About, str]:
     """The address, what the question is about, and the word after "why" or "output"."""
     rest = list(words)
-    about = ("why", "failures", "output")
-    address = rest.pop(0) if rest and rest[0] not in about else None
+    if rest[:1] == ["status"]:  # as in "dask seamless status"
+        del rest[0]
+    address = rest.pop(0) if rest and rest[0] not in get_args(About) else None
     if not rest:
         return address, "status", ""
     if rest == ["failures"]:
         return address, "failures", ""
+    if rest == ["report"]:
+        return address, "report", ""
     if rest[0] not in ("why", "output") or len(rest) != 2:
         parser.error(
             f'got {" ".join(words)!r}, allowed: at most one address, then "failures", '
-            'or "why" or "output" and one checksum or name'
+            '"report", or "why" or "output" and one checksum or name'
         )
     return address, "why" if rest[0] == "why" else "output", rest[1]
 
@@ -279,7 +304,7 @@ def _show(question: Question, *, as_json: bool, every: float | None) -> int:
         return _code(answer)
     with Live(console=console, auto_refresh=False, screen=True) as live:
         for each in _repeated(question, answer, every):
-            live.update(_view(question, each), refresh=True)
+            live.update(_view(question, each, cut=True), refresh=True)
     return _code(answer)
 
 
@@ -292,11 +317,16 @@ def _repeated(
         yield ask(question, TIMEOUT)
 
 
-def _view(question: Question, answer: Answer) -> Any:
+def _view(question: Question, answer: Answer, *, cut: bool = False) -> Any:
+    """The answer for people; `cut` says that only the first lines may be seen."""
     from . import view
 
     if question.about == "status":
-        return view.status(question.address, answer)
+        return view.status(question.address, answer, summary_first=cut)
+    if question.about == "report":
+        from . import report_view
+
+        return report_view.report(answer)
     if question.about == "failures":
         return view.failures(answer)
     return view.why(answer)
@@ -334,9 +364,7 @@ async def _ask(question: Question, timeout: float, arguments: dict[str, Any]) ->
                 question.what, since=question.since, follow=question.follow
             )
             return dict(await output(**arguments))
-        failures = question.about == "failures"
-        op = messages.OP_FAILURES if failures else messages.OP_STATUS
-        return dict(await getattr(scheduler, op)())
+        return dict(await getattr(scheduler, OPERATIONS[question.about])())
     finally:
         await scheduler.close_rpc()
 

@@ -34,7 +34,8 @@ def resolve(what: str | None, home: Path | None = None, protocol: str = "tcp") -
     Parameters
     ----------
     what
-        Address such as "tcp://host:port" or "host:port", path of a status file, name
+        Address such as "tcp://host:port" or "host:port", or of a dashboard, such as
+        "http://host:port/seamless"; path of a status file, name
         of a status file without its directory and ".json", or None.
     home
         Directory that has ".remote-http-launcher"; None for the user's home.
@@ -48,6 +49,8 @@ def resolve(what: str | None, home: Path | None = None, protocol: str = "tcp") -
     NotClear
         If `what` is None and there are several.
     """
+    if what is not None and what.startswith(("http://", "https://")):
+        return what
     if what is not None and _ADDRESS.fullmatch(what):
         return what if "://" in what else f"{protocol}://{what}"
     try:

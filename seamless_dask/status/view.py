@@ -17,7 +17,7 @@ from rich.table import Table
 from rich.text import Text
 
 from scheduler_ext.view.labels import joined, named, with_digits
-from scheduler_ext.view.phrases import count, listed, size, span
+from scheduler_ext.view.phrases import count, listed, rough, size, span
 from scheduler_ext.view.workers import PAUSED
 
 from .tables import HEADING, table, text
@@ -33,22 +33,24 @@ _STATES = {"paused": _ALARM, "leaving": "yellow", "running": "green"}
 Answer = Mapping[str, Any]
 
 
-def status(address: str, answer: Answer) -> RenderableType:
-    """The whole cluster."""
-    parts: list[RenderableType] = [_head(address, answer), _summary(answer)]
+def status(
+    address: str, answer: Answer, *, summary_first: bool = False
+) -> RenderableType:
+    """The whole cluster: tables, then the summary, which so stays on the screen."""
+    summary: list[RenderableType] = [_head(address, answer), _summary(answer)]
     problems = _problems(answer)
     if problems:
-        parts += [Text(f"! {problem}", style=_ALARM) for problem in problems]
-        parts.append(Text())
+        summary += [Text(f"! {problem}", style=_ALARM) for problem in problems]
+        summary.append(Text())
     transformations = answer["transformations"]
-    parts += [
+    parts: list[RenderableType] = [
         *_workers(answer["workers"]),
         *_waiting(transformations),
         *_with_workers(transformations),
         *_failures(transformations["failures"]),
         *_decisions(answer["scaling"]["decisions"]),
     ]
-    return Group(*parts)
+    return Group(*(summary + parts if summary_first else parts + summary))
 
 
 def why(answer: Answer) -> RenderableType:
@@ -118,6 +120,7 @@ def _summary(answer: Answer) -> RenderableType:
     workers = answer["workers"]
     again, resumes = transformations["begun_again_total"], transformations["resumes"]
     lines = {
+        "cluster": _cluster(answer["cluster"]),
         "workers": _sentence(
             count(len(workers), "worker") if workers else "none",
             *(f"{n} {state}" for state, n in _conditions(workers).items()),
@@ -127,7 +130,7 @@ def _summary(answer: Answer) -> RenderableType:
             f"{permissions['slots_in_use']} of {permissions['capacity']} in use",
             f"{permissions['lent']} lent by those that wait for calls",
         ),
-        "permissions": _permissions(answer),
+        "nested calls": _calls(answer),
         "transformations": _sentence(
             f"{transformations['waiting_total']} wait",
             f"{transformations['with_workers_total']} with a worker",
@@ -162,18 +165,31 @@ def _summary(answer: Answer) -> RenderableType:
     grid.add_column(style=HEADING, no_wrap=True)
     grid.add_column()
     for name, line in lines.items():
-        grid.add_row(name, text(line))
+        if line:
+            grid.add_row(name, text(line))
     return Padding(grid, (0, 0, 1, 0))
 
 
-def _permissions(answer: Answer) -> str:
+def _cluster(cluster: Answer) -> str:
+    """What is known of the cluster as a whole; may be empty."""
+    ends, left = cluster["ends_in"], cluster["walltime_in"]
+    return _sentence(
+        cluster["project"],
+        cluster["cluster"],
+        cluster["kind"].rpartition("::")[2],
+        f"ends in {rough(ends)} unless there is work" if ends is not None else "",
+        f"the oldest job ends in {rough(left)}" if left is not None else "",
+    )
+
+
+def _calls(answer: Answer) -> str:
     permissions, waiting = answer["permissions"], answer["waiting"]
     number = permissions["waiting"]
     reason = f": {waiting[0]['reason']}" if waiting else ""
     refused = permissions["refused_total"]
     fallbacks = permissions["fallbacks_total"]
     return _sentence(
-        f"{count(number, 'request')} {'waits' if number == 1 else 'wait'}{reason}",
+        f"{number} {'waits' if number == 1 else 'wait'} for a slot{reason}",
         f"{permissions['granted_total']} granted",
         f"{sum(refused.values())} refused"
         + (f" ({listed(_numbers(refused))})" if any(refused.values()) else "")
@@ -212,7 +228,7 @@ def _workers(rows: Sequence[Answer]) -> list[RenderableType]:
     return table(
         _title("Workers", "no worker is connected", len(rows), "first"),
         ("worker", "status", "processes", "slots", "top-level", "nested", "calling")
-        + ("storing", "load", "memory"),
+        + ("storing", "load", "CPU", "memory"),
         [
             (
                 row["name"] or row["address"],
@@ -221,12 +237,13 @@ def _workers(rows: Sequence[Answer]) -> list[RenderableType]:
                 row["capacity"] or row["threads"],
                 *(row[name] for name in ("top_level", "nested", "waiting", "storing")),
                 _load(row),
+                f"{row['cpu']:.0f} %",
                 size(row["memory"])
                 + (f" of {size(row['memory_limit'])}" if row["memory_limit"] else ""),
             )
             for row in urgent[:ROWS]
         ],
-        numbers=range(2, 9),
+        numbers=range(2, 10),
     )
 
 

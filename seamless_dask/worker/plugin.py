@@ -123,6 +123,7 @@ class SeamlessWorkerPlugin(WorkerPlugin):
         # These start threads and raise resource limits, so not at import.
         from ..pool.pool import Pool
         from .task_runner import TaskRunner
+        from .usage import TreeUsage
 
         if self.remote_clients is not None:
             _configure_remote_clients(self.remote_clients)
@@ -138,7 +139,8 @@ class SeamlessWorkerPlugin(WorkerPlugin):
         )
         runner = TaskRunner(worker, submitter, pool)
         await asyncio.to_thread(pool.join, runner)
-        worker.metrics[messages.METRICS] = lambda _worker: messages.figures(pool.alive)
+        usage = TreeUsage()
+        worker.metrics[messages.METRICS] = lambda _worker: usage.figures(pool.alive)
         if self.remote_clients is not None:
             from seamless.caching.buffer_cache import get_buffer_cache
 

@@ -250,6 +250,9 @@ class TaskRunner:
             attempt.cache_hits,
             begun=None if ran is None else ran.begun,
             resume_wait=None if ran is None else ran.waited,
+            usage=None
+            if ran is None
+            else (ran.wall, ran.cpu_user + ran.cpu_system, ran.memory_peak),
             error=(result.error or "") if ending == "failed" else None,
         )
         if job.client is not None and len(result.error or "") <= INLINE_LIMIT:

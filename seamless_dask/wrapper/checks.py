@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 import re
+from collections.abc import Sequence
 
 from .cluster_string import ClusterClass
 from .exit_codes import ParametersError
@@ -14,6 +15,7 @@ from .settings.directory_checks import directory_problems
 from .settings.durations import parse_memory
 from .settings.parameters import Parameters
 from .settings.security import tls_problems
+from .settings.spelling import misspelt, question
 
 logger = logging.getLogger(__name__)
 
@@ -22,19 +24,33 @@ LEAST_MEMORY = 100 * 10**6
 
 
 def check(
-    parameters: Parameters, cluster_class: ClusterClass, *, make: bool = True
+    parameters: Parameters,
+    cluster_class: ClusterClass,
+    unknown: Sequence[str] = (),
+    *,
+    make: bool = True,
 ) -> None:
     """Check the parameters for this kind of cluster. Raises `ParametersError`.
+
+    `unknown` are the names of other parameters, which are ignored: an error says for which
+    known ones they may stand.
 
     A local cluster needs a directory for temporary files, jobs need one for their
     output: `make` says whether to create it, or only to check whether that would work.
     """
     problems = _problems(parameters, cluster_class, make)
     if problems:
-        raise ParametersError(problems)
+        raise ParametersError(problems + misspelt(unknown, Parameters.model_fields))
     batch = cluster_class.kind == "jobqueue"
     for name in _without_effect(parameters, batch=batch):
         logger.warning("Parameter %s has no effect here: ignored.", name)
+
+
+def warn_of_unknown(names: Sequence[str]) -> None:
+    """Say which parameters are ignored, and for which known ones they may stand."""
+    for name in names:
+        hint = question(name, Parameters.model_fields)
+        logger.warning("Parameter %s is not known: ignored%s.", name, hint)
 
 
 def with_further_problems(

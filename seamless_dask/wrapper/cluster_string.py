@@ -9,7 +9,10 @@ from typing import Any, Literal
 
 from .exit_codes import ClusterStringError
 from .jobs.queues import QUEUES
+from .settings.spelling import question
 
+#: Modules that have cluster classes
+MODULES = ("distributed", "dask.distributed", "dask_jobqueue")
 EXAMPLES = "distributed::LocalCluster or dask_jobqueue::SLURMCluster"
 
 
@@ -39,7 +42,7 @@ def resolve(text: str) -> ClusterClass:
     except ModuleNotFoundError as error:
         raise ClusterStringError(
             f"The cluster string {text!r} needs the module {error.name!r}, "
-            "which is not installed."
+            f"which is not installed{question(module_name, MODULES)}."
         ) from error
     except Exception as error:  # the module may raise any exception
         raise ClusterStringError(
@@ -50,7 +53,7 @@ def resolve(text: str) -> ClusterClass:
     except AttributeError:
         raise ClusterStringError(
             f"The cluster string {text!r}: module {module_name!r} has no "
-            f"{symbol!r}. For example {EXAMPLES}."
+            f"{symbol!r}{question(symbol, vars(module))}. For example {EXAMPLES}."
         ) from None
     return _classify(text, found)
 

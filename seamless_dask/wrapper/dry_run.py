@@ -8,7 +8,7 @@ import os
 from pathlib import Path
 from typing import Any
 
-from .checks import check, with_further_problems
+from .checks import check, warn_of_unknown, with_further_problems
 from .cluster_string import ClusterClass, resolve
 from .exit_codes import ParametersError, StatusFileUnusable
 from .jobs import logs
@@ -43,9 +43,8 @@ def dry_run(cluster_string: str, file: Path, scheduler: str) -> str:
         parameters, unknown = read_parameters(raw)
     except ParametersError as error:
         raise with_further_problems(error, cluster_class) from None
-    for name in unknown:
-        logger.warning("Parameter %s is not known: ignored.", name)
-    check(parameters, cluster_class, make=False)
+    warn_of_unknown(unknown)
+    check(parameters, cluster_class, unknown, make=False)
     batch = cluster_class.kind == "jobqueue"
     settings = dask_settings(parameters, walltime=batch)
     merged = merged_config(settings, parameters.extra_dask_config)

@@ -25,7 +25,7 @@ from types import FrameType
 from typing import Any
 
 from . import signals
-from .checks import check, with_further_problems
+from .checks import check, warn_of_unknown, with_further_problems
 from .closing import Closing
 from .cluster_string import resolve
 from .events import (
@@ -41,6 +41,7 @@ from .events import (
 )
 from .exit_codes import ExitCode, ParametersError, WrapperError
 from .guard import Guard
+from .introduction import about
 from .jobs import logs
 from .launch import launch
 from .report import Report
@@ -148,17 +149,14 @@ class Supervisor:
             parameters, unknown = read_parameters(report.parameters)
         except ParametersError as error:
             raise self._complete(error) from None
-        if unknown:
-            logger.warning(
-                "Unknown parameters are ignored: %s.", ", ".join(sorted(unknown))
-            )
+        warn_of_unknown(unknown)
         if parameters.timeout is not None:  # takes precedence over --timeout
             self.options = Options(
                 **{**vars(self.options), "timeout": parameters.timeout}
             )
         logger.info("Starting %s.", self.options.cluster_string)
         cluster_class = self._resolve()
-        check(parameters, cluster_class)
+        check(parameters, cluster_class, unknown)
         self._starting = threading.Thread(
             target=self._launch,
             args=(parameters, cluster_class),
@@ -179,6 +177,14 @@ class Supervisor:
             elif event is not None:
                 self._handle(event)
         launched = self._launched
+        facts = about(
+            report.path.stem,
+            self.options.cluster_string,
+            cluster_class.batch_system,
+            parameters,
+            self.options.timeout,
+        )
+        launched.cluster.loop.add_callback(launched.plugin.introduce, facts)
         report.announce(launched)
         if self._job_output is not None:
             script = logs.keep_script(self._job_output, launched.cluster)

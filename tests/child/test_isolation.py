@@ -1,6 +1,6 @@
 """What a transformation gives is what its code gives alone, whatever runs beside it.
 
-Each program of ``isolation_programs.py`` 12 times at once, in two Seamless processes of
+Each program of ``isolation_programs.py`` 24 times at once, in two Seamless processes of
 three slots; expected is what the same functions give in fresh processes (``alone.py``).
 """
 
@@ -27,7 +27,7 @@ from seamless_dask import SeamlessDaskClient
 
 pytestmark = pytest.mark.cluster
 
-TOGETHER = 12
+TOGETHER = 24
 #: numbers of the test in which all kinds run together
 MIXED = range(TOGETHER, TOGETHER + 2)
 #: what programs do most often
@@ -122,7 +122,7 @@ def test_each_gives_what_it_gives_alone(
     library: str,
     name: str,
 ) -> None:
-    """12 of one kind at once."""
+    """24 of one kind at once."""
     program = delayed(PROGRAMS[name])
     nodes = [program(**arguments(name, i, library)) for i in range(TOGETHER)]
     given = dict(enumerate(outcomes(nodes)))
@@ -160,7 +160,7 @@ def test_modules_of_one_do_not_reach_others(dummy: SeamlessDaskClient) -> None:
         return [number, *(name for name in sys.modules if "shipped_module" in name)]
 
     make, known = EXAMPLES["shipped"]
-    numbers = range(TOGETHER, TOGETHER + 12)
+    numbers = range(TOGETHER, TOGETHER + 24)
     nodes = [tf for i in numbers for tf in (make(i), delayed(look)(i))]
     given = outcomes(nodes)
     assert given[1::2] == [[i] for i in numbers]
@@ -187,7 +187,7 @@ def nested_compilation(number: int, salt: str) -> Transformation:
 
 @needs_cffi
 def test_compiling_the_same_source_at_once(dummy: SeamlessDaskClient) -> None:
-    """12 top-level and 6 nested ones of a new source; then others of a source in use."""
+    """24 top-level and 6 nested ones of a new source; then others of a source in use."""
     for begin in (0, 100):  # cold, warm
         numbers = range(begin, begin + TOGETHER)
         nodes = [isolation_driver.compiled(i, "at once") for i in numbers]
@@ -361,7 +361,7 @@ def test_processes_that_were_ended_are_not_complained_about(
 def test_what_is_stored_is_what_the_code_gives_alone(
     real_stack: RealStack, expected: Callable[[str, int], Any], library: str
 ) -> None:
-    """All kinds together, most often 12 of each; a second driver executes none."""
+    """All kinds together, most often 24 of each; a second driver executes none."""
     counts = {
         name: TOGETHER if name in OFTEN or name in EXAMPLES else 6
         for name in (*PROGRAMS, *EXAMPLES)

@@ -71,6 +71,7 @@ class Network:
             activity=dict,
             why=lambda checksum, name: {},
             failures=dict,
+            report=dict,
         )
 
     def _push(self, holder: str, message: dict[str, Any]) -> None:

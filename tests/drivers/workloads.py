@@ -186,6 +186,61 @@ def sleepers(
     return outcome(begin, values, expected, n * (1 + leaves))
 
 
+def sleeping_trees(
+    salt: str,
+    n: int = 30,
+    middles: int = 4,
+    leaves: int = 3,
+    leaf_seconds: float = 1.2,
+) -> Outcome:
+    """Trees whose leaves sleep; for clusters of several workers."""
+
+    def root(salt, i, middles, leaves, leaf_seconds):
+        from seamless.transformer import delayed
+
+        @delayed
+        def middle(salt, i, j, leaves, leaf_seconds):
+            from seamless.transformer import delayed
+
+            @delayed
+            def leaf(salt, i, j, k, leaf_seconds):
+                import time
+
+                time.sleep(leaf_seconds)
+                return i + k
+
+            nodes = [leaf(salt, i, j, k, leaf_seconds) for k in range(leaves)]
+            for node in nodes:
+                node.start()
+            return sum(node.run() for node in nodes)
+
+        nodes = [middle(salt, i, j, leaves, leaf_seconds) for j in range(middles)]
+        for node in nodes:
+            node.start()
+        return sum(node.run() for node in nodes)
+
+    begin = time.perf_counter()
+    trees = [delayed(root)(salt, i, middles, leaves, leaf_seconds) for i in range(n)]
+    values = run_all(trees)
+    below = leaves * (leaves - 1) // 2
+    expected = [middles * (i * leaves + below) for i in range(n)]
+    return outcome(begin, values, expected, n * (1 + middles * (1 + leaves)))
+
+
+def naps(salt: str, n: int = 480, nap_seconds: float = 0.5) -> Outcome:
+    """Transformations that have nothing to do with each other, and sleep."""
+
+    def nap(salt, i, nap_seconds):
+        import time
+
+        time.sleep(nap_seconds)
+        return i
+
+    begin = time.perf_counter()
+    values = run_all([delayed(nap)(salt, i, nap_seconds) for i in range(n)])
+    return outcome(begin, values, list(range(n)), n)
+
+
 def recursion(salt: str, n: int = 40, depth: int = 3) -> Outcome:
     """A transformation that calls itself: ``depth`` levels, one below the other."""
 
@@ -422,6 +477,8 @@ WORKLOADS: dict[str, Callable[..., Outcome]] = {
         tree,
         fan,
         sleepers,
+        sleeping_trees,
+        naps,
         recursion,
         chain,
         big,

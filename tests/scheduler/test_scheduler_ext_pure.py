@@ -318,21 +318,34 @@ def test_what_builds_messages_and_what_parses_them_agree(
     assert told.pop("op") == messages.OP_FUNCTION
     assert messages.parse_function(told) == (checksum, holder)
     assert messages.parse_parcel(messages.parcel(holder, ids)) == (holder, ids)
-    assert (
-        messages.parse_figures({messages.METRICS: messages.figures(number)}) == number
+    figures = messages.figures(number, amount, number)
+    assert messages.parse_figures(
+        {messages.METRICS: figures}
+    ) == messages.WorkerFigures(number, amount, number)
+    told = messages.report(
+        "stored",
+        number,
+        begun=None,
+        resume_wait=amount,
+        usage=(amount, amount, number),
     )
-    told = messages.report("stored", number, begun=None, resume_wait=amount)
     assert messages.parse_report({messages.REPORT: told}) == {
         "ending": "stored",
         "cache_hits": number,
         "resume_wait": amount,
+        "usage": (amount, amount, number),
     }
+    assert messages.parse_usage(told) == (amount, amount, number, amount)
 
 
 @pytest.mark.parametrize("value", [None, 1, "x", [], {"processes": "many"}])
 def test_what_a_worker_says_of_itself_may_be_nonsense(value):
     """It is taken for nothing: a heartbeat and the end of a task have no answer."""
-    assert messages.parse_figures({messages.METRICS: value}) is None
+    assert messages.parse_figures({messages.METRICS: value}) == messages.WorkerFigures()
+    told = {"usage": value, "resume_wait": value}
+    assert messages.parse_usage(told) == (None, None, None, None)
+    told = {"usage": (value, float("nan"), -1)}
+    assert messages.parse_usage(told)[1:] == (None, None, None)
     if not isinstance(value, dict):
         assert messages.parse_report({messages.REPORT: value}) is None
         assert messages.parse_parcel(value) is None

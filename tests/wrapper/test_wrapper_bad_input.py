@@ -99,7 +99,7 @@ def test_unknown_parameters(tmp_path: Path) -> None:
     """Unknown names are mentioned, next to the problems."""
     wrapper = WrapperProcess(tmp_path, {"colour": "red"}, cluster="nonsense")
     check_failure(wrapper, 4)
-    assert "Unknown parameters are ignored: colour" in wrapper.output()
+    assert "Parameter colour is not known: ignored." in wrapper.output()
 
 
 def test_batch_parameters_missing(tmp_path: Path) -> None:

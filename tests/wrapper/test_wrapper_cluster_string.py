@@ -57,7 +57,12 @@ def test_batch_systems(symbol: str, system: str) -> None:
         ("distributed:LocalCluster", "MODULE::SYMBOL"),
         ("::LocalCluster", "MODULE::SYMBOL"),
         ("distributed::", "MODULE::SYMBOL"),
-        ("no_such_module::X", "'no_such_module', which is not installed"),
+        ("no_such_module::X", "'no_such_module', which is not installed."),
+        ("dask_jobque::X", r"not installed \(did you mean dask_jobqueue\?\)."),
+        (
+            "distributed::LocalCLuster",
+            r"'LocalCLuster' \(did you mean LocalCluster\?\).",
+        ),
         ("distributed::NoSuchCluster", "has no 'NoSuchCluster'"),
         ("distributed::Client", "no cluster class"),
         ("os::getcwd", "no cluster class"),

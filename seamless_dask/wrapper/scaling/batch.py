@@ -315,12 +315,21 @@ class BatchAdaptive(Adaptive):
     def _tell(self, now: float) -> None:
         """Report changes to the scheduler plugin and to the main thread."""
         fleet = self.fleet
+        oldest = min(
+            (
+                job.connected_at
+                for job in fleet.jobs.values()
+                if job.workers and job.connected_at is not None
+            ),
+            default=None,
+        )
         backoff = max(fleet.refusals, fleet.misfits, key=lambda b: b.retry_at)
         shown = (
             fleet.counts(),
             backoff.reason,
             backoff.failures,
             tuple(fleet.nodes.excluded),
+            oldest,
         )
         if shown != self._shown:
             self._shown = shown
@@ -342,6 +351,7 @@ class BatchAdaptive(Adaptive):
                     }
                     for node, exclusion in fleet.nodes.excluded.items()
                 },
+                oldest_job=None if oldest is None else oldest + offset,
             )
         news = News(
             tuple({**fleet.unproved, **dict.fromkeys(fleet.jobs)}),

@@ -122,10 +122,15 @@ class ScalingPolicy:
             math.ceil(self._minimum / self._processes),
             min(jobs, self._maximum // self._processes),
         )
-        words = f"{self._why(demand, least, by_time)} -> {_many(jobs, self._unit)}"
-        if bounded != jobs:
-            bound = "maximum" if bounded < jobs else "minimum"
-            words += f"; the {bound} is {bounded}"
+        by_time_alone = math.ceil(max(by_time, workers) / self._processes)
+        words = f"{self._why(demand, least, by_time)} -> "
+        words += _many(by_time_alone, self._unit)
+        if by_time_alone > jobs:
+            words += f"; {_many(work, 'task')} can use {jobs}"
+        if bounded < jobs:
+            words += f"; maximum_jobs is {bounded}"
+        elif bounded > jobs:
+            words += f"; the minimum is {bounded}, since the cluster is interactive"
         return bounded * self._processes, words
 
     def _why(self, demand: Demand, least: int, by_time: float) -> str:

@@ -7,10 +7,9 @@ from typing import Annotated, Any
 
 from pydantic import AfterValidator, BeforeValidator, Field, WithJsonSchema
 
+from . import value_schemas
 from .durations import is_bare, parse_duration, parse_memory
-
-#: Larger whole numbers are mistakes, and calculations with them could fail.
-LARGEST = 1_000_000
+from .value_schemas import LARGEST
 
 
 def ensure_list(value: Any) -> Any:
@@ -138,45 +137,66 @@ def _port_range(value: Any) -> Any:
     return f"{start}:{end}"
 
 
-PositiveInt = Annotated[int, BeforeValidator(_whole), Field(ge=1, le=LARGEST)]
-PositiveFloat = Annotated[
-    float, BeforeValidator(_not_bool), Field(gt=0, allow_inf_nan=False)
+PositiveInt = Annotated[
+    int,
+    BeforeValidator(_whole),
+    Field(ge=1, le=LARGEST),
+    WithJsonSchema(value_schemas.WHOLE),
 ]
-Units = Annotated[
+PositiveFloat = Annotated[
     float,
     BeforeValidator(_not_bool),
-    Field(ge=0, allow_inf_nan=False),
-    # a text that holds a number is accepted as well
-    WithJsonSchema({"type": ["number", "string"], "minimum": 0}),
+    Field(gt=0, allow_inf_nan=False),
+    WithJsonSchema(value_schemas.SECONDS),
 ]
-Line = Annotated[str, Field(min_length=1), AfterValidator(_one_line)]
-Word = Annotated[Line, AfterValidator(_one_word)]
+Units = Annotated[float, BeforeValidator(_not_bool), Field(ge=0, allow_inf_nan=False)]
+Line = Annotated[
+    str,
+    Field(min_length=1),
+    AfterValidator(_one_line),
+    WithJsonSchema(value_schemas.LINE),
+]
+Resources = Annotated[dict[Line, Units], WithJsonSchema(value_schemas.RESOURCES)]
+Word = Annotated[Line, AfterValidator(_one_word), WithJsonSchema(value_schemas.WORD)]
 Lines = Annotated[
     list[Line],
     BeforeValidator(ensure_list),
-    WithJsonSchema({"type": ["string", "array"], "items": {"type": "string"}}),
+    WithJsonSchema(value_schemas.LINES),
 ]
 Duration = Annotated[
-    Line | int | float, BeforeValidator(_not_bool), AfterValidator(_duration)
+    Line | int | float,
+    BeforeValidator(_not_bool),
+    AfterValidator(_duration),
+    WithJsonSchema(value_schemas.DURATION),
 ]
 DurationOrZero = Annotated[
-    Line | int | float, BeforeValidator(_not_bool), AfterValidator(_duration_or_zero)
+    Line | int | float,
+    BeforeValidator(_not_bool),
+    AfterValidator(_duration_or_zero),
+    WithJsonSchema(value_schemas.DURATION_OR_ZERO),
 ]
 Walltime = Annotated[
-    Line | int | float, BeforeValidator(_not_bool), AfterValidator(_walltime)
+    Line | int | float,
+    BeforeValidator(_not_bool),
+    AfterValidator(_walltime),
+    WithJsonSchema(value_schemas.WALLTIME),
 ]
-Memory = Annotated[Line, BeforeValidator(_with_unit), AfterValidator(_memory)]
-Configuration = Annotated[dict[str, Any], AfterValidator(_configuration)]
+Memory = Annotated[
+    Line,
+    BeforeValidator(_with_unit),
+    AfterValidator(_memory),
+    WithJsonSchema(value_schemas.MEMORY),
+]
+Configuration = Annotated[
+    dict[str, Any],
+    AfterValidator(_configuration),
+    WithJsonSchema(value_schemas.CONFIGURATION),
+]
 PortRange = Annotated[
     str,
     BeforeValidator(_port_range),
-    WithJsonSchema(
-        {
-            "type": ["string", "array"],
-            "items": {"type": "integer"},
-            "minItems": 2,
-            "maxItems": 2,
-        }
-    ),
+    WithJsonSchema(value_schemas.PORT_RANGE),
 ]
-Path = Annotated[Line, AfterValidator(absolute_path)]
+Path = Annotated[
+    Line, AfterValidator(absolute_path), WithJsonSchema(value_schemas.PATH)
+]

@@ -25,10 +25,12 @@ from .parameter_types import (
     PortRange,
     PositiveFloat,
     PositiveInt,
-    Units,
+    Resources,
     Walltime,
     Word,
 )
+from .spelling import misspelt
+from .value_schemas import flat
 
 #: Time between the end of the longest worker lifetime and the walltime, in seconds.
 GRACE_PERIOD = 60
@@ -167,7 +169,7 @@ class Parameters(BaseModel):
         default=DEFAULT_THROTTLE,
         unit="transformations",
     )
-    dask_resources: dict[Line, Units] = _field(
+    dask_resources: Resources = _field(
         "Dask resources of each worker, name to units",
         'a mapping from names to numbers, such as {"GPU": 1}',
         default={},
@@ -253,17 +255,38 @@ class Parameters(BaseModel):
 def json_schema() -> dict[str, Any]:
     """JSON schema of the parameters, each name in both spellings.
 
-    Unknown names are allowed: the wrapper only warns about them.
+    Unknown names are allowed: the wrapper only warns about them. Which parameters are
+    required depends on the batch system; the wrapper checks that, and which values go
+    together.
     """
     schema = Parameters.model_json_schema()
-    schema["additionalProperties"] = True
-    schema["description"] = "Parameters of a cluster. null means the same as absence."
+    for content in schema["properties"].values():
+        options = [each for each in flat(content) if each.get("type") != "null"]
+        names = ("anyOf", "type", "pattern", "propertyNames", "additionalProperties")
+        if "anyOf" not in content:
+            options = [{name: content.pop(name) for name in names if name in content}]
+        content["anyOf"] = [*options, {"type": "null"}]
+    twice = [name for name in schema["properties"] if "_" in name]
+    value = {"not": {"type": "null"}}
     schema["properties"] |= {
-        name.replace("_", "-"): {"$ref": f"#/properties/{name}"}
-        for name in list(schema["properties"])
-        if "_" in name
+        name.replace("_", "-"): {"$ref": f"#/properties/{name}"} for name in twice
     }
-    return schema
+    return {
+        "$schema": "https://json-schema.org/draft/2020-12/schema",
+        **schema,
+        "description": "Parameters of a cluster. null means the same as absence.",
+        "additionalProperties": True,
+        # no parameter in both spellings
+        "allOf": [
+            {
+                "not": {
+                    "required": [name, name.replace("_", "-")],
+                    "properties": {name: value, name.replace("_", "-"): value},
+                }
+            }
+            for name in twice
+        ],
+    }
 
 
 _ALLOWED: dict[str, str] = {
@@ -325,6 +348,7 @@ def read_parameters(raw: dict[str, Any]) -> tuple[Parameters, list[str]]:
             )
     problems += _problems_of_units(parameters, spelling.get("dask_resources", ""))
     if problems:
+        problems += misspelt(unknown, Parameters.model_fields)
         raise ParametersError(problems, wrong, parameters)
     return parameters, unknown
 

@@ -431,7 +431,7 @@ async def test_the_page_names_what_is_wrong():
     """Failed submissions and excluded nodes; long lists are cut, totals are not."""
     async with cluster() as c:
         now = figures.figures(c.plugin.operations)
-        assert now.waiting_title.endswith("no transformation waits")
+        assert now.waiting_title == "Waiting transformations: none"
         assert now.problems == []
         worker = await c.worker()
         await c.register(worker)
@@ -448,9 +448,14 @@ async def test_the_page_names_what_is_wrong():
             excluded_nodes={"n7": {"until": 60.0, "reason": "3 jobs died there"}},
         )
         now = figures.figures(c.plugin.operations)
-        assert "40, the oldest 15 are shown" in now.waiting_title
-        assert now.waiting[0]["state"] == "submission"
-        assert now.waiting[1]["reason"] == "no slot: 1 of 1 slots are in use"
+        assert now.waiting_title == "Waiting transformations: 40"
+        waits, submitted = now.waiting
+        assert (waits.title, submitted.title) == (
+            "39 wait for a slot",
+            "1 has a slot and is submitted",
+        )
+        assert waits.reason == "no slot: 1 of 1 slots are in use"
+        assert len(waits.rows) == 15
         assert now.decisions[0]["change"] == "1 → 4"
         assert [problem[:14] for problem in now.problems] == [
             "2 submissions ",
@@ -461,3 +466,5 @@ async def test_the_page_names_what_is_wrong():
         page = Page(Shown(c.plugin.operations))
         page.update()
         assert "&lt;invalid&gt;" in page.root.children[0].text
+        (jobs,) = (card for card in now.cards if card.title == "Jobs")
+        assert jobs.alarming and "sbatch: <invalid> partition" in jobs.note

@@ -110,9 +110,16 @@ def compare(seen: dict[str, Any]) -> None:
     nested = {row["name"]: row["nested"] for row in seen["page"]["workers"]}
     assert nested == truth["nested"]
     cards = {card.title: card.value for card in seen["page"]["cards"]}
-    assert cards["Transformations"] == f"{truth['waiting']} + {truth['with_workers']}"
-    assert cards["Slots in use"].startswith(f"{truth['in_use']} of ")
-    assert cards["Requests waiting"] == str(truth["requests"])
+    waiting, running = truth["waiting"], truth["with_workers"]
+    assert cards["Transformations"] == f"{waiting} waiting, {running} running"
+    assert cards["Slots"].startswith(f"{truth['in_use']} of ")
+    held = permissions["held"]
+    assert cards["Waiting for a slot"] == str(truth["requests"] + held)
+    groups = {group.state: group for group in seen["page"]["waiting"]}
+    # those that have got a slot in this turn are in no group of their own
+    assert sum(int(group.title.split()[0]) for group in groups.values()) == waiting
+    if "slot" in groups:
+        assert int(groups["slot"].title.split()[0]) == truth["requests"] + held
     assert seen["sample"]["requests_waiting"] == truth["requests"]
     assert seen["sample"]["transformations_waiting"] == truth["waiting"]
     assert found["seamless_requests_waiting",] == truth["requests"]
@@ -164,6 +171,24 @@ const walk = (node) => {
 };
 return walk(document.body).replace(/\\s+/g, " ");
 """
+#: All elements below the page, also those in shadow trees
+ALL = """
+const all = (node) => [...node.querySelectorAll("*")]
+  .flatMap((each) => [each, ...(each.shadowRoot ? all(each.shadowRoot) : [])]);
+"""
+#: A click on the first group of waiting transformations
+OPEN = ALL + 'all(document).find((each) => each.matches(".group button")).click()'
+ROWS = ALL + 'return all(document).filter((e) => e.matches(".opened tr")).length'
+#: What does not fit into the window, or into its cell
+CUT = (
+    ALL
+    + """
+return all(document).filter((each) => each.matches(".card, .fact, .alarm, .group, th")
+  && (each.scrollWidth > each.clientWidth + 1
+      || each.getBoundingClientRect().right > window.innerWidth + 1))
+  .map((each) => each.className + ": " + each.textContent);
+"""
+)
 #: The first transformation that is linked
 LINK = """
 const find = (node) => node.querySelector("a[href*='why/']")
@@ -224,20 +249,51 @@ def test_real_stack_in_a_browser(
         shown = browser.execute_script(TEXT)
         return all(text in shown for text in texts)
 
-    wait_until(lambda: shows("12 stored", "no transformation waits"), "the page")
+    idle = ("12 stored", "Waiting transformations: none", "No work; ", "; ends in ")
+    wait_until(lambda: shows(*idle), "the page")
     assert browser.title == "Dask: Seamless"
-    process = real_stack.start_workload("sleepers", salt="browser", n=15)
-    waiting = ("Transformations with a worker: ", "no slot: 6 of 6 slots are in use")
+    assert shows("project demo", "cluster local", "kind LocalCluster", "walltime none")
+    process = real_stack.start_workload("sleepers", salt="browser", n=25)
+    waiting = ("Transformations with a worker: ", "; no slot: 6 of 6 slots are in use")
     wait_until(lambda: shows("6 of 6", *waiting), "nested work")
     sampled = browser.execute_script(SAMPLES)
     wait_until(lambda: browser.execute_script(SAMPLES) > sampled, "more samples")
+    browser.execute_script(OPEN)
+    wait_until(lambda: browser.execute_script(ROWS) > 1, "the group that was opened")
+    for width in (800, 1280, 1920):
+        browser.set_window_size(width, 1000)
+        wait_until(lambda: browser.execute_script(CUT) == [], f"{width} pixels")
     link = browser.execute_script(LINK)
-    assert json.loads(fetch(link))["found"]
+    assert json.loads(fetch(f"{link}.json"))["found"]
+    assert "<h1>" in fetch(link)
     driver = real_stack.finish(process, begin=time.monotonic(), timeout=90)
     assert driver.value["values_ok"]
-    wait_until(lambda: shows("87 stored", "no transformation waits"), "the end")
+    ended = ("137 stored", "Waiting transformations: none")
+    wait_until(lambda: shows(*ended), "the end")
     severe = [line for line in browser.get_log("browser") if line["level"] == "SEVERE"]
     assert severe == []
+    check_report(dashboard, browser)
+
+
+def check_report(dashboard: str, browser: webdriver.Chrome) -> None:
+    """Where the time went, as the workers have reported it; once in HTML."""
+    report = json.loads(fetch(f"{dashboard}/seamless/report.json"))
+    rows = {row["name"]: row for row in report["names"]}
+    leaf, job = rows["leaf"], rows["job"]
+    assert (leaf["computed"], job["computed"], job["failed"]) == (108, 25, 0)
+    assert 0.5 <= leaf["median"] <= leaf["p95"] <= leaf["longest"] * 1.03
+    assert job["median"] > leaf["median"], "a job waits for its leaves"
+    assert job["waits"]["slot"] > 0 and leaf["waits"]["slot"] > 0
+    assert leaf["cpu"] > 0 and leaf["memory"] > 2**20
+    assert max(filter(None, report["slots"]["used"])) >= 5
+    found = fetch(f"{dashboard}/metrics")
+    assert 'seamless_transformation_seconds_count{function="leaf"} 108.0' in found
+    assert 'seamless_transformation_wait_seconds_count{function="job"} 25.0' in found
+    browser.get(f"{dashboard}/seamless/report")
+    assert "Where the time went" in browser.execute_script(TEXT)
+    urls = "return performance.getEntriesByType('resource').map(each => each.name)"
+    used = [url for url in browser.execute_script(urls) if "favicon" not in url]
+    assert used == [], "it needs nothing else"
 
 
 def dashboard_of(stack: RealStack) -> str:

@@ -274,6 +274,15 @@ def test_a_job_that_never_connects_is_replaced_and_its_node_avoided(
         assert futures[0].result(90)
         status = client.sync(client.scheduler.seamless_status)
         assert set(status["scaling"]["excluded_nodes"]) == {"n1"}
+        assert status["cluster"]["batch_system"] == "slurm"
+        assert status["cluster"]["kind"] == "dask_jobqueue::SLURMCluster"
+
+        def left() -> float | None:
+            status = client.sync(client.scheduler.seamless_status)
+            return status["cluster"]["walltime_in"]
+
+        seconds = wrapper.until(left, "the time of the job that works")
+        assert 0 < seconds <= status["cluster"]["walltime"]
 
 
 def test_a_job_that_hangs_before_it_connects_is_cancelled(

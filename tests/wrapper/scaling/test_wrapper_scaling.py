@@ -79,11 +79,23 @@ def test_the_reason_can_be_read() -> None:
     assert policy(maximum=4, unit="job").decide(work, 2, 0.0) == (
         4,
         "300 ready tasks, expected 300 min (60 s each, unknown) / 10 min x 6 slots "
-        "-> 5 jobs; the maximum is 4; there are 2",
+        "-> 5 jobs; maximum_jobs is 4; there are 2",
     )
     assert policy(minimum=1).decide(Work(), 1, 0.0) == (
         1,
-        "no work -> 0 workers; the minimum is 1; there are 1",
+        "no work -> 0 workers; the minimum is 1, since the cluster is interactive; "
+        "there are 1",
+    )
+    work = of(24, 52.5)
+    assert policy(target_duration=10.0).decide(work, 0, 0.0) == (
+        4,
+        "24 ready tasks, expected 21 min (52.5 s each) / 10 s x 6 slots -> 21 workers; "
+        "24 tasks can use 4; there are 0",
+    )
+    assert (
+        policy(target_duration=10.0, maximum=3)
+        .decide(work, 0, 0.0)[1]
+        .endswith("-> 21 workers; 24 tasks can use 4; maximum_jobs is 3; there are 0")
     )
 
 
