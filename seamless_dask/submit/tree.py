@@ -7,6 +7,7 @@ be under way without a thread each.
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import traceback
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
@@ -94,14 +95,15 @@ async def evaluate(
     if definition.is_settled(transformation):
         return
     evaluation = _Evaluation(client, driver_context)
-    nodes = evaluation.start(transformation)
-    try:
-        await evaluation.finish(nodes, transformation)
-    except asyncio.CancelledError:
-        for node in nodes:
-            node.submission.cancel()
-            evaluation.abandon(node.transformation)
-        raise
+    with _waiting(client):
+        nodes = evaluation.start(transformation)
+        try:
+            await evaluation.finish(nodes, transformation)
+        except asyncio.CancelledError:
+            for node in nodes:
+                node.submission.cancel()
+                evaluation.abandon(node.transformation)
+            raise
 
 
 async def submit(
@@ -115,11 +117,20 @@ async def submit(
     await asyncio.gather(*(node.submission for node in nodes))
 
 
+def _waiting(client: Submitter | Guest) -> contextlib.AbstractContextManager[None]:
+    """Count a wait of a driver script, whose progress may be shown."""
+    if isinstance(client, Guest):
+        return contextlib.nullcontext()
+    return client.progress.waiting()
+
+
 class _Evaluation:
     def __init__(self, client: Submitter | Guest, driver_context: bool) -> None:
         self._client = client
         self._driver_context = driver_context
         self._nodes: dict[int, _Node] = {}
+        #: of the transformations that have ended, as they were counted
+        self._counted: set[int] = set()
         self._futures: dict[int, TransformationFutures] = {}
 
     def abandon(self, transformation: Any) -> None:
@@ -135,6 +146,7 @@ class _Evaluation:
 
     def _settle(self, transformation: Any, outcome: Settled) -> None:
         """Put the outcome into a transformation, and release its task."""
+        self._count(transformation, outcome)
         if outcome.cancelled:
             transformation._mark_cancelled()
         if outcome.result is None:
@@ -147,11 +159,26 @@ class _Evaluation:
             transformation._dask_futures = handles.ended(futures, outcome.result)
         self._client.release_transformation_futures(futures, cancel=False)
 
+    def _count(self, transformation: Any, outcome: Settled) -> None:
+        """Count the end of a transformation, once."""
+        if isinstance(self._client, Guest) or id(transformation) in self._counted:
+            return
+        self._counted.add(id(transformation))
+        counts, result = self._client.progress.counts, outcome.result
+        counts.done += 1
+        if result is not None and result.error is not None:
+            counts.failed += 1
+        elif result is not None:
+            has_task = id(transformation) in self._futures
+            counts.cached += result.cached or not has_task
+
     def start(self, root: Any) -> list[_Node]:
         """Start the submission of `root` and its dependencies, dependencies first."""
         for transformation in _upstream_first(root):
             task = asyncio.create_task(self._submit(transformation))
             self._nodes[id(transformation)] = _Node(transformation, task)
+        if not isinstance(self._client, Guest):
+            self._client.progress.counts.total += len(self._nodes)
         return list(self._nodes.values())
 
     async def finish(self, nodes: list[_Node], root: Any) -> None:
@@ -254,6 +281,7 @@ class _Evaluation:
                 if isinstance(concrete, Settled):
                     return concrete
                 submission = concrete
+            submission.streams = definition.is_streamed(transformation)
             checksums = checksums_of(submission)
             submission.contents = contents_at_hand(checksums)
             await await_pending_uploads(checksums)
