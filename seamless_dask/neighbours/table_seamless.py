@@ -31,6 +31,7 @@ TRANSFORMER = (
     _worker.replaced("_buffer_ref_op", _CHILD, "small buffers go with the result"),
     _worker.replaced("_request_parent_async", _CHILD, "small buffers go along"),
     _worker.replaced("_execute_transformation_request", _CHILD, "inputs come along"),
+    _worker.replaced("_execute_transformation_impl", _CHILD, "output is looked at"),
     _worker.replaced("_CURRENT_OWNER_DASK_KEY", _CHILD, "inherited by tasks, threads"),
     _worker.replaced("_CURRENT_OWNER_DASK_PRIORITY", _CHILD, "the same"),
     _worker.replaced("_require_child_channel", _CHILD, "forked jobs have no channel"),

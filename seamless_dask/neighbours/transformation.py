@@ -60,6 +60,14 @@ def may_recompute_inputs(transformation: Any) -> bool:
     )
 
 
+def is_streamed(transformation: Any) -> bool:
+    """Whether its output is shown in the driver script while it runs.
+
+    The property is that of our mixin, or of a seamless-transformer that has it.
+    """
+    return bool(getattr(transformation, "streaming", False))
+
+
 def has_post_prepare_hook(transformation: Any) -> bool:
     """Whether constructing the transformation needs the results it depends on.
 

@@ -40,8 +40,10 @@ from .handles import Handle
 from .identity import identify
 from .intake import Intake
 from .pace import Pace
+from .progress import Progress
 from .registry import Entry, Registry
 from .result_waiter import Results
+from .streamed import Streamed
 
 if TYPE_CHECKING:
     from distributed import Future
@@ -105,6 +107,10 @@ class Submitter:
         self._lock = threading.RLock()
         #: names of functions, which it tells the scheduler
         self.names = FunctionNames(dask_client)
+        #: shows the output of transformations in a driver script
+        self.streamed = Streamed(dask_client, shows=role != "worker")
+        #: shows the progress of what a driver script waits for
+        self.progress = Progress(dask_client, shows=role == "driver")
         self._registry = Registry(lambda entry: entry.anchor.release())
         self._results = Results(dask_client, local_results, self.pace)
         #: whether a call of `_prune` is scheduled
@@ -192,6 +198,8 @@ class Submitter:
             contents=submission.contents,
             client=None if self.role == "worker" else self.client.id,
             name=self.names.note(submission.transformation_dict),
+            script=submission.script if self.role == "worker" else self.client.id,
+            streams=self.streamed.wants(submission),
         )
         unit = NESTED_RESOURCE if nested or identity.driver else TOP_LEVEL_RESOURCE
         with self._lock:

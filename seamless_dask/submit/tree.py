@@ -7,6 +7,7 @@ be under way without a thread each.
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import traceback
 from typing import TYPE_CHECKING, Any
 
@@ -62,14 +63,15 @@ async def evaluate(
     if definition.is_settled(transformation):
         return
     evaluation = _Evaluation(client, driver_context)
-    evaluation.start(transformation)
-    try:
-        await evaluation.finish(transformation)
-    except asyncio.CancelledError:
-        evaluation.cancel()
-        raise
-    finally:
-        evaluation.end()
+    with _waiting(client):
+        evaluation.start(transformation)
+        try:
+            await evaluation.finish(transformation)
+        except asyncio.CancelledError:
+            evaluation.cancel()
+            raise
+        finally:
+            evaluation.end()
 
 
 async def submit(
@@ -87,6 +89,13 @@ async def submit(
         evaluation.end()
 
 
+def _waiting(client: Submitter | Guest) -> contextlib.AbstractContextManager[None]:
+    """Count a wait of a driver script, whose progress may be shown."""
+    if isinstance(client, Guest):
+        return contextlib.nullcontext()
+    return client.progress.waiting()
+
+
 class _Evaluation:
     def __init__(self, client: Submitter | Guest, driver_context: bool) -> None:
         self._client = client
@@ -95,6 +104,8 @@ class _Evaluation:
         self._nodes: dict[int, Node] = {}
         self._own: set[Node] = set()
         #: handles of this evaluation
+        #: of the transformations that have ended, as they were counted
+        self._counted: set[int] = set()
         self._futures: dict[int, TransformationFutures] = {}
         #: those of them whose transformation another evaluation has submitted
         self._shared: set[int] = set()
@@ -133,6 +144,7 @@ class _Evaluation:
 
     def _settle(self, transformation: Any, outcome: Settled) -> None:
         """Put the outcome into a transformation, and release its task."""
+        self._count(transformation, outcome)
         if outcome.cancelled:
             transformation._mark_cancelled()
         if outcome.result is None:
@@ -144,6 +156,22 @@ class _Evaluation:
         if transformation._dask_futures is futures:
             transformation._dask_futures = handles.ended(futures, outcome.result)
         self._client.release_transformation_futures(futures, cancel=False)
+
+    def _count(self, transformation: Any, outcome: Settled) -> None:
+        """Count the end of a transformation, once."""
+        node = self._nodes.get(id(transformation))
+        if isinstance(self._client, Guest) or node not in self._own:
+            return  # the evaluation that has begun it counts it
+        if id(transformation) in self._counted:
+            return
+        self._counted.add(id(transformation))
+        counts, result = self._client.progress.counts, outcome.result
+        counts.done += 1
+        if result is not None and result.error is not None:
+            counts.failed += 1
+        elif result is not None:
+            has_task = id(transformation) in self._futures
+            counts.cached += result.cached or not has_task
 
     def start(self, root: Any) -> None:
         """Start the submission of `root` and its dependencies, dependencies first.
@@ -167,6 +195,7 @@ class _Evaluation:
             self._own.add(node)
             if not isinstance(self._client, Guest):
                 node.publish()
+                self._client.progress.counts.total += 1
 
     async def finish(self, root: Any) -> None:
         """Wait for the root, then put the outcome into every transformation."""
@@ -336,6 +365,7 @@ class _Evaluation:
             if isinstance(concrete, Settled):
                 return concrete
             submission = concrete
+        submission.streams = definition.is_streamed(transformation)
         checksums = checksums_of(submission)
         submission.contents = contents_at_hand(checksums)
         await await_pending_uploads(checksums)
