@@ -103,11 +103,11 @@ class _Evaluation:
         #: {id of a transformation: its node}, of this evaluation or of another one
         self._nodes: dict[int, Node] = {}
         self._own: set[Node] = set()
-        #: handles of this evaluation
-        #: of the transformations that have ended, as they were counted
+        #: ids of the transformations whose end was counted
         self._counted: set[int] = set()
+        #: {id of a transformation: its handles}
         self._futures: dict[int, TransformationFutures] = {}
-        #: those of them whose transformation another evaluation has submitted
+        #: ids of those of them that another evaluation has submitted
         self._shared: set[int] = set()
 
     def submissions(self) -> list[asyncio.Task[Submitted | Settled]]:
