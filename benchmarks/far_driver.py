@@ -1,8 +1,8 @@
-"""Driver script of ``far.py``: ``python far_driver.py SALT ALONE TOGETHER [--client]``.
+"""Driver script of ``far.py``: ``python far_driver.py SALT ALONE TOGETHER``.
 
 Prints one line of JSON: seconds for the start, for each of ALONE transformations one after
-the other, and for TOGETHER by ``parallel``; whether all values are right, and how often a
-function was called that should be called once.
+the other, in several kinds, and for TOGETHER by ``parallel``, and whether all values of these
+are right.
 """
 
 from __future__ import annotations
@@ -11,14 +11,31 @@ import argparse
 import json
 import statistics
 import time
+from collections.abc import Callable
 from typing import Any
 
+#: characters of a large input
+INPUT = 100_000
 
-def double(salt, i, seconds):
+
+def double(salt, i, seconds, file):
+    import os
     import time
 
+    if file:
+        descriptor = os.open(file, os.O_WRONLY | os.O_CREAT | os.O_APPEND)
+        os.write(descriptor, f"{i}\n".encode())
+        os.close(descriptor)
     time.sleep(seconds)
     return 2 * i
+
+
+def length(salt, a, b, c, d, e, f, g, h):
+    return sum(map(len, (a, b, c, d, e, f, g, h)))
+
+
+def repeated(salt, i):
+    return f"{salt} {i} " * 10_000
 
 
 def connect() -> float:
@@ -45,7 +62,38 @@ def connect() -> float:
     return seconds
 
 
-def drive(salt: str, alone: int, together: int, work: float) -> dict[str, Any]:
+def one_by_one(salt: str, number: int) -> dict[str, float]:
+    """Return the median seconds of transformations that are run one after the other."""
+    from seamless.transformer import delayed
+
+    make = delayed(double)
+    measure = delayed(length)
+    repeat = delayed(repeated)
+
+    def texts(i: int) -> list[str]:
+        return [f"{salt} {i} {n} ".ljust(INPUT, ".") for n in range(8)]
+
+    cases: dict[str, tuple[Callable[[int], Any], Callable[[int], Any]]] = {
+        "alone": (lambda i: make(salt, i, 0.0, ""), lambda i: 2 * i),
+        "known": (lambda i: make(salt, i, 0.0, ""), lambda i: 2 * i),
+        "inputs": (lambda i: measure(salt, *texts(i)), lambda i: 8 * INPUT),
+        "result": (lambda i: repeat(salt, i), lambda i: f"{salt} {i} " * 10_000),
+    }
+    found = {}
+    for name, (made_by, value) in cases.items():
+        seconds = []
+        for i in range(number):
+            transformation = made_by(i)
+            begin = time.monotonic()
+            assert transformation.run() == value(i)
+            seconds.append(time.monotonic() - begin)
+        found[name] = statistics.median(seconds)
+    return found
+
+
+def drive(
+    salt: str, alone: int, together: int, work: float, file: str
+) -> dict[str, Any]:
     """Compute; return the times in seconds."""
     import seamless
     import seamless.config
@@ -56,18 +104,11 @@ def drive(salt: str, alone: int, together: int, work: float) -> dict[str, Any]:
     found: dict[str, Any] = {"init": time.monotonic() - begin}
     found["connect"] = connect()
     make = delayed(double)
-    right = make(salt, -1, 0.0).run() == -2
-    seconds = []
-    for i in range(alone):
-        begin = time.monotonic()
-        right &= make(salt, i, 0.0).run() == 2 * i
-        seconds.append(time.monotonic() - begin)
-    if seconds:
-        found["alone"] = statistics.median(seconds)
-        begin = time.monotonic()
-        right &= make(salt, 0, 0.0).run() == 0
-        found["known"] = time.monotonic() - begin
-    made = [make(salt, 1000 + i, work) for i in range(together)]
+    right = make(salt, -1, 0.0, "").run() == -2
+    if alone:
+        found |= one_by_one(salt, alone)
+    print("begun", flush=True)
+    made = [make(salt, 1000 + i, work, file) for i in range(together)]
     begin = time.monotonic()
     for _finished in parallel(made):
         continue
@@ -86,5 +127,6 @@ if __name__ == "__main__":
     parser.add_argument("alone", type=int)
     parser.add_argument("together", type=int)
     parser.add_argument("--work", type=float, default=0.0, metavar="SECONDS")
+    parser.add_argument("--file", default="", help="gets a line for each execution")
     options = parser.parse_args()
-    print(json.dumps(drive(options.salt, options.alone, options.together, options.work)))
+    print(json.dumps(drive(**vars(options))))

@@ -135,7 +135,17 @@ class Calls:
     @_answers
     def _on_version(self, **payload: Any) -> Reply:
         messages.parse_nothing(payload)
-        return {"status": "ok", "protocol": PROTOCOL, "version": __version__}
+        published = {
+            name: value
+            for name, value in self.scheduler.task_metadata.items()
+            if str(name).startswith(messages.PUBLISHED)
+        }
+        return {
+            "status": "ok",
+            "protocol": PROTOCOL,
+            "version": __version__,
+            "published": published,
+        }
 
     @_answers
     def _on_status(self, **payload: Any) -> Reply:

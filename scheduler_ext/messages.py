@@ -57,6 +57,9 @@ PUSH_CANCEL = "seamless_cancel"
 PUSH_RESULT = "seamless_result"
 PUSH_SEEN = "seamless_seen"
 
+#: how the names of Dask's metadata begin that the answer to `OP_VERSION` contains
+PUBLISHED = "seamless-"
+
 #: annotation of a task that another worker had before: its result may be stored
 RUNS_AGAIN = "seamless_runs_again"
 

@@ -23,6 +23,7 @@ from tornado.ioloop import PeriodicCallback
 from . import messages
 from .about import About
 from .activity import UNFINISHED, Activity
+from .away import Away
 from .calls import Calls, Reply
 from .cancellation import LiveKeys
 from .clock import Clock
@@ -85,6 +86,7 @@ class SeamlessSchedulerPlugin(SchedulerPlugin):
         self._registrations = Registrations(scheduler, self._machine, self._delivery)
         self._retiring = Retiring(scheduler, self._machine, self._delivery.deliver)
         self._losses = Losses(scheduler)
+        self._away = Away(scheduler)
         self._clock = Clock(scheduler)
         self._functions = Functions()
         self._prefixes = Prefixes(scheduler)
@@ -276,13 +278,15 @@ class SeamlessSchedulerPlugin(SchedulerPlugin):
     def log_event(self, topic: str, msg: Any) -> None:
         """Learn what the scheduler tells only here, and before it moves any task.
 
-        These are the tasks that a lost worker had, and whether a worker takes tasks.
+        These are the tasks that a lost worker or client had, and whether a worker takes
+        tasks.
         """
         if topic.startswith(OUTPUT_TOPIC):
             self._output.arrived(topic, msg)
             return
         if topic == "all":
             self._losses.saw(msg)
+            self._away.saw(msg, monotonic())
         if not isinstance(msg, dict):
             return
         if msg.get("action") == "remove-worker" and topic == "all":
@@ -311,6 +315,7 @@ class SeamlessSchedulerPlugin(SchedulerPlugin):
         self._activity.clear(now)
         self._meter.clear()
         self._losses.clear()
+        self._away.clear()
         self.operations.clear()
         self._output.clear()
         self._delivery.abandon_all("the scheduler was restarted")
@@ -341,6 +346,7 @@ class SeamlessSchedulerPlugin(SchedulerPlugin):
         quiet_beats, self._quiet_beats = self._quiet_beats, 0
         self.operations.beat(now)
         self._prefixes.forget()
+        self._away.beat(now)
         if not (machine.live or machine.held):
             return
         self._placement.keep_waiting()

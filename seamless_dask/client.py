@@ -19,6 +19,10 @@ from .worker import installation
 
 __all__ = ["SeamlessDaskClient"]
 
+#: seconds for which a driver script that has lost the scheduler looks for it; as long as
+#: hashserver and database may be away
+RECONNECT = 60.0
+
 
 class SeamlessDaskClient(Submitter):
     """Submits transformations to the cluster of a `distributed.Client`.
@@ -75,24 +79,26 @@ class SeamlessDaskClient(Submitter):
         super().__init__(dask_client, role=role)
         if role == "driver" and remote_clients is not None:
             remote_clients = of_current_stage(remote_clients)
+        published = installation.ensure_plugin(dask_client) if role == "driver" else {}
         if worker_plugin_workers is None:
-            published = scheduler.processes_of_cluster
-            worker_plugin_workers = published(dask_client) if role == "driver" else 1
+            worker_plugin_workers = published.get(scheduler.PROCESSES, 1)
         self.worker_plugin_workers = int(worker_plugin_workers)
         self.remote_clients = remote_clients
         self.is_local_cluster = bool(is_local_cluster)
         self.interactive = bool(interactive)
         self._on_detach = on_detach
         if role == "driver":
-            self._configure_cluster()
+            self._configure_cluster(published)
+            # From now on, this is how long it tries to find the scheduler again.
+            dask_client._timeout = max(dask_client._timeout, RECONNECT)
 
-    def _configure_cluster(self) -> None:
-        """Install the plugins that this client needs on the scheduler and the workers."""
+    def _configure_cluster(self, published: Mapping[str, Any]) -> None:
+        """Make the workers fit this client; the cluster has published its settings."""
         self.record = record_mode.of_this_process()
-        installation.ensure_plugin(self.client)
-        installation.ensure_record_mode(self.client, self.record)
+        installation.ensure_record_mode(self.client, self.record, published=published)
         installation.ensure_worker_plugin(
             self.client,
+            published=published,
             processes=self.worker_plugin_workers,
             remote_clients=self.remote_clients,
             record=self.record,

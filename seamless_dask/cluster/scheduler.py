@@ -141,11 +141,6 @@ async def has_room(
     return lease_id if answer["granted"] else None
 
 
-def processes_of_cluster(client: Client) -> int:
-    """Return how many Seamless processes the cluster wants on each Dask worker."""
-    return int(client.get_metadata([PROCESSES], default=1))
-
-
 async def status(client: Client) -> dict[str, Any]:
     """Return the status of the scheduler's plugin."""
     return await getattr(rpc(client), messages.OP_STATUS)()

@@ -1,8 +1,10 @@
 """Avoids requests and connections of seamless-remote that are not needed.
 
 Its background writer promises each buffer to the hashserver before it writes it, because
-readers may ask for the buffer before it is there; it makes one promise at a time. For a
-small buffer the promise takes as long as the write itself, so it has no benefit.
+readers may ask for the buffer before it is there; it makes one promise at a time, and waits for
+the answer before it writes. A hundred buffers cost a hundred round trips. Here a promise goes
+together with the write. For a small buffer it takes as long as the write itself, so it has no
+benefit.
 
 If Seamless finds a result in the memory of a process, it promises its buffer as well,
 although nothing writes the buffer then. While the hashserver is away this promise fails,
@@ -15,7 +17,9 @@ one stays taken for a minute.
 
 from __future__ import annotations
 
+import asyncio
 import functools
+import logging
 from collections.abc import Awaitable, Callable
 from typing import Any
 
@@ -23,12 +27,15 @@ import aiohttp
 from seamless import Checksum
 from seamless.caching import buffer_writer
 
-from .replacing import extend
+from .replacing import extend, replace
+
+logger = logging.getLogger(__name__)
 
 #: bytes up to which a buffer is written without a promise
 SMALL = 64 * 1024
 
 _Promise = Callable[[Checksum], Awaitable[None]]
+_Writing = Callable[[Any], Awaitable[None]]
 
 
 def install() -> None:
@@ -36,18 +43,32 @@ def install() -> None:
     from seamless_remote import buffer_remote
     from seamless_remote.client import Client
 
-    extend(buffer_remote, "promise", _of_large_writes)
+    promise = buffer_remote.promise
+    if replace(buffer_remote, "promise", _no_promise) is promise:
+        extend(buffer_writer, "_process_entry", functools.partial(_promised, promise))
     extend(Client, "_get_session", _that_read_answers)
 
 
-def _of_large_writes(original: _Promise) -> _Promise:
-    @functools.wraps(original)
-    async def promise(checksum: Checksum) -> None:
-        entry = buffer_writer._entries.get(Checksum(checksum))
-        if entry is not None and len(entry.buffer.content) > SMALL:
-            await original(checksum)
+async def _no_promise(checksum: Checksum) -> None:
+    """What is about to be written is promised together with the write."""
 
-    return promise
+
+def _promised(promise: _Promise, original: _Writing) -> _Writing:
+    @functools.wraps(original)
+    async def process_entry(entry: Any) -> None:
+        if len(entry.buffer.content) <= SMALL:
+            await original(entry)
+            return
+        await asyncio.gather(original(entry), _tried(promise(entry.checksum)))
+
+    return process_entry
+
+
+async def _tried(promise: Awaitable[None]) -> None:
+    try:
+        await promise
+    except Exception as error:  # noqa: BLE001 - the write itself reports what is wrong
+        logger.debug("A buffer was not promised: %r", error)
 
 
 def _that_read_answers(

@@ -22,6 +22,7 @@ _adaptive = Module(_DISTRIBUTED, "distributed.deploy.adaptive")
 CLIENTS = (
     _client.read("Client._stream_handlers", _CLIENTS, "messages of the scheduler"),
     _client.read("Client._send_to_scheduler", _CLIENTS, "messages without an answer"),
+    _client.set("Client._timeout", _DRIVER, "a link that is away"),
     _client.read("Future._state", _CLIENTS, "why a future was cancelled"),
     _client.read("ClosedClientError", _CLIENTS, "the client has ended"),
     _client.read("_global_clients", _DRIVER, "a forked driver has no client"),

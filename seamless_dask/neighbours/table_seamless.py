@@ -215,7 +215,7 @@ CORE = (
         _pylru.replaced(f"lrucache.{name}", _ALL, "threads share it")
         for name in CACHE_METHODS
     ),
-    _writer.replaced("_process_entry", _CLIENTS, "callers that wait learn of the end"),
+    _writer.replaced("_process_entry", _ALL, "promises; those that wait learn of the end"),
     _writer.read("_entries", _ALL, "buffers that are being written"),
     _writer.read("_lock", _CLIENTS, "guards these"),
     Module(_CORE, "seamless.caching.eviction_cost").read(
@@ -261,7 +261,7 @@ REMOTE = (
     _client.read("Client._require_url", _CLIENTS, "where the server is"),
     _client.read("_is_resource_busy_error", _CLIENTS, "asks again, or fails"),
     _client.read("_retry_operation", _CLIENTS, "writes as it would"),
-    _buffers.replaced("promise", _ALL, "only for large buffers that are written"),
+    _buffers.replaced("promise", _ALL, "goes together with the write"),
     _buffers.replaced("get_buffer", _CLIENTS, "waits while the hashserver is away"),
     *(
         _database.replaced(name, _CLIENTS, "waits while the database is away")

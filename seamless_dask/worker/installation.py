@@ -27,8 +27,14 @@ SELECTION = "seamless-selection"
 PRELOAD = "dask scheduler --preload scheduler_ext.preload"
 
 
-def ensure_plugin(client: Client) -> None:
+def ensure_plugin(client: Client) -> dict[str, Any]:
     """Make sure that the scheduler runs our plugin in our version.
+
+    Returns
+    -------
+    dict
+        What the cluster has published: the entries of Dask's metadata that are ours. All
+        of them at once, since the scheduler may be far away.
 
     Raises
     ------
@@ -57,19 +63,23 @@ def ensure_plugin(client: Client) -> None:
             f"client has {scheduler_ext.__version__} (protocol "
             f"{scheduler_ext.PROTOCOL}): restart the cluster with the same version"
         )
+    return dict(answer["published"])
 
 
-def ensure_record_mode(client: Client, record: bool) -> None:
+def ensure_record_mode(
+    client: Client, record: bool, *, published: Mapping[str, Any]
+) -> None:
     """Make sure that cluster and client agree on whether full records are written.
 
     Normally the wrapper has set the mode; otherwise the first client decides.
+    `published` is what `ensure_plugin` has returned.
 
     Raises
     ------
     RecordModeMismatch
         If they differ.
     """
-    present = client.get_metadata([RECORD_MODE], default=None)
+    present = published.get(RECORD_MODE)
     if present is None:
         client.set_metadata([RECORD_MODE], record)
     elif present != record:
@@ -79,6 +89,7 @@ def ensure_record_mode(client: Client, record: bool) -> None:
 def ensure_worker_plugin(
     client: Client,
     *,
+    published: Mapping[str, Any],
     processes: int,
     remote_clients: Mapping[str, Any] | None,
     record: bool = False,
@@ -89,7 +100,8 @@ def ensure_worker_plugin(
     A client without `remote_clients` never changes a cluster that another client has
     configured. A client with other services than the cluster's reconfigures the
     workers: a restarted hashserver has another port. A client that selects another
-    cluster or queue does not: the workers stay where they are.
+    cluster or queue does not: the workers stay where they are. `published` is what
+    `ensure_plugin` has returned.
 
     Raises
     ------
@@ -102,12 +114,12 @@ def ensure_worker_plugin(
     }
     text = json.dumps(configuration, sort_keys=True)
     digest = hashlib.sha256(text.encode()).hexdigest()
-    present = client.get_metadata([CONFIGURATION], default=None)
+    present = published.get(CONFIGURATION)
     if present is not None and remote_clients is None:
         return
     selected = _selected(selection)
     if present is not None:
-        _check_selection(client, selected, record)
+        _check_selection(published.get(SELECTION), selected, record)
     if present == digest:
         return
     if present is not None:
@@ -126,8 +138,7 @@ def _selected(selection: Mapping[str, Any] | None) -> str | None:
     return f"cluster {selection['cluster']!r}, queue {selection['queue']!r}"
 
 
-def _check_selection(client: Client, selected: str | None, record: bool) -> None:
-    present = client.get_metadata([SELECTION], default=None)
+def _check_selection(present: str | None, selected: str | None, record: bool) -> None:
     if selected == present:
         return
     message = (
