@@ -83,7 +83,7 @@ class Crowd:
     async def _start(self) -> None:
         directory = self._stack.enter_context(tempfile.TemporaryDirectory())
         file = Path(directory, "scheduler.json")
-        log = open("/tmp/crowd.log", "wb")
+        log = self._stack.enter_context(open(Path(directory, "log"), "wb"))
         options = ["--scheduler-file", str(file), "--port", "0"]
         options += ["--dashboard-address", "127.0.0.1:0", "--preload", "scheduler_ext.preload"]
         command = [sys.executable, "-m", "dask", "scheduler", *options]
@@ -185,7 +185,7 @@ class Crowd:
     @contextlib.asynccontextmanager
     async def looked_at(self) -> AsyncIterator[list[float]]:
         """The page is open, metrics are read; yields how late the answers are."""
-        session = await asyncio.to_thread(pull_session, url=f"{self.page}/seamless")
+        session = await asyncio.to_thread(_opened, f"{self.page}/seamless")
         late: list[float] = []
         tasks = [asyncio.create_task(self._ask(late)), asyncio.create_task(self._scrape())]
         try:
@@ -249,7 +249,7 @@ async def measure(
         found = {
             "per second": ended / took,
             "CPU ms": 1000 * used / max(1, ended),
-            "busy": used / took,
+            "scheduler busy": used / took,
             "grant p50 ms": 1000 * _quantile(leases, 0.5),
             "grant p99 ms": 1000 * _quantile(leases, 0.99),
             "late p50 ms": 1000 * _quantile(late, 0.5),
@@ -259,6 +259,12 @@ async def measure(
         }
         del futures
         return found
+
+
+def _opened(page: str) -> Any:
+    """Open a page as a browser does; in a thread without an event loop."""
+    asyncio.set_event_loop(asyncio.new_event_loop())
+    return pull_session(url=page)
 
 
 def _quantile(values: Sequence[float], share: float) -> float:

@@ -13,6 +13,7 @@ and those that are restricted to certain workers, are left to Dask.
 from __future__ import annotations
 
 import asyncio
+import itertools
 import logging
 from collections.abc import Iterable
 from typing import Any, cast
@@ -44,12 +45,16 @@ class Placement:
         self._machine = machine
         #: keys of tasks that may start, as soon as the event loop comes to it
         self._starting: list[str] = []
+        #: keys of tasks without a worker that the permission machine does not hold back
+        self._others: set[Any] = set()
         self._stock_choice = getattr(scheduler, CHOICE)
 
     def connect(self) -> None:
         """Replace the methods of the scheduler."""
         setattr(self._scheduler, CHOICE, self._choose)
         setattr(self._scheduler, NEW_WORKER, self._for_new_worker)
+        for task in self._scheduler.unrunnable:
+            self.moved(task.key, "released", task.state)
 
     def disconnect(self) -> None:
         """Give the scheduler its methods back, and let all tasks start that it holds back."""
@@ -67,6 +72,18 @@ class Placement:
         if task.processing_on is not None:
             self._sent(task, task.processing_on)
 
+    def moved(self, key: Any, start: str, finish: str) -> None:
+        """A task changed its state."""
+        if finish == "no-worker":
+            if not self._machine.holds_back(key):
+                self._others.add(key)
+        elif start == "no-worker":
+            self._others.discard(key)
+
+    def clear(self) -> None:
+        """No task is left."""
+        self._others.clear()
+
     def start(self, keys: Iterable[str]) -> None:
         """Send tasks to workers that were held back; they have slots now."""
         if not self._starting:
@@ -83,7 +100,13 @@ class Placement:
         if scheduler.no_workers_timeout is None or not scheduler.running:
             return
         now = monotonic()
-        for task in list(scheduler.unrunnable):
+        deadline = now - scheduler.no_workers_timeout / 2
+        # In the order in which they began to wait: there may be 100,000.
+        for task, _ in list(
+            itertools.takewhile(
+                lambda item: item[1] <= deadline, scheduler.unrunnable.items()
+            )
+        ):
             if self._machine.may_ever_start(str(task.key)):
                 del scheduler.unrunnable[task]
                 scheduler.unrunnable[task] = now
@@ -135,12 +158,14 @@ class Placement:
     def _for_new_worker(self, ws: WorkerState) -> dict[Any, Any]:
         """Replace ``bulk_schedule_unrunnable_after_adding_worker``.
 
-        Tasks that wait for a slot start by decisions of the permission machine.
+        Tasks that wait for a slot start by decisions of the permission machine. There may
+        be 100,000 of them, and workers may come in numbers, so they are not looked at.
         """
         scheduler, holds_back = self._scheduler, self._machine.holds_back
         runnable = []
-        for task in scheduler.unrunnable:
-            if not holds_back(cast(str, task.key)):
+        for key in self._others:
+            task = scheduler.tasks.get(key)
+            if task in scheduler.unrunnable and not holds_back(key):
                 valid = scheduler.valid_workers(task)
                 if valid is None or ws in valid:
                     runnable.append(task)

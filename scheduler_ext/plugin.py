@@ -251,6 +251,7 @@ class SeamlessSchedulerPlugin(SchedulerPlugin):
         try:
             transformation = is_transformation(key)
             self._activity.move(start, finish, transformation, monotonic())
+            self._placement.moved(key, start, finish)
             if finish in UNFINISHED and start not in UNFINISHED:
                 self._meter.unfinished(key)
                 self._runs_code_of(key)
@@ -316,6 +317,7 @@ class SeamlessSchedulerPlugin(SchedulerPlugin):
         self._meter.clear()
         self._losses.clear()
         self._away.clear()
+        self._placement.clear()
         self.operations.clear()
         self._output.clear()
         self._delivery.abandon_all("the scheduler was restarted")

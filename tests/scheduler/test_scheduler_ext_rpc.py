@@ -333,6 +333,76 @@ def test_preload():
         process.wait()
 
 
+@asynchronous
+async def test_the_version_comes_with_what_the_cluster_has_published():
+    """A client that is far away asks once."""
+    async with cluster() as c:
+        c.scheduler.set_metadata(keys=["seamless-processes"], value=3)
+        c.scheduler.set_metadata(keys=["other"], value=1)
+        answer = await c.call.seamless_version()
+        assert answer["published"] == {"seamless-processes": 3}
+
+
+@asynchronous
+async def test_a_worker_that_comes_does_not_look_at_those_that_wait(monkeypatch):
+    """Only at tasks that are not held back for a slot; these start there."""
+    async with cluster() as c:
+        client = await c.client()
+        number = 50
+        waiting = client.map(
+            pass_gate,
+            range(number),
+            key=[f"base-{n:064x}" for n in range(number)],
+            resources={"S": 1},
+        )
+        other = client.submit(pass_gate, "other", resources={"glue": 1}, key="other")
+        await until(lambda: len(c.scheduler.unrunnable) == number + 1)
+        looked = []
+        holds_back = c.plugin._machine.holds_back
+
+        def counted(key):
+            looked.append(key)
+            return holds_back(key)
+
+        monkeypatch.setattr(c.plugin._machine, "holds_back", counted)
+        worker = await c.worker(resources={"glue": 1}, units={"S": 1.0})
+        await until(lambda: c.state("other") == "processing")
+        await c.register(worker, resources={"S": 1.0})
+        assert set(looked) <= {"other"}
+        gate("other").set()
+        assert await other == "other"
+        assert len(c.scheduler.unrunnable) == number - 1
+        for n in range(number):
+            gate(n).set()
+        assert await client.gather(waiting) == list(range(number))
+
+
+@asynchronous
+async def test_tasks_that_wait_for_a_slot_are_not_given_up():
+    """Dask ends tasks that no worker takes for longer than it was told."""
+    async with cluster() as c:
+        client = await c.client()
+        worker = await c.worker(units={"S": 1.0})
+        await c.register(worker, resources={"S": 1.0})
+        keys = [f"base-{name}" for name in (A, B)]
+        futures = [
+            client.submit(pass_gate, key, key=key, resources={"S": 1}) for key in keys
+        ]
+        await until(lambda: [*map(c.state, keys)] == ["processing", "no-worker"])
+        task = c.scheduler.tasks[keys[1]]
+        now = monotonic()
+        c.scheduler.no_workers_timeout = 100.0
+        c.scheduler.unrunnable[task] = now - 40.0
+        c.plugin.step(now)
+        assert c.scheduler.unrunnable[task] == now - 40.0
+        c.scheduler.unrunnable[task] = now - 60.0
+        c.plugin.step(now)
+        assert c.scheduler.unrunnable[task] >= now
+        for key in keys:
+            gate(key).set()
+        assert await client.gather(futures) == keys
+
+
 # -- bad input ---------------------------------------------------------------------
 
 

@@ -63,6 +63,30 @@ def wait_for_units(client: Client, workers: int) -> None:
     wait_until(ready, "workers with units")
 
 
+def test_a_later_client_asks_once(cluster: LocalCluster, client: Client) -> None:
+    """It may be far away: the cluster's settings come with the version."""
+    SeamlessDaskClient(client, worker_plugin_workers=2)
+    handlers = cluster.scheduler.handlers
+    with (
+        Client(cluster, set_as_default=False) as later,
+        pytest.MonkeyPatch.context() as patch,
+    ):
+        calls: list[str] = []
+
+        def counted(op: str) -> Any:
+            def handler(*arguments: Any, **options: Any) -> Any:
+                calls.append(op)
+                return original(*arguments, **options)
+
+            original = handlers[op]
+            return handler
+
+        for op in list(handlers):
+            patch.setitem(handlers, op, counted(op))
+        SeamlessDaskClient(later, worker_plugin_workers=2)
+        assert [op for op in calls if op != "identity"] == ["seamless_version"]
+
+
 @pytest.mark.parametrize("order", ["worker first", "client first"])
 def test_workers_are_ready_whoever_comes_first(
     cluster: LocalCluster, client: Client, order: str
