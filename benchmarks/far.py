@@ -76,7 +76,7 @@ NAMES = {
     "alone": "one transformation",
     "known": "one whose result is known",
     "inputs": "one with 8 new inputs of 100 kB",
-    "result": "one with a result of 400 kB, which is fetched",
+    "result": "one with a result of 120 kB, which is fetched",
 }
 
 
