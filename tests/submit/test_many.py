@@ -197,7 +197,10 @@ def test_no_table_grows(
     def growing() -> list[str]:
         return tables.grown(before, 250)
 
-    wait_until(lambda: not growing(), "no table has grown", SOON / 2)
+    try:
+        wait_until(lambda: not growing(), "no table has grown", SOON / 2)
+    except AssertionError as error:
+        raise AssertionError("\n".join(growing())) from error
 
 
 def test_the_interpreter_ends_soon_after_many(tmp_path: Path) -> None:
