@@ -85,7 +85,12 @@ class Crowd:
         file = Path(directory, "scheduler.json")
         log = self._stack.enter_context(open(Path(directory, "log"), "wb"))
         options = ["--scheduler-file", str(file), "--port", "0"]
-        options += ["--dashboard-address", "127.0.0.1:0", "--preload", "scheduler_ext.preload"]
+        options += [
+            "--dashboard-address",
+            "127.0.0.1:0",
+            "--preload",
+            "scheduler_ext.preload",
+        ]
         command = [sys.executable, "-m", "dask", "scheduler", *options]
         environment = {**os.environ, "PYTHONPATH": str(_HERE.parent)}
         self.process = psutil.Process(self._run(command, environment, log).pid)
@@ -187,7 +192,10 @@ class Crowd:
         """The page is open, metrics are read; yields how late the answers are."""
         session = await asyncio.to_thread(_opened, f"{self.page}/seamless")
         late: list[float] = []
-        tasks = [asyncio.create_task(self._ask(late)), asyncio.create_task(self._scrape())]
+        tasks = [
+            asyncio.create_task(self._ask(late)),
+            asyncio.create_task(self._scrape()),
+        ]
         try:
             yield late
         finally:

@@ -215,7 +215,9 @@ CORE = (
         _pylru.replaced(f"lrucache.{name}", _ALL, "threads share it")
         for name in CACHE_METHODS
     ),
-    _writer.replaced("_process_entry", _ALL, "promises; those that wait learn of the end"),
+    _writer.replaced(
+        "_process_entry", _ALL, "promises; those that wait learn of the end"
+    ),
     _writer.read("_entries", _ALL, "buffers that are being written"),
     _writer.read("_lock", _CLIENTS, "guards these"),
     Module(_CORE, "seamless.caching.eviction_cost").read(
