@@ -12,8 +12,9 @@ import os
 import sys
 import threading
 from collections import deque
+from collections.abc import Callable
 from time import monotonic
-from typing import Any
+from typing import Any, TextIO
 
 from scheduler_ext.functions import DIGITS
 
@@ -38,7 +39,7 @@ class Terminal:
 
     def __init__(self) -> None:
         self._region = Region()
-        self._printer = Printer(self._region)
+        self._printer = Printer(self._write)
         self._process = os.getpid()
         self._changed = threading.Condition()
         self._waiting: deque[Any] = deque()
@@ -50,7 +51,9 @@ class Terminal:
         #: those that were printed last where lines cannot change, and when (monotonic)
         self._printed: list[str] = []
         self._printed_at = -BAR_INTERVAL
-        #: whether it cannot print any more
+        #: streams that could not be written when it was tried last, by their id
+        self._unwritten: set[int] = set()
+        #: whether its thread has ended
         self._broken = False
         self._started = False
         atexit.register(self._at_exit)
@@ -106,9 +109,7 @@ class Terminal:
         try:
             while True:
                 self._step()
-        except (OSError, ValueError) as error:  # no reader any more, or it is closed
-            logger.info("No output is shown any more: %r", error)
-        except Exception:
+        except Exception:  # a bug of ours must not concern those who wait
             logger.exception("No output is shown any more")
         with self._changed:
             self._broken = True
@@ -133,7 +134,8 @@ class Terminal:
                 )
             self._print(event)
         if not more:
-            self._region.draw([*self._printer.unfinished(), *status])
+            lines = [*self._printer.unfinished(), *status]
+            self._try(lambda: self._region.draw(lines), sys.stderr)
             self._print_status(status)
         if event is not None:
             with self._changed:
@@ -147,8 +149,26 @@ class Terminal:
             return
         now = monotonic()
         if status != self._printed and now - self._printed_at >= BAR_INTERVAL:
-            self._region.print("\n".join([*status, ""]), stream)
+            self._write("\n".join([*status, ""]), stream)
             self._printed, self._printed_at = status, now
+
+    def _write(self, text: str, stream: TextIO) -> None:
+        self._try(lambda: self._region.print(text, stream), stream)
+
+    def _try(self, write: Callable[[], None], stream: TextIO | None) -> None:
+        """Write if that is possible: the stream may be closed, or have no reader.
+
+        The other stream may be written nevertheless, and this one later: code may have
+        replaced it for some time.
+        """
+        try:
+            write()
+        except (OSError, ValueError) as error:
+            if id(stream) not in self._unwritten:
+                self._unwritten.add(id(stream))
+                logger.info("Output cannot be shown: %r", error)
+        else:
+            self._unwritten.discard(id(stream))
 
     def _print(self, event: Any) -> None:
         label = f"{event.name} {(event.checksum or '')[:DIGITS]}".rstrip()
@@ -163,4 +183,4 @@ class Terminal:
     def _at_exit(self) -> None:
         if self._process == os.getpid():
             self.flush()
-            self._region.close()
+            self._try(self._region.close, sys.stderr)
