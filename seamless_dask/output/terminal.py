@@ -27,7 +27,7 @@ logger = logging.getLogger(__name__)
 MAX_WAITING = 1000
 #: seconds between two states of the lines that change
 REDRAW = 0.5
-#: seconds that the end of a transformation waits for its output to be printed
+#: seconds without anything printed until nobody waits any longer for output to be printed
 FLUSH = 2.0
 
 _terminal: Terminal | None = None
@@ -55,7 +55,9 @@ class Terminal:
         self._unwritten: set[int] = set()
         #: whether its thread has ended
         self._broken = False
-        self._started = False
+        self._thread: threading.Thread | None = None
+        #: whether the process is ending
+        self._closed = False
         atexit.register(self._at_exit)
 
     @classmethod
@@ -72,11 +74,11 @@ class Terminal:
         self._region.guard()
 
     def _start(self) -> None:
-        if not self._started:
-            self._started = True
-            threading.Thread(
+        if self._thread is None and not self._closed:
+            self._thread = threading.Thread(
                 target=self._run, name="seamless-output", daemon=True
-            ).start()
+            )
+            self._thread.start()
 
     def show(self, event: Any) -> None:
         """Print a `scheduler_ext.outputs.Event`, soon."""
@@ -98,16 +100,27 @@ class Terminal:
             self._changed.notify_all()
 
     def flush(self, timeout: float = FLUSH) -> None:
-        """Wait until all that has arrived is printed."""
+        """Wait until all that has arrived is printed.
+
+        Parameters
+        ----------
+        timeout
+            Seconds without anything printed after which it returns nevertheless. A slow
+            terminal takes as long as it needs.
+        """
         with self._changed:
             wanted = self._arrived
-            self._changed.wait_for(
-                lambda: self._done >= wanted or self._broken, timeout
-            )
+            while self._done < wanted and not self._broken:
+                before = self._done
+                if not self._changed.wait_for(
+                    lambda: self._done > before or self._broken,  # noqa: B023
+                    timeout,
+                ):
+                    return
 
     def _run(self) -> None:
         try:
-            while True:
+            while not self._closed:
                 self._step()
         except Exception:  # a bug of ours must not concern those who wait
             logger.exception("No output is shown any more")
@@ -119,7 +132,7 @@ class Terminal:
         with self._changed:
             busy = bool(self._status or self._printer.unfinished())
             self._changed.wait_for(
-                lambda: self._waiting or (self._status and not busy),
+                lambda: self._waiting or (self._status and not busy) or self._closed,
                 REDRAW if busy else None,
             )
             event = self._waiting.popleft() if self._waiting else None
@@ -181,6 +194,20 @@ class Terminal:
         )
 
     def _at_exit(self) -> None:
-        if self._process == os.getpid():
-            self.flush()
-            self._try(self._region.close, sys.stderr)
+        if self._process != os.getpid():
+            return
+        self.flush()
+        with self._changed:
+            left, self._closed = len(self._waiting), True
+            self._waiting.clear()
+            self._changed.notify_all()
+        if left:
+            logger.warning(
+                "The script ends before all output of transformations is printed: %d "
+                "messages are left out",
+                left,
+            )
+        if self._thread is not None:
+            # Python aborts if a thread still writes when it ends.
+            self._thread.join()
+        self._try(self._region.close, sys.stderr)
