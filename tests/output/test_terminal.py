@@ -6,10 +6,13 @@ import errno
 import io
 import subprocess
 import sys
+import threading
 import time
 
 from scheduler_ext.outputs import Event
 from seamless_dask.output.terminal import Terminal
+
+GUARD = 60
 
 
 class NoReader(io.StringIO):
@@ -82,9 +85,12 @@ def test_what_is_not_printed_at_the_end_is_said() -> None:
         text=True,
     ) as process:
         assert process.stdout is not None and process.stderr is not None
+        guard = threading.Timer(GUARD, process.kill)
+        guard.start()
         said = process.stderr.readline()
         left = int(said.split()[-5])
         assert said.endswith(f"is printed: {left} messages are left out\n")
         printed = process.stdout.read().count("\n")
-        assert process.wait(60) == 0
+        assert process.wait(GUARD) == 0
+        guard.cancel()
     assert (left > 0, left + printed) == (True, 100)
