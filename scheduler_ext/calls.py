@@ -76,6 +76,7 @@ class Calls:
     delivery: Delivery
     registrations: Registrations
     functions: Functions
+    announce: Callable[[str, int], None]
     status: Callable[[], Reply]
     activity: Callable[[], Reply]
     why: Callable[[str | None, str | None], Reply]
@@ -115,12 +116,16 @@ class Calls:
 
     # -- handlers ----------------------------------------------------------------
 
-    def _on_mark_stream(self, client: Any = None, number: Any = None, **_: Any) -> None:
-        # An exception would end the connection of the client.
-        if isinstance(client, str) and isinstance(number, int):
-            self.scheduler.client_send(
-                client, messages.push_seen(number, self.machine.held)
-            )
+    @_without_answer
+    def _on_mark_stream(self, sender: str, **payload: Any) -> None:
+        """A client tells how many it has submitted, and how many not yet."""
+        number, held = messages.parse_mark(payload)
+        if sender in self.scheduler.clients:
+            self.announce(sender, held)
+        machine = self.machine
+        self.scheduler.client_send(
+            sender, messages.push_seen(number, machine.held, machine.capacity)
+        )
 
     @_without_answer
     def _on_function_stream(self, sender: str, **payload: Any) -> None:

@@ -136,6 +136,13 @@ def positive(value: Any) -> int:
     return _whole(value, 1)
 
 
+def total(value: Any) -> int:
+    """How often something has happened in the life of a process."""
+    if not isinstance(value, int) or isinstance(value, bool) or not 0 <= value < 2**63:
+        raise Wrong("whole number from 0")
+    return value
+
+
 def truth(value: Any) -> bool:
     """True or false, and no number."""
     if not isinstance(value, bool):

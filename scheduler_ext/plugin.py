@@ -111,6 +111,7 @@ class SeamlessSchedulerPlugin(SchedulerPlugin):
             self._delivery,
             self._registrations,
             self._functions,
+            announce=self._meter.announce,
             status=self.status,
             activity=self.activity_snapshot,
             why=self.operations.why,
@@ -189,6 +190,7 @@ class SeamlessSchedulerPlugin(SchedulerPlugin):
             "version": __version__,
             "permissions": asdict(self._machine.statistics()),
             "activity": self._activity.snapshot(now),
+            "announced": self._meter.announced,
             "scaling": self.scaling.snapshot(),
             "cluster": self.operations.cluster(),
             "transformations": self.operations.overview(),
@@ -294,6 +296,7 @@ class SeamlessSchedulerPlugin(SchedulerPlugin):
 
     def remove_client(self, scheduler: Scheduler, client: str) -> None:
         """A client is gone, with its leases."""
+        self._meter.announce(client, 0)
         self._output.client_left(client)
         held = self._machine.held_by(client)
         decisions = self._machine.remove_holder(client, monotonic())

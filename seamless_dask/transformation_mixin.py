@@ -17,6 +17,7 @@ from .submit.ongoing import ClientClosed, Ongoing
 if TYPE_CHECKING:
     from seamless import Checksum
 
+    from .submit.nodes import Node
     from .submit.streamed import Streamed
     from .submit.submitter import Submitter
     from .types import TransformationFutures
@@ -30,6 +31,8 @@ class TransformationDaskMixin:
     _dask_futures: TransformationFutures | None = None
     #: the evaluation that was started last
     _dask_evaluation: Ongoing | None = None
+    #: where the evaluation under way finds it
+    _dask_node: Node | None = None
     _streaming = False
 
     def __init_subclass__(cls, **options: Any) -> None:
@@ -98,7 +101,7 @@ class TransformationDaskMixin:
         from .submit.tree import evaluate
 
         client = adapt(chosen)
-        running = client.start(
+        running = client.begin(
             evaluate(client, self, driver_context=is_driver_context())
         )
         self._dask_evaluation = ongoing = Ongoing(running, client.loop)

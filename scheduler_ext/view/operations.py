@@ -13,7 +13,7 @@ from typing import Any
 from distributed.metrics import monotonic, time
 from distributed.scheduler import Scheduler, TaskState
 
-from .. import messages
+from .. import reports
 from ..about import About
 from ..activity import UNFINISHED, Activity
 from ..cancellation import STIMULUS, LiveKeys
@@ -100,9 +100,9 @@ class Operations:
         checksum = self.subject.live.checksum(key)
         report = None
         if finish == "memory" and start == "processing":
-            report = messages.parse_report(task.metadata)
+            report = reports.parse_report(task.metadata)
             if report is not None and report.get("ending") == "failed":
-                self._failed(task, checksum, *messages.parse_failure(report))
+                self._failed(task, checksum, *reports.parse_failure(report))
         elif finish == "erred":
             error = f"{task.exception_text or ''}\n"
             self._failed(task, checksum, last_line(error), beginning(error))
@@ -121,7 +121,7 @@ class Operations:
                 ended.ending,
                 ended.seconds,
                 self.waits.ended(key, now),
-                Usage(*messages.parse_usage(report or {})),
+                Usage(*reports.parse_usage(report or {})),
             )
 
     def _leased(self, key: str) -> float:

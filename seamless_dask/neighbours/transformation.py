@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import traceback
-from collections.abc import Mapping
+from collections.abc import Callable, Iterator, Mapping
 from copy import deepcopy
 from typing import Any
 
@@ -22,6 +22,31 @@ from ..types import TransformationResult
 def dependencies(transformation: Any) -> Mapping[str, Any]:
     """Return {pin name: Transformation}."""
     return transformation._upstream_dependencies
+
+
+def upstream_first(root: Any, ends: Callable[[Any], bool]) -> Iterator[Any]:
+    """Yield a transformation and what it depends on, each after its dependencies.
+
+    Parameters
+    ----------
+    root
+        A `seamless_transformer.Transformation`.
+    ends
+        Whether a transformation is left out, with what only it depends on.
+    """
+    seen: set[int] = set()
+    stack: list[tuple[Any, bool]] = [(root, False)]
+    while stack:
+        transformation, expanded = stack.pop()
+        if expanded:
+            yield transformation
+            continue
+        if id(transformation) in seen or ends(transformation):
+            continue
+        seen.add(id(transformation))
+        stack.append((transformation, True))
+        for dependency in dependencies(transformation).values():
+            stack.append((dependency, False))
 
 
 def may_recompute_inputs(transformation: Any) -> bool:

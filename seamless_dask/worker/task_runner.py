@@ -15,7 +15,7 @@ from seamless_transformer.probe_index import RecordBucketError
 from seamless_transformer.remote_job import parse_remote_job_written
 from seamless_transformer.transformation_utils import tf_get_buffer
 
-from scheduler_ext import messages
+from scheduler_ext import messages, reports
 from scheduler_ext.error_texts import with_pointer
 from scheduler_ext.functions import DIGITS
 
@@ -245,7 +245,7 @@ class TaskRunner:
         else:
             ending = "cached" if result.cached else "stored"
         ran = attempt.report
-        task.metadata[messages.REPORT] = messages.report(
+        task.metadata[reports.REPORT] = reports.report(
             ending,
             attempt.cache_hits,
             begun=None if ran is None else ran.begun,
@@ -256,7 +256,7 @@ class TaskRunner:
             error=(result.error or "") if ending == "failed" else None,
         )
         if job.client is not None and len(result.error or "") <= INLINE_LIMIT:
-            task.metadata[messages.RESULT] = messages.parcel(job.client, asdict(result))
+            task.metadata[reports.RESULT] = reports.parcel(job.client, asdict(result))
 
     def _job_of(self, key: str) -> Job | None:
         """The job of a task that this worker executes."""
