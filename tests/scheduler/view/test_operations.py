@@ -289,6 +289,7 @@ async def test_why_no_worker_that_has_started_its_processes():
         assert (await why(c, A))["reason"] == (
             "1 worker connected, where Seamless processes are still starting"
         )
+        worker.add_units({"S": 1.0})
         await c.register(worker, resources={"S": 1.0})
         await until(lambda: c.state(key) == "processing")
         gate("x").set()
