@@ -149,8 +149,15 @@ class Crowd:
                 resources={TOP_LEVEL_RESOURCE: 1},
                 pure=False,
             )
-            await self.status()  # the scheduler has read them
+        # It reads them in its own time, which is not to be measured.
+        while await self._unfinished() < number:
+            await asyncio.sleep(0.1)
         return futures
+
+    async def _unfinished(self) -> int:
+        states = await self.status()
+        there = ("waiting", "queued", "no_worker", "processing")
+        return sum(int(states[name]) for name in there)
 
     async def status(self) -> dict[str, Any]:
         """Counters of the scheduler's plugin."""

@@ -5,8 +5,9 @@ sends heartbeats, and says of each task that it was computed, at once or after s
 Some tasks ask for a lease first, as a call does, and give it back. A thousand of them fit into
 one process.
 
-Tasks wait until the command ``go``. Commands on the standard input, one a line: ``go``, ``start N``, ``stop N`` (connections are cut),
-``leases`` (prints the seconds from request to grant since the last time, as JSON).
+Tasks wait until the command ``go``. Commands on the standard input, one a line: ``go``,
+``start N``, ``stop N`` (connections are cut), ``leases`` (prints the seconds from request to
+grant since the last time, as JSON).
 """
 
 from __future__ import annotations
