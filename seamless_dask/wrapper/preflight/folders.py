@@ -35,8 +35,8 @@ def look_at_python(findings: Findings, conda: str | None) -> None:
     reason = local_to_machine(sys.executable)
     if reason:
         findings.warnings.append(
-            f"Python = {sys.executable!r}: {reason}. This is a guess; jobs run this very "
-            "path, so compute nodes must see it. Allowed is an environment in a folder "
+            f"Python = {sys.executable!r}: {reason}. Jobs run this very path, so "
+            "compute nodes must see it; whether they do is a guess. Allowed is an environment in a folder "
             "that is the same on all of them"
         )
 
@@ -44,9 +44,11 @@ def look_at_python(findings: Findings, conda: str | None) -> None:
 def local_to_machine(path: str) -> str:
     """Why other machines probably do not see a path; "" if they may."""
     real = os.path.realpath(path)
+    leads = "" if real == os.path.abspath(path) else f"leads to {real!r}, which "
     for folder in _OF_ONE_MACHINE:
-        if Path(real).is_relative_to(folder) or Path(path).is_relative_to(folder):
-            return f"is below {folder}, which each machine usually has for itself"
+        for each, prefix in ((os.path.abspath(path), ""), (real, leads)):
+            if Path(each).is_relative_to(folder):
+                return f"{prefix}is below {folder}, which each machine has for itself"
     kinds = {
         each.mountpoint: each.fstype
         for each in psutil.disk_partitions(all=True)
@@ -59,7 +61,7 @@ def local_to_machine(path: str) -> str:
     if kind in _SHARED or kind.startswith("fuse"):
         return ""
     return (
-        f"is on a file system of the type {kind} (mounted at {mountpoint}), which other "
+        f"{leads}is on a file system of the type {kind} (mounted at {mountpoint}), which other "
         "machines see only if it is exported to them"
     )
 
@@ -105,8 +107,8 @@ def look_at_log_folder(findings: Findings, folder: str | None, chosen: bool) -> 
     reason = local_to_machine(folder)
     if reason:
         findings.warnings.append(
-            f"{field}: {reason}. This is a guess; if it is right, the output of jobs stays "
-            "on compute nodes, or jobs fail. Allowed is a shared folder: "
+            f"{field}: {reason}. If compute nodes do not see it, which is a guess, output "
+            "of jobs stays there, or jobs fail. Allowed is a shared folder: "
             "jobqueue.SYSTEM.log-directory in extra_dask_config"
         )
     _look_at_room(findings, folder, field)
