@@ -230,6 +230,16 @@ def _problems(clusters: Mapping[str, Any]) -> Iterator[str]:
                 continue
             given = {str(key).replace("-", "_"): value for key, value in fields.items()}
             yield from _fields(types.ClusterQueueWithTemplate, given, at)
+            template, above = (
+                given.get("TEMPLATE"),
+                list(queues)[: [*queues].index(queue)],
+            )
+            if template is not None and template not in above:
+                listed = ", ".join(map(str, above)) or "no other"
+                yield (
+                    f"{at}, TEMPLATE = {template!r}: is no queue above it"
+                    f"{question(str(template), above)}, where there is {listed}"
+                )
             if given.get("conda") is None and "TEMPLATE" not in given:
                 yield f'{at}: needs conda; "" is the environment of the driver script'
 

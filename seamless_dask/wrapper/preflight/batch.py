@@ -40,14 +40,14 @@ def look_at_commands(findings: Findings, system: str) -> bool:
     """Report commands that are missing; return whether the batch system can be asked."""
     queue: Queue = QUEUES[system]
     search = queue.search("NAME") if queue.search else []
-    wanted = {
-        _SUBMIT[system]: "submits jobs",
-        queue.query[0]: "tells their states",
-        queue.cancel[0]: "cancels them",
-        **({search[0]: "finds them by their name"} if search else {}),
-    }
+    wanted = [
+        (_SUBMIT[system], "submits jobs"),
+        (queue.query[0], "tells their states"),
+        (queue.cancel[0], "cancels them"),
+        *([(search[0], "finds them by their name")] if search else []),
+    ]
     merged: dict[str, list[str]] = {}
-    for command, purpose in wanted.items():
+    for command, purpose in wanted:
         merged.setdefault(command, []).append(purpose)
     missing = {
         name: what for name, what in merged.items() if shutil.which(name) is None

@@ -13,6 +13,7 @@ from ..exit_codes import ExitCode, NoFreePort
 from ..settings.ports import local_addresses, taken_ports
 from .findings import Findings
 
+Addresses = list[tuple[socket.AddressFamily, tuple]]
 #: Ports that are named when they are in use.
 _NAMED = 8
 
@@ -29,59 +30,61 @@ def look_at_network(
     findings: Findings, services: tuple[Service, ...], *, batch: bool
 ) -> None:
     """Check that each service can listen, and where others would look for it."""
-    told: set[Any] = set()
+    found = {
+        interface: _addresses(findings, _named(services, interface), str(interface))
+        for interface in {service.interface: None for service in services}
+        if interface is not None
+    }
+    for interface, addresses in found.items():
+        if addresses and batch:
+            _look_at_reach(findings, _named(services, interface), interface, addresses)
     for service in services:
-        addresses = None
-        if service.interface is not None:
-            addresses = _addresses(findings, service, told)
-            if addresses and batch and service.interface not in told:
-                _look_at_reach(findings, service, addresses)
-            told.add(service.interface)
         if service.ports is not None:
-            _look_at_ports(findings, service, addresses)
+            _look_at_ports(findings, service, found.get(service.interface))
     _look_at_overlaps(findings, services)
 
 
-def _addresses(
-    findings: Findings, service: Service, told: set[Any]
-) -> list[tuple[socket.AddressFamily, tuple]]:
+def _named(services: tuple[Service, ...], interface: Any) -> str:
+    """The field of all services that have this address, and the value."""
+    names = [service.name for service in services if service.interface == interface]
+    return f"network_interface = {interface!r} ({', '.join(names)})"
+
+
+def _addresses(findings: Findings, field: str, interface: str) -> Addresses:
     try:
-        return local_addresses(str(service.interface))
+        return local_addresses(interface)
     except NoFreePort as error:
-        if service.interface not in told:
-            reason = str(error).partition(" of --host ")[2].rstrip(".")
-            findings.problem(
-                f"{service.name}.network_interface = {service.interface!r}: {reason}; "
-                f"allowed is a name or an address of this machine: {_others(set())}",
-                ExitCode.NO_FREE_PORT,
-            )
+        reason = str(error).partition(" of --host ")[2].rstrip(".")
+        findings.problem(
+            f"{field}: {reason}; allowed is a name or an address of this machine: "
+            f"{_others(set())}",
+            ExitCode.NO_FREE_PORT,
+        )
         return []
 
 
 def _look_at_reach(
-    findings: Findings,
-    service: Service,
-    addresses: list[tuple[socket.AddressFamily, tuple]],
+    findings: Findings, field: str, interface: Any, addresses: Addresses
 ) -> None:
     """Whether jobs on other machines can get there, as far as it can be known here."""
-    field = f"{service.name}.network_interface = {service.interface!r}"
     hosts = {str(address[0]) for _, address in addresses}
+    shown = ", ".join(sorted(hosts))
     parsed = [ipaddress.ip_address(host.partition("%")[0]) for host in hosts]
     if any(address.is_unspecified for address in parsed):
         return
     if all(address.is_loopback for address in parsed):
-        is_name = str(service.interface) not in hosts
+        means = "is the loopback"
+        if str(interface) not in hosts:
+            means = f"means the loopback {shown}"
         findings.warnings.append(
-            f"{field}: {'means' if is_name else 'is'} the loopback"
-            f"{' ' + ', '.join(sorted(hosts)) if is_name else ''}, which jobs on other "
-            "machines cannot reach; allowed is an address that compute nodes reach: "
-            f"{_others(hosts)}"
+            f"{field}: {means}, which jobs on other machines cannot reach; allowed is an "
+            f"address that compute nodes reach: {_others(hosts)}"
         )
         return
     others = _others(hosts)
     findings.facts.append(
-        f"{field}: {', '.join(sorted(hosts))} on this machine, which compute nodes must "
-        "reach" + (f"; it also has {others}" if others != _NONE else "")
+        f"{field}: {shown} on this machine, which compute nodes must reach"
+        + (f"; it also has {others}" if others != _NONE else "")
     )
 
 
@@ -105,7 +108,7 @@ def _others(hosts: set[str]) -> str:
 def _look_at_ports(
     findings: Findings,
     service: Service,
-    addresses: list[tuple[socket.AddressFamily, tuple]] | None,
+    addresses: Addresses | None,
 ) -> None:
     assert service.ports is not None
     field = (
