@@ -21,7 +21,7 @@ from distributed.core import Status
 from distributed.scheduler import WorkerState
 
 import scheduler_ext
-from scheduler_ext import messages
+from scheduler_ext import reports
 from scheduler_ext.task_keys import TOP_LEVEL_RESOURCE
 from scheduler_ext.view import figures, report_page
 from scheduler_ext.view.dashboard import Page, Shown
@@ -127,7 +127,7 @@ def count_one(times: int = 100_000) -> None:
     """Print the CPU time of one transformation: it waits, has a worker, and ends."""
     durations, waits = Durations(0.0, 0.0), Waits()
     waits.capacity(1, 0.0)
-    told = messages.report(
+    told = reports.report(
         "stored", 0, begun=1, resume_wait=0.0, usage=(1.5, 1.2, 10**8)
     )
     keys = [f"base-{number:064x}" for number in range(times)]
@@ -136,7 +136,7 @@ def count_one(times: int = 100_000) -> None:
         waits.moved(key, "waiting", 1.0)
         waits.moved(key, "no-worker", 1.1)
         waits.moved(key, "processing", 3.0)
-        usage = Usage(*messages.parse_usage(told))
+        usage = Usage(*reports.parse_usage(told))
         waited = waits.ended(key, 5.0)
         durations.ended("score", "stored", 2.0, waited, usage)
     spent = time.process_time() - begin

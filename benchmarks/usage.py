@@ -88,7 +88,7 @@ def _kind_by_command(command: list[str]) -> str | None:
 
 
 def snapshot(*, reset_peaks: bool = False) -> dict[int, dict[str, Any]]:
-    """{pid: kind, CPU seconds and peak memory in bytes} of all with our home.
+    """{pid: kind, CPU seconds, peak memory and memory now in bytes} of all with our home.
 
     With ``reset_peaks`` the system forgets the peaks (Linux only), so that the next
     snapshot has those of the time in between.
@@ -109,6 +109,7 @@ def snapshot(*, reset_peaks: bool = False) -> dict[int, dict[str, Any]]:
             found[pid] = {
                 "cpu": times.user + times.system,
                 "memory": _peak(pid) or process.memory_info().rss,
+                "now": process.memory_info().rss,
             }
             tree[pid] = process.ppid(), process.cmdline()
         if reset_peaks:
@@ -131,15 +132,20 @@ def _peak(pid: int) -> int | None:
 def difference(
     before: Mapping[int, Mapping[str, Any]], after: Mapping[int, Mapping[str, Any]]
 ) -> dict[str, dict[str, float]]:
-    """{"cpu": {kind: seconds}, "memory": {kind: bytes}} between two snapshots."""
+    """{"cpu": {kind: seconds}, "memory": {kind: bytes}, "growth": {kind: bytes}}.
+
+    Between two snapshots; the growth is that of the peak over the memory before.
+    """
     cpu: dict[str, float] = {}
     memory: dict[str, float] = {}
+    growth: dict[str, float] = {}
     for pid, one in after.items():
         kind = one["kind"]
-        start = before[pid]["cpu"] if pid in before else 0.0
-        cpu[kind] = cpu.get(kind, 0.0) + one["cpu"] - start
+        start = before.get(pid, {"cpu": 0.0, "memory": 0, "now": 0})
+        cpu[kind] = cpu.get(kind, 0.0) + one["cpu"] - start["cpu"]
         memory[kind] = memory.get(kind, 0.0) + one["memory"]
-    return {"cpu": cpu, "memory": memory}
+        growth[kind] = growth.get(kind, 0.0) + one["memory"] - start["now"]
+    return {"cpu": cpu, "memory": memory, "growth": growth}
 
 
 def rows(database: Path | None) -> int | None:

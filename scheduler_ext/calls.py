@@ -4,14 +4,14 @@ from __future__ import annotations
 
 import functools
 import logging
-from collections.abc import Callable
+from collections.abc import Awaitable, Callable
 from dataclasses import dataclass
 from typing import Any
 
 from distributed.metrics import monotonic
 from distributed.scheduler import Scheduler, TaskState
 
-from . import messages
+from . import messages, outputs
 from .activity import UNFINISHED
 from .cancellation import STIMULUS, LiveKeys
 from .delivery import Delivery, sorted_out
@@ -68,7 +68,7 @@ def _without_answer(handler: Callable[..., None]) -> Callable[..., None]:
 
 @dataclass
 class Calls:
-    """The handlers; the last five fields are functions of the plugin."""
+    """The handlers; the last seven fields are functions of the plugin."""
 
     scheduler: Scheduler
     machine: PermissionMachine
@@ -76,10 +76,13 @@ class Calls:
     delivery: Delivery
     registrations: Registrations
     functions: Functions
+    announce: Callable[[str, int], None]
     status: Callable[[], Reply]
     activity: Callable[[], Reply]
     why: Callable[[str | None, str | None], Reply]
     failures: Callable[[], Reply]
+    progress: Callable[[], Reply]
+    output: Callable[[str | None, str, int | None, bool], Awaitable[Reply]]
     report: Callable[[], Reply]
 
     def handlers(self) -> dict[str, Callable[..., Any]]:
@@ -94,6 +97,8 @@ class Calls:
             messages.OP_CANCEL: self._on_cancel,
             messages.OP_WHY: self._on_why,
             messages.OP_FAILURES: self._on_failures,
+            outputs.OP_OUTPUT: self._on_output,
+            messages.OP_PROGRESS: self._on_progress,
             messages.OP_REPORT: self._on_report,
         }
 
@@ -111,12 +116,16 @@ class Calls:
 
     # -- handlers ----------------------------------------------------------------
 
-    def _on_mark_stream(self, client: Any = None, number: Any = None, **_: Any) -> None:
-        # An exception would end the connection of the client.
-        if isinstance(client, str) and isinstance(number, int):
-            self.scheduler.client_send(
-                client, messages.push_seen(number, self.machine.held)
-            )
+    @_without_answer
+    def _on_mark_stream(self, sender: str, **payload: Any) -> None:
+        """A client tells how many it has submitted, and how many not yet."""
+        number, held = messages.parse_mark(payload)
+        if sender in self.scheduler.clients:
+            self.announce(sender, held)
+        machine = self.machine
+        self.scheduler.client_send(
+            sender, messages.push_seen(number, machine.held, machine.capacity)
+        )
 
     @_without_answer
     def _on_function_stream(self, sender: str, **payload: Any) -> None:
@@ -146,6 +155,18 @@ class Calls:
     def _on_failures(self, **payload: Any) -> Reply:
         messages.parse_nothing(payload)
         return {"status": "ok", **self.failures()}
+
+    @_answers
+    def _on_progress(self, **payload: Any) -> Reply:
+        messages.parse_nothing(payload)
+        return {"status": "ok", **self.progress()}
+
+    async def _on_output(self, **payload: Any) -> Reply:
+        try:
+            question = outputs.parse_question(payload)
+            return {"status": "ok", **await self.output(*question)}
+        except InvalidMessage as problem:
+            return error_reply(problem.errors)
 
     @_answers
     def _on_report(self, **payload: Any) -> Reply:

@@ -10,7 +10,7 @@ from typing import Any, cast
 from distributed.metrics import monotonic
 from distributed.scheduler import Scheduler, TaskState
 
-from . import messages
+from . import messages, reports
 from .permission.events import Decision, Granted, Refused, Start
 from .permission.machine import PermissionMachine
 
@@ -113,7 +113,7 @@ class Delivery:
         The scheduler neither reads nor keeps the result. The client gets it before it
         hears of the task's end.
         """
-        parcel = messages.parse_parcel((task.metadata or {}).pop(messages.RESULT, None))
+        parcel = reports.parse_parcel((task.metadata or {}).pop(reports.RESULT, None))
         if parcel is not None:
             client, result = parcel
             message = messages.push_result(cast(str, task.key), result)

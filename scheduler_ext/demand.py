@@ -28,7 +28,8 @@ class Demand:
     """The work that workers are needed for."""
 
     #: tasks that a worker could run or runs; neither those that wait for dependencies
-    #: nor those that merely wait for nested work
+    #: nor those that merely wait for nested work. With those that driver scripts have
+    #: announced: they submit them when others have ended
     ready: int
     #: of these, tasks that were given to a worker
     running: int
@@ -56,12 +57,26 @@ class DemandMeter:
         self._machine = machine
         #: names of all prefixes that have unfinished tasks, and of some that had
         self._prefixes: set[str] = set()
+        #: {id of a client: top-level transformations that it has not submitted yet}
+        self._announced: dict[str, int] = {}
 
     def unfinished(self, key: Any) -> None:
         """A task is unfinished now; called for every task."""
         task = self._scheduler.tasks.get(key)
         if task is not None:
             self._prefixes.add(task.prefix.name)
+
+    @property
+    def announced(self) -> int:
+        """Top-level transformations that clients have not submitted yet."""
+        return sum(self._announced.values())
+
+    def announce(self, client: str, number: int) -> None:
+        """A client has so many transformations that it has not submitted yet."""
+        if number:
+            self._announced[client] = number
+        else:
+            self._announced.pop(client, None)
 
     def clear(self) -> None:
         """No task is left."""
@@ -72,6 +87,13 @@ class DemandMeter:
         states = self._activity.all.states
         ready = sum(states[state] for state in READY)
         seconds, unknown = self._work()
+        announced = self.announced
+        if announced:
+            # As those that are there. Clients announce only if there are many.
+            share = announced / ready if ready else 0.0
+            seconds += seconds * share or announced * self._duration(None)[0]
+            unknown += round(unknown * share) if ready else announced
+            ready += announced
         held = 0
         for prefix in self._held():
             held += 1

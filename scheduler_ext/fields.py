@@ -29,7 +29,7 @@ class InvalidMessage(ValueError):
         super().__init__("; ".join(self.errors))
 
 
-class _Wrong(Exception):
+class Wrong(Exception):
     """A field does not allow a value; the argument says which values it allows."""
 
 
@@ -56,7 +56,7 @@ class Fields:
         value = self._left.pop(name, default)
         try:
             return check(value)
-        except _Wrong as wrong:
+        except Wrong as wrong:
             got = "nothing" if value is _MISSING else reprlib.repr(value)
             self.errors.append(
                 f"field '{self._prefix}{name}': got {got}, allowed: {wrong}"
@@ -85,7 +85,7 @@ class Fields:
 def text(value: Any) -> str:
     """A name, a key or an address."""
     if not isinstance(value, str) or not 0 < len(value) <= MAX_TEXT:
-        raise _Wrong(f"text of 1 to {MAX_TEXT} characters")
+        raise Wrong(f"text of 1 to {MAX_TEXT} characters")
     return value
 
 
@@ -96,7 +96,7 @@ def checksum(value: Any) -> str:
         or len(value) != 64
         or not set(value) <= set("0123456789abcdef")
     ):
-        raise _Wrong("64 hexadecimal digits in lower case")
+        raise Wrong("64 hexadecimal digits in lower case")
     return value
 
 
@@ -112,7 +112,7 @@ def is_prefix(value: Any) -> bool:
 def prefix(value: Any) -> str:
     """A checksum, or its first digits."""
     if not is_prefix(value):
-        raise _Wrong(f"{MIN_PREFIX} to 64 hexadecimal digits in lower case")
+        raise Wrong(f"{MIN_PREFIX} to 64 hexadecimal digits in lower case")
     return str(value)
 
 
@@ -122,7 +122,7 @@ def _whole(value: Any, least: int) -> int:
         or isinstance(value, bool)
         or not least <= value <= MAX_COUNT
     ):
-        raise _Wrong(f"whole number from {least} to {MAX_COUNT}")
+        raise Wrong(f"whole number from {least} to {MAX_COUNT}")
     return value
 
 
@@ -136,10 +136,17 @@ def positive(value: Any) -> int:
     return _whole(value, 1)
 
 
+def total(value: Any) -> int:
+    """How often something has happened in the life of a process."""
+    if not isinstance(value, int) or isinstance(value, bool) or not 0 <= value < 2**63:
+        raise Wrong("whole number from 0")
+    return value
+
+
 def truth(value: Any) -> bool:
     """True or false, and no number."""
     if not isinstance(value, bool):
-        raise _Wrong("true or false")
+        raise Wrong("true or false")
     return value
 
 
@@ -154,14 +161,14 @@ def _is_amount(value: Any) -> bool:
 def seconds(value: Any) -> float:
     """How long a caller waits."""
     if not _is_amount(value) or value > MAX_WAIT_SECONDS:
-        raise _Wrong(f"seconds from 0 to {MAX_WAIT_SECONDS:.0f}")
+        raise Wrong(f"seconds from 0 to {MAX_WAIT_SECONDS:.0f}")
     return float(value)
 
 
 def mapping(value: Any) -> Mapping[str, Any]:
     """Fields inside a field."""
     if not isinstance(value, dict):
-        raise _Wrong("dictionary")
+        raise Wrong("dictionary")
     return value
 
 
@@ -171,7 +178,7 @@ def resources(value: Any) -> Mapping[str, float]:
         isinstance(name, str) and 0 < len(name) <= MAX_TEXT and _is_amount(amount)
         for name, amount in value.items()
     ):
-        raise _Wrong(f"dictionary of names to amounts from 0 to {MAX_AMOUNT:g}")
+        raise Wrong(f"dictionary of names to amounts from 0 to {MAX_AMOUNT:g}")
     return {name: float(amount) for name, amount in value.items()}
 
 
@@ -189,14 +196,14 @@ def list_of(check: Callable[[Any], _T]) -> Callable[[Any], tuple[_T, ...]]:
 
     def checked(value: Any) -> tuple[_T, ...]:
         if not isinstance(value, (list, tuple)) or len(value) > MAX_ITEMS:
-            raise _Wrong(f"list of up to {MAX_ITEMS} items")
+            raise Wrong(f"list of up to {MAX_ITEMS} items")
         items = []
         for number, item in enumerate(value):
             try:
                 items.append(check(item))
-            except _Wrong as wrong:
+            except Wrong as wrong:
                 got = reprlib.repr(item)
-                raise _Wrong(f"{wrong}; item {number} is {got}") from None
+                raise Wrong(f"{wrong}; item {number} is {got}") from None
         return tuple(items)
 
     return checked

@@ -31,6 +31,7 @@ from .demand import Demand, DemandMeter
 from .functions import Functions
 from .losses import Losses
 from .messages import PROTOCOL
+from .outputs import TOPIC as OUTPUT_TOPIC
 from .permission.machine import PermissionMachine
 from .placement import Placement
 from .prefixes import Prefixes
@@ -41,6 +42,7 @@ from .task_keys import code_of, is_transformation
 from .version import __version__
 from .view import workers
 from .view.operations import Operations
+from .view.output import OutputView
 from .view.pages import Pages
 
 logger = logging.getLogger(__name__)
@@ -100,6 +102,7 @@ class SeamlessSchedulerPlugin(SchedulerPlugin):
             self._functions,
             self.status,
         )
+        self._output = OutputView(scheduler, self.operations.subject, self._functions)
         self._pages = Pages(scheduler, self.operations)
         self._calls = Calls(
             scheduler,
@@ -108,10 +111,13 @@ class SeamlessSchedulerPlugin(SchedulerPlugin):
             self._delivery,
             self._registrations,
             self._functions,
+            announce=self._meter.announce,
             status=self.status,
             activity=self.activity_snapshot,
             why=self.operations.why,
             failures=self.operations.failures.answer,
+            output=self._output.answer,
+            progress=self.operations.progress,
             report=self.operations.report,
         )
 
@@ -184,6 +190,7 @@ class SeamlessSchedulerPlugin(SchedulerPlugin):
             "version": __version__,
             "permissions": asdict(self._machine.statistics()),
             "activity": self._activity.snapshot(now),
+            "announced": self._meter.announced,
             "scaling": self.scaling.snapshot(),
             "cluster": self.operations.cluster(),
             "transformations": self.operations.overview(),
@@ -271,6 +278,9 @@ class SeamlessSchedulerPlugin(SchedulerPlugin):
 
         These are the tasks that a lost worker had, and whether a worker takes tasks.
         """
+        if topic.startswith(OUTPUT_TOPIC):
+            self._output.arrived(topic, msg)
+            return
         if topic == "all":
             self._losses.saw(msg)
         if not isinstance(msg, dict):
@@ -286,6 +296,8 @@ class SeamlessSchedulerPlugin(SchedulerPlugin):
 
     def remove_client(self, scheduler: Scheduler, client: str) -> None:
         """A client is gone, with its leases."""
+        self._meter.announce(client, 0)
+        self._output.client_left(client)
         held = self._machine.held_by(client)
         decisions = self._machine.remove_holder(client, monotonic())
         self._delivery.abandon(held, "its client is gone")
@@ -300,6 +312,7 @@ class SeamlessSchedulerPlugin(SchedulerPlugin):
         self._meter.clear()
         self._losses.clear()
         self.operations.clear()
+        self._output.clear()
         self._delivery.abandon_all("the scheduler was restarted")
         logger.info("Scheduler restarted: all leases ended")
 

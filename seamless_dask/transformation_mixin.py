@@ -17,6 +17,8 @@ from .submit.ongoing import ClientClosed, Ongoing
 if TYPE_CHECKING:
     from seamless import Checksum
 
+    from .submit.nodes import Node
+    from .submit.streamed import Streamed
     from .submit.submitter import Submitter
     from .types import TransformationFutures
 
@@ -29,6 +31,9 @@ class TransformationDaskMixin:
     _dask_futures: TransformationFutures | None = None
     #: the evaluation that was started last
     _dask_evaluation: Ongoing | None = None
+    #: where the evaluation under way finds it
+    _dask_node: Node | None = None
+    _streaming = False
 
     def __init_subclass__(cls, **options: Any) -> None:
         """Prepare the process: seamless-transformer makes its Transformation class.
@@ -39,6 +44,26 @@ class TransformationDaskMixin:
         from .neighbours.launcher import make_programs_found
 
         make_programs_found()
+
+    @property
+    def streaming(self) -> bool:
+        """Whether the driver script shows the output of this transformation.
+
+        While it runs, with that of the transformations that it calls. It is read when
+        the transformation is submitted, and changes no checksum and no result.
+
+        Raises
+        ------
+        TypeError
+            If it is set to anything but True or False.
+        """
+        return self._streaming
+
+    @streaming.setter
+    def streaming(self, value: bool) -> None:
+        if not isinstance(value, bool):
+            raise TypeError(f"streaming: got {value!r}, allowed are True and False")
+        self._streaming = value
 
     def _dask_client(self) -> Submitter:
         """Return the client of this process.
@@ -76,7 +101,7 @@ class TransformationDaskMixin:
         from .submit.tree import evaluate
 
         client = adapt(chosen)
-        running = client.start(
+        running = client.begin(
             evaluate(client, self, driver_context=is_driver_context())
         )
         self._dask_evaluation = ongoing = Ongoing(running, client.loop)
@@ -139,9 +164,19 @@ class TransformationDaskMixin:
         except (ClientClosed, ForkedDriverError) as error:
             self._failed(error)
             return None
+        streamed = self._streamed()
+        if streamed is not None:
+            streamed.catch_up()
         if require_value:
             self._require_value_sync()
         return self._outcome()
+
+    def _streamed(self) -> Streamed | None:
+        """Return what shows streamed output here, None if there was none."""
+        from .transformer_client import get_seamless_dask_client
+
+        streamed = getattr(get_seamless_dask_client(), "streamed", None)
+        return streamed if streamed is not None and streamed.shown else None
 
     def _compute_with_dask_async(
         self, require_value: bool
@@ -181,6 +216,9 @@ class TransformationDaskMixin:
         if running.cancelled():  # from elsewhere: our asyncio task was not cancelled
             return self._abandoned()
         running.result()
+        streamed = self._streamed()
+        if streamed is not None:
+            await asyncio.to_thread(streamed.catch_up)
         if require_value:
             await self._ensure_result_value()  # type: ignore[attr-defined]
         return self._outcome()

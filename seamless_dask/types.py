@@ -59,6 +59,10 @@ class TransformationSubmission:
         A running submission with another envelope is an error.
     contents
         Small inputs, checksum (hexadecimal) to bytes, which the worker need not fetch.
+    script
+        Id of the client of the driver script for which a nested transformation runs.
+    streams
+        Whether its output is shown there while it runs.
     """
 
     transformation_dict: dict[str, Any]
@@ -71,6 +75,8 @@ class TransformationSubmission:
     allow_input_fingertip: bool = False
     strict_dunder: bool = False
     contents: dict[str, bytes] = field(default_factory=dict)
+    script: str | None = None
+    streams: bool = False
 
 
 @dataclass

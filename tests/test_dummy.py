@@ -20,7 +20,7 @@ from seamless import Buffer, Checksum
 from seamless.transformer import delayed, direct
 from seamless.util.get_event_loop import get_event_loop
 
-from scheduler_ext.messages import RESULT
+from scheduler_ext.reports import RESULT
 from seamless_dask import (
     SeamlessDaskClient,
     get_dummy_scheduler_address,

@@ -24,6 +24,8 @@ def estimate(seed, batches, samples, points):
     """The root of one tree: start the batches, then collect them."""
     # The code of a transformation travels without the module around it, so what it
     # needs is imported and defined inside.
+    import sys
+
     from seamless.transformer import delayed
 
     @delayed
@@ -47,7 +49,10 @@ def estimate(seed, batches, samples, points):
     nodes = [batch(100 * seed + n, samples, points) for n in range(batches)]
     for node in nodes:
         node.start()
-    return [node.run() for node in nodes]
+    hits = [node.run() for node in nodes]
+    # shown if the driver script streams: SEAMLESS_DASK_STREAMING=1
+    print(f"estimate {seed}: {batches} batches are there", file=sys.stderr)
+    return hits
 
 
 def print_tree(estimates, points):

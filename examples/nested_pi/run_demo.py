@@ -9,6 +9,7 @@ none, and no process is left.
 from __future__ import annotations
 
 import argparse
+import os
 import shutil
 import sys
 from pathlib import Path
@@ -17,6 +18,9 @@ HERE = Path(__file__).resolve().parent
 sys.path.insert(0, str(HERE.parent))
 
 from local_stack import DriverResult, LocalStack, StackError, Stored  # noqa: E402
+
+#: variables that say what the example shows while it runs: docs/output.md
+SHOWN = ("SEAMLESS_DASK_PROGRESS", "SEAMLESS_DASK_STREAMING")
 
 
 def run_example(
@@ -83,7 +87,12 @@ def main() -> int:
     parser.add_argument("--timeout", type=float, default=180, help="seconds per run")
     args = parser.parse_args()
 
-    stack = LocalStack(remote=args.remote, workers=args.workers, project="nested-pi")
+    stack = LocalStack(
+        remote=args.remote,
+        workers=args.workers,
+        project="nested-pi",
+        environment={name: os.environ[name] for name in SHOWN if name in os.environ},
+    )
     try:
         with stack:
             problems = demo(stack, args.timeout)

@@ -13,7 +13,7 @@ from typing import Any
 from distributed.metrics import monotonic, time
 from distributed.scheduler import Scheduler, TaskState
 
-from .. import messages
+from .. import reports
 from ..about import About
 from ..activity import UNFINISHED, Activity
 from ..cancellation import STIMULUS, LiveKeys
@@ -23,7 +23,7 @@ from ..functions import DIGITS, Functions
 from ..permission.machine import PermissionMachine
 from ..scaling import ScalingRecord
 from ..version import __version__
-from . import explain, search
+from . import explain, progress, search
 from .durations import Durations, Usage, Waits
 from .failures import Failure, Failures
 from .history import History, Journal, Sample
@@ -63,6 +63,7 @@ class Operations:
         self.journal = Journal()
         self.history = History()
         self.functions = functions
+        self.nested = progress.Tally()
         self.failures = Failures()
         self.labels = Labels(scheduler, machine, live, functions)
         self.subject = explain.Subject(
@@ -87,6 +88,8 @@ class Operations:
 
     def moved(self, key: str, start: str, finish: str, stimulus_id: str = "") -> None:
         """The task of a transformation changed its state; ``live`` still names it."""
+        if progress.is_nested(self.scheduler, key):
+            self.nested.moved(start, finish)
         now = monotonic()
         if finish in UNFINISHED:
             self.journal.moved(key, finish, now)
@@ -97,9 +100,9 @@ class Operations:
         checksum = self.subject.live.checksum(key)
         report = None
         if finish == "memory" and start == "processing":
-            report = messages.parse_report(task.metadata)
+            report = reports.parse_report(task.metadata)
             if report is not None and report.get("ending") == "failed":
-                self._failed(task, checksum, *messages.parse_failure(report))
+                self._failed(task, checksum, *reports.parse_failure(report))
         elif finish == "erred":
             error = f"{task.exception_text or ''}\n"
             self._failed(task, checksum, last_line(error), beginning(error))
@@ -118,7 +121,7 @@ class Operations:
                 ended.ending,
                 ended.seconds,
                 self.waits.ended(key, now),
-                Usage(*messages.parse_usage(report or {})),
+                Usage(*reports.parse_usage(report or {})),
             )
 
     def _leased(self, key: str) -> float:
@@ -136,6 +139,7 @@ class Operations:
         """All tasks are gone; the totals stay."""
         self.journal.clear()
         self.waits.clear()
+        self.nested.clear()
 
     def beat(self, now: float) -> None:
         """Look at the time; the cost does not depend on the number of tasks."""
@@ -268,6 +272,10 @@ class Operations:
     def state(self) -> dict[str, Any]:
         """The status of the plugin, with the time (Unix seconds) and the address."""
         return {"time": time(), "scheduler": self.scheduler.address, **self.status()}
+
+    def progress(self) -> dict[str, Any]:
+        """How far everything is, see :func:`progress.answer`."""
+        return progress.answer(self.subject, self.nested, monotonic())
 
     def why(self, checksum: str | None, name: str | None = None) -> dict[str, Any]:
         """Where a transformation is, see :func:`explain.why`.

@@ -8,8 +8,8 @@ from typing import Any
 from distributed.core import Status
 from distributed.scheduler import Scheduler, TaskState, WorkerState
 
-from ..messages import METRICS, WorkerFigures, parse_figures
 from ..permission.machine import PermissionMachine
+from ..reports import METRICS, WorkerFigures, parse_figures
 from .phrases import count
 
 #: Counts of the transformations of a worker

@@ -18,6 +18,10 @@ from typing import Any
 
 from ..cluster.environment import OWNER_ENV
 from ..neighbours.replacing import replace
+from .job_identity import current_job
+
+#: bytes of a command's output that are read at once
+CHUNK = 64 * 1024
 
 
 class _BashSubprocess:
@@ -54,15 +58,22 @@ class _BashSubprocess:
         environment = dict(env) if owner is None else {**env, OWNER_ENV: owner}
         # A file, because a command would block on a full pipe that is not read.
         options["stderr"] = stderr = tempfile.TemporaryFile()
-        process = subprocess.Popen(command, env=environment, **options)
+        process: Any = subprocess.Popen(command, env=environment, **options)
+        stdout = io.BytesIO()
+        job = current_job()
+        if job is not None and job.output is not None:
+            job.output.of_command(stdout, stderr)
         self._lock.release()
         try:
-            with self._waiting():
-                stdout, _ = process.communicate()
+            with self._waiting(), process.stdout:
+                while chunk := process.stdout.read1(CHUNK):
+                    stdout.write(chunk)
+                process.wait()
         finally:
             self._lock.acquire()
+        stdout.seek(0)
         stderr.seek(0)
-        return _EndedCommand(process, io.BytesIO(stdout), stderr)
+        return _EndedCommand(process, stdout, stderr)
 
 
 class _EndedCommand:

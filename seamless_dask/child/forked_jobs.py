@@ -13,7 +13,7 @@ import traceback
 from typing import Any, NoReturn
 
 from ..neighbours.replacing import replace
-from .job_identity import belong_to
+from .job_identity import belong_to, current_job
 from .turn_keeper import TurnKeeper
 
 
@@ -78,6 +78,9 @@ def install(worker: Any, keeper: TurnKeeper) -> None:
         raise ForkedJobError(parent)
 
     def forked() -> None:
+        job = current_job()
+        if job is not None and job.output is not None:
+            job.output.forked()
         keeper.forget_all()
         belong_to(None)
         replace(worker, "_require_child_channel", refuse)

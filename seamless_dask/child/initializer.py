@@ -38,6 +38,7 @@ from . import (
     cores,
     fork_server,
     forked_jobs,
+    output,
     small_buffers,
     values,
     waits,
@@ -178,6 +179,7 @@ class Initializer:
         values.install(worker)
         collector = Collector()
         small_buffers.install(worker)
+        output.install(worker)
         compiling.install(self.shared)
         if SELECTION_ENV in self.environment:
             _select(self.environment[SELECTION_ENV])
@@ -219,7 +221,9 @@ class Initializer:
             keeper,
             collector.collect,
             code_end,
+            channel.request,
         )
         channel.add_request_handler(RUN, runner.run)
         channel.add_request_handler(ABANDON, runner.abandon)
+        channel.add_request_handler(output.RECENT, runner.recent_output)
         channel.add_request_handler(PING, runner.ping)

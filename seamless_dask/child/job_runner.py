@@ -15,7 +15,7 @@ import asyncio
 import logging
 import os
 import threading
-from collections.abc import Callable
+from collections.abc import Awaitable, Callable
 from dataclasses import dataclass
 from os import getpid
 from queue import SimpleQueue
@@ -28,6 +28,7 @@ from .code_end import CodeEnd
 from .errors import error_text
 from .job_identity import belong_to
 from .leftovers import Leftovers, end_processes
+from .output import OUTPUT, JobOutput
 from .turn_keeper import TurnKeeper
 from .turns import JobTurn
 
@@ -72,6 +73,9 @@ class JobRunner:
         Frees the garbage of a job; called with the seconds of CPU time of its thread.
     code_end
         Puts back the functions that the end of a job needs.
+    request
+        Sends a request, of that name and with that content, to the Dask worker; returns
+        the answer.
     """
 
     def __init__(
@@ -80,11 +84,16 @@ class JobRunner:
         keeper: TurnKeeper,
         collect: Callable[[float], None],
         code_end: CodeEnd,
+        request: Callable[[str, Any], Awaitable[Any]],
     ) -> None:
         self._execute = execute
         self._keeper = keeper
         self._collect = collect
         self._code_end = code_end
+        self._request = request
+        #: {job id: its output}, and the tasks that send it
+        self._outputs: dict[str, JobOutput] = {}
+        self._streaming: dict[str, asyncio.Task[None]] = {}
         self._pid, self._process_started = getpid(), time()
         self._leftovers = Leftovers()
         self._ended: SimpleQueue[_Ended] = SimpleQueue()
@@ -96,9 +105,10 @@ class JobRunner:
         """Run a job; None if another one executes in this process."""
         loop = asyncio.get_running_loop()
         answer: asyncio.Future[JobReport | None] = loop.create_future()
+        output = JobOutput(payload["job"], streams=bool(payload.get("streams")))
 
         def work() -> None:
-            job = JobTurn(payload["job"])
+            job = JobTurn(payload["job"], output=output)
             try:
                 ended = self._run(job, payload)
             except BaseException as error:  # the Dask worker waits for an answer
@@ -124,8 +134,41 @@ class JobRunner:
                 answer.set_result(report)
 
         thread = threading.Thread(target=work, name="seamless-job", daemon=True)
+        self._outputs[output.job] = output
+        if output.streams:
+            self._stream(output)
         thread.start()
-        return await answer
+        try:
+            return await answer
+        finally:
+            del self._outputs[output.job]
+            output.stop()
+            streaming = self._streaming.pop(output.job, None)
+            if streaming is not None:
+                await streaming  # what it has sent comes before the answer
+
+    def _stream(self, output: JobOutput) -> None:
+        async def send(message: dict[str, Any]) -> float:
+            return float(await self._request(OUTPUT, message))
+
+        async def stream() -> None:
+            try:
+                await output.stream(send)
+            except Exception:  # a bug of ours, or a lost worker, must not end the job
+                logger.exception("The output of job %s is not sent", output.job)
+
+        self._streaming[output.job] = asyncio.ensure_future(stream())
+
+    async def recent_output(self, payload: dict[str, Any]) -> list[Any]:
+        """Return the newest output of a job; with "stream", send what follows."""
+        output = self._outputs.get(payload["job"])
+        if output is None:
+            return []
+        begins = payload["stream"] and not output.streams
+        pieces = output.recent(stream=payload["stream"])
+        if begins:
+            self._stream(output)
+        return pieces
 
     def abandon(self, payload: dict[str, Any]) -> bool:
         """Never resume a job that waits; False if it executes."""
@@ -155,7 +198,7 @@ class JobRunner:
         wall = perf_counter() - began
         if getpid() != self._pid:
             forked_jobs.end(raised, result)
-        report = self._report(result, wall=wall)
+        report = self._report(result, wall=wall, output=job.output.end())
         if job.broke is not None:
             report.result = job.broke
             report.replace.append("a job has replaced what the process needs")

@@ -69,6 +69,8 @@ class JobTurn:
     memory_peak: int | None = None
     #: seconds for which its threads were ready to go on, but waited for the turn
     waited: float = 0.0
+    #: what it writes, a `seamless_dask.child.output.JobOutput`; None: nobody looks
+    output: Any = None
     #: threads that run its code: that of the job, and those that it has started
     threads: set[threading.Thread] = field(default_factory=set)
 

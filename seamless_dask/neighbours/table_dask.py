@@ -81,6 +81,10 @@ SCHEDULER = (
     ),
     _scheduler.set("WorkerState.last_seen", _WRAPPER, "clocks that jump"),
     _scheduler.read("ClientState.client_key", _WRAPPER, "cancelling by checksum"),
+    _scheduler.read("Scheduler._broker", _WRAPPER, "events are kept by us, bounded"),
+    Module(_DISTRIBUTED, "distributed.broker").read(
+        "Broker._topics", _WRAPPER, "topics of clients that are gone"
+    ),
     _spec.read("SpecCluster._created", _WRAPPER, "workers that are being started"),
     _spec.read("SpecCluster.new_spec", _WRAPPER, "class and options of a worker"),
     _spec.read("SpecCluster.worker_spec", _WRAPPER, "workers that are to be there"),

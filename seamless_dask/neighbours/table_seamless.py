@@ -31,6 +31,7 @@ TRANSFORMER = (
     _worker.replaced("_buffer_ref_op", _CHILD, "small buffers go with the result"),
     _worker.replaced("_request_parent_async", _CHILD, "small buffers go along"),
     _worker.replaced("_execute_transformation_request", _CHILD, "inputs come along"),
+    _worker.replaced("_execute_transformation_impl", _CHILD, "output is looked at"),
     _worker.replaced("_CURRENT_OWNER_DASK_KEY", _CHILD, "inherited by tasks, threads"),
     _worker.replaced("_CURRENT_OWNER_DASK_PRIORITY", _CHILD, "the same"),
     _worker.replaced("_require_child_channel", _CHILD, "forked jobs have no channel"),
@@ -111,6 +112,7 @@ TRANSFORMER = (
             ("clear_exception", "another evaluation may begin"),
             ("start", "its task may be thrown away"),
             ("task", "it may be thrown away"),
+            ("__del__", "takes no lock when the interpreter ends"),
         )
     ),
     Module(_TRANSFORMER, "seamless_transformer.multi").replaced(
@@ -131,6 +133,11 @@ TRANSFORMER = (
     ),
     _class.set("Transformation._cancel_requested", _CALLERS, "why its task ends"),
     _class.set("Transformation._computation_task", _CALLERS, "forgets its task"),
+    _class.read("Transformation._computation_future", _CALLERS, "is it started"),
+    _class.read("_dask_available", _CALLERS, "whether it starts on a cluster"),
+    Module(_TRANSFORMER, "seamless_transformer.pretransformation").replaced(
+        "PreTransformation.__del__", _CALLERS, "takes no lock when the interpreter ends"
+    ),
     _class.set("Transformation._dask_futures", _CALLERS, "the handles of its task"),
     _class.read("Transformation._cancelled", _CALLERS, "its state"),
     *(

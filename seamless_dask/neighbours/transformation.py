@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import traceback
-from collections.abc import Mapping
+from collections.abc import Callable, Iterator, Mapping
 from copy import deepcopy
 from typing import Any
 
@@ -24,6 +24,31 @@ def dependencies(transformation: Any) -> Mapping[str, Any]:
     return transformation._upstream_dependencies
 
 
+def upstream_first(root: Any, ends: Callable[[Any], bool]) -> Iterator[Any]:
+    """Yield a transformation and what it depends on, each after its dependencies.
+
+    Parameters
+    ----------
+    root
+        A `seamless_transformer.Transformation`.
+    ends
+        Whether a transformation is left out, with what only it depends on.
+    """
+    seen: set[int] = set()
+    stack: list[tuple[Any, bool]] = [(root, False)]
+    while stack:
+        transformation, expanded = stack.pop()
+        if expanded:
+            yield transformation
+            continue
+        if id(transformation) in seen or ends(transformation):
+            continue
+        seen.add(id(transformation))
+        stack.append((transformation, True))
+        for dependency in dependencies(transformation).values():
+            stack.append((dependency, False))
+
+
 def may_recompute_inputs(transformation: Any) -> bool:
     """Whether inputs may be computed again if their buffer is stored nowhere.
 
@@ -33,6 +58,14 @@ def may_recompute_inputs(transformation: Any) -> bool:
     return transformation.allow_input_fingertip or any(
         dependency.scratch for dependency in dependencies(transformation).values()
     )
+
+
+def is_streamed(transformation: Any) -> bool:
+    """Whether its output is shown in the driver script while it runs.
+
+    The property is that of our mixin, or of a seamless-transformer that has it.
+    """
+    return bool(getattr(transformation, "streaming", False))
 
 
 def has_post_prepare_hook(transformation: Any) -> bool:

@@ -1,9 +1,14 @@
 """Extends methods that seamless-transformer itself defines for a `Transformation`.
 
 A transformation that is started, cancelled or awaited holds an asyncio task of an event
-loop that may never run: a synchronous script does not run it. Python warns about such a
-task when it is deleted. The evaluation itself runs on the client's loop, independently of
-the task, so nothing is lost with the task.
+loop. In a synchronous script that loop never runs: it would keep the tasks of all
+transformations that were ever started, and so the transformations. The evaluation itself
+runs on the client's loop, independently of the task, so where no loop runs the task is
+only made when it is awaited. Python warns about a task that is deleted before its end;
+here that does no harm.
+
+Starting a transformation starts what it depends on, each once and without recursion:
+seamless-transformer would walk through shared dependencies again and again.
 
 ``parallel`` leaves such tasks as well when it is interrupted, and no code would end them;
 here their transformations are cancelled. Cancelling a transformation must also end an
@@ -15,11 +20,15 @@ from __future__ import annotations
 
 import asyncio
 import functools
+import sys
 from collections.abc import Callable, Coroutine, Generator
 from typing import Any, TypeVar
 
+from seamless.util.get_event_loop import get_event_loop
+from seamless_transformer.transformation_class import _dask_available
+
 from .replacing import extend
-from .transformation import is_settled
+from .transformation import is_settled, upstream_first
 
 T = TypeVar("T")
 
@@ -81,6 +90,7 @@ class Begun(Coroutine[Any, Any, T]):
 def install() -> None:
     """Extend seamless-transformer in this process; idempotent."""
     from seamless_transformer.multi import _ParallelIterator
+    from seamless_transformer.pretransformation import PreTransformation
     from seamless_transformer.transformation_class import Transformation
 
     for owner, name, make in (
@@ -92,6 +102,8 @@ def install() -> None:
         (Transformation, "cancel", _cancel),
         (Transformation, "cancel_async", _cancel_async),
         (_ParallelIterator, "__next__", _next),
+        (Transformation, "__del__", _while_running),
+        (PreTransformation, "__del__", _while_running),
     ):
         extend(owner, name, functools.partial(_alike, make))
 
@@ -101,19 +113,98 @@ def _alike(make: _Make, method: Callable[..., Any]) -> Callable[..., Any]:
     return functools.wraps(method)(make(method))
 
 
-def _quiet(task: asyncio.Task[Any] | None) -> None:
+class Later:
+    """Stands for an asyncio task where no event loop runs; made when it is awaited.
+
+    Parameters
+    ----------
+    coroutine
+        What the task is to await.
+    loop
+        The event loop of the thread.
+    """
+
+    def __init__(self, coroutine: Begun[Any], loop: asyncio.AbstractEventLoop) -> None:
+        self._coroutine = coroutine
+        self._loop = loop
+        self._task: asyncio.Task[Any] | None = None
+        self._cancelled = False
+
+    def __await__(self) -> Generator[Any, Any, Any]:
+        if self._cancelled:
+            raise asyncio.CancelledError
+        if self._task is None:
+            self._task = asyncio.get_running_loop().create_task(self._coroutine)
+            _quiet(self._task)
+        return (yield from self._task.__await__())
+
+    def get_loop(self) -> asyncio.AbstractEventLoop:
+        """Return the event loop that awaits it, or else that of its thread."""
+        return self._loop if self._task is None else self._task.get_loop()
+
+    def done(self) -> bool:
+        """Whether it was awaited to the end, or cancelled."""
+        return self._cancelled if self._task is None else self._task.done()
+
+    def cancelled(self) -> bool:
+        """Whether it was cancelled."""
+        return self._cancelled if self._task is None else self._task.cancelled()
+
+    def cancel(self) -> bool:
+        """Cancel it unless it has ended; return whether that changed anything."""
+        if self._task is not None:
+            return self._task.cancel()
+        changed, self._cancelled = not self._cancelled, True
+        return changed
+
+    def add_done_callback(self, callback: Callable[[Any], object]) -> None:
+        """Do nothing: an exception is retrieved by the caller that awaits it."""
+
+
+class _Idle:
+    """In place of an event loop that does not run, for `Transformation.start`."""
+
+    def __init__(self, loop: asyncio.AbstractEventLoop) -> None:
+        self._loop = loop
+
+    def create_task(self, coroutine: Any) -> Any:
+        """Return a task, or what stands for it."""
+        if isinstance(coroutine, Begun):
+            return Later(coroutine, self._loop)
+        return self._loop.create_task(coroutine)
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self._loop, name)
+
+
+def _quiet(task: Any) -> None:
     """Let Python delete a task before its end without a warning."""
-    if task is not None:
+    if isinstance(task, asyncio.Task):
         task._log_destroy_pending = False  # type: ignore[attr-defined]
 
 
 def _start(method: Callable[..., Any]) -> Callable[..., Any]:
-    def start(self: Any, **options: Any) -> Any:
-        method(self, **options)
-        _quiet(self._computation_task)
+    def start(self: Any, *, loop: asyncio.AbstractEventLoop | None = None) -> Any:
+        if _needs_no_start(self):
+            return self
+        chosen: Any = get_event_loop() if loop is None else loop
+        idle = chosen if chosen.is_running() else _Idle(chosen)
+        # Its dependencies are started already when the method comes to them.
+        for each in list(upstream_first(self, _needs_no_start)):
+            on_cluster = _dask_available() and not each._prefer_local_execution()
+            method(each, loop=idle if on_cluster else loop)
+            _quiet(each._computation_task)
         return self
 
     return start
+
+
+def _needs_no_start(transformation: Any) -> bool:
+    if transformation._computation_task is not None:
+        return True
+    if transformation._computation_future is not None:
+        return True
+    return is_settled(transformation) and not transformation._prefer_local_execution()
 
 
 def _compute(method: Callable[..., Any]) -> Callable[..., Any]:
@@ -217,6 +308,16 @@ def _next(method: Callable[..., Any]) -> Callable[..., Any]:
             raise
 
     return next_of_parallel
+
+
+def _while_running(method: Callable[..., Any]) -> Callable[..., Any]:
+    """Do nothing when the interpreter ends: a thread that it has stopped holds its locks."""
+
+    def deleted(self: Any) -> None:
+        if not sys.is_finalizing():
+            method(self)
+
+    return deleted
 
 
 def _end_tasks(loop: asyncio.AbstractEventLoop) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import uuid
+from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -19,6 +20,9 @@ class PoolJob:
     payload: dict[str, Any]
     #: key of its Dask task; None without one
     key: str | None = None
+    #: called with each message about its output, on the loop of the pool; returns the
+    #: seconds until the next one. None: nobody wants it
+    on_output: Callable[[dict[str, Any]], float] | None = None
     #: whether it was logged that its end takes long
     warned: bool = False
     #: nested transformations for which it waits

@@ -14,7 +14,7 @@ import os
 import signal
 import threading
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -25,6 +25,7 @@ from seamless_transformer.process import manager as process_manager
 
 from ..child import fork_server
 from ..child.job_runner import STARVED, STUCK
+from ..child.output import OUTPUT
 from ..child.small_buffers import BUFFERS, SMALL, Contents, ResultChecksum
 from ..errors import JobFailed
 from ..neighbours.replacing import replace
@@ -42,6 +43,8 @@ logger = logging.getLogger(__name__)
 MAX_THREADS = 4096
 #: seconds between SIGTERM and SIGKILL
 GRACE = 1.0
+#: seconds until the next message about output that nobody wants
+OUTPUT_INTERVAL = 2.0
 _pool_of_this_process: Pool | None = None
 _creation = threading.Lock()
 
@@ -166,6 +169,7 @@ class Pool:
         handlers.add_parent_handler("delegate_transformation_submit", self._delegate)
         handlers.add_parent_handler(STARVED, self._on_starved)
         handlers.add_parent_handler(STUCK, self._on_stuck)
+        handlers.add_parent_handler(OUTPUT, self._on_output)
         self._requests.install(manager)
         await self._processes.start()
 
@@ -184,6 +188,13 @@ class Pool:
         process = self._processes.process(handle.name)
         if process is not None:
             process.give_up(payload["job"])
+
+    async def _on_output(self, handle: Any, payload: Any) -> float:
+        process = self._processes.process(handle.name)
+        for job in () if process is None else process.jobs:
+            if job.id == payload["job"] and job.on_output is not None:
+                return job.on_output(payload)
+        return OUTPUT_INTERVAL
 
     async def _stop(self) -> None:
         """End the processes and their descendants, within two seconds.
@@ -263,6 +274,26 @@ class Pool:
 
     # -- jobs --------------------------------------------------------------------
 
+    async def recent_output(self, key: str, *, stream: bool) -> list[Any] | None:
+        """Return the newest output of a task; see `SeamlessProcess.recent_output`.
+
+        Returns
+        -------
+        list or None
+            None if no process runs it.
+        """
+        found = asyncio.run_coroutine_threadsafe(
+            self._recent_output(key, stream), self._manager.loop
+        )
+        return await asyncio.wrap_future(found)
+
+    async def _recent_output(self, key: str, stream: bool) -> list[Any] | None:
+        for process in self._processes.all():
+            for job in tuple(process.jobs):
+                if job.key == key:
+                    return await process.recent_output(job, stream=stream)
+        return None
+
     def segments_of(self, process_name: str) -> set[str]:
         """Keys of the shared memory for a process, which is removed when it ends."""
         process = self._processes.process(process_name)
@@ -287,6 +318,8 @@ class Pool:
         depth: int,
         inputs: Sequence[Buffer],
         label: str | None = None,
+        streams: bool = False,
+        on_output: Callable[[dict[str, Any]], float] | None = None,
     ) -> tuple[str, Contents, JobReport]:
         """Run a transformation in one of the processes; cancelling it stops it.
 
@@ -300,6 +333,11 @@ class Pool:
             Buffers that it needs; small ones are sent with the job.
         label
             Stands for it in logs and errors; its checksum by default.
+        streams
+            Whether its output is sent to `on_output` while it runs.
+        on_output
+            Called with each message about its output, on the loop of the pool or of the
+            caller; returns the seconds until the next one.
 
         Returns
         -------
@@ -334,13 +372,17 @@ class Pool:
                 "strict_dunder": strict_dunder,
                 "owner_dask_key": key,
                 "owner_dask_priority": depth,
+                "streams": streams,
             },
             key=key,
+            on_output=on_output,
         )
         running = asyncio.run_coroutine_threadsafe(
             self._processes.run(job), self._manager.loop
         )
         report = await asyncio.wrap_future(running)
+        if report.output is not None and on_output is not None:
+            on_output(report.output)
         result = report.result
         if isinstance(result, str):
             if parse_remote_job_written(result) is None:

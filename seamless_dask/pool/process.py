@@ -22,6 +22,7 @@ from seamless_transformer.process.manager import ProcessError
 from ..child import fork_server
 from ..child.initializer import Initializer
 from ..child.job_runner import ABANDON, PING, RUN
+from ..child.output import RECENT
 from ..cluster.environment import MARKER_ENV
 from ..neighbours import pipes
 from ..storage.job_report import JobReport
@@ -36,6 +37,8 @@ logger = logging.getLogger(__name__)
 START_TIMEOUT = 120.0
 #: seconds that a process has to end by itself after its connection is lost
 DISCONNECTED_GRACE = 1.0
+#: seconds for an answer that nothing depends on; code that holds the GIL prevents it
+ANSWER_TIMEOUT = 2.0
 
 
 class SeamlessProcess:
@@ -373,6 +376,25 @@ class SeamlessProcess:
         if settled is not None and _settle(settled):
             job.evictions += 1
             job.waited += waited
+
+    async def recent_output(self, job: PoolJob, *, stream: bool) -> list[Any]:
+        """Return the newest output of a job; with `stream`, it sends what follows.
+
+        Returns
+        -------
+        list
+            Pieces, see `scheduler_ext.outputs`; empty if the process does not answer.
+        """
+        if stream:
+            job.payload["streams"] = True  # also if it begins again
+        try:
+            return list(
+                await self._handle.request(
+                    RECENT, {"job": job.id, "stream": stream}, timeout=ANSWER_TIMEOUT
+                )
+            )
+        except (ProcessError, ConnectionClosed, asyncio.TimeoutError, TimeoutError):
+            return []
 
     def give_up(self, job_id: str) -> None:
         """Stop the process: a job seems to wait for a lock that an abandoned job holds.

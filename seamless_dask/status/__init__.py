@@ -16,10 +16,10 @@ import sys
 import time
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any, Literal, get_args
 
-from scheduler_ext import messages
+from scheduler_ext import messages, outputs
 
 from ..command.dask_loading import DaskUnusable, load_dask
 from ..command.output import checked_output
@@ -57,6 +57,8 @@ Show the state of a Dask cluster that runs Seamless transformations.
   python -m seamless_dask.status [ADDRESS] why NAME     the same of the transformations of
                                                         a function, given by its name
   python -m seamless_dask.status [ADDRESS] failures     the last 100 that failed
+  python -m seamless_dask.status [ADDRESS] output CHECKSUM|NAME [--follow]
+                                                        what transformations write
   python -m seamless_dask.status [ADDRESS] report       where the time went, by name
   python -m seamless_dask.status --check                whether the packages on this
                                                         machine fit
@@ -77,19 +79,22 @@ exit codes:
 """
 
 Answer = dict[str, Any]
-About = Literal["status", "why", "failures", "report"]
+About = Literal["status", "why", "failures", "report", "output"]
 
 
 @dataclass(frozen=True)
 class Question:
     """A question to a scheduler.
 
-    ``what`` is the checksum of a transformation, or a name, if ``about`` is "why".
+    ``what`` is the checksum of a transformation, or a name, if ``about`` is "why" or
+    "output". ``since`` and ``follow`` are for "output", see `scheduler_ext.outputs`.
     """
 
     address: str
     about: About
     what: str = ""
+    since: int | None = None
+    follow: bool = False
 
 
 class Refused(Exception):
@@ -111,14 +116,27 @@ def _run(arguments: Sequence[str] | None, prog: str) -> int:
     if options.check and (options.words or options.watch):
         parser.error("--check goes with --json only")
     where, about, what = _words(parser, options.words)
+    if options.follow and (about != "output" or options.json):
+        parser.error("--follow goes with output only, and without --json")
+    if options.watch and about == "output":
+        parser.error("--watch does not go with output; --follow does")
     try:
         if options.check:
             from . import installed  # imports all packages; only --check needs them
 
             return installed.show(as_json=options.json)
         load_dask()
-        question = Question(resolve(where, protocol=_protocol()), about, what)
+        address = resolve(where, protocol=_protocol())
+        question = Question(address, about, what, follow=options.follow)
         with _quiet():
+            if about == "output" and not options.json:
+                from . import output  # only this needs it
+
+                return output.show(
+                    what,
+                    lambda since: ask(replace(question, since=since), TIMEOUT),
+                    follow=options.follow,
+                )
             return _show(question, as_json=options.json, every=options.watch)
     except (NotFound, DaskUnusable) as problem:
         print(problem, file=sys.stderr)
@@ -180,7 +198,8 @@ def _understood(answer: Answer) -> Answer:
 def _parser(prog: str) -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(
         prog=prog,
-        usage="%(prog)s [options] [ADDRESS] [why CHECKSUM | why NAME | failures | report]",
+        usage="%(prog)s [options] [ADDRESS] [why CHECKSUM | why NAME | failures | report | "
+        "output CHECKSUM | output NAME]",
         description=DESCRIPTION,
         epilog=EPILOG,
         formatter_class=argparse.RawDescriptionHelpFormatter,
@@ -191,7 +210,7 @@ def _parser(prog: str) -> argparse.ArgumentParser:
         nargs="*",
         metavar="ADDRESS",
         help="see above; at least 6 digits of a checksum, or a name or a part of it, with "
-        '"why" before them',
+        '"why" or "output" before them',
     )
     parser.add_argument(
         "--json",
@@ -206,6 +225,11 @@ def _parser(prog: str) -> argparse.ArgumentParser:
         "when you report a problem. With --json: all private names that we use",
     )
     parser.add_argument(
+        "--follow",
+        action="store_true",
+        help="with output: go on until these transformations have ended, or Ctrl-C",
+    )
+    parser.add_argument(
         "--watch",
         type=_seconds,
         metavar="SECONDS",
@@ -217,7 +241,7 @@ def _parser(prog: str) -> argparse.ArgumentParser:
 def _words(
     parser: argparse.ArgumentParser, words: Sequence[str]
 ) -> tuple[str | None, About, str]:
-    """The address, what the question is about, and the word after "why"."""
+    """The address, what the question is about, and the word after "why" or "output"."""
     rest = list(words)
     if rest[:1] == ["status"]:  # as in "dask seamless status"
         del rest[0]
@@ -228,12 +252,12 @@ def _words(
         return address, "failures", ""
     if rest == ["report"]:
         return address, "report", ""
-    if rest[0] != "why" or len(rest) != 2:
+    if rest[0] not in ("why", "output") or len(rest) != 2:
         parser.error(
             f'got {" ".join(words)!r}, allowed: at most one address, then "failures", '
-            '"report", or "why" and one checksum or name'
+            '"report", or "why" or "output" and one checksum or name'
         )
-    return address, "why", rest[1]
+    return address, "why" if rest[0] == "why" else "output", rest[1]
 
 
 def _seconds(text: str) -> float:
@@ -334,6 +358,12 @@ async def _ask(question: Question, timeout: float, arguments: dict[str, Any]) ->
         if question.about == "why":
             call = getattr(scheduler, messages.OP_WHY)
             return dict(await call(**messages.why(question.what)))
+        if question.about == "output":
+            output = getattr(scheduler, outputs.OP_OUTPUT)
+            arguments = outputs.question(
+                question.what, since=question.since, follow=question.follow
+            )
+            return dict(await output(**arguments))
         return dict(await getattr(scheduler, OPERATIONS[question.about])())
     finally:
         await scheduler.close_rpc()

@@ -30,3 +30,5 @@ class JobReport:
     begun: int = 1
     #: seconds that it was ready to go on but waited for other jobs in its process
     waited: float = 0.0
+    #: the last message with its output, if that is streamed and there was any
+    output: dict[str, Any] | None = None

@@ -12,6 +12,7 @@ from typing import Any, TypeVar
 from distributed import Client
 
 from . import forked_drivers
+from .mailbox import mailbox_of
 from .ongoing import ClientClosed
 
 T = TypeVar("T")
@@ -57,7 +58,7 @@ class ClientLoop:
         if self.is_current():
             self.asyncio_loop.call_soon(callback, *arguments)
         else:
-            self.asyncio_loop.call_soon_threadsafe(callback, *arguments)
+            mailbox_of(self.asyncio_loop).put(callback, *arguments)
 
     def start(self, coroutine: Coroutine[Any, Any, T]) -> concurrent.futures.Future[T]:
         """Run a coroutine on the loop.
@@ -69,6 +70,17 @@ class ClientLoop:
         ClientClosed
             If the Dask client is closed.
         """
+        self.check(coroutine)
+        return asyncio.run_coroutine_threadsafe(coroutine, self.asyncio_loop)
+
+    def check(self, coroutine: Coroutine[Any, Any, Any]) -> None:
+        """Check that a coroutine can run; otherwise close it.
+
+        Raises
+        ------
+        ForkedDriverError, ClientClosed
+            As `start` does.
+        """
         try:
             self.check_process()
             if not self.asyncio_loop.is_running():
@@ -76,7 +88,6 @@ class ClientLoop:
         except (forked_drivers.ForkedDriverError, ClientClosed):
             coroutine.close()
             raise
-        return asyncio.run_coroutine_threadsafe(coroutine, self.asyncio_loop)
 
     def start_in_background(self, coroutine: Coroutine[Any, Any, None]) -> None:
         """Like `start`, but creates a task directly if this is the loop's thread."""

@@ -12,6 +12,7 @@ import concurrent.futures
 import os
 
 from .forked_drivers import ForkedDriverError
+from .mailbox import mailbox_of
 
 #: seconds between two such checks
 LOOK_INTERVAL = 2.0
@@ -86,7 +87,7 @@ class Ongoing:
 
         def done(_: object) -> None:
             if not loop.is_closed():
-                loop.call_soon_threadsafe(wake)
+                mailbox_of(loop).put(wake)
 
         def look() -> None:
             nonlocal looking

@@ -51,6 +51,12 @@ class Guest:
         """Run a coroutine on `loop`."""
         return asyncio.run_coroutine_threadsafe(coroutine, self.loop)
 
+    def begin(
+        self, evaluation: Coroutine[Any, Any, None]
+    ) -> concurrent.futures.Future[None]:
+        """Run an evaluation on `loop`."""
+        return self.start(evaluation)
+
     def submit_transformation(
         self, submission: TransformationSubmission
     ) -> TransformationFutures:
@@ -60,6 +66,16 @@ class Guest:
 
     async def keep_pace(self) -> None:
         """Do nothing: limiting the submissions is left to the client."""
+
+    #: limiting the tasks that have not ended is left to the client as well
+    is_crowded = False
+
+    async def admit(self) -> bool:
+        """Return False: nothing is kept back."""
+        return False
+
+    def submitted(self) -> None:
+        """Do nothing, as `admit`."""
 
     async def result_of(self, futures: TransformationFutures) -> TransformationResult:
         """Wait for the end of a transformation.

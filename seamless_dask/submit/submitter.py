@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import asyncio
+import atexit
 import concurrent.futures
 import logging
 import threading
 import time
+import weakref
 from collections.abc import Awaitable, Callable, Coroutine
 from dataclasses import replace
 from typing import TYPE_CHECKING, Any, Literal, TypeVar
@@ -36,9 +38,12 @@ from .fetching import FatFuture, Fetcher
 from .function_names import FunctionNames
 from .handles import Handle
 from .identity import identify
+from .intake import Intake
 from .pace import Pace
+from .progress import Progress
 from .registry import Entry, Registry
 from .result_waiter import Results
+from .streamed import Streamed
 
 if TYPE_CHECKING:
     from distributed import Future
@@ -54,6 +59,14 @@ Resources = dict[str, float]
 Role = Literal["driver", "worker", "inner"]
 #: seconds that a finished task and a buffer stay cached after their last use
 CACHE_TTL = 10.0
+#: transformations that wait for room, up to which a further one is looked up at once
+LOOKED_UP = 2_000
+
+
+def _close_intake(intake: weakref.ref[Intake]) -> None:
+    found = intake()
+    if found is not None:
+        found.close()
 
 
 class Submitter:
@@ -94,11 +107,20 @@ class Submitter:
         self._lock = threading.RLock()
         #: names of functions, which it tells the scheduler
         self.names = FunctionNames(dask_client)
+        #: shows the output of transformations in a driver script
+        self.streamed = Streamed(dask_client, shows=role != "worker")
+        #: shows the progress of what a driver script waits for
+        self.progress = Progress(dask_client, shows=role == "driver")
         self._registry = Registry(lambda entry: entry.anchor.release())
         self._results = Results(dask_client, local_results, self.pace)
         #: whether a call of `_prune` is scheduled
         self._pruning = False
         self._loop = ClientLoop(dask_client)
+        self._intake = Intake(self._loop, lambda: self.is_crowded)
+        self.pace.on_room = self._intake.wake
+        self.pace.not_begun = lambda: len(self._intake)
+        # The exit of the interpreter must not wait for work that would be given up anyway.
+        atexit.register(_close_intake, weakref.ref(self._intake))
         self._batches = Batches(dask_client, self._loop, self.pace, self._not_sent)
         self._fetcher = Fetcher(dask_client, self._batches.flush)
         dask_client._stream_handlers[PUSH_RESULT] = self._on_result
@@ -114,6 +136,12 @@ class Submitter:
     def start(self, coroutine: Coroutine[Any, Any, T]) -> concurrent.futures.Future[T]:
         """Run a coroutine on the client's loop; see `ClientLoop.start`."""
         return self._loop.start(coroutine)
+
+    def begin(
+        self, evaluation: Coroutine[Any, Any, None]
+    ) -> concurrent.futures.Future[None]:
+        """Run an evaluation on the client's loop when its turn comes; see `Intake`."""
+        return self._intake.put(evaluation)
 
     # -- submission --------------------------------------------------------------
 
@@ -170,6 +198,8 @@ class Submitter:
             contents=submission.contents,
             client=None if self.role == "worker" else self.client.id,
             name=self.names.note(submission.transformation_dict),
+            script=submission.script if self.role == "worker" else self.client.id,
+            streams=self.streamed.wants(submission),
         )
         unit = NESTED_RESOURCE if nested or identity.driver else TOP_LEVEL_RESOURCE
         with self._lock:
@@ -242,6 +272,7 @@ class Submitter:
         envelope = Envelope(job.tf_dunder, job.scratch)
         entry = Entry(name, job.key, job.tf_checksum, submit, anchor, envelope)
         self.pace.sent()
+        self.pace.began()
         self._registry.add(entry)
         self._loop.start_in_background(self._watch(entry))
         return entry
@@ -298,6 +329,8 @@ class Submitter:
             if result.tf_checksum is not None:
                 with self._lock:
                     self._registry.learn(entry, result.tf_checksum)
+        finally:
+            self.pace.ended()
         entry.last_used = time.monotonic()
         self._schedule_pruning()
 
@@ -329,6 +362,10 @@ class Submitter:
             entry.last_used = time.monotonic()
             return self._handles(entry)
 
+    def share(self, futures: TransformationFutures) -> TransformationFutures:
+        """Return further handles on the task of some."""
+        return self._handles(futures.entry)
+
     @property
     def defers(self) -> bool:
         """Whether a task may be submitted before its inputs are known."""
@@ -337,6 +374,25 @@ class Submitter:
     async def keep_pace(self) -> None:
         """Wait until the scheduler has processed most of the submissions."""
         await self.pace.keep()
+
+    @property
+    def is_crowded(self) -> bool:
+        """Whether so many wait until others have ended that the next is not looked up."""
+        return self.pace.kept_back >= LOOKED_UP
+
+    async def admit(self) -> bool:
+        """Wait until there is room for another task; see `Pace.admit`."""
+        return self._keeps_back and await self.pace.admit()
+
+    def submitted(self) -> None:
+        """A transformation that was admitted has its task, or needs none."""
+        if self._keeps_back:
+            self.pace.submitted()
+
+    @property
+    def _keeps_back(self) -> bool:
+        """Whether it may: calls of transformations have their slots, and never wait."""
+        return self.role != "worker"
 
     async def result_of(self, futures: TransformationFutures) -> TransformationResult:
         """Wait for the end of a transformation; see `Handle.wait`."""

@@ -53,6 +53,11 @@ class Job:
     client
         Id of the client that is sent a small result with the message that the task has
         ended. None: it asks for the result, as all other waiting clients do.
+    script
+        Id of the client of the driver script for which it runs, directly or as a call;
+        None if that is not known.
+    streams
+        Whether its output is shown there while it runs.
     name
         Name of the function, which the scheduler knows then; None if the client does
         not have the code.
@@ -70,6 +75,8 @@ class Job:
     contents: dict[str, bytes] = field(default_factory=dict)
     client: str | None = None
     name: str | None = None
+    script: str | None = None
+    streams: bool = False
 
 
 class Buffers(Protocol):

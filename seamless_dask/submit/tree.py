@@ -7,8 +7,8 @@ be under way without a thread each.
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import traceback
-from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 from seamless_transformer.run import _driver_context
@@ -26,6 +26,7 @@ from ..types import TransformationFutures, TransformationResult
 from ..types import TransformationSubmission as Submission
 from . import handles, optional
 from .identity import is_driver
+from .nodes import Node, Settled, Submitted, node_of
 from .other_clients import Guest
 from .submissions import checksums_of, deferred_submission_of, submission_of
 
@@ -33,40 +34,8 @@ if TYPE_CHECKING:
     from .submitter import Submitter
 
 
-@dataclass(frozen=True)
-class Submitted:
-    """A transformation has a task on the cluster."""
-
-    futures: TransformationFutures
-
-
-@dataclass(frozen=True)
-class Settled:
-    """A transformation has come to an end, and has no task to wait for.
-
-    Parameters
-    ----------
-    result
-        The outcome to put into the transformation; None: that has been done.
-    cancelled
-        Whether it was cancelled.
-    """
-
-    result: TransformationResult | None = None
-    cancelled: bool = False
-
-
 def _failed(error: str) -> Settled:
     return Settled(TransformationResult(None, None, error))
-
-
-@dataclass(eq=False)
-class _Node:
-    """A transformation of the tree that has no result yet."""
-
-    transformation: Any
-    #: its submission, which ends when it has a task or needs none
-    submission: asyncio.Task[Submitted | Settled]
 
 
 async def evaluate(
@@ -94,14 +63,15 @@ async def evaluate(
     if definition.is_settled(transformation):
         return
     evaluation = _Evaluation(client, driver_context)
-    nodes = evaluation.start(transformation)
-    try:
-        await evaluation.finish(nodes, transformation)
-    except asyncio.CancelledError:
-        for node in nodes:
-            node.submission.cancel()
-            evaluation.abandon(node.transformation)
-        raise
+    with _waiting(client):
+        evaluation.start(transformation)
+        try:
+            await evaluation.finish(transformation)
+        except asyncio.CancelledError:
+            evaluation.cancel()
+            raise
+        finally:
+            evaluation.end()
 
 
 async def submit(
@@ -111,18 +81,57 @@ async def submit(
     driver_context: bool = False,
 ) -> None:
     """Submit a transformation and its dependencies, without waiting for results."""
-    nodes = _Evaluation(client, driver_context).start(transformation)
-    await asyncio.gather(*(node.submission for node in nodes))
+    evaluation = _Evaluation(client, driver_context)
+    evaluation.start(transformation)
+    try:
+        await asyncio.gather(*evaluation.submissions())
+    finally:
+        evaluation.end()
+
+
+def _waiting(client: Submitter | Guest) -> contextlib.AbstractContextManager[None]:
+    """Count a wait of a driver script, whose progress may be shown."""
+    if isinstance(client, Guest):
+        return contextlib.nullcontext()
+    return client.progress.waiting()
 
 
 class _Evaluation:
     def __init__(self, client: Submitter | Guest, driver_context: bool) -> None:
         self._client = client
         self._driver_context = driver_context
-        self._nodes: dict[int, _Node] = {}
+        #: {id of a transformation: its node}, of this evaluation or of another one
+        self._nodes: dict[int, Node] = {}
+        self._own: set[Node] = set()
+        #: ids of the transformations whose end was counted
+        self._counted: set[int] = set()
+        #: {id of a transformation: its handles}
         self._futures: dict[int, TransformationFutures] = {}
+        #: ids of those of them that another evaluation has submitted
+        self._shared: set[int] = set()
 
-    def abandon(self, transformation: Any) -> None:
+    def submissions(self) -> list[asyncio.Task[Submitted | Settled]]:
+        """The submissions of this evaluation."""
+        return [node.submission for node in self._own]
+
+    def cancel(self) -> None:
+        """Give up all that no other evaluation wants."""
+        for node in self._own:
+            node.given_up = True
+            node.submission.cancel()
+        for node in list(self._nodes.values()):
+            self._abandon(node.transformation)
+
+    def end(self) -> None:
+        """Let other evaluations find nothing of this one any more."""
+        for node in self._own:
+            node.withdraw()
+        for number in self._shared:
+            futures = self._futures.pop(number, None)
+            if futures is not None:
+                self._client.release_transformation_futures(futures, cancel=False)
+
+    def _abandon(self, transformation: Any) -> None:
         """Release a transformation's task; mark it if that was cancelled elsewhere."""
         futures = self._futures.pop(id(transformation), None)
         if futures is None:
@@ -135,6 +144,7 @@ class _Evaluation:
 
     def _settle(self, transformation: Any, outcome: Settled) -> None:
         """Put the outcome into a transformation, and release its task."""
+        self._count(transformation, outcome)
         if outcome.cancelled:
             transformation._mark_cancelled()
         if outcome.result is None:
@@ -147,25 +157,84 @@ class _Evaluation:
             transformation._dask_futures = handles.ended(futures, outcome.result)
         self._client.release_transformation_futures(futures, cancel=False)
 
-    def start(self, root: Any) -> list[_Node]:
-        """Start the submission of `root` and its dependencies, dependencies first."""
-        for transformation in _upstream_first(root):
-            task = asyncio.create_task(self._submit(transformation))
-            self._nodes[id(transformation)] = _Node(transformation, task)
-        return list(self._nodes.values())
+    def _count(self, transformation: Any, outcome: Settled) -> None:
+        """Count the end of a transformation, once."""
+        node = self._nodes.get(id(transformation))
+        if isinstance(self._client, Guest) or node not in self._own:
+            return  # the evaluation that has begun it counts it
+        if id(transformation) in self._counted:
+            return
+        self._counted.add(id(transformation))
+        counts, result = self._client.progress.counts, outcome.result
+        counts.done += 1
+        if result is not None and result.error is not None:
+            counts.failed += 1
+        elif result is not None:
+            has_task = id(transformation) in self._futures
+            counts.cached += result.cached or not has_task
 
-    async def finish(self, nodes: list[_Node], root: Any) -> None:
+    def start(self, root: Any) -> None:
+        """Start the submission of `root` and its dependencies, dependencies first.
+
+        Dependencies for which another evaluation does that are left to it.
+        """
+
+        def ends(transformation: Any) -> bool:
+            if definition.is_settled(transformation):
+                return True
+            node = node_of(transformation, self._client)
+            if transformation is root or node is None:
+                return False
+            self._nodes[id(transformation)] = node
+            return True
+
+        for transformation in definition.upstream_first(root, ends):
+            task = asyncio.create_task(self._submit(transformation))
+            node = Node(transformation, self._client, task)
+            self._nodes[id(transformation)] = node
+            self._own.add(node)
+            if not isinstance(self._client, Guest):
+                node.publish()
+                self._client.progress.counts.total += 1
+
+    async def finish(self, root: Any) -> None:
         """Wait for the root, then put the outcome into every transformation."""
         root_node = self._nodes.get(id(root))
         if root_node is None:
             return
         await self._finish(root_node)
-        for node in nodes:
+        for node in list(self._nodes.values()):
             if node is not root_node:
                 await self._finish(node)
 
-    async def _finish(self, node: _Node) -> None:
-        submission = await node.submission
+    async def _submission_of(self, node: Node) -> Submitted | Settled:
+        """Wait until a transformation has a task or needs none."""
+        transformation = node.transformation
+        while node not in self._own:
+            if not node.submission.done():
+                await asyncio.wait({node.submission})
+            if not (node.given_up or node.submission.cancelled()):
+                return self._share(transformation, node.submission.result())
+            if definition.is_settled(transformation):
+                return Settled()
+            self.start(transformation)
+            node = self._nodes[id(transformation)]
+        return await node.submission
+
+    def _share(
+        self, transformation: Any, outcome: Submitted | Settled
+    ) -> Submitted | Settled:
+        """Hold a task that another evaluation has submitted."""
+        if isinstance(outcome, Settled) or isinstance(self._client, Guest):
+            return outcome
+        number = id(transformation)
+        if number not in self._futures:
+            self._futures[number] = self._client.share(outcome.futures)
+            self._shared.add(number)
+        return Submitted(self._futures[number])
+
+    async def _finish(self, node: Node) -> None:
+        submission = await self._submission_of(node)
         if isinstance(submission, Settled):
             return
         try:
@@ -188,18 +257,22 @@ class _Evaluation:
             transformation._dask_futures = outcome.futures
         if transformation._cancelled:
             # It was cancelled before it had a task that `cancel` could reach.
-            self.abandon(transformation)
+            self._abandon(transformation)
             return Settled()
         return outcome
 
     async def _submitted_or_settled(self, transformation: Any) -> Submitted | Settled:
         record_mode.check(self._client.record)
-        submission = await self._submission(transformation)
-        if isinstance(submission, Settled):
-            return submission
+        if transformation._prefer_local_execution():
+            await self._compute_locally(transformation)
+            return Settled()
+        pending = await self._settled_inputs(transformation)
         client = self._client
         if not optional.is_optional(transformation) or isinstance(client, Guest):
-            return Submitted(await self._admitted(submission))
+            return await self._in_turn(transformation, pending)
+        submission = await self._submission(transformation, pending)
+        if isinstance(submission, Settled):
+            return submission
         lease = await optional.has_room(client, submission)
         if lease is None:
             return await self._run_in_this_process(transformation, submission)
@@ -208,6 +281,31 @@ class _Evaluation:
         except BaseException:
             scheduler.release_lease(client.client, lease)
             raise
+
+    async def _in_turn(
+        self, transformation: Any, pending: dict[str, TransformationFutures]
+    ) -> Submitted | Settled:
+        """Submit when there is room; before that, if possible, look for a result.
+
+        It is looked for again after it has waited: another transformation may have called
+        the same one.
+        """
+        client = self._client
+        submission: Submission | Settled | None = None
+        async with connections.place():
+            if not client.is_crowded:
+                submission = await self._prepared(transformation, pending)
+        if isinstance(submission, Settled):
+            return submission
+        waited = await client.admit()
+        try:
+            if submission is None or waited:
+                submission = await self._submission(transformation, pending)
+            if isinstance(submission, Settled):
+                return submission
+            return Submitted(await self._admitted(submission))
+        finally:
+            client.submitted()
 
     async def _admitted(self, submission: Submission) -> TransformationFutures:
         """Submit; a process that a transformation has started gets a lease first."""
@@ -230,10 +328,13 @@ class _Evaluation:
         futures.entry.outcome.add_done_callback(lambda _: inner.release(lease))
         return futures
 
-    async def _submission(self, transformation: Any) -> Submission | Settled:
-        if transformation._prefer_local_execution():
-            await self._compute_locally(transformation)
-            return Settled()
+    async def _settled_inputs(
+        self, transformation: Any
+    ) -> dict[str, TransformationFutures]:
+        """Wait until the inputs are submitted, or have ended if they must have.
+
+        Returns the futures of those that have not ended.
+        """
         pending = await self._pending(transformation)
         if pending and (
             not self._client.defers  # a lease is for a task that can start
@@ -243,20 +344,31 @@ class _Evaluation:
             pending = {}
         if not pending and definition.has_post_prepare_hook(transformation):
             await asyncio.to_thread(self._construct, transformation)
+        return pending
+
+    async def _submission(
+        self, transformation: Any, pending: dict[str, TransformationFutures]
+    ) -> Submission | Settled:
         async with connections.place():
-            await self._client.keep_pace()
-            if pending:
-                submission = deferred_submission_of(
-                    transformation, pending, driver_context=self._driver_context
-                )
-            else:
-                concrete = await self._concrete_submission(transformation)
-                if isinstance(concrete, Settled):
-                    return concrete
-                submission = concrete
-            checksums = checksums_of(submission)
-            submission.contents = contents_at_hand(checksums)
-            await await_pending_uploads(checksums)
+            return await self._prepared(transformation, pending)
+
+    async def _prepared(
+        self, transformation: Any, pending: dict[str, TransformationFutures]
+    ) -> Submission | Settled:
+        await self._client.keep_pace()
+        if pending:
+            submission = deferred_submission_of(
+                transformation, pending, driver_context=self._driver_context
+            )
+        else:
+            concrete = await self._concrete_submission(transformation)
+            if isinstance(concrete, Settled):
+                return concrete
+            submission = concrete
+        submission.streams = definition.is_streamed(transformation)
+        checksums = checksums_of(submission)
+        submission.contents = contents_at_hand(checksums)
+        await await_pending_uploads(checksums)
         return submission
 
     async def _pending(self, transformation: Any) -> dict[str, TransformationFutures]:
@@ -267,7 +379,7 @@ class _Evaluation:
             if node is not None and dependency._prefer_local_execution():
                 await self._finish(node)
                 node = None
-            submission = None if node is None else await node.submission
+            submission = None if node is None else await self._submission_of(node)
             if isinstance(submission, Submitted):
                 pending[name] = submission.futures
             else:
@@ -327,25 +439,6 @@ class _Evaluation:
     def _construct(self, transformation: Any) -> None:
         with _driver_context(self._driver_context):
             transformation.construct()
-
-
-def _upstream_first(root: Any) -> list[Any]:
-    """Return the transformations without a result, each after its dependencies."""
-    order: list[Any] = []
-    seen: set[int] = set()
-    stack: list[tuple[Any, bool]] = [(root, False)]
-    while stack:
-        transformation, expanded = stack.pop()
-        if expanded:
-            order.append(transformation)
-            continue
-        if id(transformation) in seen or definition.is_settled(transformation):
-            continue
-        seen.add(id(transformation))
-        stack.append((transformation, True))
-        for dependency in definition.dependencies(transformation).values():
-            stack.append((dependency, False))
-    return order
 
 
 def _check(name: str, dependency: Any) -> None:

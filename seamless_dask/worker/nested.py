@@ -22,6 +22,7 @@ from ..storage.uploads import Uploads
 from ..submit.identity import is_driver
 from ..submit.submissions import checksums_of, submission_of
 from ..submit.submitter import Submitter
+from ..submit.tasks import Job
 from ..types import TransformationFutures, TransformationResult
 from ..types import TransformationSubmission as Submission
 from .callers import RunningJob, RunningJobs
@@ -50,6 +51,8 @@ class NestedWork:
         Gets buffers that are stored nowhere.
     on_cache_hit
         Called with the key of the calling task when a call has a result already.
+    job_of
+        Returns the job of a task that the worker executes, None if it does not.
     """
 
     def __init__(
@@ -62,6 +65,7 @@ class NestedWork:
         uploads: Uploads,
         recompute: Recompute,
         on_cache_hit: Callable[[str], object],
+        job_of: Callable[[str], Job | None],
     ) -> None:
         self._submitter = submitter
         self._leases = leases
@@ -70,6 +74,7 @@ class NestedWork:
         self._uploads = uploads
         self._recompute = recompute
         self._on_cache_hit = on_cache_hit
+        self._job_of = job_of
 
     async def answer(self, process: str, request: dict[str, Any]) -> dict[str, Any]:
         """Have a nested transformation computed, anywhere in the cluster.
@@ -135,6 +140,10 @@ class NestedWork:
             scratch=bool(request.get("scratch")),
             strict_dunder=bool(request.get("strict_dunder")),
         )
+        caller = self._job_of(callers[0].key) if callers else None
+        if caller is not None:
+            submission.script = caller.script
+            submission.streams = caller.streams
         with self._running.waiting(callers):
             checksums = checksums_of(submission)
             await await_pending_uploads(checksums)

@@ -17,7 +17,7 @@ from dask.system import CPU_COUNT
 from distributed import Client, Worker
 from distributed.diagnostics.plugin import WorkerPlugin
 
-from scheduler_ext import messages
+from scheduler_ext import messages, reports
 from scheduler_ext.task_keys import NESTED_RESOURCE, NESTED_SUPPLY, TOP_LEVEL_RESOURCE
 
 from ..child.cores import cores_of_job, threads_per_transformation
@@ -140,7 +140,7 @@ class SeamlessWorkerPlugin(WorkerPlugin):
         runner = TaskRunner(worker, submitter, pool)
         await asyncio.to_thread(pool.join, runner)
         usage = TreeUsage()
-        worker.metrics[messages.METRICS] = lambda _worker: usage.figures(pool.alive)
+        worker.metrics[reports.METRICS] = lambda _worker: usage.figures(pool.alive)
         if self.remote_clients is not None:
             from seamless.caching.buffer_cache import get_buffer_cache
 
@@ -271,7 +271,7 @@ class SeamlessWorkerPlugin(WorkerPlugin):
 
         if self._runner.done() and self._runner.exception() is None:
             runner = self._runner.result()
-            worker.metrics.pop(messages.METRICS, None)
+            worker.metrics.pop(reports.METRICS, None)
             runner.close()
             await runner.pool.leave(runner)
             if get_seamless_dask_client() is runner.submitter:

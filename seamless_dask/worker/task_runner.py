@@ -15,7 +15,7 @@ from seamless_transformer.probe_index import RecordBucketError
 from seamless_transformer.remote_job import parse_remote_job_written
 from seamless_transformer.transformation_utils import tf_get_buffer
 
-from scheduler_ext import messages
+from scheduler_ext import messages, reports
 from scheduler_ext.error_texts import with_pointer
 from scheduler_ext.functions import DIGITS
 
@@ -34,6 +34,7 @@ from ..submit.submissions import with_dependencies
 from ..types import TransformationResult
 from .callers import RunningJobs
 from .nested import NestedWork
+from .output import OutputSender
 from .recompute import Recompute
 
 if TYPE_CHECKING:
@@ -52,6 +53,7 @@ INLINE_LIMIT = 32 * 1024
 class _Attempt:
     """A Dask task that this worker executes, from its beginning to its end."""
 
+    job: Job
     task: asyncio.Task[TransformationResult]
     cancelled: bool = False
     #: whether its result is being written: then it is too late to cancel it
@@ -101,7 +103,9 @@ class TaskRunner:
             uploads=self.uploads,
             recompute=self.recompute,
             on_cache_hit=self._count_cache_hit,
+            job_of=self._job_of,
         )
+        self._output = OutputSender(worker, pool, submitter.names.shown)
         self._worker = worker
         self._recorder = Recorder(pool.buffers)
         self._closed = False
@@ -138,7 +142,7 @@ class TaskRunner:
         if not self._is_wanted(job.key):
             raise Reschedule
         task = asyncio.create_task(self._run(job, dependencies))
-        self._attempts[job.key] = attempt = _Attempt(task)
+        self._attempts[job.key] = attempt = _Attempt(job, task)
         try:
             result = await task
         except asyncio.CancelledError:
@@ -153,6 +157,7 @@ class TaskRunner:
             return result
         finally:
             del self._attempts[job.key]
+            self._output.forget(job.key)
 
     def _with_pointer(
         self, job: Job, result: TransformationResult
@@ -240,7 +245,7 @@ class TaskRunner:
         else:
             ending = "cached" if result.cached else "stored"
         ran = attempt.report
-        task.metadata[messages.REPORT] = messages.report(
+        task.metadata[reports.REPORT] = reports.report(
             ending,
             attempt.cache_hits,
             begun=None if ran is None else ran.begun,
@@ -251,7 +256,12 @@ class TaskRunner:
             error=(result.error or "") if ending == "failed" else None,
         )
         if job.client is not None and len(result.error or "") <= INLINE_LIMIT:
-            task.metadata[messages.RESULT] = messages.parcel(job.client, asdict(result))
+            task.metadata[reports.RESULT] = reports.parcel(job.client, asdict(result))
+
+    def _job_of(self, key: str) -> Job | None:
+        """The job of a task that this worker executes."""
+        attempt = self._attempts.get(key)
+        return None if attempt is None else attempt.job
 
     def _count_cache_hit(self, key: str) -> None:
         """Count a call of a running transformation that has a result already."""
@@ -295,6 +305,8 @@ class TaskRunner:
                     depth=job.depth,
                     inputs=inputs,
                     label=f"{self.submitter.names.shown(job.key)} {tf_checksum[:DIGITS]}",
+                    streams=job.streams,
+                    on_output=self._output.of(job, tf_checksum),
                 )
         attempt.report = report
         self.uploads.received(made)
@@ -381,4 +393,5 @@ class TaskRunner:
         self._worker.stream_handlers[messages.PUSH_CANCEL] = ignore
         self._worker.handlers.pop(CALLER_WAITS, None)
         self.leases.close()
+        self._output.close()
         self._recorder.close()

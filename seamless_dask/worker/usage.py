@@ -9,7 +9,7 @@ from pathlib import Path
 
 import psutil
 
-from scheduler_ext import messages
+from scheduler_ext import reports
 
 logger = logging.getLogger(__name__)
 
@@ -50,7 +50,7 @@ class TreeUsage:
         if not busy and time.monotonic() >= self._next:
             loop = asyncio.get_running_loop()
             self._measuring = loop.run_in_executor(None, self._measure)
-        return messages.figures(processes, self.cpu, self.memory)
+        return reports.figures(processes, self.cpu, self.memory)
 
     def _measure(self) -> None:
         begin = time.monotonic()

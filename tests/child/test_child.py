@@ -194,7 +194,11 @@ def test_a_job_may_end_after_its_worker(
         loop.set_exception_handler(lambda _, context: complaints.append(context))
         keeper = TurnKeeper(None, lambda job, waited: None, lambda job: None)
         runner = JobRunner(
-            lambda _: None, keeper, lambda seconds: None, CodeEnd(lambda: None)
+            lambda _: None,
+            keeper,
+            lambda seconds: None,
+            CodeEnd(lambda: None),
+            lambda op, content: asyncio.sleep(0, 1.0),
         )
         running = asyncio.create_task(runner.run({"job": "a"}))
         await asyncio.to_thread(begun.wait, 30)

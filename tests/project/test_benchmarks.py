@@ -120,14 +120,15 @@ def test_kinds_follow_commands_and_parents() -> None:
 
 def test_usage_of_a_process_that_is_new_counts_from_zero() -> None:
     """Whereas one that was there counts from what it had used."""
-    before = {1: {"kind": "driver", "cpu": 5.0, "memory": 10}}
+    before = {1: {"kind": "driver", "cpu": 5.0, "memory": 10, "now": 8}}
     after = {
-        1: {"kind": "driver", "cpu": 6.0, "memory": 30},
-        2: {"kind": "driver", "cpu": 0.5, "memory": 5},
+        1: {"kind": "driver", "cpu": 6.0, "memory": 30, "now": 20},
+        2: {"kind": "driver", "cpu": 0.5, "memory": 5, "now": 4},
     }
     assert difference(before, after) == {
         "cpu": {"driver": 1.5},
         "memory": {"driver": 35},
+        "growth": {"driver": 27},
     }
 
 

@@ -17,7 +17,7 @@ from helpers.schedulers import (
     until,
 )
 
-from scheduler_ext.messages import OP_FALLBACK
+from scheduler_ext.messages import OP_FALLBACK, mark
 
 pytestmark = pytest.mark.cluster
 
@@ -188,3 +188,25 @@ async def test_what_was_refused_lately_is_demand():
         await c.register(worker)
         assert (await c.request(client, "a", wait=False))["granted"] == ["a"]
         assert (await c.statistics())["fallbacks_total"] == 1
+
+
+@asynchronous
+async def test_what_clients_keep_back_is_demand_like_the_tasks_that_are_there():
+    """Until they submit it, or are gone."""
+    async with cluster() as c:
+        client = await c.client()
+        futures = [client.submit(pass_gate, f"base-{i}", key=f"base-{i}") for i in "ab"]
+        await until(lambda: c.plugin.demand().ready == 2)
+        alone = c.plugin.demand()
+        client._send_to_scheduler(mark(2, 10))
+        await until(lambda: c.plugin.status()["announced"] == 10)
+        both = c.plugin.demand()
+        assert (both.ready, both.top_level) == (12, alone.top_level + 10)
+        assert both.expected_seconds == pytest.approx(6 * alone.expected_seconds)
+        client._send_to_scheduler(mark(2, 0))
+        await until(lambda: c.plugin.demand() == alone)
+        client._send_to_scheduler(mark(2, 3))
+        await until(lambda: c.plugin.status()["announced"] == 3)
+        del futures
+        await client.close()
+        await until(lambda: c.plugin.status()["announced"] == 0)

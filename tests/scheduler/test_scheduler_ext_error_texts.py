@@ -8,7 +8,7 @@ from helpers.schedulers import A, B
 from hypothesis import given
 from hypothesis import strategies as st
 
-from scheduler_ext import messages
+from scheduler_ext import reports
 from scheduler_ext.error_texts import (
     MAX_BYTES,
     beginning,
@@ -83,11 +83,11 @@ def test_the_beginning_can_be_sent_and_shown(text: str | None, limit: int) -> No
 @given(anything, st.none() | anything)
 def test_what_a_worker_reports_comes_back(text: str, source: str | None) -> None:
     """Over the wire, whatever the error says."""
-    report = messages.report("failed", 0, begun=1, resume_wait=None, error=text)
-    metadata = loads(dumps({messages.REPORT: report}))
-    details = messages.parse_report(metadata)
+    report = reports.report("failed", 0, begun=1, resume_wait=None, error=text)
+    metadata = loads(dumps({reports.REPORT: report}))
+    details = reports.parse_report(metadata)
     assert details is not None
-    line, begin, first = messages.parse_failure(details)
+    line, begin, first = reports.parse_failure(details)
     assert (line, begin) == (last_line(text), beginning(text))
     assert len(begin.encode()) <= MAX_BYTES and first is None
 
@@ -95,4 +95,4 @@ def test_what_a_worker_reports_comes_back(text: str, source: str | None) -> None
 @pytest.mark.parametrize("error", [None, 7, {}, {"line": 3, "text": b"x", "origin": 1}])
 def test_reports_that_make_no_sense(error: object) -> None:
     """They are as good as none."""
-    assert messages.parse_failure({"error": error}) == ("", "", None)
+    assert reports.parse_failure({"error": error}) == ("", "", None)

@@ -109,7 +109,7 @@ async def test_a_client_tells_names_and_bad_ones_do_no_harm(caplog) -> None:
         async def told(name: object, code: object = B) -> str:
             message = {"op": messages.OP_FUNCTION, "code": code, "name": name}
             client._send_to_scheduler(message)
-            client._send_to_scheduler(messages.mark(1))
+            client._send_to_scheduler(messages.mark(1, 0))
             seen.clear()
             await until(lambda: seen)
             row = (await c.call.seamless_status())["transformations"]["waiting"][0]

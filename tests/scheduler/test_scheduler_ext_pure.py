@@ -12,7 +12,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 import scheduler_ext
-from scheduler_ext import messages
+from scheduler_ext import messages, reports
 from scheduler_ext.activity import UNFINISHED, Activity
 from scheduler_ext.cancellation import LiveKeys
 from scheduler_ext.fields import InvalidMessage
@@ -317,39 +317,39 @@ def test_what_builds_messages_and_what_parses_them_agree(
     told = messages.function(checksum, holder)
     assert told.pop("op") == messages.OP_FUNCTION
     assert messages.parse_function(told) == (checksum, holder)
-    assert messages.parse_parcel(messages.parcel(holder, ids)) == (holder, ids)
-    figures = messages.figures(number, amount, number)
-    assert messages.parse_figures(
-        {messages.METRICS: figures}
-    ) == messages.WorkerFigures(number, amount, number)
-    told = messages.report(
+    assert reports.parse_parcel(reports.parcel(holder, ids)) == (holder, ids)
+    figures = reports.figures(number, amount, number)
+    assert reports.parse_figures({reports.METRICS: figures}) == reports.WorkerFigures(
+        number, amount, number
+    )
+    told = reports.report(
         "stored",
         number,
         begun=None,
         resume_wait=amount,
         usage=(amount, amount, number),
     )
-    assert messages.parse_report({messages.REPORT: told}) == {
+    assert reports.parse_report({reports.REPORT: told}) == {
         "ending": "stored",
         "cache_hits": number,
         "resume_wait": amount,
         "usage": (amount, amount, number),
     }
-    assert messages.parse_usage(told) == (amount, amount, number, amount)
+    assert reports.parse_usage(told) == (amount, amount, number, amount)
 
 
 @pytest.mark.parametrize("value", [None, 1, "x", [], {"processes": "many"}])
 def test_what_a_worker_says_of_itself_may_be_nonsense(value):
     """It is taken for nothing: a heartbeat and the end of a task have no answer."""
-    assert messages.parse_figures({messages.METRICS: value}) == messages.WorkerFigures()
+    assert reports.parse_figures({reports.METRICS: value}) == reports.WorkerFigures()
     told = {"usage": value, "resume_wait": value}
-    assert messages.parse_usage(told) == (None, None, None, None)
+    assert reports.parse_usage(told) == (None, None, None, None)
     told = {"usage": (value, float("nan"), -1)}
-    assert messages.parse_usage(told)[1:] == (None, None, None)
+    assert reports.parse_usage(told)[1:] == (None, None, None)
     if not isinstance(value, dict):
-        assert messages.parse_report({messages.REPORT: value}) is None
-        assert messages.parse_parcel(value) is None
-    assert messages.parse_report(None) is None
+        assert reports.parse_report({reports.REPORT: value}) is None
+        assert reports.parse_parcel(value) is None
+    assert reports.parse_report(None) is None
 
 
 WIRE = st.recursive(

@@ -37,7 +37,7 @@ from helpers.schedulers import (
 from rich.console import Console
 
 import scheduler_ext
-from scheduler_ext import messages
+from scheduler_ext import messages, reports
 from scheduler_ext.error_texts import with_pointer
 from scheduler_ext.task_keys import base_key
 from seamless_dask import status
@@ -276,8 +276,8 @@ async def test_failures_and_names(capsys) -> None:
 
 def fails_with(error, key):
     """What a worker does with a transformation that fails."""
-    report = messages.report("failed", 0, begun=1, resume_wait=None, error=error)
-    get_worker().state.tasks[key].metadata[messages.REPORT] = report
+    report = reports.report("failed", 0, begun=1, resume_wait=None, error=error)
+    get_worker().state.tasks[key].metadata[reports.REPORT] = report
 
 
 @pytest.mark.cluster

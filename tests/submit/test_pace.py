@@ -67,7 +67,7 @@ async def test_an_answer_that_is_lost(monkeypatch: pytest.MonkeyPatch) -> None:
     async with cluster() as (_, client, own):
         on_seen = client._stream_handlers.pop(PUSH_SEEN)
         lost = []
-        client._stream_handlers[PUSH_SEEN] = lambda number, held: lost.append(number)
+        client._stream_handlers[PUSH_SEEN] = lambda number, **_: lost.append(number)
         for _ in range(AHEAD):
             own.sent()
         await until(lambda: lost)
@@ -81,7 +81,7 @@ async def test_an_answer_that_is_lost(monkeypatch: pytest.MonkeyPatch) -> None:
 async def test_nobody_waits_for_a_client_that_is_closed() -> None:
     """What follows says so itself."""
     async with cluster() as (_, client, own):
-        client._stream_handlers[PUSH_SEEN] = lambda number, held: None
+        client._stream_handlers[PUSH_SEEN] = lambda **_: None
         for _ in range(AHEAD):
             own.sent()
         await client.close()

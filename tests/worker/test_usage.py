@@ -9,7 +9,7 @@ import time
 
 from helpers.polling import wait_until
 
-from scheduler_ext import messages
+from scheduler_ext import reports
 from seamless_dask.worker.usage import TreeUsage
 
 #: Uses CPU time until it is told to end; a grandchild of this process does the work
@@ -56,18 +56,18 @@ def test_a_loop_in_a_process_below_is_seen() -> None:
 def test_it_measures_in_a_thread_and_not_too_often() -> None:
     """A heartbeat does not wait: it gets what is known."""
 
-    async def beats() -> list[messages.WorkerFigures]:
+    async def beats() -> list[reports.WorkerFigures]:
         usage = TreeUsage()
-        parse = messages.parse_figures
-        first = parse({messages.METRICS: usage.figures(3)})
+        parse = reports.parse_figures
+        first = parse({reports.METRICS: usage.figures(3)})
         measuring = usage._measuring
         assert measuring is not None
         await measuring
-        second = parse({messages.METRICS: usage.figures(4)})
+        second = parse({reports.METRICS: usage.figures(4)})
         assert usage._measuring is measuring, "a moment later there is no other one"
         return [first, second]
 
     first, second = asyncio.run(beats())
-    assert first == messages.WorkerFigures(3, None, None)
+    assert first == reports.WorkerFigures(3, None, None)
     assert second.processes == 4 and second.cpu is None
     assert second.memory is not None and second.memory > 0

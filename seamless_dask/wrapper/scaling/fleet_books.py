@@ -185,6 +185,8 @@ class Books:
         told = asked_at - job.cancelled_at
         if job.shown:
             return told > 0 and (not job.refuses_to_end or job.absences >= ABSENCES)
+        if job.refuses_to_end and asked_at - job.submitted < self.rules.unseen:
+            return False  # it goes on, where the queue does not show it
         return told >= self.rules.dying and job.absences >= ABSENCES
 
     def not_cancelled(self, job_ids: Iterable[str]) -> None:

@@ -23,7 +23,7 @@ from helpers.schedulers import (
     until,
 )
 
-from scheduler_ext import messages
+from scheduler_ext import reports
 
 pytestmark = pytest.mark.cluster
 
@@ -131,8 +131,8 @@ async def test_a_report_of_a_worker_is_counted() -> None:
         usages = [(2.5, 1.5, 10**6), "nonsense", (float("nan"), -1, None)]
         for number, usage in enumerate(usages):
             key = f"base_{D}-{number:064x}"
-            told = messages.report("stored", 0, begun=1, resume_wait=0.5, usage=usage)
-            await client.submit(reports, told, key=key)
+            told = reports.report("stored", 0, begun=1, resume_wait=0.5, usage=usage)
+            await client.submit(tells, told, key=key)
         reply = await c.call.seamless_report()
         (row,) = reply["names"]
         assert (reply["status"], row["name"], row["computed"]) == (
@@ -146,8 +146,8 @@ async def test_a_report_of_a_worker_is_counted() -> None:
         assert refused["status"] == "error"
 
 
-def reports(told):
+def tells(told):
     """A task whose worker reports something about it."""
     task = get_worker().state.tasks[thread_state.key]
-    task.metadata[messages.REPORT] = told
+    task.metadata[reports.REPORT] = told
     return 1

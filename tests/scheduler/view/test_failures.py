@@ -9,7 +9,7 @@ from helpers.schedulers import A, B, C, asynchronous, cluster, fail, gate, until
 from hypothesis import given
 from hypothesis import strategies as st
 
-from scheduler_ext import messages
+from scheduler_ext import messages, reports
 from scheduler_ext.error_texts import with_pointer
 from scheduler_ext.task_keys import base_key, deferred_key
 from scheduler_ext.view import figures
@@ -76,7 +76,7 @@ def fails_with(error, scheduled_as):
     from distributed import get_worker
 
     task = get_worker().state.tasks[scheduled_as]
-    task.metadata[messages.REPORT] = messages.report(
+    task.metadata[reports.REPORT] = reports.report(
         "failed", 0, begun=1, resume_wait=None, error=error
     )
 

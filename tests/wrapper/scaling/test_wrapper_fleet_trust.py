@@ -77,6 +77,25 @@ def test_a_job_that_is_given_up_unseen_is_cancelled_again_at_the_end() -> None:
     assert farewell.to_cancel() == [["1"]]
 
 
+@pytest.mark.parametrize("refuses", [True, False])
+def test_a_job_that_was_never_shown_and_refuses_to_end_is_not_gone(
+    refuses: bool,
+) -> None:
+    """Its place is not given to another one as long as the queue may not show it."""
+    story = Story()
+    story.submit("1")
+    submitted = story.now
+    story.fleet.wanted = 0
+    assert "1" in story.step().cancel
+    if refuses:
+        story.fleet.not_cancelled(["1"])
+    story.now += RULES.dying
+    assert story.answer({}) == []
+    assert story.answer({}) == ([] if refuses else ["1"])
+    story.now = submitted + RULES.unseen
+    assert story.answer({}) == (["1"] if refuses else [])
+
+
 def test_one_answer_without_a_job_is_not_enough() -> None:
     story = Story()
     story.submit("1")

@@ -1,0 +1,1 @@
+"""The output of transformations: taken from streams, sent in pieces, shown as lines."""
