@@ -216,15 +216,13 @@ def main(arguments: Sequence[str] | None = None) -> int:
 def _check_usage(parser: argparse.ArgumentParser, options: argparse.Namespace) -> None:
     looks = options.check or options.dry_run
     if options.check and options.dry_run:
-        parser.error(
-            "either --check or --dry-run: the first shows all that the other does"
-        )
+        parser.error("--check shows all that --dry-run does: leave out one of them")
     if options.cluster is None:
         for name in ("queue", "project"):
             if getattr(options, name) is not None:
                 parser.error(f"--{name} goes with --cluster only")
         if options.cluster_string is None:
-            parser.error("CLUSTER_STRING is required, or --check with --cluster")
+            parser.error("--cluster or CLUSTER_STRING is required")
     elif not looks:
         parser.error("--cluster goes with --check or --dry-run only")
     else:
