@@ -49,7 +49,7 @@ class Shown:
     parameters: Parameters
     #: The job script, or for a local cluster the options of its workers.
     text: str
-    #: The directory for the output of jobs.
+    #: The directory for the output of jobs, of all runs.
     log_directory: str | None = None
     #: Whether Dask's configuration names it.
     chosen: bool = False
@@ -93,7 +93,7 @@ def show(
         return Shown(
             parameters,
             _script(arguments, cluster_class, scheduler),
-            chosen or (None if directory is None else str(directory)),
+            chosen or (None if directory is None else str(directory.parents[1])),
             chosen is not None,
             queue_of(arguments, system).options,
         )
