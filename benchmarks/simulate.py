@@ -152,11 +152,13 @@ def sleepers(trees: int) -> list[Node]:
 def placements(workers: Sequence[int]) -> dict[float, list[Outcome]]:
     """{workers: outcomes}, with 6 slots each: all there before, or all but one 3 s later.
 
-    Warm and cold with places, then warm and cold without.
+    Warm and cold with places, then warm and cold without, but for the largest clusters:
+    there, looking at all workers for each task would take hours.
     """
     result: dict[float, list[Outcome]] = {}
     for count in workers:
-        for policy in (IN_USE, WITHOUT_PLACES):
+        policies = (IN_USE, WITHOUT_PLACES) if count <= 1000 else (IN_USE,)
+        for policy in policies:
             for late in (0.0, 3.0):
                 name = f"{policy.name}, {'cold' if late else 'warm'}"
                 simulation = Simulation(

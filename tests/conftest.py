@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import dask
+import hypothesis
 import pytest
 
 sys.path.insert(0, str(Path(__file__).resolve().parent))
@@ -22,6 +23,10 @@ os.environ["PATH"] = os.pathsep.join([_COMMANDS, os.environ.get("PATH", os.defpa
 # Nor does it matter how wide a terminal is: pytest-xdist says so where there is none.
 for _name in ("COLUMNS", "LINES"):
     os.environ.pop(_name, None)
+
+# How long an example takes says something about the machine, and nothing about the code.
+hypothesis.settings.register_profile("without a clock", deadline=None)
+hypothesis.settings.load_profile("without a clock")
 
 # A shell starts what runs in the background with signals ignored, and the processes that
 # tests send them to would inherit that.

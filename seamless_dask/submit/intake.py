@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import asyncio
 import concurrent.futures
+import gc
 import time
 from collections import deque
 from collections.abc import Callable, Coroutine
@@ -17,6 +18,8 @@ from .client_loop import ClientLoop
 
 #: evaluations that begin in one turn of the event loop
 AT_A_TIME = 50
+#: evaluations from which on a search for garbage is long
+MANY = 1_000
 
 _Waiting = tuple[Coroutine[Any, Any, None], concurrent.futures.Future[None]]
 
@@ -36,6 +39,8 @@ class Intake:
         self._loop = loop
         self._is_full = is_full
         self._waiting: deque[_Waiting] = deque()
+        #: evaluations so far
+        self._taken = 0
         #: whether a call of `_take` is scheduled
         self._scheduled = False
 
@@ -69,6 +74,7 @@ class Intake:
         coroutine: Coroutine[Any, Any, None],
         future: concurrent.futures.Future[None],
     ) -> None:
+        self._taken += 1
         self._waiting.append((coroutine, future))
         self.wake()
 
@@ -78,8 +84,15 @@ class Intake:
             self._scheduled = True
             self._loop.asyncio_loop.call_soon(self._take)
 
-    def close(self) -> None:
-        """Give up what has not begun, soon; any thread may call."""
+    def exit(self) -> None:
+        """Let the interpreter end soon.
+
+        It does not wait for what has not begun. And at its end Python looks for garbage
+        again and again: with the objects of thousands of transformations, that takes longer
+        than all else.
+        """
+        if self._taken > MANY:
+            gc.freeze()
         if self._loop.asyncio_loop.is_running() and not self._loop.of_parent:
             self._loop.call_soon(self._give_up)
 

@@ -63,10 +63,10 @@ CACHE_TTL = 10.0
 LOOKED_UP = 2_000
 
 
-def _close_intake(intake: weakref.ref[Intake]) -> None:
+def _at_exit(intake: weakref.ref[Intake]) -> None:
     found = intake()
     if found is not None:
-        found.close()
+        found.exit()
 
 
 class Submitter:
@@ -119,8 +119,7 @@ class Submitter:
         self._intake = Intake(self._loop, lambda: self.is_crowded)
         self.pace.on_room = self._intake.wake
         self.pace.not_begun = lambda: len(self._intake)
-        # The exit of the interpreter must not wait for work that would be given up anyway.
-        atexit.register(_close_intake, weakref.ref(self._intake))
+        atexit.register(_at_exit, weakref.ref(self._intake))
         self._batches = Batches(dask_client, self._loop, self.pace, self._not_sent)
         self._fetcher = Fetcher(dask_client, self._batches.flush)
         dask_client._stream_handlers[PUSH_RESULT] = self._on_result

@@ -11,24 +11,19 @@ import contextlib
 import traceback
 from typing import TYPE_CHECKING, Any
 
-from seamless_transformer.run import _driver_context
 from seamless_transformer.transformation_cache import TransformationCancelledError
 
 from ..cluster import record_mode, scheduler
 from ..errors import TransformationError, Unavailable
 from ..neighbours import connections
 from ..neighbours import transformation as definition
-from ..neighbours.pins import checksums_in
-from ..storage.cache import await_pending_uploads, contents_at_hand
-from ..storage.database import known_result
-from ..storage.recent import recent_buffers
 from ..types import TransformationFutures, TransformationResult
 from ..types import TransformationSubmission as Submission
 from . import handles, optional
 from .identity import is_driver
 from .nodes import Node, Settled, Submitted, node_of
 from .other_clients import Guest
-from .submissions import checksums_of, deferred_submission_of, submission_of
+from .preparation import Preparation
 
 if TYPE_CHECKING:
     from .submitter import Submitter
@@ -99,7 +94,7 @@ def _waiting(client: Submitter | Guest) -> contextlib.AbstractContextManager[Non
 class _Evaluation:
     def __init__(self, client: Submitter | Guest, driver_context: bool) -> None:
         self._client = client
-        self._driver_context = driver_context
+        self._prepare = Preparation(client.keep_pace, driver_context)
         #: {id of a transformation: its node}, of this evaluation or of another one
         self._nodes: dict[int, Node] = {}
         self._own: set[Node] = set()
@@ -270,7 +265,7 @@ class _Evaluation:
         client = self._client
         if not optional.is_optional(transformation) or isinstance(client, Guest):
             return await self._in_turn(transformation, pending)
-        submission = await self._submission(transformation, pending)
+        submission = await self._prepare.in_its_place(transformation, pending)
         if isinstance(submission, Settled):
             return submission
         lease = await optional.has_room(client, submission)
@@ -294,13 +289,13 @@ class _Evaluation:
         submission: Submission | Settled | None = None
         async with connections.place():
             if not client.is_crowded:
-                submission = await self._prepared(transformation, pending)
+                submission = await self._prepare.submission(transformation, pending)
         if isinstance(submission, Settled):
             return submission
         waited = await client.admit()
         try:
             if submission is None or waited:
-                submission = await self._submission(transformation, pending)
+                submission = await self._prepare.in_its_place(transformation, pending)
             if isinstance(submission, Settled):
                 return submission
             return Submitted(await self._admitted(submission))
@@ -343,33 +338,8 @@ class _Evaluation:
             await self._await_results(transformation)
             pending = {}
         if not pending and definition.has_post_prepare_hook(transformation):
-            await asyncio.to_thread(self._construct, transformation)
+            await asyncio.to_thread(self._prepare.construct, transformation)
         return pending
-
-    async def _submission(
-        self, transformation: Any, pending: dict[str, TransformationFutures]
-    ) -> Submission | Settled:
-        async with connections.place():
-            return await self._prepared(transformation, pending)
-
-    async def _prepared(
-        self, transformation: Any, pending: dict[str, TransformationFutures]
-    ) -> Submission | Settled:
-        await self._client.keep_pace()
-        if pending:
-            submission = deferred_submission_of(
-                transformation, pending, driver_context=self._driver_context
-            )
-        else:
-            concrete = await self._concrete_submission(transformation)
-            if isinstance(concrete, Settled):
-                return concrete
-            submission = concrete
-        submission.streams = definition.is_streamed(transformation)
-        checksums = checksums_of(submission)
-        submission.contents = contents_at_hand(checksums)
-        await await_pending_uploads(checksums)
-        return submission
 
     async def _pending(self, transformation: Any) -> dict[str, TransformationFutures]:
         """Return the futures of inputs that are still to be computed."""
@@ -405,7 +375,7 @@ class _Evaluation:
     ) -> Settled:
         if submission.tf_checksum is None:
             await self._await_results(transformation)
-            concrete = await self._concrete_submission(transformation)
+            concrete = await self._prepare.concrete(transformation)
             if isinstance(concrete, Settled):
                 return concrete
             submission = concrete
@@ -413,32 +383,6 @@ class _Evaluation:
             return Settled(await optional.run_here(submission))
         except TransformationCancelledError:
             return Settled(cancelled=True)
-
-    async def _concrete_submission(self, transformation: Any) -> Submission | Settled:
-        self._construct(transformation)
-        tf_checksum = transformation._transformation_checksum
-        if tf_checksum is None:
-            raise Unavailable(transformation._exception or "Construction failed")
-        transformation_dict, tf_dunder = definition.prepared(transformation)
-        used = [tf_checksum.hex(), *checksums_in(transformation_dict)]
-        recent_buffers.keep_uploaded(used)
-        known = await known_result(tf_checksum.hex())
-        if known is not None:
-            return Settled(TransformationResult(tf_checksum.hex(), known))
-        submission = submission_of(
-            transformation_dict,
-            tf_checksum=tf_checksum.hex(),
-            tf_dunder=tf_dunder,
-            scratch=transformation.scratch,
-            strict_dunder=bool(transformation._strict_dunder),
-        )
-        may_recompute = definition.may_recompute_inputs(transformation)
-        submission.allow_input_fingertip = may_recompute
-        return submission
-
-    def _construct(self, transformation: Any) -> None:
-        with _driver_context(self._driver_context):
-            transformation.construct()
 
 
 def _check(name: str, dependency: Any) -> None:

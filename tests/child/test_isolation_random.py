@@ -149,7 +149,6 @@ SALTS = map(str, itertools.count())
 @pytest.mark.filterwarnings("ignore:Do not use the `random` module")
 @settings(
     max_examples=8,
-    deadline=None,
     derandomize="CI" in os.environ,
     suppress_health_check=list(HealthCheck),
 )

@@ -172,7 +172,7 @@ class TurnsMachine(RuleBasedStateMachine):
         assert not self.abandoned.intersection(self.turns.ready + self.turns.jobs)
 
 
-TurnsMachine.TestCase.settings = settings(deadline=None, stateful_step_count=60)
+TurnsMachine.TestCase.settings = settings(stateful_step_count=60)
 TestTurns = TurnsMachine.TestCase
 
 

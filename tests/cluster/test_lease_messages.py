@@ -67,10 +67,13 @@ class Network:
             self.delivery,
             None,  # type: ignore[arg-type]  # nobody registers
             Functions(),
+            announce=lambda client, number: None,
             status=dict,
             activity=dict,
             why=lambda checksum, name: {},
             failures=dict,
+            progress=dict,
+            output=lambda checksum, name, since, follow: asyncio.sleep(0, {}),
             report=dict,
         )
 
@@ -384,7 +387,6 @@ for machine in (LeaseMessages, InnerLeaseMessages):
     machine.TestCase.settings = settings(
         max_examples=100,
         stateful_step_count=40,
-        deadline=None,
         suppress_health_check=list(HealthCheck),
     )
 TestLeaseMessages = LeaseMessages.TestCase

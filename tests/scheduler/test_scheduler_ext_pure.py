@@ -61,7 +61,7 @@ def test_the_package_has_no_other_names():
 STATES = ("released", *UNFINISHED, "memory", "erred", "forgotten")
 
 
-@settings(max_examples=100, deadline=None)
+@settings(max_examples=100)
 @given(
     st.lists(
         st.tuples(st.integers(0, 5), st.sampled_from(STATES), st.floats(0, 10)),
@@ -365,7 +365,7 @@ FIELDS = st.sampled_from(
 )
 
 
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=60)
 @given(st.dictionaries(FIELDS | st.text(max_size=5), WIRE, max_size=8))
 def test_whatever_arrives_is_an_error_or_a_value(payload):
     """Nothing on the wire makes a parser raise anything else."""

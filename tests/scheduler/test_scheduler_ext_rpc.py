@@ -206,7 +206,6 @@ class RpcPermissionRules(PermissionRules):
 RpcPermissionRules.TestCase.settings = settings(
     max_examples=30,
     stateful_step_count=25,
-    deadline=None,
     suppress_health_check=list(HealthCheck),
 )
 TestPermissionsOverRpc = RpcPermissionRules.TestCase

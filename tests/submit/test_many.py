@@ -4,9 +4,12 @@ from __future__ import annotations
 
 import asyncio
 import gc
+import subprocess
 import sys
+import textwrap
 import weakref
 from collections.abc import Iterator
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -194,4 +197,37 @@ def test_no_table_grows(
     def growing() -> list[str]:
         return tables.grown(before, 250)
 
-    wait_until(lambda: not growing(), "no table has grown", SOON / 2)
+    try:
+        wait_until(lambda: not growing(), "no table has grown", SOON / 2)
+    except AssertionError as error:
+        raise AssertionError("\n".join(growing())) from error
+
+
+def test_the_interpreter_ends_soon_after_many(tmp_path: Path) -> None:
+    """With their objects, Python's search for garbage at its end would take long."""
+    script = """
+        import atexit, gc, sys
+        atexit.register(lambda: print(sys.argv[1], gc.get_freeze_count() > 0))
+        sys.path.insert(0, sys.argv[2])
+        import stubs
+        from seamless.transformer import delayed
+        from seamless_dask import create_dummy_client
+        from seamless_dask.pool import pool
+        from seamless_dask.submit import intake
+        pool.Pool = stubs.StubPool
+        intake.MANY = 10
+        create_dummy_client(worker_threads=2, spawn_workers=1)
+        made = [delayed(stubs.double)("end", i, 0, 0.0) for i in range(int(sys.argv[1]))]
+        for each in made:
+            each.start()
+        print(made[-1].run())
+    """
+    for number, frozen in ((2, False), (11, True)):
+        done = subprocess.run(
+            [sys.executable, "-c", textwrap.dedent(script), str(number), BENCHMARKS],
+            cwd=tmp_path,
+            capture_output=True,
+            text=True,
+            timeout=SOON,
+        )
+        assert done.stdout.splitlines()[-1] == f"{number} {frozen}", done.stderr

@@ -149,7 +149,7 @@ class Submissions(RuleBasedStateMachine):
         }
 
 
-Submissions.TestCase.settings = settings(max_examples=100, deadline=None)
+Submissions.TestCase.settings = settings(max_examples=100)
 TestSubmissions = Submissions.TestCase
 
 

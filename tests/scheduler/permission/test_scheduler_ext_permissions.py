@@ -38,7 +38,6 @@ class PurePermissionRules(PermissionRules):
 PurePermissionRules.TestCase.settings = settings(
     max_examples=200,
     stateful_step_count=40,
-    deadline=None,
     suppress_health_check=[HealthCheck.too_slow],
 )
 TestPermissions = PurePermissionRules.TestCase
@@ -118,7 +117,7 @@ def depth_of(tree):
     return 1 + max(map(depth_of, tree), default=-1)
 
 
-@settings(max_examples=100, deadline=None)
+@settings(max_examples=100)
 @given(
     seed=st.integers(0, 10**6),
     processes=st.integers(1, 3),

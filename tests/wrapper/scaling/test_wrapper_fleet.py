@@ -299,7 +299,7 @@ EVENTS = st.sampled_from(
 )
 
 
-@settings(max_examples=200, deadline=None)
+@settings(max_examples=200)
 @given(
     st.lists(st.tuples(EVENTS, st.integers(0, 12), st.integers(1, 50)), max_size=60),
     st.sampled_from([None, 200.0]),

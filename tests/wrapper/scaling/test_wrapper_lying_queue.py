@@ -369,7 +369,6 @@ class DuplicatingQueue(LyingQueue):
 RUNS = settings(
     max_examples=100,
     stateful_step_count=30,
-    deadline=None,
     suppress_health_check=[HealthCheck.too_slow],
     report_multiple_bugs=False,
     phases=[Phase.explicit, Phase.generate],
