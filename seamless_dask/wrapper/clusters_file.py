@@ -144,9 +144,8 @@ def _select_queue(
 def _described(
     config: Mapping[str, Any], cluster: str, project: str, pure: bool
 ) -> Described:
-    from remote_http_launcher import Configuration
     from seamless_config.cluster import get_cluster, get_local_cluster
-    from seamless_config.select import get_queue
+    from seamless_config.select import get_current, get_queue
 
     definition = get_cluster(cluster)
     services = []
@@ -165,12 +164,25 @@ def _described(
         queue=queue,
         cluster_string=config["cluster_string"],
         parameters=dict(config["file_parameters"]),
-        service=Configuration.from_mapping(dict(config)).key,
+        service=_service_name(cluster, queue, get_current(cluster, project), pure),
         hostname=frontend.hostname,
         local=cluster == get_local_cluster(),
         conda=config["conda"],
         services=tuple(services),
     )
+
+
+def _service_name(
+    cluster: str, queue: str, current: tuple[str | None, ...], pure: bool
+) -> str:
+    """The name that ``tools.yaml`` of seamless-config gives to the service."""
+    if pure:
+        return f"pure-daskserver-{cluster}-{queue}"
+    _, project, subproject, stage, substage = current
+    parts = [project, subproject]
+    if stage:
+        parts.append(f"STAGE-{stage}" + (f"SUBSTAGE-{substage}" if substage else ""))
+    return f"daskserver-{cluster}-rw-" + "--".join(filter(None, parts))
 
 
 def _service(name: str, found: Any) -> Service:
