@@ -214,6 +214,16 @@ def test_what_user_code_does_to_its_streams(dummy, capsys) -> None:
             sys.stdout.buffer.seek(0)
             sys.stdout.buffer.truncate()
             print("again")
+        elif what == "closes descriptors":
+            sys.__stdout__.write("lost")
+            os.close(1)
+            os.close(2)
+        elif what == "detaches the process's":
+            sys.__stdout__.detach()
+        elif what == "deletes the process's":
+            del sys.__stdout__
+        elif what == "replaces the process's":
+            sys.__stderr__ = object()
         elif what == "prints a surrogate":
             try:
                 print("\ud800")
@@ -228,12 +238,17 @@ def test_what_user_code_does_to_its_streams(dummy, capsys) -> None:
         "forks",
         "deletes",
         "truncates",
+        "closes descriptors",
+        "detaches the process's",
+        "deletes the process's",
+        "replaces the process's",
         "prints a surrogate",
     )
     for what in actions:
         plain = run(does, what, 1, stream=False)
         capsys.readouterr()
         assert run(does, what, 2) == plain, what
+        assert plain[1] == "", what
         out = capsys.readouterr().out
         assert "nowhere" not in out and "inside" not in out
         assert ("in the fork" in out) == (what == "forks")

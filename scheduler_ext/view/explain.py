@@ -20,13 +20,15 @@ from ..cancellation import LiveKeys
 from ..permission.ledger import Lease
 from ..permission.machine import PermissionMachine
 from ..scaling import ScalingRecord
-from ..task_keys import checksum_of
+from ..task_keys import NESTED_RESOURCE, TOP_LEVEL_RESOURCE, checksum_of
 from .failures import Failure, Failures
 from .history import Ended, Journal
 from .labels import Labels, joined
 from .phrases import count, listed, span
 from .workers import PAUSED, paused
 
+#: what each worker offers once its Seamless processes have started
+UNITS = {NESTED_RESOURCE, TOP_LEVEL_RESOURCE}
 #: Transformations that each list of an overview has at most
 SHOWN = 100
 #: Steps that a chain has at most
@@ -409,6 +411,10 @@ def _no_worker(subject: Subject, task: TaskState) -> str:
     number = len(scheduler.workers)
     if not number:
         return "no worker is connected" + on_the_way(subject)
+    if UNITS & (task.resource_restrictions or {}).keys():
+        if not any(map(subject.machine.is_worker, scheduler.workers)):
+            connected = count(number, "worker")
+            return f"{connected} connected, where Seamless processes are still starting"
     text = f"no worker fits: it needs {listed(asked) or 'a running worker'}"
     if offers:
         text += f"; {count(number, 'worker')} connected with {listed(offers)}"

@@ -295,9 +295,13 @@ def _write_out(mode: int) -> None:
     mode
         How the C library writes its standard output from now on.
     """
-    for stream in (sys.__stdout__, sys.__stderr__):
-        if stream is not None and not stream.closed:
-            stream.flush()
+    for name in ("__stdout__", "__stderr__"):
+        stream = getattr(sys, name, None)
+        try:
+            if stream is not None and not stream.closed:
+                stream.flush()
+        except Exception as error:  # noqa: BLE001 - it may be an object of the job
+            logger.info("sys.%s cannot be flushed: %r", name, error)
     library = ctypes.CDLL(None)
     try:
         stdout = ctypes.c_void_p.in_dll(library, "stdout")

@@ -8,14 +8,15 @@ from __future__ import annotations
 
 import sys
 from collections import OrderedDict
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field
 from time import monotonic
+from typing import TextIO
 
 from scheduler_ext.outputs import STREAMS
 
 from .pieces import cleaned
-from .region import Region, changes
+from .region import changes
 from .screen import Screen
 
 #: transformations whose unfinished lines are remembered
@@ -46,12 +47,12 @@ class Printer:
 
     Parameters
     ----------
-    region
-        The lines of the terminal that change.
+    write
+        Writes whole lines on a stream, such as `Region.print`.
     """
 
-    def __init__(self, region: Region) -> None:
-        self._region = region
+    def __init__(self, write: Callable[[str, TextIO], None]) -> None:
+        self._write = write
         self._shown: OrderedDict[str, _Shown] = OrderedDict()
 
     def show(
@@ -128,4 +129,4 @@ class Printer:
         target = sys.stdout if stream % 2 else sys.stderr
         if lines and target is not None:
             text = "".join(f"{label} | {line}\n" for line in lines)
-            self._region.print(text, target)
+            self._write(text, target)

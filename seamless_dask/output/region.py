@@ -17,6 +17,8 @@ import threading
 from collections.abc import Callable, Sequence
 from typing import Any, TextIO
 
+from rich.cells import cell_len, set_cell_size
+
 #: columns of a notebook, and lines of it that may change
 NOTEBOOK = 100, 1
 #: lines of a terminal that change, at the most
@@ -27,6 +29,30 @@ def encodable(text: str, stream: TextIO) -> str:
     """Return a text that a stream can write."""
     encoding = getattr(stream, "encoding", None) or "utf-8"
     return text.encode(encoding, "replace").decode(encoding)
+
+
+def width_of(text: str) -> int:
+    """Return the columns of a terminal that a line takes."""
+    return cell_len(text.expandtabs())
+
+
+def fitting(text: str, columns: int) -> str:
+    """Return the beginning of a line that takes at most so many columns."""
+    text = text.expandtabs()
+    return set_cell_size(text, columns) if cell_len(text) > columns else text
+
+
+def size_of(stream: TextIO) -> os.terminal_size:
+    """Return columns and lines of the terminal that a stream is.
+
+    Not of the standard output, which may be a file.
+    """
+    try:
+        size = os.get_terminal_size(stream.fileno())
+    except (AttributeError, OSError, ValueError):  # it has no descriptor
+        return shutil.get_terminal_size()
+    # a pseudo-terminal of which nobody has set the size has no columns
+    return size if size.columns and size.lines else shutil.get_terminal_size()
 
 
 def is_notebook(stream: Any) -> bool:
@@ -80,15 +106,16 @@ class Region:
                 return
             self.guard()
             notebook = is_notebook(stream)
-            columns, most = (
-                NOTEBOOK
-                if notebook
-                else (shutil.get_terminal_size().columns, MAX_LINES)
-            )
+            if notebook:
+                columns, most = NOTEBOOK
+            else:
+                columns, rows = size_of(stream)
+                most = max(1, min(MAX_LINES, rows - 1))
             begun = self._begun
-            if begun is None or (begun and (notebook or len(begun) >= columns)):
+            if begun is None or (begun and (notebook or width_of(begun) >= columns)):
                 return
-            shown = [encodable(line, stream)[: columns - 1] for line in lines][-most:]
+            shown = [fitting(encodable(line, stream), columns - 1) for line in lines]
+            shown = shown[-most:]
             if shown == self._lines and stream is self._shown_on:
                 return
             self._erase()
@@ -131,7 +158,7 @@ class Region:
         if stream is None:
             return
         if is_notebook(stream):
-            codes = "\r" + " " * len(self._lines[0]) + "\r"
+            codes = "\r" + " " * width_of(self._lines[0]) + "\r"
         else:
             codes = "\r\x1b[K" + "\x1b[1A\x1b[K" * (len(self._lines) - 1)
             if self._begun:

@@ -12,8 +12,9 @@ import os
 import sys
 import threading
 from collections import deque
+from collections.abc import Callable
 from time import monotonic
-from typing import Any
+from typing import Any, TextIO
 
 from scheduler_ext.functions import DIGITS
 
@@ -26,7 +27,7 @@ logger = logging.getLogger(__name__)
 MAX_WAITING = 1000
 #: seconds between two states of the lines that change
 REDRAW = 0.5
-#: seconds that the end of a transformation waits for its output to be printed
+#: seconds without anything printed until nobody waits any longer for output to be printed
 FLUSH = 2.0
 
 _terminal: Terminal | None = None
@@ -38,7 +39,7 @@ class Terminal:
 
     def __init__(self) -> None:
         self._region = Region()
-        self._printer = Printer(self._region)
+        self._printer = Printer(self._write)
         self._process = os.getpid()
         self._changed = threading.Condition()
         self._waiting: deque[Any] = deque()
@@ -50,9 +51,13 @@ class Terminal:
         #: those that were printed last where lines cannot change, and when (monotonic)
         self._printed: list[str] = []
         self._printed_at = -BAR_INTERVAL
-        #: whether it cannot print any more
+        #: streams that could not be written when it was tried last, by their id
+        self._unwritten: set[int] = set()
+        #: whether its thread has ended
         self._broken = False
-        self._started = False
+        self._thread: threading.Thread | None = None
+        #: whether the process is ending
+        self._closed = False
         atexit.register(self._at_exit)
 
     @classmethod
@@ -69,11 +74,11 @@ class Terminal:
         self._region.guard()
 
     def _start(self) -> None:
-        if not self._started:
-            self._started = True
-            threading.Thread(
+        if self._thread is None and not self._closed:
+            self._thread = threading.Thread(
                 target=self._run, name="seamless-output", daemon=True
-            ).start()
+            )
+            self._thread.start()
 
     def show(self, event: Any) -> None:
         """Print a `scheduler_ext.outputs.Event`, soon."""
@@ -95,20 +100,29 @@ class Terminal:
             self._changed.notify_all()
 
     def flush(self, timeout: float = FLUSH) -> None:
-        """Wait until all that has arrived is printed."""
+        """Wait until all that has arrived is printed.
+
+        Parameters
+        ----------
+        timeout
+            Seconds without anything printed after which it returns nevertheless. A slow
+            terminal takes as long as it needs.
+        """
         with self._changed:
             wanted = self._arrived
-            self._changed.wait_for(
-                lambda: self._done >= wanted or self._broken, timeout
-            )
+            while self._done < wanted and not self._broken:
+                before = self._done
+                if not self._changed.wait_for(
+                    lambda: self._done > before or self._broken,  # noqa: B023
+                    timeout,
+                ):
+                    return
 
     def _run(self) -> None:
         try:
-            while True:
+            while not self._closed:
                 self._step()
-        except (OSError, ValueError) as error:  # no reader any more, or it is closed
-            logger.info("No output is shown any more: %r", error)
-        except Exception:
+        except Exception:  # a bug of ours must not concern those who wait
             logger.exception("No output is shown any more")
         with self._changed:
             self._broken = True
@@ -118,7 +132,7 @@ class Terminal:
         with self._changed:
             busy = bool(self._status or self._printer.unfinished())
             self._changed.wait_for(
-                lambda: self._waiting or (self._status and not busy),
+                lambda: self._waiting or (self._status and not busy) or self._closed,
                 REDRAW if busy else None,
             )
             event = self._waiting.popleft() if self._waiting else None
@@ -133,7 +147,8 @@ class Terminal:
                 )
             self._print(event)
         if not more:
-            self._region.draw([*self._printer.unfinished(), *status])
+            lines = [*self._printer.unfinished(), *status]
+            self._try(lambda: self._region.draw(lines), sys.stderr)
             self._print_status(status)
         if event is not None:
             with self._changed:
@@ -147,8 +162,26 @@ class Terminal:
             return
         now = monotonic()
         if status != self._printed and now - self._printed_at >= BAR_INTERVAL:
-            self._region.print("\n".join([*status, ""]), stream)
+            self._write("\n".join([*status, ""]), stream)
             self._printed, self._printed_at = status, now
+
+    def _write(self, text: str, stream: TextIO) -> None:
+        self._try(lambda: self._region.print(text, stream), stream)
+
+    def _try(self, write: Callable[[], None], stream: TextIO | None) -> None:
+        """Write if that is possible: the stream may be closed, or have no reader.
+
+        The other stream may be written nevertheless, and this one later: code may have
+        replaced it for some time.
+        """
+        try:
+            write()
+        except (OSError, ValueError) as error:
+            if id(stream) not in self._unwritten:
+                self._unwritten.add(id(stream))
+                logger.info("Output cannot be shown: %r", error)
+        else:
+            self._unwritten.discard(id(stream))
 
     def _print(self, event: Any) -> None:
         label = f"{event.name} {(event.checksum or '')[:DIGITS]}".rstrip()
@@ -161,6 +194,20 @@ class Terminal:
         )
 
     def _at_exit(self) -> None:
-        if self._process == os.getpid():
-            self.flush()
-            self._region.close()
+        if self._process != os.getpid():
+            return
+        self.flush()
+        with self._changed:
+            left, self._closed = len(self._waiting), True
+            self._waiting.clear()
+            self._changed.notify_all()
+        if left:
+            logger.warning(
+                "The script ends before all output of transformations is printed: %d "
+                "messages are left out",
+                left,
+            )
+        if self._thread is not None:
+            # Python aborts if a thread still writes when it ends.
+            self._thread.join()
+        self._try(self._region.close, sys.stderr)

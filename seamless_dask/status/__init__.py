@@ -182,7 +182,7 @@ def ask(question: Question, timeout: float) -> Answer:
         TypeError,
         RuntimeError,
     ) as problem:
-        raise NotFound(f"{question.address} {_cause(problem, timeout)}.") from None
+        raise NotFound(f"{question.address} {_cause(problem, timeout)}") from None
     return _understood(answer)
 
 
@@ -246,7 +246,7 @@ def _words(
     if rest[:1] == ["status"]:  # as in "dask seamless status"
         del rest[0]
     address = rest.pop(0) if rest and rest[0] not in get_args(About) else None
-    if not rest:
+    if rest in ([], ["status"]):
         return address, "status", ""
     if rest == ["failures"]:
         return address, "failures", ""
@@ -261,7 +261,10 @@ def _words(
 
 
 def _seconds(text: str) -> float:
-    seconds = float(text)
+    try:
+        seconds = float(text)
+    except ValueError:
+        raise argparse.ArgumentTypeError(f"{text!r} is no number") from None
     if not 0.1 <= seconds <= 86_400:
         raise argparse.ArgumentTypeError(f"{text} is not between 0.1 and 86400")
     return seconds
@@ -407,7 +410,7 @@ def _check(address: str, version: Any) -> None:
 
 
 def _cause(problem: BaseException, timeout: float) -> str:
-    """The innermost cause, which says most, as the end of a sentence."""
+    """The innermost cause, which says most, as the rest of a sentence."""
     late = (asyncio.TimeoutError, TimeoutError)
     while problem.__cause__ is not None and not isinstance(problem, late):
         problem = problem.__cause__
@@ -416,7 +419,7 @@ def _cause(problem: BaseException, timeout: float) -> str:
             f"does not answer within {timeout:g} s; is that the port of the scheduler, "
             "not of its dashboard?"
         )
-    return f"cannot be reached: {str(problem).rstrip('.') or type(problem).__name__}"
+    return f"cannot be reached: {str(problem).rstrip('.') or type(problem).__name__}."
 
 
 @contextmanager

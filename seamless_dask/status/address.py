@@ -17,7 +17,9 @@ from typing import Any
 PREFIXES = ("daskserver-", "pure-daskserver-")
 DIRECTORIES = ("server", "client")
 
-_ADDRESS = re.compile(r"([a-z]+://)?(\[[0-9a-f:%.\w]+\]|[^/\[\]:\s]+):\d{1,5}/?")
+_ADDRESS = re.compile(r"([a-z]+://)?(\[[0-9a-f:%.\w]+\]|[^/\[\]:\s]+):(\d{1,5})/?")
+#: The highest port
+_MAX_PORT = 65_535
 
 
 class NotFound(Exception):
@@ -51,7 +53,11 @@ def resolve(what: str | None, home: Path | None = None, protocol: str = "tcp") -
     """
     if what is not None and what.startswith(("http://", "https://")):
         return what
-    if what is not None and _ADDRESS.fullmatch(what):
+    if what is not None and (address := _ADDRESS.fullmatch(what)):
+        if int(address[3]) > _MAX_PORT:
+            raise NotFound(
+                f"{what} is no address: got port {address[3]}, allowed: 1 to {_MAX_PORT}."
+            )
         return what if "://" in what else f"{protocol}://{what}"
     try:
         directory = (home or Path.home()) / ".remote-http-launcher"
@@ -60,15 +66,22 @@ def resolve(what: str | None, home: Path | None = None, protocol: str = "tcp") -
         raise NotFound(f"{error} Name the address of the scheduler.") from None
     if what is None:
         return f"{protocol}://{_only_one(directory)}"
-    if not path.exists() and "/" not in what:
+    if not _exists(path) and "/" not in what:
         known = status_files(directory)
         path = known.get(what.removesuffix(".json"), path)
-    if not path.exists():
+    if not _exists(path):
         raise NotFound(
             f"{what!r} is no address such as tcp://host:port, and there is no such "
             f"status file, neither here nor in {directory}."
         )
     return f"{protocol}://{address_in(path)}"
+
+
+def _exists(path: Path) -> bool:
+    try:
+        return path.exists()
+    except (OSError, ValueError):  # no name of a file: it is too long, say
+        return False
 
 
 def status_files(directory: Path) -> dict[str, Path]:

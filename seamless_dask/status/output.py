@@ -33,7 +33,7 @@ def show(
         wait for one.
     """
     region = Region()
-    printer = Printer(region)
+    printer = Printer(region.print)
     answer: dict[str, Any] = {}
     try:
         for answer in _answers(ask, follow):

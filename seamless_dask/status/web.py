@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import http.client
 import json
 import re
 import ssl
@@ -59,6 +60,13 @@ def ask(address: str, about: str, what: str, timeout: float) -> dict[str, Any]:
             content = reply.read(_MOST)
     except urllib.error.HTTPError as error:
         content = error.read(_MOST)
+    except http.client.InvalidURL as error:
+        raise NotFound(f"{address} is no address of a dashboard: {error}.") from None
+    except http.client.HTTPException as error:  # such as the port of the scheduler
+        raise NotFound(
+            f"{address} is no dashboard: its answer is no HTTP ({type(error).__name__}). "
+            "Is that the port of the scheduler? Its address is tcp://host:port."
+        ) from None
     except (OSError, ValueError, ssl.SSLError) as error:
         cause = getattr(error, "reason", error)
         raise NotFound(f"{address} cannot be reached: {cause}.") from None

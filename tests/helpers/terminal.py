@@ -8,9 +8,10 @@ import struct
 import termios
 
 
-def set_size(descriptor: int, columns: int) -> None:
+def set_size(descriptor: int, columns: int, rows: int = 50) -> None:
     """Set the size of a pseudo-terminal; a new one has no columns."""
-    fcntl.ioctl(descriptor, termios.TIOCSWINSZ, struct.pack("HHHH", 50, columns, 0, 0))
+    size = struct.pack("HHHH", rows, columns, 0, 0)
+    fcntl.ioctl(descriptor, termios.TIOCSWINSZ, size)
 
 
 def screen(record: str) -> list[str]:

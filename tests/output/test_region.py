@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import io
+import os
 import sys
 from typing import Any
 
-from helpers.terminal import screen
+from helpers.terminal import screen, set_size
+from rich.cells import cell_len
 
 from seamless_dask.output.printer import Printer
 from seamless_dask.output.region import Region, changes
@@ -81,6 +83,33 @@ def test_lines_fit_the_terminal(monkeypatch) -> None:
     region.close()
 
 
+def test_tabs_and_wide_characters_take_their_columns(monkeypatch) -> None:
+    terminal = on_terminal(monkeypatch)
+    region = Region()
+    region.draw(["a\tb\tc\td\te\tf\tg", "計算中" * 20])
+    first, second = terminal.getvalue().split("\n")
+    assert "\t" not in first and len(first) == 39
+    assert first.startswith("a       b       c ")
+    assert cell_len(second) == 39 and second.startswith("計算中")
+    region.close()
+
+
+def test_the_size_is_that_of_the_terminal_with_the_lines(monkeypatch) -> None:
+    """The standard output may be a file, and COLUMNS may be out of date."""
+    ours, theirs = os.openpty()
+    set_size(theirs, 30, rows=4)
+    on_terminal(monkeypatch)
+    monkeypatch.setenv("COLUMNS", "200")
+    with open(theirs, "w", encoding="utf-8") as stream:
+        monkeypatch.setattr(sys, "stderr", stream)
+        region = Region()
+        region.draw([f"{n} " + "x" * 100 for n in range(10)])
+        lines = os.read(ours, 4096).decode().split("\r\n")
+        region.close()
+    os.close(ours)
+    assert [len(line) for line in lines] == [29] * 3
+
+
 def test_a_pipe_has_no_lines_that_change(monkeypatch) -> None:
     stream = io.StringIO()
     monkeypatch.setattr(sys, "stderr", stream)
@@ -92,12 +121,12 @@ def test_a_pipe_has_no_lines_that_change(monkeypatch) -> None:
 def test_a_stream_that_cannot_encode_a_line_gets_a_question_mark(monkeypatch) -> None:
     raw = io.BytesIO()
     monkeypatch.setattr(sys, "stdout", io.TextIOWrapper(raw, encoding="ascii"))
-    Printer(Region()).show("k", "näme", [(1, "täxt\n", 0)])
+    Printer(Region().print).show("k", "näme", [(1, "täxt\n", 0)])
     assert raw.getvalue() == b"n?me | t?xt\n"
 
 
 def test_the_printer_keeps_streams_apart_and_cleans_what_it_gets(capsys) -> None:
-    printer = Printer(Region())
+    printer = Printer(Region().print)
     pieces = [(1, "out\x1b[2J\n", 7), (2, "\r 1%\r 2%", 0), (3, "raw\n", 0)]
     printer.show("k", "f", pieces, begins=True)
     assert printer.unfinished() == ["f |  2%"]

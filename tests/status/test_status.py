@@ -148,8 +148,11 @@ def test_what_is_no_status_file(home: Path) -> None:
     path.write_text("{")
     with pytest.raises(NotFound, match="daskserver-a.json is not valid JSON"):
         resolve(str(path), home)
-    with pytest.raises(NotFound, match="'nothing' is no address"):
-        resolve("nothing", home)
+    for what in ("nothing", "x" * 5000, "nul\0"):
+        with pytest.raises(NotFound, match="is no address such as"):
+            resolve(what, home)
+    with pytest.raises(NotFound, match="got port 65536, allowed: 1 to 65535"):
+        resolve("localhost:65536", home)
 
 
 # -- what it shows -----------------------------------------------------------------
@@ -383,6 +386,7 @@ async def test_wrong_usage(capsys) -> None:
             ((address, "where", A), "allowed: at most one address"),
             ((address, "why"), "allowed: at most one address"),
             ((address, "--watch", "0"), "not between 0.1 and 86400"),
+            ((address, "--watch", "often"), "'often' is no number"),
             ((address, "why", A, B), "allowed: at most one address"),
             ((address, "failures", A), "allowed: at most one address"),
         ):

@@ -136,6 +136,24 @@ def test_what_is_no_dashboard_of_ours(capsys, strange: str, words: list[str]) ->
     assert "is no dashboard of a Dask scheduler with" in capsys.readouterr().err
 
 
+@pytest.mark.parametrize("address", ["http://127.0.0.1:x", "http://a b:80/seamless"])
+def test_what_is_no_address_of_a_dashboard(capsys, address: str) -> None:
+    """The sentence says what is wrong with it."""
+    assert status.main([address]) == 1
+    assert f"{address} is no address of a dashboard: " in capsys.readouterr().err
+
+
+@pytest.mark.cluster
+@asynchronous
+async def test_the_port_of_the_scheduler_is_no_dashboard(capsys) -> None:
+    """It answers, but not as a web server."""
+    async with cluster() as c:
+        address = c.scheduler.address.replace("tcp://", "http://")
+        code, _, errors = await command(capsys, address)
+        assert code == 1
+        assert f"{address} is no dashboard" in errors and "tcp://host:port" in errors
+
+
 @pytest.mark.parametrize("address", ["http://127.0.0.1:1", "https://[::1", "http://"])
 def test_a_dashboard_that_cannot_be_reached(capsys, address: str) -> None:
     """Nobody listens, or it is no address."""
@@ -188,6 +206,7 @@ async def test_all_questions_as_a_part() -> None:
     async with cluster() as c:
         for words in (
             ["status", c.scheduler.address],
+            [c.scheduler.address, "status"],
             [c.scheduler.address],
             [c.scheduler.address, "failures"],
             [c.scheduler.address, "report", "--json"],

@@ -278,6 +278,25 @@ async def test_why_no_worker():
 
 
 @asynchronous
+async def test_why_no_worker_that_has_started_its_processes():
+    """It registers its slots when they have started."""
+    async with cluster() as c:
+        client = await c.client()
+        worker = await c.worker()
+        key = f"base-{A}"
+        future = client.submit(pass_gate, "x", key=key, resources={"S": 1})
+        await until(lambda: c.state(key) == "no-worker")
+        assert (await why(c, A))["reason"] == (
+            "1 worker connected, where Seamless processes are still starting"
+        )
+        worker.add_units({"S": 1.0})
+        await c.register(worker, resources={"S": 1.0})
+        await until(lambda: c.state(key) == "processing")
+        gate("x").set()
+        assert await future == "x"
+
+
+@asynchronous
 async def test_why_follows_the_chain_to_its_end():
     """A waits for its input B, which called C, which waits for a slot that D holds."""
     async with cluster() as c:
