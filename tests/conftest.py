@@ -49,6 +49,7 @@ __all__ = ["certificates"]  # a fixture
 ON_BATCH_SYSTEMS = (
     "tests/wrapper/jobs/test_slurm.py",
     "tests/wrapper/jobs/test_batch_systems.py",
+    "tests/wrapper/jobs/test_check_on_batch_systems.py",
     "tests/real_stack/test_machines.py",
 )
 

@@ -8,6 +8,7 @@ variable to its Seamless processes, where the probes' code reads them.
 
 from __future__ import annotations
 
+import shlex
 from collections.abc import Mapping
 from dataclasses import asdict
 from typing import Any
@@ -59,6 +60,25 @@ def current() -> dict[str, Any] | None:
         "queue": get_queue(name) or cluster.default_queue,
         "node": get_node(),
     }
+
+
+def stop_command() -> str:
+    """The command that stops the daskserver that this process uses.
+
+    Without a project it stops all services of the selected cluster.
+    """
+    from seamless_config.select import get_current, get_selected_project
+
+    project = get_selected_project()
+    names = ("cluster", "project", "subproject", "stage", "substage")
+    values = get_current(project=project or "")
+    words = ["seamless-service-stop"]
+    if project:
+        words += ["--service", REMOTE_TARGET]
+    for name, value in zip(names, values, strict=True):
+        if value and (project or name == "cluster"):
+            words += [f"--{name}", value]
+    return shlex.join(words)
 
 
 def select(selection: Mapping[str, Any]) -> bool:

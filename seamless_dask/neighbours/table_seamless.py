@@ -299,6 +299,9 @@ CONFIG = (
     Module("seamless-config", "seamless_config").read(
         "_initialized", _WORKER, "the process has a configuration of its own"
     ),
+    Module("seamless-config", "seamless_config.config_files").read(
+        "_load_clusters", Where.WRAPPER, "what clusters.yaml says, as it is written"
+    ),
 )
 
 NAMES = (*TRANSFORMER, *CORE, *REMOTE, *CONFIG)

@@ -15,6 +15,7 @@ from scheduler_ext import messages
 
 from ..cluster import scheduler
 from ..cluster.record_mode import RECORD_MODE
+from ..cluster.selection import stop_command
 from ..errors import RecordModeMismatch
 from .plugin import SeamlessWorkerPlugin
 
@@ -22,7 +23,7 @@ logger = logging.getLogger(__name__)
 
 #: key of the Dask metadata: how the workers of the cluster were configured
 CONFIGURATION = "seamless-worker-configuration"
-#: key of the Dask metadata: the cluster and queue that execution records name
+#: key of the Dask metadata: the selection of the first client, which records name
 SELECTION = "seamless-selection"
 PRELOAD = "dask scheduler --preload scheduler_ext.preload"
 
@@ -117,9 +118,11 @@ def ensure_worker_plugin(
     present = published.get(CONFIGURATION)
     if present is not None and remote_clients is None:
         return
-    selected = _selected(selection)
     if present is not None:
-        _check_selection(published.get(SELECTION), selected, record)
+        # the workers stay where they are, whatever this client selects
+        former = published.get(SELECTION)
+        _check_selection(former, selection, record)
+        selection = former
     if present == digest:
         return
     if present is not None:
@@ -129,7 +132,7 @@ def ensure_worker_plugin(
     )
     client.register_plugin(plugin)
     client.set_metadata([CONFIGURATION], digest)
-    client.set_metadata([SELECTION], selected)
+    client.set_metadata([SELECTION], None if selection is None else dict(selection))
 
 
 def _selected(selection: Mapping[str, Any] | None) -> str | None:
@@ -138,13 +141,20 @@ def _selected(selection: Mapping[str, Any] | None) -> str | None:
     return f"cluster {selection['cluster']!r}, queue {selection['queue']!r}"
 
 
-def _check_selection(present: str | None, selected: str | None, record: bool) -> None:
+def _check_selection(
+    former: Mapping[str, Any] | None, selection: Mapping[str, Any] | None, record: bool
+) -> None:
+    present, selected = _selected(former), _selected(selection)
     if selected == present:
         return
     message = (
-        f"The Dask cluster runs in {present}, this client selects {selected}: restart "
-        "the daskserver to change that"
+        f"The Dask cluster runs in {present or 'a queue that nobody named'}, this client "
+        f"selects {selected or 'none'}, and its "
+        "transformations will run in the former. To change that, stop the cluster when "
+        "no other script needs it, and run this script again"
     )
+    if selection is not None:
+        message += f": {stop_command()}"
     if record:
         raise RuntimeError(message)
     logger.warning(message)

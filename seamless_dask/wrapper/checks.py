@@ -9,7 +9,7 @@ from collections.abc import Sequence
 from .cluster_string import ClusterClass
 from .exit_codes import ParametersError
 from .jobs.arguments import batch_problems
-from .settings.config_checks import config_problems
+from .settings.config_checks import config_problems, misspelt_keys
 from .settings.dask_config import lifetime_seconds
 from .settings.directory_checks import directory_problems
 from .settings.durations import parse_memory
@@ -41,6 +41,8 @@ def check(
     problems = _problems(parameters, cluster_class, make)
     if problems:
         raise ParametersError(problems + misspelt(unknown, Parameters.model_fields))
+    for sentence in misspelt_keys(parameters, cluster_class.batch_system):
+        logger.warning(sentence)
     batch = cluster_class.kind == "jobqueue"
     for name in _without_effect(parameters, batch=batch):
         logger.warning("Parameter %s has no effect here: ignored.", name)

@@ -11,12 +11,17 @@ import textwrap
 import threading
 from collections.abc import Sequence
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from ..command.dask_loading import DaskUnusable, load_dask
 from ..command.output import checked_output
 from . import logs, signals
 from .exit_codes import MEANINGS, ExitCode
 
+if TYPE_CHECKING:
+    from .site_check import Plan
+
+DEFAULT_HOST = "127.0.0.1"
 #: Time for the interpreter to end by itself, in seconds.
 EXIT_SECONDS = 0.2
 
@@ -30,8 +35,11 @@ with an "error". It ends the cluster after SIGINT, SIGTERM or SIGHUP, or when th
 no work for the inactivity timeout, and then deletes the status file. A second signal
 ends it by force.
 
-With --dry-run it only prints the job script, or the options of the workers:
-  seamless-dask-wrapper dask_jobqueue::SLURMCluster --dry-run --parameters FILE.json
+With --check or --dry-run nothing is started. --cluster names a cluster of
+~/.seamless/clusters.yaml, --queue one of its queues:
+  seamless-dask-wrapper --check --cluster bigcluster --queue short
+shows the parameters, the job script, and everything that would go wrong on this machine;
+--dry-run in its place prints the job script alone.
 """
 
 
@@ -49,9 +57,10 @@ def _parser() -> argparse.ArgumentParser:
     )
     parser.add_argument(
         "cluster_string",
+        nargs="?",
         metavar="CLUSTER_STRING",
         help="cluster class as MODULE::SYMBOL, such as distributed::LocalCluster or "
-        "dask_jobqueue::SLURMCluster",
+        "dask_jobqueue::SLURMCluster; required without --cluster",
     )
     parser.add_argument(
         "--port-range",
@@ -68,10 +77,9 @@ def _parser() -> argparse.ArgumentParser:
     )
     parser.add_argument(
         "--host",
-        default="127.0.0.1",
         metavar="HOST",
         help="address or name of the network interface that the scheduler and the "
-        "dashboard listen on (default: %(default)s)",
+        f"dashboard listen on (default: {DEFAULT_HOST})",
     )
     parser.add_argument(
         "--timeout",
@@ -87,10 +95,35 @@ def _parser() -> argparse.ArgumentParser:
         "of the workers), and end; nothing is changed",
     )
     parser.add_argument(
+        "--check",
+        action="store_true",
+        help="as --dry-run, and look for what would go wrong on this machine: addresses, "
+        "ports, programs, folders, and what the batch system says without a submission; "
+        "the exit code is 0 if a start is possible, warnings or not",
+    )
+    parser.add_argument(
+        "--cluster",
+        metavar="NAME",
+        help="with --check or --dry-run: a cluster of ~/.seamless/clusters.yaml, in place "
+        "of CLUSTER_STRING, its parameters, --host and --port-range",
+    )
+    parser.add_argument(
+        "--queue",
+        metavar="NAME",
+        help="with --cluster: one of its queues (default: its default_queue)",
+    )
+    parser.add_argument(
+        "--project",
+        metavar="NAME",
+        help="with --cluster: the project, which names the jobs (default: that of "
+        "seamless.yaml in this folder)",
+    )
+    parser.add_argument(
         "--parameters",
         type=Path,
         metavar="PATH",
-        help="with --dry-run, in place of a status file: a JSON file with parameters",
+        help="with --check or --dry-run, in place of a status file: a JSON file with "
+        "parameters",
     )
     parser.add_argument(
         "--print-schema",
@@ -158,8 +191,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
         load_dask()
     except DaskUnusable as error:
         return _cannot_start(options, str(error))
-    if options.dry_run:
-        return _dry_run(options)
+    if options.check or options.dry_run:
+        return _look(options)
     start, end = options.port_range
     with signals.held_back():
         # not at the top: --help and --version should not wait for Dask
@@ -169,7 +202,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         supervisor = Supervisor(
             Options(
                 cluster_string=options.cluster_string,
-                endpoint=Endpoint(options.host, start, end),
+                endpoint=Endpoint(options.host or DEFAULT_HOST, start, end),
                 status_file=options.status_file.absolute(),
                 timeout=options.timeout,
             )
@@ -181,12 +214,34 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
 
 def _check_usage(parser: argparse.ArgumentParser, options: argparse.Namespace) -> None:
-    if options.dry_run:
-        if (options.parameters is None) == (options.status_file is None):
-            parser.error("--dry-run needs either --parameters or --status-file")
+    looks = options.check or options.dry_run
+    if options.check and options.dry_run:
+        parser.error("--check shows all that --dry-run does: leave out one of them")
+    if options.cluster is None:
+        for name in ("queue", "project"):
+            if getattr(options, name) is not None:
+                parser.error(f"--{name} goes with --cluster only")
+        if options.cluster_string is None:
+            parser.error("--cluster or CLUSTER_STRING is required")
+    elif not looks:
+        parser.error("--cluster goes with --check or --dry-run only")
     else:
+        others = ("cluster_string", "parameters", "status_file", "host", "port_range")
+        given = [name for name in others if getattr(options, name) is not None]
+        if given:
+            names = ", ".join(
+                "CLUSTER_STRING" if name == "cluster_string" else f"--{name}"
+                for name in given
+            ).replace("_", "-")
+            parser.error(f"--cluster says it: leave out {names}")
+    if looks and options.cluster is None:
+        if (options.parameters is None) == (options.status_file is None):
+            parser.error(
+                "--check and --dry-run need one of --cluster, --parameters, --status-file"
+            )
+    elif not looks:
         if options.parameters is not None:
-            parser.error("--parameters goes with --dry-run only")
+            parser.error("--parameters goes with --check or --dry-run only")
         if options.port_range is None or options.status_file is None:
             parser.error("--port-range and --status-file are required")
     if options.port_range is not None and options.port_range[0] > options.port_range[1]:
@@ -195,26 +250,54 @@ def _check_usage(parser: argparse.ArgumentParser, options: argparse.Namespace) -
         )
 
 
-def _dry_run(options: argparse.Namespace) -> int:
-    from .dry_run import dry_run
+def _look(options: argparse.Namespace) -> int:
+    from .cluster_string import resolve
+    from .dry_run import show
     from .exit_codes import WrapperError
+    from .site_check import check_site
 
-    file = options.parameters or options.status_file
-    port = options.port_range[0] if options.port_range else "PORT"
+    code = ExitCode.CLEAN
     try:
-        shown = dry_run(options.cluster_string, file, f"tcp://{options.host}:{port}")
+        plan = _plan(options)
+        if options.check:
+            shown, code = check_site(plan)
+        else:
+            cluster_class = resolve(plan.cluster_string)
+            shown = show(
+                cluster_class, plan.parameters, plan.scheduler, plan.service
+            ).text
     except WrapperError as error:
         print(error, file=sys.stderr)
         return int(error.exit_code)
     with checked_output(ExitCode.NO_OUTPUT):
         print(shown)
-    return 0
+    return int(code)
+
+
+def _plan(options: argparse.Namespace) -> Plan:
+    from .clusters_file import Service, read_cluster
+    from .dry_run import read
+    from .site_check import Plan, plan_of, scheduler_address
+
+    if options.cluster is not None:
+        return plan_of(read_cluster(options.cluster, options.queue, options.project))
+    file = options.parameters or options.status_file
+    ports = tuple(options.port_range) if options.port_range else None
+    service = Service("daskserver", options.host or DEFAULT_HOST, ports)
+    return Plan(
+        title=f"{options.cluster_string} with {file}",
+        cluster_string=options.cluster_string,
+        parameters=read(file),
+        service=file.stem,
+        services=(service,),
+        scheduler=scheduler_address(service),
+    )
 
 
 def _cannot_start(options: argparse.Namespace, reason: str) -> int:
     """Report why no cluster can start; the caller reads it in the status file."""
     print(reason, file=sys.stderr)
-    if not options.dry_run:
+    if not (options.check or options.dry_run):
         from .exit_codes import WrapperError
         from .status_file import StatusFile
 

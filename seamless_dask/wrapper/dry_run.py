@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import logging
 import os
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -13,7 +14,7 @@ from .cluster_string import ClusterClass, resolve
 from .exit_codes import ParametersError, StatusFileUnusable
 from .jobs import logs
 from .jobs.arguments import job_arguments
-from .launch import local_arguments
+from .launch import local_arguments, queue_of
 from .settings import json_text
 from .settings.dask_config import apply_config, dask_settings, merged_config
 from .settings.parameters import Parameters, read_parameters
@@ -37,8 +38,43 @@ def dry_run(cluster_string: str, file: Path, scheduler: str) -> str:
     scheduler
         Address of the scheduler, as it would be written in the script.
     """
-    raw = _read(file)
-    cluster_class = resolve(cluster_string)
+    raw = read(file)
+    return show(resolve(cluster_string), raw, scheduler, file.stem).text
+
+
+@dataclass(frozen=True)
+class Shown:
+    """What a cluster would run."""
+
+    parameters: Parameters
+    #: The job script, or for a local cluster the options of its workers.
+    text: str
+    #: The directory for the output of jobs, of all runs.
+    log_directory: str | None = None
+    #: Whether Dask's configuration names it.
+    chosen: bool = False
+    #: Options for all commands of the batch system.
+    options: tuple[str, ...] = ()
+
+
+def show(
+    cluster_class: ClusterClass, raw: dict[str, Any], scheduler: str, service: str
+) -> Shown:
+    """Check the parameters and make the job script, without starting anything.
+
+    Raises `WrapperError` as `dry_run`, and like that changes Dask's configuration.
+
+    Parameters
+    ----------
+    cluster_class
+        From `resolve`.
+    raw
+        The parameters of a status file.
+    scheduler
+        Address of the scheduler, as it would be written in the script.
+    service
+        The name of the status file without its ending.
+    """
     try:
         parameters, unknown = read_parameters(raw)
     except ParametersError as error:
@@ -50,8 +86,18 @@ def dry_run(cluster_string: str, file: Path, scheduler: str) -> str:
     merged = merged_config(settings, parameters.extra_dask_config)
     apply_config(merged)
     if batch:
-        return _job(parameters, cluster_class, logs.run_directory(file), scheduler)
-    return json.dumps(
+        directory = logs.run_directory(service)
+        system = cluster_class.batch_system
+        arguments = job_arguments(parameters, system, directory, service=service)
+        chosen = logs.configured(system)
+        return Shown(
+            parameters,
+            _script(arguments, cluster_class, scheduler),
+            chosen or (None if directory is None else str(directory.parents[1])),
+            chosen is not None,
+            queue_of(arguments, system).options,
+        )
+    text = json.dumps(
         {
             "workers": [parameters.minimum_workers, parameters.maximum_workers],
             "options": local_arguments(parameters) | tls_arguments(),
@@ -60,9 +106,11 @@ def dry_run(cluster_string: str, file: Path, scheduler: str) -> str:
         indent=2,
         default=str,
     )
+    return Shown(parameters, text)
 
 
-def _read(file: Path) -> dict[str, Any]:
+def read(file: Path) -> dict[str, Any]:
+    """The parameters in a status file, or in a file with nothing else."""
     try:
         fields = json_text.parse(file.read_bytes())
     except (OSError, ValueError) as error:
@@ -94,13 +142,10 @@ class _Unmade:
         return os.sep
 
 
-def _job(
-    parameters: Parameters,
-    cluster_class: ClusterClass,
-    log_directory: Path | None,
-    scheduler: str,
+def _script(
+    arguments: dict[str, Any], cluster_class: ClusterClass, scheduler: str
 ) -> str:
-    arguments = job_arguments(parameters, cluster_class.batch_system, log_directory)
+    arguments = dict(arguments)
     tls = tls_arguments(batch=True)
     if tls:
         arguments |= tls

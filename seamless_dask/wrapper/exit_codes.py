@@ -28,7 +28,8 @@ MEANINGS: dict[ExitCode, str] = {
     "that shut the scheduler down",
     ExitCode.NO_STATUS_FILE: "the status file did not appear in time",
     ExitCode.USAGE: "the command line is wrong",
-    ExitCode.BAD_STATUS_FILE: "the status file or its parameters cannot be used",
+    ExitCode.BAD_STATUS_FILE: "the status file, clusters.yaml or the parameters cannot be "
+    "used",
     ExitCode.BAD_CLUSTER_STRING: "the cluster string names no usable cluster class",
     ExitCode.NO_FREE_PORT: "--host or --port-range offers no free port",
     ExitCode.START_FAILED: "the cluster could not be started",
@@ -87,9 +88,23 @@ class ParametersError(WrapperError):
         self.problems = problems
         self.wrong = frozenset(wrong)
         self.rest = rest
-        count = f"{len(problems)} problem" + ("s" if len(problems) > 1 else "")
-        lines = "\n".join(f"- {problem}" for problem in problems)
-        super().__init__(f"The parameters have {count}:\n{lines}")
+        super().__init__(_listed("The parameters have", problems))
+
+
+def _listed(who: str, problems: list[str]) -> str:
+    count = f"{len(problems)} problem" + ("s" if len(problems) > 1 else "")
+    lines = "\n".join(f"- {problem}" for problem in problems)
+    return f"{who} {count}:\n{lines}"
+
+
+class ClustersFileError(WrapperError):
+    """``clusters.yaml`` does not describe the cluster; the message lists all problems."""
+
+    exit_code = ExitCode.BAD_STATUS_FILE
+
+    def __init__(self, problems: list[str]):
+        self.problems = problems
+        super().__init__(_listed("The configuration has", problems))
 
 
 class ClusterStringError(WrapperError):

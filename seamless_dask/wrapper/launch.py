@@ -61,11 +61,13 @@ def launch(
     endpoint: Endpoint,
     on_news: Callable[[News], None],
     log_directory: Path | None = None,
+    service: str = "",
 ) -> Launched:
     """Start the cluster and attach the scheduler plugin.
 
     Blocks; call it from a thread that has no event loop. `on_news` is called, in any
-    thread, when the jobs of a batch system change; their output goes to `log_directory`.
+    thread, when the jobs of a batch system change; their output goes to `log_directory`,
+    and they are named after the `service`.
     """
     batch = cluster_class.kind == "jobqueue"
     settings = dask_settings(parameters, walltime=batch)
@@ -75,7 +77,7 @@ def launch(
     keep_files_private()
     if batch:
         system = cluster_class.batch_system
-        arguments = job_arguments(parameters, system, log_directory, new_tag())
+        arguments = job_arguments(parameters, system, log_directory, new_tag(), service)
         queue = queue_of(arguments, system)
     else:
         arguments = local_arguments(parameters)

@@ -165,7 +165,7 @@ class Supervisor:
         )
         begin = time.monotonic()
         if cluster_class.kind == "jobqueue":
-            directory = logs.run_directory(report.path)
+            directory = logs.run_directory(report.path.stem)
             if directory is not None and logs.make(directory):
                 self._job_output = directory
         self._guard = Guard(report.path, cluster_class.batch_system)
@@ -224,6 +224,7 @@ class Supervisor:
                 self.options.endpoint,
                 self._events.put,
                 self._job_output,
+                self.options.status_file.stem,
             )
         except BaseException as error:  # noqa: BLE001 - the main thread raises it
             self._events.put(Failure(error))

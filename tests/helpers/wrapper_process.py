@@ -80,7 +80,7 @@ class WrapperProcess:
 
     `content` is written to the status file as it is; without it, `parameters` are
     wrapped as a launcher does. `modules` is a directory to import from, `python` how to
-    start Python.
+    start Python, `service` the name of the status file without its ending.
     """
 
     def __init__(
@@ -96,8 +96,9 @@ class WrapperProcess:
         environment: Mapping[str, str] | None = None,
         host: str = "127.0.0.1",
         python: Sequence[str] = (sys.executable,),
+        service: str = "status",
     ):
-        self.status_file = directory / "status.json"
+        self.status_file = directory / f"{service}.json"
         self.log = directory / "wrapper.log"
         self.fields = {
             "workdir": "/tmp",

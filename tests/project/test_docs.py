@@ -266,6 +266,23 @@ def test_sentences_of_the_wrapper_are_explained() -> None:
     assert not unexplained(said, patterns)
 
 
+def test_sentences_of_check_are_explained() -> None:
+    """What prevents a start has a line, unless it says what is allowed."""
+    page = page_text("troubleshooting.md").partition("## Sentences of --check")[2]
+    patterns = quoted(page.partition("## Sentences of the wrapper")[0])
+    paths = [*(WRAPPER / "preflight").glob("*.py"), WRAPPER / "site_check.py"]
+    said = [*sentences(paths, re.compile("append|problem"))]
+    assert len(said) > 20
+    # what the folders and addresses are said to be has its own sentence
+    addresses = WRAPPER / "settings" / "ports.py"
+    reasons = [*sentences([addresses], re.compile("NoFreePort"))]
+    said.append(str(exit_codes.ClustersFileError(["one", "another"])))
+    for quote, pattern in patterns.items():
+        assert any(map(pattern.search, said + reasons)), f"no longer said: {quote}"
+    problems = [*sentences(paths, re.compile("problem"))]
+    assert not [x for x in unexplained(problems, patterns) if "allowed is" not in x]
+
+
 def test_errors_are_explained() -> None:
     """Those of the other packages as well."""
     said = [

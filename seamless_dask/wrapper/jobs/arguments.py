@@ -42,7 +42,7 @@ from .directives import extra_directives, htcondor_directives, with_cluster
 from .environment import cpu_count, inherited
 from .logs import configured as log_directory_of
 from .logs import is_left_to_dask
-from .names import DEFAULT_NAME, job_name, split_name
+from .names import DEFAULT_NAME, job_name, service_base, split_name
 from .options import named, options
 from .prologue_checks import shell_problems
 from .repeated_directives import repeated, repeated_in_request
@@ -199,6 +199,7 @@ def job_arguments(
     system: str,
     log_directory: Path | None = None,
     tag: str = "",
+    service: str = "",
 ) -> dict[str, Any]:
     """Keyword arguments of the dask_jobqueue cluster class, without those for the scheduler.
 
@@ -212,7 +213,9 @@ def job_arguments(
         The directory for the output of jobs, see `logs`. None: the batch system decides.
     tag
         The end of the name of the jobs, so that no other cluster has jobs of this name.
-        Without it the name is as the user chose it.
+        Without it the name is only displayed.
+    service
+        The name of the service that seamless-config started, see `names.service_base`.
     """
     configured = _configured(system, "job-extra-directives")
     directives = extra_directives(
@@ -222,7 +225,7 @@ def job_arguments(
         configured,
     )
     base, directives = split_name(directives, system)
-    name = job_name(base or _configured_name(system), system, tag)
+    name = job_name(base or _other_name(system, service), system, tag)
     directives = with_cluster(directives, system, os.environ)
     arguments: dict[str, Any] = {
         "job_name": name,
@@ -321,8 +324,12 @@ def _prologue(
     return lines + around(users, system, log_directory)
 
 
-def _configured_name(system: str) -> str:
-    return str(dask.config.get(f"jobqueue.{system}.name", None) or DEFAULT_NAME)
+def _other_name(system: str, service: str) -> str:
+    """The name without a directive for it."""
+    configured = dask.config.get(f"jobqueue.{system}.name", None)
+    if configured and configured != DEFAULT_NAME:  # which is that of dask_jobqueue
+        return str(configured)
+    return service_base(service) or DEFAULT_NAME
 
 
 def _worker_arguments(

@@ -45,15 +45,18 @@ def is_left_to_dask(system: str, directory: str) -> bool:
     return system != "oar" and not re.search(r"""[\s'"\\]""", directory)
 
 
-def run_directory(status_file: Path) -> Path | None:
-    """The path of the directory for this run; None without a home directory."""
+def run_directory(service: str) -> Path | None:
+    """The path of the directory for this run; None without a home directory.
+
+    `service` is the name of the status file without its ending.
+    """
     run = f"{time.strftime('%Y%m%d-%H%M%S')}-{os.getpid()}"
     try:
         home = Path.home()
     except RuntimeError as error:  # a user id without a name, and no HOME
         logger.warning("No directory for the output of jobs: %s", error)
         return None
-    return home / ".seamless-dask" / "logs" / status_file.stem / run
+    return home / ".seamless-dask" / "logs" / service / run
 
 
 def make(directory: Path) -> bool:

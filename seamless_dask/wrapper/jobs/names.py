@@ -1,4 +1,4 @@
-"""The name of jobs: the user's name for them, and a tag that only one cluster uses.
+"""The name of jobs: what people recognize, and a tag that only one cluster uses.
 
 A job whose submission seemed to fail is found by this name. Pure.
 """
@@ -21,6 +21,10 @@ _OPTIONS = {
     "lsf": "-J",
 }
 _OF_CONDOR = re.compile(r"(?i:batch_name|JobBatchName)\s*=\s*(.+)")
+#: The names that seamless-config gives to the services of a project, and of a queue.
+_OF_PROJECT = re.compile(r"daskserver-.+?-(?:rw|ro)-(.+)")
+_OF_QUEUE = re.compile(r"pure-daskserver-(.+)")
+PREFIX = "seamless-"
 #: Longer names are cut or refused by the batch system.
 _LONGEST = {"pbs": 15, "moab": 15}
 LONGEST = 48
@@ -29,6 +33,21 @@ LONGEST = 48
 def new_tag() -> str:
     """A tag that no other cluster has."""
     return uuid.uuid4().hex[:8]
+
+
+def service_base(service: str) -> str:
+    """The name for jobs of a service; "" if it was not started by seamless-config.
+
+    Parameters
+    ----------
+    service
+        The name of the status file without its ending, such as
+        ``daskserver-bigcluster-rw-first``: it says the project, and in pure Dask, which
+        has no project, the cluster and the queue.
+    """
+    match = _OF_PROJECT.fullmatch(service) or _OF_QUEUE.fullmatch(service)
+    # a double hyphen is between project and subproject
+    return PREFIX + re.sub("-+", "-", match[1]) if match else ""
 
 
 def split_name(directives: list[str], system: str) -> tuple[str, list[str]]:
@@ -60,6 +79,8 @@ def job_name(base: str, system: str, tag: str) -> str:
         The batch system.
     tag
         From `new_tag`; empty: the name is only displayed.
+
+    A name that is too long loses the word that all of them have, then its end.
     """
     plain = re.sub(r"[^A-Za-z0-9_.-]+", "_", base) or DEFAULT_NAME
     if not plain[0].isalpha():  # Grid Engine and PBS refuse it
@@ -67,4 +88,7 @@ def job_name(base: str, system: str, tag: str) -> str:
     if not tag:
         return plain
     room = _LONGEST.get(system, LONGEST) - len(tag) - 1
+    rest = plain.removeprefix(PREFIX)
+    if len(plain) > room and rest[:1].isalpha():
+        plain = rest
     return f"{plain[:room].rstrip('-')}-{tag}"

@@ -12,6 +12,7 @@ from ...command.dask_loading import logging_problems
 from .dask_config import merged_config
 from .durations import parse_duration
 from .parameters import DURATION, TEXT, TEXTS, WHOLE, Parameters
+from .spelling import question
 
 #: Durations that Dask itself reads; it does not know the notation of batch systems
 _OF_DASK = 'a duration such as "10m" or "90s", or a number of seconds'
@@ -26,6 +27,8 @@ _OF_JOBS = (
 #: Names that sites may make of digits only.
 _NAMES_OF_JOBS = ("queue", "account", "project")
 _PATHS_OF_JOBS = ("log-directory", "local-directory", "shared-temp-directory")
+#: Keys of the section ``seamless-dask``.
+_OURS = ("idle-time", "queue-interval", "queue-delay", "stall-warning")
 #: Sections of Dask's configuration, besides those that have defaults
 _SECTIONS = (
     "seamless-dask",
@@ -121,6 +124,32 @@ def _sections(path: tuple[str, ...], content: Mapping[str, Any]) -> Iterator[str
     for name, below in content.items():
         if isinstance(below, Mapping) and below and "." not in name:
             yield from _sections((*path, name), below)
+
+
+def misspelt_keys(parameters: Parameters, system: str = "") -> list[str]:
+    """A sentence for each key in `extra_dask_config` that is only like one that is read."""
+    extra = merged_config({}, parameters.extra_dask_config)
+    known: dict[str, set[str]] = {"seamless-dask": set(_OURS)}
+    for section in (
+        f"jobqueue.{system}",
+        "distributed.scheduler",
+        "distributed.worker",
+    ):
+        for defaults in dask.config.defaults:
+            content = dask.config.get(section, None, config=dict(defaults))
+            if isinstance(content, Mapping):
+                known.setdefault(section, set()).update(map(str, content))
+    sentences = []
+    for section, names in known.items():
+        content = dask.config.get(section, None, config=extra)
+        plain = {name.replace("_", "-") for name in names}
+        for name in content if isinstance(content, Mapping) else ():
+            hint = question(str(name), names)
+            if hint and str(name).replace("_", "-") not in plain:
+                sentences.append(
+                    f"Dask's configuration {section}.{name} is not known{hint}."
+                )
+    return sentences
 
 
 def _is_duration(value: Any, zero: bool = False) -> bool:

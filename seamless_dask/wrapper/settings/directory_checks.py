@@ -42,7 +42,7 @@ def directory_problems(
         # others are refused by `config_problems`
         if isinstance(value, (str, os.PathLike)) and _is_line(value):
             # perhaps only compute nodes can write into it
-            reason = _cannot_be_made(os.path.expanduser(os.fspath(value)), make)
+            reason = cannot_be_made(os.path.expanduser(os.fspath(value)), make)
             if reason:
                 problems.append(f"Dask's configuration {key} = {value!r}: {reason}")
     return problems + _preload_problems(parameters, system)
@@ -78,7 +78,7 @@ def scratch_directory() -> str:
     return tempfile.gettempdir()
 
 
-def _cannot_be_made(directory: str, make: bool) -> str:
+def cannot_be_made(directory: str, make: bool) -> str:
     """Why a directory cannot be created; "" if it exists or can be created."""
     existing = directory
     while not make and not os.path.lexists(existing):
@@ -101,7 +101,7 @@ def _takes_directories(directory: str) -> bool:
 
 def _unusable(directory: str, make: bool) -> str:
     """Why a directory cannot be written to; "" if that is or would be possible."""
-    reason = _cannot_be_made(directory, make)
+    reason = cannot_be_made(directory, make)
     if reason or not os.path.isdir(directory):
         return reason
     if not os.access(directory, os.W_OK | os.X_OK):

@@ -19,7 +19,7 @@ def free_ports(
     would otherwise all choose the same. A port can be taken between this check and its
     use, so the caller must be ready to `avoid` some and ask again.
     """
-    addresses = _local_addresses(host)
+    addresses = local_addresses(host)
     candidates = [port for port in range(start, end + 1) if port not in avoid]
     random.SystemRandom().shuffle(candidates)
     found: list[int] = []
@@ -35,8 +35,24 @@ def free_ports(
     )
 
 
-def _local_addresses(host: str) -> list[tuple[socket.AddressFamily, tuple]]:
-    """Socket addresses of `host` on this machine, with port 0."""
+def taken_ports(host: str, start: int, end: int) -> list[int]:
+    """The ports from `start` to `end` (inclusive) that are not free on `host`.
+
+    Raises `NoFreePort` if `host` is no address of this machine.
+    """
+    addresses = local_addresses(host)
+    return [
+        port
+        for port in range(start, end + 1)
+        if not all(_is_free(family, address, port) for family, address in addresses)
+    ]
+
+
+def local_addresses(host: str) -> list[tuple[socket.AddressFamily, tuple]]:
+    """Socket addresses of `host` on this machine, with port 0.
+
+    Raises `NoFreePort` if there is none.
+    """
     try:
         infos = socket.getaddrinfo(
             host, 0, type=socket.SOCK_STREAM, flags=socket.AI_PASSIVE

@@ -12,10 +12,13 @@ _CUTOFF = 0.75
 def meant(written: str, known: Iterable[str]) -> str | None:
     """The known name that is most like a written one; None if none is similar.
 
-    Upper and lower case, hyphens and underscores are the same.
+    Upper and lower case, hyphens and underscores are the same. Only what is behind the
+    last dot of the written name counts: the rest says where it is written.
     """
     names = {_plain(name): name for name in known}
-    found = get_close_matches(_plain(written), names, n=1, cutoff=_CUTOFF)
+    found = get_close_matches(
+        _plain(written.rpartition(".")[2]), names, n=1, cutoff=_CUTOFF
+    )
     return names[found[0]] if found else None
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import os
+import re
 import signal
 import subprocess
 import time
@@ -60,6 +61,7 @@ class Wrapper(WrapperProcess):
         directory: Path,
         *,
         environment: dict[str, str] | None = None,
+        service: str = "status",
         **parameters: Any,
     ):
         self.slurm = slurm
@@ -76,6 +78,7 @@ class Wrapper(WrapperProcess):
                 "HOME": str(directory),
                 **(environment or {}),
             },
+            service=service,
         )
 
     def __exit__(self, *exception: object) -> None:
@@ -367,8 +370,15 @@ def _sleep_and_log(log: str) -> str | None:
     return os.environ.get("SLURM_JOB_ID")
 
 
+@pytest.mark.parametrize(
+    ("service", "name"),
+    [
+        ("status", "dask-worker"),
+        ("daskserver-big-rw-2nd pröject--sub", "seamless-2nd_pr_ject-sub"),
+    ],
+)
 def test_a_submission_that_only_seems_to_fail(
-    nodes: BatchSystem, tmp_path: Path
+    nodes: BatchSystem, tmp_path: Path, service: str, name: str
 ) -> None:
     """Pending or running, the job is found by its name; nobody else's is touched."""
     lie = "sbatch: error: Batch job submission failed: Socket timed out on send/recv"
@@ -381,9 +391,9 @@ def test_a_submission_that_only_seems_to_fail(
     path = f"{program.parent}{os.pathsep}{os.environ['PATH']}"
     script = tmp_path / "theirs.sh"
     script.write_text("#!/bin/sh\nsleep 300\n")
-    nodes.run("sbatch", "--job-name=dask-worker", "--output=/dev/null", str(script))
+    nodes.run("sbatch", f"--job-name={name}", "--output=/dev/null", str(script))
     with Wrapper(
-        nodes, tmp_path, maximum_jobs=2, environment={"PATH": path}
+        nodes, tmp_path, maximum_jobs=2, environment={"PATH": path}, service=service
     ) as wrapper:
         foreign = set(wrapper.queue())
         client = wrapper.client()
@@ -391,6 +401,9 @@ def test_a_submission_that_only_seems_to_fail(
             futures = wrapper.work(client, 8)
             wrapper.until(lambda: len(wrapper.queue()) == 3, "two jobs of ours")
             wrapper.until(lambda: len(wrapper.status().get("jobs", [])) == 2, "known")
+            names = nodes.run("squeue", "-h", "-o", "%j").split()
+        names.remove(name)
+        assert len(set(names)) == 1 and re.fullmatch(f"{name}-[0-9a-f]{{8}}", names[0])
         wrapper.gate.touch()
         jobs = set(client.gather(futures))
         assert jobs <= set(wrapper.status()["jobs"]) and not jobs & foreign

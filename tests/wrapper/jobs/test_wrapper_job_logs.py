@@ -16,7 +16,7 @@ from seamless_dask.wrapper.jobs import logs
 def test_directory_of_a_run(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """In the home directory, by the name of the status file, for our eyes only."""
     monkeypatch.setenv("HOME", str(tmp_path))
-    directory = logs.run_directory(Path("/somewhere/daskserver-x.json"))
+    directory = logs.run_directory("daskserver-x")
     assert directory.parent == tmp_path / ".seamless-dask" / "logs" / "daskserver-x"
     assert logs.make(directory)
     assert stat.S_IMODE(directory.stat().st_mode) == 0o700

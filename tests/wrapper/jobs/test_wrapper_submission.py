@@ -9,7 +9,7 @@ import pytest
 from hypothesis import example, given
 from hypothesis import strategies as st
 
-from seamless_dask.wrapper.jobs.names import job_name, new_tag, split_name
+from seamless_dask.wrapper.jobs.names import job_name, new_tag, service_base, split_name
 from seamless_dask.wrapper.jobs.queues import QUEUES, Row, UnreadableAnswer
 from seamless_dask.wrapper.jobs.submission_answers import (
     Accepted,
@@ -189,6 +189,28 @@ def test_a_name_of_the_user_gets_the_tag(system: str, directive: str) -> None:
     assert (base, others) == ("mine", ["-x y"])
     assert job_name(base, system, "0a1b2c3d") == "mine-0a1b2c3d"
     assert job_name(base, system, "") == "mine"
+
+
+@pytest.mark.parametrize(
+    ("service", "base"),
+    [
+        ("daskserver-big-rw-proteins", "seamless-proteins"),
+        ("daskserver-big-one-rw-a-rw-b", "seamless-a-rw-b"),
+        ("daskserver-big-rw-proteins--part--STAGE-x", "seamless-proteins-part-STAGE-x"),
+        ("pure-daskserver-big-long", "seamless-big-long"),
+        ("status", ""),
+    ],
+)
+def test_jobs_are_named_after_the_project(service: str, base: str) -> None:
+    """In pure Dask, which has no project, after cluster and queue."""
+    assert service_base(service) == base
+
+
+def test_a_long_name_keeps_what_tells_projects_apart() -> None:
+    """PBS takes 15 characters."""
+    assert job_name("seamless-proteins", "pbs", "0a1b2c3d") == "protei-0a1b2c3d"
+    assert job_name("seamless-2nd", "pbs", "0a1b2c3d") == "seamle-0a1b2c3d"
+    assert job_name("seamless-a", "sge", "0a1b2c3d") == "seamless-a-0a1b2c3d"
 
 
 @given(st.text(max_size=80), st.sampled_from(sorted(ANSWERS)))

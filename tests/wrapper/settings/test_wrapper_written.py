@@ -12,7 +12,7 @@ from helpers.written import (
     problems,
     script,
 )
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from seamless_dask.wrapper.exit_codes import ParametersError
@@ -206,6 +206,7 @@ JSON = st.recursive(
 )
 
 
+@settings(deadline=None)  # the first call loads modules
 @given(st.dictionaries(st.sampled_from(sorted(Parameters.model_fields)), JSON))
 def test_whatever_is_written_is_taken_or_refused_in_sentences(
     raw: dict[str, Any],

@@ -1,0 +1,1 @@
+"""Looks at this machine before a start: addresses, ports, programs, folders."""
