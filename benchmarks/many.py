@@ -103,15 +103,14 @@ class Stubs(StubStack):
         return int(activity["transformations"]["finished_total"])
 
 
-class Real(LocalStack):
-    """The real stack."""
-
-    def finished(self) -> int:
-        """How many results are stored."""
-        return rows(self.database_file) or 0
+Stack = LocalStack | Stubs
 
 
-Stack = Real | Stubs
+def finished(stack: Stack) -> int:
+    """How many transformations have ended: their results are stored, if there is where."""
+    if isinstance(stack, Stubs):
+        return stack.finished()
+    return rows(stack.database_file) or 0
 
 
 class Watch:
@@ -120,7 +119,7 @@ class Watch:
     def __init__(self, stack: Stack) -> None:
         self._stack = stack
         # the driver runs one before it begins
-        self._before = stack.finished() + 1
+        self._before = finished(stack) + 1
         self._ended = threading.Event()
         #: `time.time` when the first transformation was about to start
         self.begun = 0.0
@@ -137,7 +136,7 @@ class Watch:
 
     def _look(self) -> None:
         while self.first is None and not self._ended.wait(SOON):
-            if self._stack.finished() > self._before:
+            if finished(self._stack) > self._before:
                 self.first = time.time() - self.begun
         while not self._ended.wait(LOOK):
             with contextlib.suppress(OSError, StackError):
@@ -150,7 +149,7 @@ class Watch:
         self._ended.set()
         if self._thread.is_alive():
             self._thread.join()
-        return self._stack.finished() - self._before
+        return finished(self._stack) - self._before
 
 
 def run(stack: Stack, way: str, number: int, *, timeout: float) -> dict[str, Any]:
@@ -317,7 +316,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     runs = [(way, number) for number in numbers for way in options.ways]
     if not options.quick:
         runs += [(shape, SHAPE_SIZES[shape]) for shape in options.shapes]
-    stack: Stack = Stubs() if options.stubs else Real(project="many")
+    stack: Stack = Stubs() if options.stubs else LocalStack(project="many")
     if options.interrupt:
         return 1 if interrupt(stack, runs, options.interrupt) else 0
     return 1 if table(stack, runs, options.timeout) else 0

@@ -10,6 +10,7 @@ import argparse
 import asyncio
 import json
 import logging
+import math
 import os
 import struct
 import sys
@@ -264,7 +265,7 @@ def _seconds(text: str) -> float:
     try:
         seconds = float(text)
     except ValueError:
-        raise argparse.ArgumentTypeError(f"{text!r} is no number") from None
+        seconds = math.nan
     if not 0.1 <= seconds <= 86_400:
         raise argparse.ArgumentTypeError(f"{text} is not between 0.1 and 86400")
     return seconds

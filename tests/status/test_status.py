@@ -388,7 +388,7 @@ async def test_wrong_usage(capsys) -> None:
             ((address, "where", A), "allowed: at most one address"),
             ((address, "why"), "allowed: at most one address"),
             ((address, "--watch", "0"), "not between 0.1 and 86400"),
-            ((address, "--watch", "often"), "'often' is no number"),
+            ((address, "--watch", "often"), "often is not between 0.1 and 86400"),
             ((address, "why", A, B), "allowed: at most one address"),
             ((address, "failures", A), "allowed: at most one address"),
         ):
