@@ -23,6 +23,7 @@ class ScalingRecord:
         self._decisions: deque[dict[str, Any]] = deque(maxlen=MAX_DECISIONS)
         self._totals = {"up": 0, "down": 0}
         self._jobs: dict[str, int] = {}
+        self._pending_reasons: dict[str, int] = {}
         self._submission_error: dict[str, Any] | None = None
         self._excluded_nodes: dict[str, dict[str, Any]] = {}
         #: since when the job that has run longest has a worker, in Unix seconds
@@ -44,6 +45,7 @@ class ScalingRecord:
         submission_error: Mapping[str, Any] | None,
         excluded_nodes: Mapping[str, Mapping[str, Any]],
         oldest_job: float | None = None,
+        pending_reasons: Mapping[str, int] | None = None,
     ) -> None:
         """Report the state of the jobs of a batch system.
 
@@ -52,8 +54,11 @@ class ScalingRecord:
         None if the last submission succeeded; ``excluded_nodes`` maps the name of each
         node that gets no jobs to ``until`` (a time) and ``reason``. ``oldest_job`` is the
         time since which the job that has run longest has a worker; None without one.
+        ``pending_reasons`` is for each reason of the batch system why jobs do not start the
+        number of such jobs.
         """
         self._jobs = dict(jobs)
+        self._pending_reasons = dict(pending_reasons or {})
         self.oldest_job = oldest_job
         self._submission_error = (
             None if not submission_error else dict(submission_error)
@@ -69,6 +74,7 @@ class ScalingRecord:
             "reason": self._reason,
             "decisions": [dict(decision) for decision in self._decisions],
             "jobs": dict(self._jobs),
+            "pending_reasons": dict(self._pending_reasons),
             "submission_error": self._submission_error and dict(self._submission_error),
             "excluded_nodes": {
                 node: dict(exclusion)

@@ -24,7 +24,7 @@ from ..task_keys import NESTED_RESOURCE, TOP_LEVEL_RESOURCE, checksum_of
 from .failures import Failure, Failures
 from .history import Ended, Journal
 from .labels import Labels, joined
-from .phrases import count, listed, span
+from .phrases import count, listed, reasons, span
 from .workers import PAUSED, paused
 
 #: what each worker offers once its Seamless processes have started
@@ -214,11 +214,13 @@ def chain(subject: Subject, key: str, now: float) -> list[dict[str, Any]]:
 
 def on_the_way(subject: Subject) -> str:
     """The jobs in the queue of the batch system as text, or empty."""
-    jobs = subject.scaling.snapshot()["jobs"]
+    scaling = subject.scaling.snapshot()
+    jobs = scaling["jobs"]
     pending, starting = jobs.get("pending", 0), jobs.get("starting", 0)
     if not (pending or starting):
         return ""
-    return f"; batch system: {pending} pending, {starting} starting"
+    why = reasons(scaling["pending_reasons"])
+    return f"; batch system: {pending} pending{why}, {starting} starting"
 
 
 def waits_for(subject: Subject, key: str) -> list[str]:

@@ -2,10 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from datetime import datetime
 
 from dask.utils import format_bytes
+
+#: reasons of a batch system that a text names at most, and characters of one
+MOST_REASONS = 3
+LONGEST_REASON = 60
 
 
 def count(number: int, noun: str) -> str:
@@ -18,6 +22,17 @@ def listed(names: Iterable[str], total: int = 0) -> str:
     names = list(names)
     more = total - len(names)
     return ", ".join(names) + (f" and {more} more" if more > 0 else "")
+
+
+def reasons(numbers: Mapping[str, int]) -> str:
+    """Such as `` (Priority)`` or `` (2 Priority, 1 Resources)``; at most `MOST_REASONS`."""
+    if not numbers:
+        return ""
+    if len(numbers) == 1:
+        return f" ({next(iter(numbers))[:LONGEST_REASON]})"
+    frequent = sorted(numbers.items(), key=lambda each: -each[1])[:MOST_REASONS]
+    named = [f"{number} {reason[:LONGEST_REASON]}" for reason, number in frequent]
+    return f" ({listed(named, len(numbers))})"
 
 
 def span(seconds: float) -> str:

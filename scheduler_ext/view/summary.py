@@ -8,7 +8,7 @@ from typing import Any
 from distributed.metrics import time
 
 from .operations import Operations
-from .phrases import clock, count, day_and_clock, listed, rough, size
+from .phrases import clock, count, day_and_clock, listed, reasons, rough, size
 from .workers import paused, used_by_all
 
 #: Characters of a message of the batch system on a card
@@ -194,6 +194,7 @@ def _jobs(scaling: dict[str, Any], cluster: dict[str, Any]) -> Card:
         note = f"{who}: {message}"
     elif jobs:
         note = listed(f"{n} {state}" for state, n in jobs.items())
+        note += reasons(scaling["pending_reasons"])
     elif system:
         note = f"in the queue of {system.upper()}"
     else:

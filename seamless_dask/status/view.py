@@ -17,7 +17,7 @@ from rich.table import Table
 from rich.text import Text
 
 from scheduler_ext.view.labels import joined, named, with_digits
-from scheduler_ext.view.phrases import count, listed, rough, size, span
+from scheduler_ext.view.phrases import count, listed, reasons, rough, size, span
 from scheduler_ext.view.workers import PAUSED
 
 from .tables import HEADING, table, text
@@ -160,7 +160,7 @@ def _summary(answer: Answer) -> RenderableType:
         )
     jobs = _numbers(scaling["jobs"])
     if jobs:
-        lines["batch jobs"] = listed(jobs)
+        lines["batch jobs"] = listed(jobs) + reasons(scaling["pending_reasons"])
     grid = Table.grid(padding=(0, 2))
     grid.add_column(style=HEADING, no_wrap=True)
     grid.add_column()

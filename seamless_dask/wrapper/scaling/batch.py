@@ -326,6 +326,7 @@ class BatchAdaptive(Adaptive):
         backoff = max(fleet.refusals, fleet.misfits, key=lambda b: b.retry_at)
         shown = (
             fleet.counts(),
+            fleet.pending_reasons(),
             backoff.reason,
             backoff.failures,
             tuple(fleet.nodes.excluded),
@@ -336,6 +337,7 @@ class BatchAdaptive(Adaptive):
             offset = time.time() - now
             self._plugin.scaling.update(
                 jobs=fleet.counts(),
+                pending_reasons=fleet.pending_reasons(),
                 submission_error=None
                 if not backoff.failures
                 else {

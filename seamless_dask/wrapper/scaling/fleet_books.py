@@ -6,6 +6,7 @@ or have left it out. And a submission that has failed may have been accepted.
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Callable, Iterable, Mapping
 
 from ..jobs.queue_answers import Row, Rows
@@ -69,6 +70,13 @@ class Books:
             if state in counts:
                 counts[state] += 1
         return counts
+
+    def pending_reasons(self) -> dict[str, int]:
+        """Why jobs do not start, as the batch system says; the number of jobs for each."""
+        reasons = [
+            job.reason for job in self.jobs.values() if job.state in ("pending", "held")
+        ]
+        return dict(Counter(filter(None, reasons)))
 
     def unseen(self) -> list[str]:
         """Jobs that the queue has never shown, including those that were given up."""

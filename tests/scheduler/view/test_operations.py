@@ -269,6 +269,16 @@ async def test_why_no_worker():
         assert (await why(c, B))["reason"] == (
             "no slot: no worker offers slots; batch system: 3 pending, 1 starting"
         )
+        c.plugin.scaling.update(
+            jobs={"pending": 3},
+            pending_reasons={"Priority": 2, "Resources": 1},
+            submission_error=None,
+            excluded_nodes={},
+        )
+        assert (await why(c, A))["reason"] == (
+            "no worker is connected; batch system: 3 pending (2 Priority, 1 Resources), "
+            "0 starting"
+        )
         await c.worker(resources={"GPU": 1})
         reply = await why(c, A)
         assert reply["reason"] == (

@@ -77,6 +77,18 @@ def test_a_job_that_is_given_up_unseen_is_cancelled_again_at_the_end() -> None:
     assert farewell.to_cancel() == [["1"]]
 
 
+def test_why_jobs_do_not_start_is_known_as_long_as_they_wait() -> None:
+    """In the words of the batch system."""
+    story = Story(wanted=2)
+    story.submit("1", "2")
+    assert story.fleet.pending_reasons() == {}
+    waits = replace(PENDING, reason="Priority")
+    story.answer({"1": waits, "2": replace(RUNNING, reason="")})
+    assert story.fleet.pending_reasons() == {"Priority": 1}
+    story.answer({"1": RUNNING, "2": RUNNING})
+    assert story.fleet.pending_reasons() == {}
+
+
 @pytest.mark.parametrize("refuses", [True, False])
 def test_a_job_that_was_never_shown_and_refuses_to_end_is_not_gone(
     refuses: bool,
