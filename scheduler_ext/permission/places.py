@@ -158,7 +158,6 @@ class Places:
         self._places[key] = site.places[key] = place
         for name, amount in needs.resources:
             site.used[name] = site.used.get(name, 0.0) + amount
-        site.top_level += needs.top_level
         self._count(place, 1)
         self._file(site)
 
@@ -171,7 +170,6 @@ class Places:
         del site.places[key]
         for name, amount in place.needs.resources:
             site.used[name] -= amount
-        site.top_level -= place.needs.top_level
         self._count(place, -1)
         self._file(site)
 
@@ -211,10 +209,10 @@ class Places:
             if place.task:
                 site.executing += by
                 self.executing += by
-        if place.needs.top_level and (
-            site.exclusive or not (place.waits or place.stores)
-        ):
-            site.units_used += by
+        if place.needs.top_level:
+            site.top_level += by if place.task else 0
+            if site.exclusive or not (place.waits or place.stores):
+                site.units_used += by
 
     def _file(self, site: Site) -> None:
         free = site.free
@@ -251,7 +249,7 @@ class Places:
                 "executing": sum(p.executes for p in here),
                 "waiting": sum(p.waits and not p.stores for p in here),
                 "storing": sum(p.stores for p in here),
-                "top_level": len(units),
+                "top_level": sum(p.task for p in units),
                 "units_used": sum(
                     site.exclusive or not (p.waits or p.stores) for p in units
                 ),

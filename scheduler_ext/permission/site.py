@@ -26,6 +26,7 @@ class Site:
     executing: int = 0
     waiting: int = 0
     storing: int = 0
+    #: of those, and of the executing and waiting ones, the top-level ones
     top_level: int = 0
     units_used: int = 0
     #: {key: its place}

@@ -281,7 +281,8 @@ def check_report(dashboard: str, browser: webdriver.Chrome) -> None:
     rows = {row["name"]: row for row in report["names"]}
     leaf, job = rows["leaf"], rows["job"]
     assert (leaf["computed"], job["computed"], job["failed"]) == (108, 25, 0)
-    assert 0.5 <= leaf["median"] <= leaf["p95"] <= leaf["longest"] * 1.03
+    # quantiles are exact to 2.5 %
+    assert 0.5 * 0.97 <= leaf["median"] <= leaf["p95"] <= leaf["longest"] * 1.03
     assert job["median"] > leaf["median"], "a job waits for its leaves"
     assert job["waits"]["slot"] > 0 and leaf["waits"]["slot"] > 0
     assert leaf["cpu"] > 0 and leaf["memory"] > 2**20

@@ -8,6 +8,7 @@ import os
 import shutil
 import subprocess
 import sys
+import tempfile
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -121,8 +122,10 @@ def test_slurm_without_a_node_at_the_moment(slurm: BatchSystem, tmp_path: Path) 
 def test_oar(oar: BatchSystem, tmp_path: Path) -> None:
     """OAR has no test of a job, but it counts its nodes."""
     with reachable(oar.user):
-        for folder in (tmp_path, *tmp_path.parents[:2]):
-            folder.chmod(0o755)
+        top = Path(tempfile.gettempdir())
+        for folder in (tmp_path, *tmp_path.parents):
+            if top in folder.parents:
+                folder.chmod(0o755)
         ((code, report),) = check(oar, tmp_path, short={}).values()
     assert code == 0, report
     assert "oarnodes: 2 nodes, their resources: " in report
