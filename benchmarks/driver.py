@@ -37,7 +37,7 @@ def await_workers(number: int, salt: str) -> None:
         if time.monotonic() > deadline:
             raise TimeoutError(f"{number} workers within {TIMEOUT:g} s")
         round_ += 1
-        workloads.naps(f"{salt}/workers {round_}", n=12 * number, nap_seconds=0.2)
+        workloads.naps(f"{salt}/workers {round_}", n=40 * number, nap_seconds=0.2)
 
 
 def main() -> None:
