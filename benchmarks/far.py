@@ -10,7 +10,6 @@ costs that is away for a while. Needs root and ``/dev/net/tun``; says so where t
 from __future__ import annotations
 
 import argparse
-import subprocess
 import sys
 import time
 from collections import Counter
@@ -50,23 +49,9 @@ class FarStack(LocalStack):
             service["network_interface"] = NEAR
         path.write_text(yaml.safe_dump(clusters))
 
-    def start(
-        self, script: str | Path, *args: object, show_stderr: bool = False
-    ) -> subprocess.Popen[str]:
-        """Start a driver script; see `LocalStack.start`."""
-        if self.link is None:
-            return super().start(script, *args, show_stderr=show_stderr)
-        command = [sys.executable, str(script), *map(str, args)]
-        return subprocess.Popen(
-            self.link.command(*command),
-            cwd=self.project_dir,
-            env=self.environment(),
-            stdin=subprocess.DEVNULL,
-            stdout=subprocess.PIPE,
-            stderr=None if show_stderr else subprocess.PIPE,
-            text=True,
-            start_new_session=True,
-        )
+    def command(self, *words: str) -> list[str]:
+        """Drivers run at the other end of the link."""
+        return list(words) if self.link is None else self.link.command(*words)
 
 
 #: what is measured, and what it is called

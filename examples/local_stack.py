@@ -185,7 +185,7 @@ class LocalStack:
     ) -> subprocess.Popen[str]:
         """Start a driver script in the project directory; see also ``run``."""
         return subprocess.Popen(
-            [sys.executable, str(script), *map(str, args)],
+            self.command(sys.executable, str(script), *map(str, args)),
             cwd=self.project_dir,
             env=self.environment(),
             stdin=subprocess.DEVNULL,
@@ -195,7 +195,16 @@ class LocalStack:
             # A signal to the driver's group reaches the driver's own children only.
             start_new_session=True,
             preexec_fn=_no_core_files,
+            **self.user_options(),
         )
+
+    def command(self, *words: str) -> list[str]:
+        """Return the command that runs a driver, from that which does it here."""
+        return list(words)
+
+    def user_options(self) -> dict[str, Any]:
+        """Return arguments of ``subprocess.Popen`` that name the user of drivers."""
+        return {}
 
     def run(
         self,

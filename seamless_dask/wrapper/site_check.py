@@ -15,12 +15,7 @@ from typing import Any
 from .cluster_string import ClusterClass, resolve
 from .clusters_file import Described, Service
 from .dry_run import Shown, show
-from .exit_codes import (
-    ClusterStringError,
-    ExitCode,
-    ParametersError,
-    WrapperError,
-)
+from .exit_codes import ExitCode, ParametersError, WrapperError
 from .preflight.batch import Job, ask, look_at_commands
 from .preflight.findings import Findings
 from .preflight.folders import look_at_log_folder, look_at_python, look_at_services
@@ -107,8 +102,6 @@ def _show(plan: Plan, findings: Findings) -> tuple[ClusterClass | None, Shown | 
         except ParametersError as error:
             for problem in error.problems:
                 findings.problem(problem, error.exit_code)
-        except ClusterStringError as error:
-            findings.problem(str(error), error.exit_code)
         except WrapperError as error:
             findings.problem(str(error), error.exit_code)
     return cluster_class, None

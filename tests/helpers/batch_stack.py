@@ -74,23 +74,9 @@ class BatchStack(RealStack):
             for path in [self.home, *self.home.rglob("*")]:
                 os.chown(path, owner.pw_uid, owner.pw_gid)
 
-    def start(
-        self, script: str | Path, *args: object, show_stderr: bool = False
-    ) -> subprocess.Popen[str]:
-        """Start a driver script as the user of the batch system."""
-        if not self.system.user:
-            return super().start(script, *args, show_stderr=show_stderr)
-        return subprocess.Popen(
-            [sys.executable, str(script), *map(str, args)],
-            cwd=self.project_dir,
-            env=self.environment(),
-            stdin=subprocess.DEVNULL,
-            stdout=subprocess.PIPE,
-            stderr=None if show_stderr else subprocess.PIPE,
-            text=True,
-            start_new_session=True,
-            **_as(self.system.user),
-        )
+    def user_options(self) -> dict[str, Any]:
+        """Drivers run as the user of the batch system."""
+        return _as(self.system.user) if self.system.user else {}
 
     @property
     def _wrapper_key(self) -> str:

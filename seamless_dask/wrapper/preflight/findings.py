@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from dataclasses import dataclass, field
 
+from scheduler_ext.view.phrases import count
+
 from ..exit_codes import ExitCode
 
 
@@ -26,12 +28,12 @@ class Findings:
         """All sentences, the worst at the end, where a terminal shows them."""
         parts = [_listed("Found", self.facts)] if self.facts else []
         if self.warnings:
-            count = _count(self.warnings, "warning")
-            parts.append(_listed(f"{count}, no obstacle", self.warnings))
+            number = count(len(self.warnings), "warning")
+            parts.append(_listed(f"{number}, no obstacle", self.warnings))
         sentences = [sentence for _, sentence in self.problems]
         if sentences:
-            count = _count(sentences, "problem")
-            parts.append(_listed(f"{count} to solve before a start", sentences))
+            number = count(len(sentences), "problem")
+            parts.append(_listed(f"{number} to solve before a start", sentences))
         else:
             parts.append("Nothing was found that would prevent a start.")
         return "\n\n".join(parts)
@@ -39,10 +41,6 @@ class Findings:
     def exit_code(self) -> ExitCode:
         """0, or the code that a start would end with."""
         return min((code for code, _ in self.problems), default=ExitCode.CLEAN)
-
-
-def _count(items: list[str], noun: str) -> str:
-    return f"{len(items)} {noun}{'' if len(items) == 1 else 's'}"
 
 
 def _listed(heading: str, sentences: list[str]) -> str:
