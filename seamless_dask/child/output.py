@@ -19,7 +19,7 @@ import sys
 import tempfile
 import threading
 from collections.abc import Awaitable, Callable
-from typing import IO, Any, Protocol
+from typing import IO, Any
 
 from ..neighbours.replacing import extend
 from ..output.pieces import WINDOW, piece_of
@@ -50,16 +50,6 @@ BLOCKS, LINES = 0, 1
 Pieces = list[tuple[int, str, int]]
 
 _dup2, _fstat, _pread = os.dup2, os.fstat, os.pread
-
-
-class Source(Protocol):
-    """Something into which a job writes."""
-
-    def size(self) -> int:
-        """Return the number of bytes that were written."""
-
-    def read(self, begin: int, number: int) -> bytes:
-        """Return some of these bytes."""
 
 
 class _Memory:
