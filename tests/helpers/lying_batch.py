@@ -11,6 +11,7 @@ OAR. What it should do wrong is in the file ``lies.json`` of the folder:
 ``exclusions``   this text is how a submission fails that excludes nodes
 ``hidden``       seconds for which an accepted job is not shown
 ``run``          whether jobs are executed; otherwise they wait
+``pretend``      questions end with code 0, show no job, and have this text on the error output
 ``nodes``        names of the nodes on which they are executed, in turn
 """
 
@@ -192,6 +193,12 @@ def refresh(directory: Path, state: dict[str, Any]) -> None:
 
 def query(directory: Path, system: str, arguments: list[str]) -> int:
     line = " ".join(arguments)
+    lies = json.loads((directory / "lies.json").read_text())
+    if "pretend" in lies:
+        print(lies["pretend"], file=sys.stderr)
+        if system == "sge":
+            print("<?xml version='1.0'?>\n<job_info><queue_info/></job_info>")
+        return 0
     with _state(directory) as state:
         refresh(directory, state)
         shown = {i: job for i, job in state.items() if time.time() >= job["at"]}

@@ -5,7 +5,6 @@ from __future__ import annotations
 import asyncio
 import logging
 import os
-import re
 import time
 from collections.abc import Iterable
 
@@ -26,10 +25,11 @@ async def ask(
     queue: Queue, job_ids: Iterable[str], seconds: float = commands.PATIENCE
 ) -> Rows:
     """Ask the queue about jobs. Raises `CommandFailed`, `UnreadableAnswer`."""
+    job_ids = list(job_ids)
     command = queue.query_command(job_ids)
     environment = for_commands(queue.system, os.environ)
     result = await commands.run(command, seconds, environment=environment)
-    return queue.answer(result.code, result.output, result.errors)
+    return queue.answer(result.code, result.output, result.errors, job_ids)
 
 
 async def search(queue: Queue, seconds: float = commands.PATIENCE) -> Rows:
@@ -55,10 +55,7 @@ async def cancel(
     command = queue.cancel_command(job_ids)
     environment = for_commands(queue.system, os.environ)
     result = await commands.run(command, seconds, environment=environment)
-    said = (result.errors.strip() or result.output.strip())[:500]
-    if not result.code or re.search(queue.too_late, said):
-        return ""
-    return said or f"{command[0]} ended with code {result.code}"
+    return queue.cancel_error(result.code, result.output, result.errors)
 
 
 async def make_sure(

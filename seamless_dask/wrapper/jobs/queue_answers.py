@@ -51,6 +51,42 @@ def lines_of(text: str) -> list[str]:
     return [line for line in text.splitlines() if line.strip()]
 
 
+#: Words of a line that speaks of an error...
+_TROUBLE = re.compile(
+    r"(?i)\b(?:error|exception|fatal|fault|unable|fail(?:ed|ure|s)?|denied|refused|rejected|"
+    r"aborted|expired|invalid|can(?:no|')t|could(?: not|n't)|timed?[ -]?out|unreachable|"
+    r"unavailable|not (?:respond|available|reachable|permitted|authorized|running|connect)"
+    r"\w*|no (?:response|reply|answer|route|such file)|command not found|try again|is down|"
+    r"lost connection|connection (?:lost|closed|reset))\b"
+)
+#: ... unless it is a warning, or from a login file or the loader of programs, or says whom
+#: to write to.
+_HARMLESS = re.compile(
+    r"(?i)\bwarning\b|deprecated|\blocale\b|\bld\.so\b|\bioctl\b|\breport\b|\bin case of\b|"
+    r"\bif you\b"
+)
+
+
+def trouble(text: str, expected: str = "(?!)") -> str:
+    """The lines of an output that speak of an error, as one line; "" if there is none.
+
+    Parameters
+    ----------
+    text
+        What a command has written beside its answer.
+    expected
+        A pattern of lines that are no error.
+    """
+    said = [
+        line.strip()
+        for line in lines_of(text)
+        if _TROUBLE.search(line)
+        and not _HARMLESS.search(line)
+        and not re.search(expected, line)
+    ]
+    return " ".join(said)[:500]
+
+
 def _or_noise(rows: Rows, noise: list[str], *, headed: bool = False) -> Rows:
     """Ignore lines of a greeting, but refuse an answer that has nothing else.
 

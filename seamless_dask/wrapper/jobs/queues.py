@@ -26,6 +26,7 @@ from .queue_answers import (
     parse_pbs,
     parse_qselect,
     parse_slurm,
+    trouble,
 )
 
 __all__ = ["QUEUES", "Queue", "Row", "Rows", "UnreadableAnswer"]
@@ -97,20 +98,45 @@ class Queue:
         command, *rest = self.search(self.job_name)
         return [command, *self.options, *rest]
 
-    def answer(self, code: int, output: str, errors: str) -> Rows:
-        """The rows of a query that has ended. Raises `UnreadableAnswer`."""
-        return self._read(self.query[0], self.parse, code, output, errors)
+    def answer(
+        self, code: int, output: str, errors: str, job_ids: Iterable[str] | None = None
+    ) -> Rows:
+        """The rows of a query that has ended. Raises `UnreadableAnswer`.
+
+        Parameters
+        ----------
+        code, output, errors
+            Its exit code and what it has written.
+        job_ids
+            The jobs that were asked about; other rows are of jobs that are not ours. None:
+            all are ours.
+        """
+        rows = self._read(self.query[0], self.parse, code, output, errors)
+        ours = rows if job_ids is None else set(job_ids) & set(rows)
+        return self._or_trouble(self.query[0], rows, bool(ours), output, errors)
 
     def search_answer(self, code: int, output: str, errors: str) -> Rows:
         """The rows of a search that has ended. Raises `UnreadableAnswer`."""
         parse = self.parse_search or self.parse
-        rows = self._read("the search for jobs", parse, code, output, errors)
+        command = "the search for jobs"
+        rows = self._read(command, parse, code, output, errors)
         # an answer without names is from a command that searches this name only
-        return {
+        ours = {
             job_id: row
             for job_id, row in rows.items()
             if row.name in ("", self.job_name)
         }
+        self._or_trouble(command, rows, bool(ours), output, errors)
+        return ours
+
+    def cancel_error(self, code: int, output: str, errors: str) -> str:
+        """Why a cancellation failed; "" if it did not, or if its jobs had ended before."""
+        said = (errors.strip() or output.strip())[:500]
+        if not code:
+            return trouble(errors, self.too_late)
+        if re.search(self.too_late, said):
+            return ""
+        return said or f"{self.cancel[0]} ended with code {code}"
 
     def _read(
         self,
@@ -130,6 +156,22 @@ class Queue:
             if ended:  # only a greeting
                 return {}
             raise
+
+    def _or_trouble(
+        self, command: str, rows: Rows, ours: bool, output: str, errors: str
+    ) -> Rows:
+        """Refuse an answer with none of our jobs that comes with an error message.
+
+        Some commands end with code 0 although they have not reached the batch system, or
+        only one of its clusters: that an answer is empty then means nothing.
+        """
+        if ours:
+            return rows
+        # among rows the output may have names of jobs and reasons with such words
+        said = trouble(errors if rows else f"{errors}\n{output}", self.ended)
+        if said:
+            raise UnreadableAnswer(f"{command} shows none of our jobs and says: {said}")
+        return rows
 
 
 def _exclude_slurm(given: list[str], nodes: list[str]) -> list[str]:

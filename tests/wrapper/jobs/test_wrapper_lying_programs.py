@@ -201,6 +201,25 @@ def test_jobs_that_cannot_be_seen_yet(batch: LyingBatch) -> None:
     assert not batch.jobs()
 
 
+def test_an_empty_answer_with_code_0_and_an_error_message(batch: LyingBatch) -> None:
+    """The jobs are taken to be there, neither replaced nor forgotten at the end."""
+    with Wrapper(batch) as wrapper:
+        wrapper.work(100)
+        wrapper.until(lambda: batch.calls(ASK[batch.system]), "a question to the queue")
+        first = set(batch.jobs())
+        batch.lie(pretend=f"Welcome\n{TIMED_OUT[batch.system]}")
+        wrapper.until_log("shows none of our jobs and says: ")
+        answers = len(batch.calls(ASK[batch.system])) + 4
+        wrapper.until(
+            lambda: len(batch.calls(ASK[batch.system])) > answers, "some empty answers"
+        )
+        assert set(batch.jobs()) == first, wrapper.output()
+        batch.lie()
+        wrapper.until_log("The queue answers again")
+        assert wrapper.ask_to_end() == 0, wrapper.output()
+    assert not batch.jobs()
+
+
 def test_variables_of_the_user_do_not_reach_the_commands(slurm: LyingBatch) -> None:
     user = {
         "SBATCH_TIMELIMIT": "1",

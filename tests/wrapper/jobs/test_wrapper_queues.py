@@ -124,6 +124,121 @@ def test_jobs_that_the_queue_has_forgotten_are_gone_and_a_failure_is_no_answer()
             QUEUES[system].answer(0, output, "")
 
 
+EMPTY_XML = "<?xml version='1.0'?><job_info><queue_info/><job_info/></job_info>"
+#: {batch system: two answers without jobs, two error messages}
+NO_JOBS = {
+    "slurm": (
+        *("", "JOBID|ST|NODELIST|REASON\n"),
+        "slurm_load_jobs error: Unable to contact slurm controller (connect failure)",
+        "squeue: error: Unable to contact cluster other",
+    ),
+    "sge": (
+        *(EMPTY_XML, EMPTY_XML),
+        "error: commlib error: got select error (Connection refused)",
+        "error: unable to send message to qmaster using port 6444 on host: got send error",
+    ),
+    "oar": (
+        *("", "{}"),
+        "DBI connect('database=oar') failed: could not connect to server",
+        "/!\\ Cannot read the configuration",
+    ),
+    "pbs": (
+        *("", "Job id  Name  User  Time Use S Queue\n"),
+        "Connection refused\nqstat: cannot connect to server head (errno=15010)",
+        "qstat: End of File: connection closed",
+    ),
+    "moab": (*("", ""), "ERROR: lost connection to server", "server is down"),
+    "lsf": (
+        *("", "JOBID|STAT|EXEC_HOST|EXIT_REASON\n"),
+        "LSF is down. Please wait ...",
+        "batch system daemon not responding ... still trying",
+    ),
+    "htcondor": (
+        *("", ""),
+        "-- Failed to fetch ads from: <10.0.0.1:9618> : head",
+        "Error: Couldn't contact the condor_collector on head.",
+    ),
+}
+NOTICES = [
+    "*** Welcome to Frontier3, downtime on Monday at 8:00 ***",
+    "squeue is deprecated; it will be an error in 2030",
+    "bash: warning: setlocale: LC_ALL: cannot change locale (en_US.UTF-8)",
+    "perl: warning: Setting locale failed.",
+    "ERROR: ld.so: object 'libx.so' from LD_PRELOAD cannot be preloaded: ignored.",
+    "mesg: ttyname failed: Inappropriate ioctl for device",
+    "In case of an error write to help@site. Please report errors.",
+    "Your quota: 80 % are used",
+]
+
+
+@pytest.mark.parametrize("system", QUEUES)
+def test_an_empty_answer_with_an_error_message_is_none(system: str) -> None:
+    queue = QUEUES[system].of("mine-1")
+    *empty, first, second = NO_JOBS[system]
+    for output in empty:
+        for answer in (queue.search_answer, lambda *said: queue.answer(*said, ["1"])):
+            for notice in NOTICES:
+                assert answer(0, output, notice) == {}
+            for error in (first, second):
+                with pytest.raises(UnreadableAnswer, match="none of our jobs and says"):
+                    answer(0, output, f"{NOTICES[0]}\n{error}\n")
+    if system not in ("sge", "oar"):  # on standard output
+        for parsed in (queue.answer, queue.search_answer):
+            with pytest.raises(UnreadableAnswer):
+                parsed(0, first, "")
+
+
+def test_only_rows_of_our_jobs_make_an_answer_of_one_with_an_error_message() -> None:
+    error = "error: got select error (Connection refused)"
+    sge = QUEUES["sge"].of("mine-1")
+    assert "7" in sge.answer(0, QSTAT_XML, error, ["7", "99"])
+    for answer in (
+        lambda: sge.answer(0, QSTAT_XML, error, ["99"]),
+        lambda: sge.search_answer(0, QSTAT_XML.replace("<state>", NAMED), error),
+    ):
+        with pytest.raises(UnreadableAnswer, match="Connection refused"):
+            answer()
+    # jobs of others may be named like that
+    failed = QSTAT_XML.replace("<state>", NAMED)
+    assert sge.search_answer(0, failed, "") == {}
+
+
+NAMED = "<JB_name>error failed</JB_name><state>"
+
+
+@pytest.mark.parametrize(
+    ("system", "error"),
+    [
+        ("slurm", "slurm_load_jobs error: Invalid job id specified"),
+        ("pbs", "qstat: Unknown Job Id Error 12.head"),
+        ("lsf", "Job <1> is not found"),
+    ],
+)
+def test_that_jobs_have_ended_is_no_error_whatever_the_code(
+    system: str, error: str
+) -> None:
+    for code in (0, 1):
+        assert QUEUES[system].answer(code, "", error, ["1"]) == {}
+        with pytest.raises(UnreadableAnswer, match="cannot connect"):
+            both = f"{error}\ncannot connect to the other server"
+            QUEUES[system].answer(code, "", both, ["1"])
+
+
+def test_a_cancellation_with_code_0_and_an_error_message_has_failed() -> None:
+    slurm = QUEUES["slurm"]
+    error = "scancel: error: Unable to contact slurm controller"
+    assert slurm.cancel_error(0, "", f"Welcome\n{error}") == error
+    assert slurm.cancel_error(1, "", error) == error
+    assert slurm.cancel_error(1, "", "") == "scancel ended with code 1"
+    assert slurm.cancel_error(0, "", NOTICES[1]) == ""
+    for code in (0, 1):
+        ended = "scancel: error: Kill job error on job id 1: Job already completing"
+        assert slurm.cancel_error(code, "", ended) == ""
+    assert (
+        QUEUES["oar"].cancel_error(0, "Deleting the job = 1 ...REGISTERED.", "") == ""
+    )
+
+
 def test_nodes_are_excluded_on_top_of_what_the_user_excludes() -> None:
     exclude = QUEUES["slurm"].exclude
     assert exclude is not None
