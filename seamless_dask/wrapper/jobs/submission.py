@@ -12,12 +12,18 @@ import tempfile
 import uuid
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 from . import commands
 from .queues import Queue
-from .submission_answers import Accepted, is_doubtful, is_terse, read_answer
+from .submission_answers import (
+    Accepted,
+    is_doubtful,
+    is_id,
+    is_terse,
+    read_answer,
+)
 from .surroundings import for_submission, withheld
 
 logger = logging.getLogger(__name__)
@@ -43,6 +49,8 @@ class Submitted:
     avoids: tuple[str, ...] = ()
     #: Why it was refused with nodes to avoid; empty if it was not.
     impossible: str = ""
+    #: The name of its worker.
+    worker: str = ""
 
 
 class Submitter:
@@ -75,16 +83,14 @@ class Submitter:
         """
         nodes = sorted(excluded_nodes) if self.queue.exclude is not None else []
         try:
-            job_id = await self._submit(nodes)
-            self.last = Submitted(job_id, tuple(nodes))
+            self.last = replace(await self._submit(nodes), avoids=tuple(nodes))
         except Refused as error:
             if not nodes or error.doubtful:
                 raise
-            impossible = str(error)
-            self.last = Submitted(await self._submit([]), impossible=impossible)
+            self.last = replace(await self._submit([]), impossible=str(error))
         return self.last.id
 
-    async def _submit(self, nodes: list[str]) -> str:
+    async def _submit(self, nodes: list[str]) -> Submitted:
         options = copy.copy(self._cluster.new_spec["options"])
         if nodes and self.queue.exclude is not None:
             directives = list(options.get("job_extra_directives") or [])
@@ -111,7 +117,12 @@ class Submitter:
         accepted: Accepted = job.accepted
         self._names[name] = accepted.id
         self._remember_cluster(accepted.cluster)
-        return accepted.id
+        return Submitted(accepted.id, worker=name)
+
+    def doubt(self) -> None:
+        """The id of the job that was accepted last is that of another job."""
+        del self._names[self.last.worker]
+        self._lost = [*self._lost[-MOST_LOST:], self.last.worker]
 
     def _tell_what_is_withheld(self, environment: dict[str, str]) -> None:
         names = withheld(self.queue.system, os.environ, environment)
@@ -182,7 +193,7 @@ def _attempt(job_class: Any, system: str) -> Any:
             if self.accepted is None and not (ours and system):
                 # a class of a site, whose answer may look different
                 job_id = super()._job_id_from_submit_output(result.output)
-                self.accepted = Accepted(str(job_id))
+                self.accepted = Accepted(str(job_id)) if is_id(str(job_id)) else None
             if self.accepted is None:
                 said = (result.output.strip() or result.errors.strip())[:500]
                 raise ValueError(

@@ -128,6 +128,13 @@ def _matches(pattern: str, lines: list[str]) -> dict[str, str]:
     }
 
 
-def _accepted(system: str, found: dict[str, str]) -> Accepted:
+def is_id(job_id: str) -> bool:
+    """Whether a job can have this id: batch systems count from 1."""
+    return bool(job_id.strip("0."))
+
+
+def _accepted(system: str, found: dict[str, str]) -> Accepted | None:
     ((job_id, cluster),) = found.items()
+    if not is_id(job_id):
+        return None
     return Accepted(job_id + _SUFFIX.get(system, ""), cluster)

@@ -228,14 +228,20 @@ class BatchAdaptive(Adaptive):
                 self._tell(monotonic())
                 return
             job = self._submitter.last
-            logger.info("Submitted job %s.", job.id)
             if job.impossible:
                 why = (
                     f"the batch system takes no job that avoids them: {job.impossible}"
                 )
                 self.fleet.nodes.give_up(why, monotonic())
-            self.fleet.submitted(job.id, monotonic(), job.avoids)
+            certain = self.fleet.submitted(job.id, monotonic(), job.avoids)
+            if certain:
+                logger.info("Submitted job %s.", job.id)
+            else:
+                self._submitter.doubt()
+                self.fleet.withdrawn(count - done - 1)
             self._tell(monotonic())
+            if not certain:
+                return
 
     async def _cancel(self, job_ids: list[str]) -> None:
         """Cancel jobs; jobs that stay in the queue are cancelled again later."""

@@ -101,20 +101,37 @@ class Books:
 
     # --- events
 
-    def submitted(self, job_id: str, now: float, avoids: Iterable[str] = ()) -> None:
-        """The batch system took a job, which will not start on the nodes it avoids."""
-        self.submitting = max(0, self.submitting - 1)
+    def submitted(self, job_id: str, now: float, avoids: Iterable[str] = ()) -> bool:
+        """The batch system took a job, which will not start on the nodes it avoids.
+
+        Returns False if the id is that of an earlier job: then the id of this one is not
+        known, and the submission counts as one that failed, but may have been accepted.
+        """
+        known = self.jobs.get(job_id)
+        if job_id in self._past or (known is not None and known.claimed):
+            why = f"the answer holds the id of an earlier job, {job_id}"
+            self.refused(why, now, doubtful=True)
+            return False
+        self._submission_ended()
         self.refusals.worked()
-        self._adopt(job_id, now).avoids = tuple(avoids)
+        job = self._adopt(job_id, now)
+        job.claimed, job.avoids = True, tuple(avoids)
+        return True
 
     def refused(self, reason: str, now: float, *, doubtful: bool = False) -> None:
         """A submission failed; `doubtful` says that it may have been accepted."""
-        self.submitting = max(0, self.submitting - 1)
+        self._submission_ended()
         self.suspicion.arise(now, doubtful=doubtful)
         what = f"the batch system took no job: {reason}"
         if doubtful:
             what += " (it may have taken it all the same: its queue is searched first)"
         self._failed(self.refusals, what, now)
+
+    def _submission_ended(self, count: int = 1) -> None:
+        self.submitting = max(0, self.submitting - count)
+        if not self.submitting:  # nothing will answer with their ids
+            for job in self.jobs.values():
+                job.claimed = True
 
     def alive(self, job_id: str, now: float) -> None:
         """The script of a job has shown a sign of life."""
@@ -129,7 +146,7 @@ class Books:
 
     def withdrawn(self, count: int) -> None:
         """Planned submissions are dropped, because one before them failed."""
-        self.submitting = max(0, self.submitting - count)
+        self._submission_ended(count)
 
     def connected(self, job_id: str, address: str, now: float) -> None:
         """A worker of a job has connected."""
@@ -138,6 +155,7 @@ class Books:
             # its submission was reported as a failure, or the queue was wrong
             self._note(f"job {job_id} is ours, but was not known: it is now")
             job = self._adopt(job_id, now)
+            job.claimed = not self.submitting
             self.suspicion.confirmed()
         if job.connected_at is None:
             job.connected_at = now

@@ -53,6 +53,9 @@ class Job:
 
     id: str
     submitted: float
+    #: A submission has answered with its id, or a search has found it. Otherwise its worker
+    #: has connected first, and a submission under way may still answer with this id.
+    claimed: bool = True
     #: Its state in the queue: "pending", "held", "running" or "ending".
     place: str = "pending"
     #: Whether the queue has ever shown it.

@@ -154,6 +154,30 @@ def test_an_answer_that_nobody_understands(batch: LyingBatch) -> None:
     assert not batch.jobs()
 
 
+def test_answers_that_repeat_the_id_of_an_earlier_job(batch: LyingBatch) -> None:
+    """Every submission makes a job; those whose id is not said are found by their name."""
+    answer = {
+        "slurm": "Submitted batch job 1000",
+        "sge": 'Your job 1000 ("x") has been submitted',
+        "oar": "OAR_JOB_ID=1000",
+    }[batch.system]
+    batch.lie(answer=answer)
+    with Wrapper(batch, maximum_jobs=3) as wrapper:
+        wrapper.work(10000)
+        wrapper.until(
+            lambda: len(wrapper.status().get("jobs", {})) == 3, "three known jobs"
+        )
+        assert "holds the id of an earlier job, 1000" in wrapper.output()
+        answers = len(batch.calls(ASK[batch.system])) + 3
+        wrapper.until(
+            lambda: len(batch.calls(ASK[batch.system])) > answers, "more questions"
+        )
+        assert set(batch.jobs()) == set(wrapper.status()["jobs"])
+        assert len(batch.jobs()) == 3
+        assert wrapper.ask_to_end() == 0, wrapper.output()
+    assert not batch.jobs()
+
+
 def test_the_end_while_a_submission_hangs(batch: LyingBatch) -> None:
     """It was accepted, and nobody was told; the guard stays until it can be seen."""
     batch.lie(hang=True, hidden=5)

@@ -162,6 +162,14 @@ def test_two_possible_ids_are_none() -> None:
     assert accepted == Accepted("6")
 
 
+@pytest.mark.parametrize(("system", "answer"), SYSTEMS)
+def test_no_job_has_the_number_0(system: str, answer: str) -> None:
+    """Batch systems count from 1; a 0 is the number of nothing."""
+    for terse in (False, True):
+        assert read_answer(system, answer.format(0, 0), terse=terse) is None
+    assert read_answer(system, answer.format(10, 10), terse=True) is not None
+
+
 def test_the_cluster_is_remembered() -> None:
     said = "Submitted batch job 7 on cluster other"
     assert read_answer("slurm", said) == Accepted("7", "other")

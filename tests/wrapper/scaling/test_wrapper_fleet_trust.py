@@ -77,6 +77,44 @@ def test_a_job_that_is_given_up_unseen_is_cancelled_again_at_the_end() -> None:
     assert farewell.to_cancel() == [["1"]]
 
 
+@pytest.mark.parametrize("gone", [False, True])
+def test_the_id_of_an_earlier_job_is_no_id(gone: bool) -> None:
+    """The job is searched, and nothing else is submitted until it is found."""
+    story = Story(replace(RULES, maximum=3), wanted=2)
+    story.submit("7", "8")
+    if gone:
+        story.answer({"7": Row("gone", "CD"), "8": RUNNING})
+        story.fleet.connected("8", "tcp://8", story.now)
+    else:
+        story.fleet.wanted = 3
+    assert story.step().submit == 1
+    assert not story.fleet.submitted("7", story.now)
+    assert "holds the id of an earlier job, 7" in story.notes[-1]
+    assert "its queue is searched first" in story.notes[-1]
+    actions = story.step(RULES.retry + 1)
+    assert actions.search and not actions.submit
+    assert story.search({"8": RUNNING, "9": PENDING}) == ["9"]
+    assert "9" in story.fleet.jobs and not story.step().submit
+
+
+@pytest.mark.parametrize("answers", [False, True])
+def test_a_worker_that_connects_before_the_answer(answers: bool) -> None:
+    """Its id is taken from one answer, not from a second one."""
+    story = Story()
+    assert story.step().submit == 1
+    story.fleet.connected("7", "tcp://7", story.now)
+    if answers:
+        assert story.fleet.submitted("7", story.now)
+    else:
+        story.fleet.refused("timed out", story.now, doubtful=True)
+        story.now += RULES.hidden
+        assert story.search({"7": RUNNING}) == []
+    assert [job.id for job in story.fleet.live(story.now)] == ["7"]
+    story.fleet.wanted = 2
+    assert story.step().submit == 1
+    assert not story.fleet.submitted("7", story.now)
+
+
 def test_why_jobs_do_not_start_is_known_as_long_as_they_wait() -> None:
     """In the words of the batch system."""
     story = Story(wanted=2)

@@ -49,6 +49,10 @@ class Lies:
     query: str = "honest"
     search: str = "honest"
     cancel: str = "honest"
+    #: Which of the ids that were said before is repeated.
+    repeat: int = 0
+    #: The worker connects before the submission has answered.
+    early: bool = False
     delay: int = 0
     latency: int = 0
 
@@ -63,6 +67,7 @@ class Queue:
     history: list[tuple[float, Rows]] = field(default_factory=list)
     shown_from: float = float("-inf")
     omitted: set[str] = field(default_factory=set)
+    said_ids: list[str] = field(default_factory=list)
 
     def alive(self) -> list[str]:
         return [
@@ -154,8 +159,12 @@ class LyingQueue(RuleBasedStateMachine):
 
     @rule(
         submit=st.sampled_from(
-            "honest refuses accepts_and_fails fails unreadable duplicates".split()
+            (
+                "honest refuses accepts_and_fails fails unreadable duplicates repeats"
+            ).split()
         ),
+        repeat=st.integers(0, 3),
+        early=st.booleans(),
         query=st.sampled_from("honest silent forgetful stale".split()),
         search=st.sampled_from("honest silent stale".split()),
         cancel=st.sampled_from("honest deaf".split()),
@@ -277,13 +286,19 @@ class LyingQueue(RuleBasedStateMachine):
             fleet.refused("timed out", self.now, doubtful=True)
             return False
         job_id = queue.accept(self.now)
+        if queue.lies.early:
+            job = queue.jobs[job_id]
+            job.place, job.connected = "running", True
+            fleet.connected(job_id, f"tcp://{job_id}", self.now)
         if queue.lies.submit in ("accepts_and_fails", "unreadable"):
             fleet.refused("timed out", self.now, doubtful=True)
             return False
         if queue.lies.submit == "duplicates":
             queue.jobs[queue.accept(self.now)].visible_at = self.now
-        fleet.submitted(job_id, self.now)
-        return True
+        if queue.lies.submit == "repeats" and queue.said_ids:
+            job_id = queue.said_ids[-1 - queue.lies.repeat % len(queue.said_ids)]
+        queue.said_ids.append(job_id)
+        return fleet.submitted(job_id, self.now)
 
     def _cancel(self, job_ids: list[str]) -> None:
         lost = [job_id for job_id in job_ids if job_id in self.queue.jobs]
