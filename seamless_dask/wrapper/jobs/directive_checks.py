@@ -39,7 +39,10 @@ _YES = re.compile(r"(?i)^[^n]")
 #: Options with which the command that submits does not return, submits no job, or does
 #: not say its id.
 _USELESS: dict[str, dict[str, re.Pattern[str]]] = {
-    "slurm": dict.fromkeys(("--wait", "--test-only"), _ANYTHING),
+    "slurm": dict.fromkeys(
+        ("--wait", "--test-only", "--quiet", "--help", "--usage", "--version"),
+        _ANYTHING,
+    ),
     "sge": {
         **{"-sync": _YES, "-now": _YES, "-w": re.compile(r"^[vp]")},
         **dict.fromkeys(("-verify", "-help"), _ANYTHING),
@@ -53,6 +56,19 @@ _USELESS: dict[str, dict[str, re.Pattern[str]]] = {
         ("-K", "-I", "-Ip", "-Is", "-IS", "-ISp", "-ISs", "-IX", "-h", "-V"), _ANYTHING
     ),
 }
+#: Options with which jobs are held in the queue until a person releases them.
+_HOLDS: dict[str, dict[str, re.Pattern[str]]] = {
+    "slurm": {"--hold": _ANYTHING, "--priority": re.compile(r"^0+$")},
+    "sge": {"-h": _ANYTHING},
+    "oar": {"--hold": _ANYTHING},
+    "pbs": {"-h": _ANYTHING},
+    "moab": {"-h": _ANYTHING},
+    "lsf": {"-H": _ANYTHING},
+}
+_HOLD_OF_CONDOR = re.compile(r"(?i)hold\s*=\s*[\"']?(?:t|y|1)")
+_HELD = (
+    "would hold every job in the queue: none would start, and each would be replaced"
+)
 
 
 def unmarked(directive: str, system: str) -> str:
@@ -108,7 +124,7 @@ def _reason(item: str, system: str) -> str:
     if system == "htcondor":
         if not re.fullmatch(r"[+\w.]+\s*=.*", item):
             return "allowed is NAME = VALUE"
-        return ""
+        return _HELD if _HOLD_OF_CONDOR.match(item) else ""
     if not item.startswith("-"):
         return "allowed is an option that begins with -"
     found = options(item, system)
@@ -116,6 +132,8 @@ def _reason(item: str, system: str) -> str:
         return "makes several jobs of one; maximum_jobs says how many jobs there are"
     if _has(found, _USELESS.get(system, {})):
         return "is not possible here: the wrapper needs the id of the job at once"
+    if _has(found, _HOLDS.get(system, {})):
+        return _HELD
     return ""
 
 

@@ -1,7 +1,7 @@
 """Reads directives as the batch systems do: each may have several options.
 
 Systems with ``getopt`` (SLURM, OAR, PBS, Moab) take short options together (``-OW``) and
-values without a blank (``-c2``), SLURM and OAR also the beginning of a long option
+values without a blank (``-c2``, ``-I60``), SLURM and OAR also the beginning of a long option
 (``--part=x``). The options of Grid Engine and LSF are words behind one dash. Pure.
 """
 
@@ -74,6 +74,8 @@ _TABLE = {
     """,
 }
 _WITH_GETOPT = ("slurm", "oar", "pbs", "moab")
+#: Options of the others behind which a value of letters may stand without a blank.
+_GLUED = {"sge": ("-N",), "lsf": ("-J", "-P", "-q")}
 #: Where ``#`` outside of quotes begins a comment.
 _WITH_COMMENTS = ("slurm",)
 _WORD = re.compile(r"""(?:[^\s"'\\]|\\.|"(?:\\.|[^"\\])*"|'[^']*')+""")
@@ -185,7 +187,8 @@ def _short_options(raw: str, grammar: _Grammar) -> Iterator[_Part]:
         option = f"-{raw[place]}"
         rest = raw[place + 1 :]
         name = grammar.names.get(option, option)
-        if name in grammar.valued or option not in grammar.names:
+        with_value = name in grammar.valued or name in grammar.optional
+        if with_value or option not in grammar.names:
             yield (name,), _plain(rest) if rest else None, option + rest
             return
         yield (name,), None, option
@@ -195,9 +198,10 @@ def _short_options(raw: str, grammar: _Grammar) -> Iterator[_Part]:
 
 def _word_option(raw: str, grammar: _Grammar, system: str) -> _Part:
     name, short = raw, raw[:2]
-    if name not in grammar.names and system == "lsf" and short in grammar.valued:
+    if name not in grammar.names and short in grammar.valued:
         # "-n4" or "-Ja[1-3]", unless the option is a longer word
-        if re.search(r"[^A-Za-z_-]", raw[2:]):
+        number = system == "lsf" and re.search(r"[^A-Za-z_-]", raw[2:])
+        if number or short in _GLUED.get(system, ()):
             return (short,), _plain(raw[2:].lstrip("=")), raw
     return (grammar.names.get(name, name),), None, raw
 

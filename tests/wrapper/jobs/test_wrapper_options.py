@@ -10,8 +10,10 @@ from helpers.written import BATCH, problems, script
 from hypothesis import given
 from hypothesis import strategies as st
 
+from seamless_dask.wrapper.jobs.arguments import job_arguments
 from seamless_dask.wrapper.jobs.options import options, separated
 from seamless_dask.wrapper.jobs.queues import QUEUES
+from seamless_dask.wrapper.settings.parameters import read_parameters
 
 RAW: dict[str, Any] = {
     **BATCH,
@@ -51,6 +53,10 @@ def test_one_job_does_not_become_several(system: str, directive: str) -> None:
         ("slurm", "--wai"),
         ("slurm", "-OW"),
         ("slurm", "-N1 -W"),
+        ("slurm", "--gres=gpu:1 --quiet"),
+        ("slurm", "-Q"),
+        ("slurm", "-OQ"),
+        ("slurm", "--vers"),
         ("slurm", "--comment 'a --b' --test"),
         ("slurm", "--exclusive --wait # needed"),
         ("sge", "-V -sync y"),
@@ -83,11 +89,67 @@ def test_the_command_that_submits_says_the_id_at_once(
 
 
 @pytest.mark.parametrize(
+    ("system", "directive"),
+    [
+        ("slurm", "-H"),
+        ("slurm", "-OH"),
+        ("slurm", "--gres=gpu:1 --hold"),
+        ("slurm", "--hol"),
+        ("slurm", "--priority=0"),
+        ("sge", "-cwd -h"),
+        ("oar", "-t besteffort --hold"),
+        ("oar", "--hol"),
+        ("pbs", "-h"),
+        ("pbs", "-Vh"),
+        ("moab", "-V -h"),
+        ("lsf", "-x -H"),
+        ("htcondor", "hold = True"),
+        ("htcondor", "Hold=1"),
+    ],
+)
+def test_no_job_is_held_from_the_beginning(system: str, directive: str) -> None:
+    """After a minute it would be replaced by another one that is held, for ever."""
+    raw = {**RAW, "job_extra_directives": [directive]}
+    raw["extra_dask_config"] = {"jobqueue.htcondor.disk": "1GB"}
+    (problem,) = problems(system, raw)
+    assert problem.startswith(f"job_extra_directives = {directive!r}: would hold every")
+
+
+@pytest.mark.parametrize(
+    ("system", "directive"),
+    [
+        *(("slurm", "-Jmine"), ("slurm", "-OJmine"), ("slurm", "#SBATCH -Jmine")),
+        *(("sge", "-Nmine"), ("sge", "-cwd -Nmine"), ("sge", "#$ -Nmine")),
+        *(("oar", "-nmine"), ("oar", "-Snmine"), ("pbs", "-Nmine"), ("pbs", "-VNmine")),
+        *(("lsf", "-Jmine"), ("lsf", "-x -J=mine"), ("lsf", "-Jmine -x")),
+        ("moab", "-Nmine"),
+    ],
+)
+def test_a_name_without_a_blank_takes_the_place_of_ours(
+    system: str, directive: str
+) -> None:
+    name = job_arguments(
+        read_parameters({**RAW, "job_extra_directives": directive})[0], system, tag="t"
+    )["job_name"]
+    assert name == "mine-t"
+    lines = script(system, {"job_extra_directives": directive})
+    assert len([line for line in lines if re.match("#.*mine", line)]) == 1
+
+
+@pytest.mark.parametrize("directive", ["-I60", "-OI60", "-koff", "-I", "-k -O"])
+def test_a_value_that_may_be_left_out_stays_with_its_option(directive: str) -> None:
+    joined = "".join(option.text for option in options(directive, "slurm"))
+    assert joined.replace("-", "") == directive.replace("-", "").replace(" ", "")
+    names = {name for option in options(directive, "slurm") for name in option.names}
+    assert names <= {"--immediate", "--overcommit", "--no-kill"}
+
+
+@pytest.mark.parametrize(
     ("system", "directive", "known"),
     [
         ("slurm", "--tim=10", "walltime"),
         ("slurm", "--gres=gpu:1 --ti 10", "walltime"),
-        ("slurm", "-Ht10", "walltime"),
+        ("slurm", "-Ot10", "walltime"),
         ("slurm", "--acc=x", "project"),
         ("slurm", "--part x", "partition"),
         ("slurm", "--cpus=4", "cores"),
@@ -105,6 +167,8 @@ def test_the_command_that_submits_says_the_id_at_once(
         ("moab", "-V -A x", "project"),
         ("lsf", "-x -n4", "cores"),
         ("lsf", "-J name -W 5", "walltime"),
+        ("lsf", "-x -qshort", "partition"),
+        ("lsf", "-Pother", "project"),
     ],
 )
 def test_no_option_repeats_a_parameter(system: str, directive: str, known: str) -> None:
@@ -119,7 +183,7 @@ def test_no_option_repeats_a_parameter(system: str, directive: str, known: str) 
             "slurm",
             [
                 *("--comment '--wait'", "--comment --wait", "--gres=gpu:1 # --wait"),
-                *("--array=1-3", "--wait-all=1 --gres=gpu:1", "-OH", "--time-m=5"),
+                *("--array=1-3", "--wait-all=1 --gres=gpu:1", "-Os", "--time-m=5"),
                 *("--mail-type=END --mail-user -W", "-Nt", "-C -W", "--new-option -n1"),
                 *("-J x --no-req", "--signal=B:10@60 --nice", "--nice=-5", "--mem-b=x"),
             ],
@@ -153,7 +217,7 @@ def test_names_outputs_and_conditions_among_other_options() -> None:
     """Each option has the effect that it has on a line of its own."""
     text = "\n".join(script("slurm", {"job_extra_directives": "--gres=gpu:1 -J mine"}))
     assert "#SBATCH -J mine" in text and "#SBATCH --gres=gpu:1\n" in text
-    text = "\n".join(script("slurm", {"job_extra_directives": "-H --arr=1-3"}))
+    text = "\n".join(script("slurm", {"job_extra_directives": "-O --arr=1-3"}))
     assert "worker-$SLURM_ARRAY_JOB_ID-$SLURM_ARRAY_TASK_ID" in text
     text = "\n".join(script("sge", {"job_extra_directives": "-V -pe smp", "cores": 4}))
     assert "#$ -V\n" in text and "#$ -pe smp 12\n" in text
@@ -167,7 +231,7 @@ def test_names_outputs_and_conditions_among_other_options() -> None:
         (line,) = [line for line in lines if "-p " in line and "#OAR" in line]
         assert line == "#OAR -p \"a='b' AND memcore>=318\""
     queue = QUEUES["slurm"]
-    assert queue.options_of(["-H -M other", "--cluster=more"]) == ("--clusters=more",)
+    assert queue.options_of(["-O -M other", "--cluster=more"]) == ("--clusters=more",)
 
 
 def test_a_whole_node_is_asked_for_among_other_options() -> None:
