@@ -42,7 +42,14 @@ from .directives import extra_directives, htcondor_directives, with_cluster
 from .environment import cpu_count, inherited
 from .logs import configured as log_directory_of
 from .logs import is_left_to_dask
-from .names import DEFAULT_NAME, job_name, service_base, split_name
+from .names import (
+    DEFAULT_NAME,
+    job_name,
+    left_out_name,
+    service_base,
+    skip_problems,
+    split_name,
+)
 from .options import named, options
 from .prologue_checks import shell_problems
 from .repeated_directives import repeated, repeated_in_request
@@ -54,6 +61,8 @@ logger = logging.getLogger(__name__)
 _WITH_RESOURCE_SPEC = ("oar", "pbs", "moab", "sge")
 #: Batch systems where dask_jobqueue calls the project an account.
 _WITH_ACCOUNT = ("slurm", "pbs", "moab")
+#: Keys with parts of lines that dask_jobqueue leaves out; it reads only the first that is set.
+_SKIPS = ("job-directives-skip", "header-skip")
 #: The default of dask_jobqueue, which may not be loaded yet.
 DEFAULT_SHEBANG = "#!/usr/bin/env bash"
 
@@ -130,6 +139,8 @@ def _written_problems(parameters: Parameters, system: str) -> list[str]:
     problems += _prologue_problems(
         parameters, system, parameters.job_script_prologue, "job_script_prologue"
     )
+    key, left_out = _left_out(parameters, system)
+    problems += skip_problems(left_out, system, f"Dask's configuration {key}")
     for name in ("partition", "project", "resource_spec"):
         problems += option_problem(getattr(parameters, name), name, system)
     problems += repeated_in_request(parameters, system)
@@ -148,10 +159,21 @@ def _written_problems(parameters: Parameters, system: str) -> list[str]:
 def _directive_problems(
     parameters: Parameters, system: str, directives: list[str], field: str
 ) -> list[str]:
-    left_out = effective(parameters, f"jobqueue.{system}.job-directives-skip")
+    _, left_out = _left_out(parameters, system)
     return directive_problems(directives, system, field) + repeated(
-        directives, parameters, system, field, _texts(left_out)
+        directives, parameters, system, field, left_out
     )
+
+
+def _left_out(parameters: Parameters, system: str) -> tuple[str, list[str]]:
+    """The key with parts of lines that dask_jobqueue leaves out, and its value."""
+    for name in _SKIPS:
+        key = f"jobqueue.{system}.{name}"
+        value = effective(parameters, key)
+        if value:
+            # a text is refused by `config_problems`
+            return key, [] if isinstance(value, str) else _texts(value)
+    return "", []
 
 
 def _prologue_problems(
@@ -227,6 +249,9 @@ def job_arguments(
     base, directives = split_name(directives, system)
     name = job_name(base or _other_name(system, service), system, tag)
     directives = with_cluster(directives, system, os.environ)
+    skipped = next(filter(None, (_configured(system, key) for key in _SKIPS)), [])
+    # a part may happen to be in the name
+    directives = left_out_name(name, skipped, system) + directives
     arguments: dict[str, Any] = {
         "job_name": name,
         "cores": parameters.cores_per_job,
@@ -244,8 +269,6 @@ def job_arguments(
     if chosen is not None:  # dask_jobqueue would not expand ~
         arguments["log_directory"] = chosen
         if not is_left_to_dask(system, chosen):
-            skipped = _configured(system, "job-directives-skip")
-            skipped = skipped or _configured(system, "header-skip")
             arguments["job_directives_skip"] = [*skipped, f" {chosen}/"]
     if system == "htcondor":
         named = {"batch_name": name} if tag else {}

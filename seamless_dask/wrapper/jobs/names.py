@@ -20,6 +20,16 @@ _OPTIONS = {
     "moab": "-N",
     "lsf": "-J",
 }
+#: {batch system: how dask_jobqueue begins the line with the name}. On HTCondor our
+#: directives have the name, and nothing of them is left out.
+_LINES = {
+    "slurm": "#SBATCH -J ",
+    "sge": "#$ -N ",
+    "oar": "#OAR -n ",
+    "pbs": "#PBS -N ",
+    "moab": "#PBS -N ",
+    "lsf": "#BSUB -J ",
+}
 _OF_CONDOR = re.compile(r"(?i:batch_name|JobBatchName)\s*=\s*(.+)")
 #: The names that seamless-config gives to the services of a project, and of a queue.
 _OF_PROJECT = re.compile(r"daskserver-.+?-(?:rw|ro)-(.+)")
@@ -92,3 +102,36 @@ def job_name(base: str, system: str, tag: str) -> str:
     if len(plain) > room and rest[:1].isalpha():
         plain = rest
     return f"{plain[:room].rstrip('-')}-{tag}"
+
+
+def skip_problems(left_out: list[str], system: str, field: str) -> list[str]:
+    """Problems with parts of lines that dask_jobqueue leaves out of job scripts.
+
+    Parameters
+    ----------
+    left_out
+        A line that contains one of them is left out.
+    system
+        The batch system.
+    field
+        The name of the setting that has them.
+    """
+    line = _LINES.get(system)
+    if line is None:
+        return []
+    option = line.partition(" ")[2]
+    return [
+        f"{field} = {part!r}: would leave out the line {line + 'NAME'!r}, and jobs are found "
+        "by their name; allowed is what only other lines contain, and a name of your own "
+        "goes into job_extra_directives"
+        for part in left_out
+        if part in line or option in part
+    ]
+
+
+def left_out_name(name: str, left_out: list[str], system: str) -> list[str]:
+    """The directive with the name, if dask_jobqueue leaves out its own; otherwise []."""
+    line = _LINES.get(system, "") + name
+    if system not in _LINES or not any(part in line for part in left_out):
+        return []
+    return [line.partition(" ")[2]]

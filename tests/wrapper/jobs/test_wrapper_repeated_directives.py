@@ -4,8 +4,11 @@ from __future__ import annotations
 
 from typing import Any
 
+import dask
 import pytest
 from helpers.written import BATCH, problems, script
+from hypothesis import given, settings
+from hypothesis import strategies as st
 
 RAW: dict[str, Any] = {
     **BATCH,
@@ -166,12 +169,57 @@ def test_what_dask_jobqueue_leaves_out_may_be_said() -> None:
     raw = {**BATCH, "job_extra_directives": "--mem-per-cpu=2G"}
     assert problems("slurm", raw)
     assert not problems("slurm", {**raw, "extra_dask_config": extra})
-    import dask
-
     with dask.config.set(extra):
         lines = script("slurm", {"job_extra_directives": "--mem-per-cpu=2G"})
     assert "#SBATCH --mem-per-cpu=2G" in lines
     assert not [line for line in lines if "--mem=" in line]
+
+
+NAMES = {
+    **{"slurm": "#SBATCH -J ", "sge": "#$ -N ", "oar": "#OAR -n ", "pbs": "#PBS -N "},
+    **{"moab": "#PBS -N ", "lsf": "#BSUB -J "},
+}
+
+
+@pytest.mark.parametrize("key", ["job-directives-skip", "header-skip"])
+@pytest.mark.parametrize("system", NAMES)
+def test_the_name_of_jobs_is_not_left_out(system: str, key: str) -> None:
+    """By it jobs are found. It may be left out by Dask's own configuration as well."""
+    line = NAMES[system]
+    assert any(each.startswith(line) for each in script(system, {}))
+    mark, option = line.split()
+    full = f"jobqueue.{system}.{key}"
+    for part in (option, mark, "#", line, line + "dask", f"{option} dask-worker"):
+        left_out = {full: ["--mem=", part]}
+        (problem,) = problems(system, {**RAW, "extra_dask_config": left_out})
+        assert problem.startswith(
+            f"Dask's configuration {full} = {part!r}: would leave"
+        )
+        assert f"{line}NAME" in problem and "allowed is" in problem
+        with dask.config.set(left_out):
+            assert problems(system, RAW) == [problem]
+    for part in ("--mem=", "walltime", "-t ", "-W", "-e ", "-o "):
+        assert not problems(system, {**RAW, "extra_dask_config": {full: [part]}})
+
+
+@pytest.mark.parametrize("system", NAMES)
+@settings(deadline=None)  # the first call loads modules
+@given(part=st.text("dask-worker0123JNn #", min_size=1, max_size=4))
+def test_what_is_left_out_and_happens_to_be_in_the_name(system: str, part: str) -> None:
+    key = f"jobqueue.{system}.job-directives-skip"
+    with dask.config.set({key: [part]}):
+        if problems(system, RAW):
+            return
+        lines = script(system, {})
+    assert len([each for each in lines if each.startswith(NAMES[system])]) == 1
+
+
+def test_a_directive_takes_the_place_of_a_line_that_a_deprecated_key_leaves_out() -> (
+    None
+):
+    raw = {**BATCH, "job_extra_directives": "--mem-per-cpu=2G"}
+    left_out = {"jobqueue.slurm.header-skip": ["--mem="]}
+    assert not problems("slurm", {**raw, "extra_dask_config": left_out})
 
 
 @pytest.mark.parametrize(
