@@ -22,6 +22,7 @@ from typing import Any, Literal, get_args
 
 from scheduler_ext import messages, outputs
 
+from ..command import spelling
 from ..command.dask_loading import DaskUnusable, load_dask
 from ..command.output import checked_output
 from . import web
@@ -127,7 +128,7 @@ def _run(arguments: Sequence[str] | None, prog: str) -> int:
 
             return installed.show(as_json=options.json)
         load_dask()
-        address = resolve(where, protocol=_protocol())
+        address = resolve(where, protocol=_protocol(), others=get_args(About))
         question = Question(address, about, what, follow=options.follow)
         with _quiet():
             if about == "output" and not options.json:
@@ -254,9 +255,11 @@ def _words(
     if rest == ["report"]:
         return address, "report", ""
     if rest[0] not in ("why", "output") or len(rest) != 2:
+        unknown = [word for word in words if word not in get_args(About)]
+        meant = "".join(spelling.question(word, get_args(About)) for word in unknown)
         parser.error(
             f'got {" ".join(words)!r}, allowed: at most one address, then "failures", '
-            '"report", or "why" or "output" and one checksum or name'
+            f'"report", or "why" or "output" and one checksum or name{meant}'
         )
     return address, "why" if rest[0] == "why" else "output", rest[1]
 

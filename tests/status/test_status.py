@@ -8,6 +8,7 @@ import io
 import json
 import os
 import pty
+import re
 import socket
 import subprocess
 import sys
@@ -155,6 +156,41 @@ def test_what_is_no_status_file(home: Path) -> None:
             resolve(what, home)
     with pytest.raises(NotFound, match="got port 65536, allowed: 1 to 65535"):
         resolve("localhost:65536", home)
+
+
+@pytest.mark.parametrize(
+    ("words", "meant"),
+    [
+        (["stauts"], "status"),
+        (["reprot"], "report"),
+        (["status", "reprot"], "report"),
+        (["Failure", "--json"], "failures"),
+        (["tcp://127.0.0.1:1", "reprot"], "report"),
+        (["ouput", "name"], "output"),
+        (["tcp://127.0.0.1:1", "ouput", "name"], "output"),
+        (["daskserver-hree"], "daskserver-here"),
+        (["nothing"], None),
+        (["tcp://127.0.0.1:1", "why", "why", "why"], None),
+    ],
+)
+def test_a_misspelt_word_is_recognized(
+    home: Path,
+    capsys: pytest.CaptureFixture[str],
+    monkeypatch: pytest.MonkeyPatch,
+    words: list[str],
+    meant: str | None,
+) -> None:
+    """A subcommand, in the place of an address as well, or the name of a status file."""
+    monkeypatch.setenv("HOME", str(home))
+    write(home, "server/daskserver-here", status="running", port=1)
+    try:
+        code = status.main(words)
+    except SystemExit as end:
+        code = int(str(end.code))
+    errors = capsys.readouterr().err
+    assert code in (1, 2)
+    asked = [] if meant is None else [meant]
+    assert re.findall(r"\(did you mean (\S+)\?\)", errors) == asked
 
 
 # -- what it shows -----------------------------------------------------------------
