@@ -296,8 +296,11 @@ def _show(question: Question, *, as_json: bool, every: float | None) -> int:
     from rich.live import Live
 
     console = Console(highlight=False)
-    if not console.is_terminal:
-        if "COLUMNS" not in os.environ:
+    if every is None and console.is_terminal:
+        console.print(_view(question, answer))
+        return _code(answer)
+    if not console.is_terminal or console.is_dumb_terminal:
+        if not console.is_terminal and "COLUMNS" not in os.environ:
             console.width = PIPE_WIDTH
         for each in _repeated(question, answer, every):
             with console.capture() as captured:
@@ -305,9 +308,6 @@ def _show(question: Question, *, as_json: bool, every: float | None) -> int:
             for line in captured.get().splitlines():
                 print(line.rstrip())
             sys.stdout.flush()
-        return _code(answer)
-    if every is None:
-        console.print(_view(question, answer))
         return _code(answer)
     with Live(console=console, auto_refresh=False, screen=True) as live:
         for each in _repeated(question, answer, every):

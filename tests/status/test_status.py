@@ -321,33 +321,67 @@ def fails_with(error, key):
     get_worker().state.tasks[key].metadata[reports.REPORT] = report
 
 
+async def watched(address: str, **environment: str) -> bytes:
+    """What is written on a terminal until the state was shown three times, then Ctrl-C."""
+    here, there = pty.openpty()
+    process = await asyncio.create_subprocess_exec(
+        sys.executable,
+        *("-m", "seamless_dask.status", address, "--watch", "0.1"),
+        stdin=there,
+        stdout=there,
+        stderr=there,
+        env={**os.environ, **environment},
+    )
+    os.close(there)
+    text = b""
+    try:
+        while text.count(b"Seamless plugin") < 3:
+            text += await asyncio.wait_for(asyncio.to_thread(os.read, here, 4096), 60)
+        process.send_signal(2)
+        while chunk := await asyncio.to_thread(_read, here):
+            text += chunk
+        assert await process.wait() == 0
+    finally:
+        if process.returncode is None:
+            process.kill()
+        os.close(here)
+    assert b"Traceback" not in text
+    return text
+
+
 @pytest.mark.cluster
 @asynchronous
 async def test_watching_until_interrupted() -> None:
     """In a terminal the picture is replaced; Ctrl-C is no error."""
     async with cluster() as c:
-        here, there = pty.openpty()
-        process = await asyncio.create_subprocess_exec(
-            sys.executable,
-            *("-m", "seamless_dask.status", c.scheduler.address, "--watch", "0.1"),
-            stdin=there,
-            stdout=there,
-            stderr=there,
-            env={**os.environ, "TERM": "xterm"},
-        )
-        os.close(there)
-        text = b""
-        try:
-            while text.count(b"Seamless plugin") < 3:
-                text += await asyncio.to_thread(os.read, here, 4096)
-            process.send_signal(2)
-            while chunk := await asyncio.to_thread(_read, here):
-                text += chunk
-            assert await process.wait() == 0
-        finally:
-            os.close(here)
-        assert b"Traceback" not in text
+        text = await watched(c.scheduler.address, TERM="xterm")
         assert text.count(b"\x1b[?1049l") == 1, "the terminal is as it was"
+
+
+@pytest.mark.cluster
+@asynchronous
+async def test_terminals_without_colours_or_cursor(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """NO_COLOR leaves bold text; a dumb terminal gets one picture below the other."""
+    monkeypatch.delenv("NO_COLOR", raising=False)
+    async with cluster() as c:
+        error = {"time": 0.0, "message": "no", "retry_at": None, "failures": 2}
+        c.plugin.scaling.update(
+            jobs={}, submission_error=error, excluded_nodes={}, oldest_job=0.0
+        )
+
+        async def codes(**environment: str) -> set[bytes]:
+            text = await watched(c.scheduler.address, **environment)
+            assert b"2 submissions in a row failed" in text
+            return set(re.findall(rb"\x1b\[[0-9;?]*[a-zA-Z]", text))
+
+        colours = re.compile(rb"\x1b\[([0-9]+;)*(3|4|9|10)[0-9](;[0-9]+)*m")
+        assert any(map(colours.fullmatch, await codes(TERM="xterm")))
+        plain = await codes(TERM="xterm", NO_COLOR="1")
+        assert plain and not any(map(colours.fullmatch, plain))
+        for terminal in ("dumb", "unknown"):
+            assert await codes(TERM=terminal) == set()
 
 
 def _read(descriptor: int) -> bytes:
