@@ -235,10 +235,11 @@ def _problems(answer: Answer) -> list[str]:
 def _workers(rows: Sequence[Answer]) -> list[RenderableType]:
     # workers with problems first; otherwise in the order of their arrival
     urgent = sorted(rows, key=lambda row: row["status"] == "running")
+    headings = ("worker", "status", "processes", "slots", "top-level", "nested")
+    headings += ("calling", "storing", "load", "CPU", "memory")
     return table(
         _title("Workers", "no worker is connected", len(rows), "first"),
-        ("worker", "status", "processes", "slots", "top-level", "nested", "calling")
-        + ("storing", "load", "CPU", "memory"),
+        headings,
         [
             (
                 row["name"] or row["address"],
@@ -253,7 +254,7 @@ def _workers(rows: Sequence[Answer]) -> list[RenderableType]:
             )
             for row in urgent[:ROWS]
         ],
-        numbers=range(2, 10),
+        numbers=range(headings.index("processes"), headings.index("memory")),
     )
 
 
