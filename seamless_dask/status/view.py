@@ -235,8 +235,8 @@ def _problems(answer: Answer) -> list[str]:
 def _workers(rows: Sequence[Answer]) -> list[RenderableType]:
     # workers with problems first; otherwise in the order of their arrival
     urgent = sorted(rows, key=lambda row: row["status"] == "running")
-    headings = ("worker", "status", "processes", "slots", "top-level", "nested")
-    headings += ("calling", "storing", "load", "CPU", "memory")
+    headings = ["worker", "status", "processes", "slots", "top-level", "nested"]
+    headings += ["calling", "storing", "load", "CPU", "memory"]
     return table(
         _title("Workers", "no worker is connected", len(rows), "first"),
         headings,
