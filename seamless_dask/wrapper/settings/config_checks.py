@@ -9,10 +9,10 @@ from typing import Any
 import dask.config
 
 from ...command.dask_loading import logging_problems
+from ...command.spelling import question
 from .dask_config import merged_config
 from .durations import parse_duration
 from .parameters import DURATION, TEXT, TEXTS, WHOLE, Parameters
-from .spelling import question
 
 #: Durations that Dask itself reads; it does not know the notation of batch systems
 _OF_DASK = 'a duration such as "10m" or "90s", or a number of seconds'
