@@ -24,14 +24,12 @@ from ..settings.dask_config import (
 )
 from ..settings.durations import (
     format_clock,
-    is_bare,
-    is_clock_of_yaml,
     parse_clock,
     parse_duration,
     parse_memory,
     slurm_memory,
 )
-from ..settings.parameters import DEFAULT_TMPDIR, GRACE_PERIOD, WALLTIME, Parameters
+from ..settings.parameters import DEFAULT_TMPDIR, GRACE_PERIOD, Parameters
 from .directive_checks import (
     directive_problems,
     option_problem,
@@ -94,7 +92,7 @@ def batch_problems(parameters: Parameters, system: str) -> list[str]:
             f"processes = {parameters.processes}: must not exceed the cores of a job "
             f"({parameters.cores_per_job})"
         )
-    problems += _lifetime_problems(parameters) or _walltime_problems(parameters)
+    problems += _lifetime_problems(parameters)
     return problems + _written_problems(parameters, system)
 
 
@@ -109,16 +107,6 @@ def _asks_for_node(parameters: Parameters, system: str) -> bool:
 
 def _condor_disk(parameters: Parameters) -> Any:
     return effective(parameters, "jobqueue.htcondor.disk")
-
-
-def _walltime_problems(parameters: Parameters) -> list[str]:
-    walltime = parameters.walltime
-    if walltime is None or not is_bare(walltime) or is_clock_of_yaml(walltime):
-        return []
-    return [
-        f"walltime = {walltime!r}: allowed is {WALLTIME} (needs a unit: batch systems "
-        "read a number as seconds, minutes or hours)"
-    ]
 
 
 def _written_problems(parameters: Parameters, system: str) -> list[str]:
@@ -300,7 +288,7 @@ def _walltime(parameters: Parameters, system: str) -> str:
     if system == "lsf":  # counts in minutes
         minutes = math.ceil(parse_duration(walltime) / 60)
         return f"{minutes // 60:02d}:{minutes % 60:02d}"
-    if isinstance(walltime, str) and parse_clock(walltime) is not None:
+    if parse_clock(walltime) is not None:
         if system == "slurm" or "-" not in walltime:
             return walltime
     return format_clock(parse_duration(walltime))

@@ -347,8 +347,8 @@ def test_walltime_too_short_for_rotation() -> None:
         more = {"maximum_jobs": 2, "lifetime_stagger": "4m"}
         (problem,) = batch_problems_of(**BATCH, **more, lifetime=wrong)
         assert f"lifetime = '{wrong}'" in problem
-    (problem,) = batch_problems_of(**{**BATCH, "walltime": 60}, maximum_jobs=2)
-    assert problem.startswith("walltime = 60: must be longer than 60 s")
+    (problem,) = batch_problems_of(**{**BATCH, "walltime": "60s"}, maximum_jobs=2)
+    assert problem.startswith("walltime = '60s': must be longer than 60 s")
 
 
 @pytest.mark.parametrize(
