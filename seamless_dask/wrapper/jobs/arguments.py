@@ -17,10 +17,8 @@ from ..settings.config_checks import effective
 from ..settings.dask_config import (
     dask_settings,
     exports,
-    lifetime_seconds,
     merged_config,
     seamless_environment,
-    stagger_seconds,
 )
 from ..settings.durations import (
     format_clock,
@@ -29,7 +27,7 @@ from ..settings.durations import (
     parse_memory,
     slurm_memory,
 )
-from ..settings.parameters import DEFAULT_TMPDIR, GRACE_PERIOD, Parameters
+from ..settings.parameters import DEFAULT_TMPDIR, Parameters
 from .directive_checks import (
     directive_problems,
     option_problem,
@@ -92,7 +90,6 @@ def batch_problems(parameters: Parameters, system: str) -> list[str]:
             f"processes = {parameters.processes}: must not exceed the cores of a job "
             f"({parameters.cores_per_job})"
         )
-    problems += _lifetime_problems(parameters)
     return problems + _written_problems(parameters, system)
 
 
@@ -156,30 +153,6 @@ def _texts(value: Any) -> list[str]:
     if isinstance(value, (list, tuple)):
         return list(map(str, value))
     return [value] if isinstance(value, str) else []
-
-
-def _lifetime_problems(parameters: Parameters) -> list[str]:
-    lifetime = lifetime_seconds(parameters, walltime=True)
-    if lifetime is None or parameters.walltime is None:
-        return []
-    walltime = parse_duration(parameters.walltime)
-    stagger = stagger_seconds(parameters)
-    reason = "since workers are replaced when maximum_jobs is over 1"
-    if parameters.lifetime is None:
-        shortest = 2 * stagger + GRACE_PERIOD
-        if walltime <= shortest:
-            return [
-                f"walltime = {parameters.walltime!r}: must be longer than {shortest:g} s, "
-                f"twice lifetime-stagger ({stagger:g} s) plus {GRACE_PERIOD} s of grace, "
-                + reason
-            ]
-    elif not stagger < lifetime < walltime - stagger:
-        return [
-            f"lifetime = {parameters.lifetime!r}: must be over lifetime-stagger "
-            f"({stagger:g} s), and both together below walltime ({walltime:g} s), "
-            + reason
-        ]
-    return []
 
 
 def job_arguments(
