@@ -43,6 +43,7 @@ from .options import named, options
 from .prologue_checks import shell_problems
 from .repeated_directives import repeated, repeated_in_request
 from .signs_of_life import around
+from .worker_options import worker_option_problems
 
 logger = logging.getLogger(__name__)
 
@@ -122,6 +123,13 @@ def _written_problems(parameters: Parameters, system: str) -> list[str]:
     lines = _texts(effective(parameters, key))
     problems += _directive_problems(
         parameters, system, lines, f"Dask's configuration {key}"
+    )
+    key = section + "worker-extra-args"
+    problems += worker_option_problems(
+        _texts(effective(parameters, key)),
+        system,
+        f"Dask's configuration {key}",
+        parameters,
     )
     key = section + "job-script-prologue"
     lines = _texts(effective(parameters, key))

@@ -8,6 +8,8 @@ from typing import Any
 
 import dask.config
 
+from scheduler_ext.task_keys import NESTED_RESOURCE, TOP_LEVEL_RESOURCE
+
 from ...command.dask_loading import logging_problems
 from .dask_config import merged_config
 from .durations import parse_duration
@@ -81,6 +83,7 @@ def config_problems(parameters: Parameters, system: str = "") -> list[str]:
         if system != "htcondor":
             checks[section + "job-extra-directives"] = (TEXTS, _is_texts)
     problems = _section_problems(parameters, system)
+    problems += _resource_problems(parameters)
     for key, (allowed, is_allowed) in checks.items():
         value = effective(parameters, key)
         if value is not None and not is_allowed(value):
@@ -109,6 +112,21 @@ def _section_problems(parameters: Parameters, system: str) -> list[str]:
         wrong.append(key)
         problems.append(f"Dask's configuration {key} = {value!r}: allowed is a mapping")
     return problems
+
+
+def _resource_problems(parameters: Parameters) -> list[str]:
+    """Names that are ours: the number of slots would be another here than on workers."""
+    key = "distributed.worker.resources"
+    value = effective(parameters, key)
+    if parameters.pure_dask or not isinstance(value, Mapping):
+        return []
+    ours = {TOP_LEVEL_RESOURCE, NESTED_RESOURCE}
+    if ours.isdisjoint(value):
+        return []
+    return [
+        f"Dask's configuration {key} = {dict(value)!r}: allowed are other names than "
+        f"{NESTED_RESOURCE} and {TOP_LEVEL_RESOURCE}; dask_resources sets the latter"
+    ]
 
 
 def _sections_with_defaults(path: tuple[str, ...]) -> Iterator[str]:

@@ -317,6 +317,56 @@ def test_keys_of_the_configuration_are_checked(key: str, value: Any) -> None:
     assert second.startswith("processes = 5")
 
 
+@pytest.mark.parametrize(
+    ("words", "named", "said"),
+    [
+        (["--name", "x"], "--name", "gives each worker a name of its own"),
+        (["--name=x"], "--name=x", "gives each worker a name of its own"),
+        (["--preload m --nthreads 9"], "--preload m --nthreads 9", "worker_threads"),
+        (["--nworkers", "2"], "--nworkers", "processes"),
+        (["--local-directory", "/x"], "--local-directory", "tmpdir"),
+        (["--resources", "GPU=1"], "--resources", "dask_resources"),
+        (["--death-timeout", "1"], "--death-timeout", "jobqueue.pbs.death-timeout"),
+        (["--scheduler-file", "/x"], "--scheduler-file", "set by the wrapper"),
+        (["--no-nanny"], "--no-nanny", "nanny"),
+        (["--worker-port", "40000"], "--worker-port", "set by internal-port-range"),
+        (["--version"], "--version", "starts no worker"),
+    ],
+)
+def test_options_of_workers_that_are_set(
+    words: list[str], named: str, said: str
+) -> None:
+    key = "jobqueue.pbs.worker-extra-args"
+    raw = {**BATCH, "internal_port_range": "40000:40100"}
+    (problem,) = problems("pbs", {**raw, "extra_dask_config": {key: words}})
+    assert problem.startswith(f"Dask's configuration {key} = {named!r}: --")
+    assert said in problem
+
+
+def test_options_of_workers_that_may_be_added() -> None:
+    words = ["--worker-port", "40000:40099", "--nanny-port", "40000:40099"]
+    words += ["--interface ib0", "--memory-limit", "2GB", "--preload", "name"]
+    extra = {"jobqueue.slurm.worker-extra-args": words}
+    assert not problems("slurm", {**BATCH, "extra_dask_config": extra})
+
+
+@pytest.mark.parametrize("system", ["", "slurm"])
+def test_names_of_resources_that_are_ours(system: str) -> None:
+    wrong: list[dict[str, Any]] = [
+        {"dask_resources": {"seamless-nested": 3, "GPU": 1}},
+        {"extra_dask_config": {"distributed.worker.resources": {"S": 2}}},
+        {"extra_dask_config": {"distributed.worker.resources.seamless-nested": 2}},
+    ]
+    for raw in wrong:
+        (problem,) = problems(system, {**BATCH, **raw})
+        assert "allowed are other names than seamless-nested" in problem
+        assert not problems(system, {**BATCH, **raw, "pure_dask": True})
+    for resources in ({"S": 5}, {"S": 1.5, "GPU": 2}):
+        assert not problems(system, {**BATCH, "dask_resources": resources})
+    extra = {"distributed.worker.resources": {"GPU": 2}}
+    assert not problems(system, {**BATCH, "extra_dask_config": extra})
+
+
 def test_a_key_that_is_value_and_section() -> None:
     (problem,) = problems("", {"extra_dask_config": {"a": 1, "a.b": 2}})
     assert "a has a value, but there is also a.b" in problem
