@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -365,6 +366,61 @@ def test_names_of_resources_that_are_ours(system: str) -> None:
         assert not problems(system, {**BATCH, "dask_resources": resources})
     extra = {"distributed.worker.resources": {"GPU": 2}}
     assert not problems(system, {**BATCH, "extra_dask_config": extra})
+
+
+UNREADABLE: dict[str, list[Any]] = {
+    "distributed.comm.timeouts.connect": ["banana", "01:00:00", "-1s", [1], True],
+    "distributed.comm.retry.count": ["many", 1.5, -1],
+    "distributed.comm.compression": ["nope", True, ["zlib"]],
+    "distributed.comm.offload": ["x", True],
+    "distributed.scheduler.bandwidth": ["fast"],
+    "distributed.scheduler.idle-timeout": ["x"],
+    "distributed.scheduler.worker-saturation": ["x", 0],
+    "distributed.scheduler.default-task-durations": [{"f": "x"}, 5],
+    "distributed.scheduler.active-memory-manager.measure": ["x"],
+    "distributed.worker.connections.outgoing": [0, "x"],
+    "distributed.worker.lifetime.duration": ["\u0663m"],
+    "distributed.worker.memory.max-spill": ["1 GBB"],
+    "distributed.worker.memory.terminate": ["x", 95, True],
+    "distributed.worker.memory.rebalance.sender-min": ["x", False],
+    "distributed.worker.multiprocessing-method": ["x"],
+    "distributed.worker.resources": [5, {"GPU": "x"}, {"GPU": -1}],
+    "distributed.nanny.environ": [5],
+}
+
+
+@pytest.mark.parametrize("system", ["", "slurm"])
+@pytest.mark.parametrize("key", UNREADABLE)
+def test_values_that_dask_cannot_read(key: str, system: str) -> None:
+    for value in UNREADABLE[key]:
+        raw = {**BATCH, "extra_dask_config": {key: value}}
+        (problem,) = problems(system, raw)
+        assert f"{key} = {value!r}: allowed is " in problem
+
+
+def test_values_that_dask_can_read() -> None:
+    """All of its defaults, what it does not know, and several notations."""
+    import distributed
+
+    defaults = yaml.safe_load(
+        Path(distributed.__file__).with_name("distributed.yaml").read_text()
+    )
+    assert not problems("slurm", {**BATCH, "extra_dask_config": defaults})
+    extra = {
+        "distributed.comm.timeouts.connect": "1e-3s",
+        "distributed.comm.timeouts.tcp": 90,
+        "distributed.comm.compression": "zlib",
+        "distributed.comm.offload": False,
+        "distributed.scheduler.idle-timeout": "2 hours",
+        "distributed.scheduler.worker-ttl": None,
+        "distributed.scheduler.worker-saturation": "inf",
+        "distributed.worker.memory.terminate": False,
+        "distributed.worker.memory.pause": 1,
+        "distributed.worker.memory.max-spill": 10**9,
+        "distributed.comm.future-key": "banana",
+        "mine": {"a": "banana"},
+    }
+    assert not problems("slurm", {**BATCH, "extra_dask_config": extra})
 
 
 def test_a_key_that_is_value_and_section() -> None:
