@@ -69,16 +69,15 @@ def look_at_proxy(findings: Findings, hosts: Sequence[str]) -> None:
         for name in dict.fromkeys([*asked, "localhost", "127.0.0.1"])
         if name not in names
     ]
-    sentence = (
+    loopback = any(host == "localhost" or host.startswith("127.") for host in asked)
+    # a proxy may pass on requests to other hosts
+    problem = findings.problem if loopback else findings.warnings.append
+    problem(
         # without a password
         f"{variable} = {proxy.rpartition('@')[2]!r}: requests to {', '.join(asked)} would "
         "go to this proxy, so services would seem not to start (rhl-handshake failed); "
         f"allowed is a no_proxy with them: export no_proxy={shlex.quote(','.join(names))}"
     )
-    if any(host == "localhost" or host.startswith("127.") for host in asked):
-        findings.problem(sentence)
-    else:  # the proxy may pass them on
-        findings.warnings.append(sentence)
 
 
 def _named(services: tuple[Service, ...], interface: Any) -> str:
