@@ -103,6 +103,7 @@ class SeamlessSchedulerPlugin(SchedulerPlugin):
             self._activity,
             self._functions,
             self.status,
+            lambda: self._meter.announced,
         )
         self._output = OutputView(scheduler, self.operations.subject, self._functions)
         self._pages = Pages(scheduler, self.operations)
@@ -184,7 +185,11 @@ class SeamlessSchedulerPlugin(SchedulerPlugin):
         return self._meter.measure()
 
     def status(self) -> dict[str, Any]:
-        """The whole state, for people, the dashboard and the wrapper."""
+        """The whole state, for people, the dashboard and the wrapper.
+
+        ``announced`` is the number of transformations that driver scripts keep back until
+        others have ended; they are not among those that wait.
+        """
         now = monotonic()
         why = self._machine.why_waiting()
         return {

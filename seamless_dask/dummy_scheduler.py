@@ -22,6 +22,7 @@ from typing import TYPE_CHECKING, Any
 import dask.config
 import seamless
 from distributed import Client, Scheduler, Worker
+from distributed.gc import disable_gc_diagnosis
 from distributed.utils import silence_logging_cmgr
 
 import scheduler_ext
@@ -103,6 +104,8 @@ async def create_dummy_scheduler(
                 memory_limit=0,
             )
             running.append(await worker)
+        # Python calls it in any thread, and a Ctrl-C that arrives meanwhile would be lost.
+        disable_gc_diagnosis(force=True)
         _address = scheduler.address
         yield scheduler
     finally:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import gc
 import json
 import os
 import subprocess
@@ -98,6 +99,11 @@ def test_a_thousand_tasks_need_no_thousand_threads(dummy: SeamlessDaskClient) ->
     before = threading.active_count()
     assert get_event_loop().run_until_complete(run()) == [i * i for i in range(1000)]
     assert most < before + 50
+
+
+def test_ctrl_c_is_not_lost_in_a_callback(dummy: SeamlessDaskClient) -> None:
+    """Exceptions in callbacks of the garbage collection are only printed."""
+    assert not [each for each in gc.callbacks if "distributed" in str(each.__module__)]
 
 
 def test_a_transformation_that_waits_for_itself_is_an_error(

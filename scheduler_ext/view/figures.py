@@ -18,7 +18,7 @@ from . import explain, groups
 from .failures import Failure
 from .labels import joined, named, with_digits
 from .operations import Operations
-from .phrases import moment, size
+from .phrases import moment, more_announced, sentence, size
 from .summary import Card, Fact, cards, facts, problems, standing
 from .workers import executing, usage, work
 
@@ -182,7 +182,8 @@ def figures(operations: Operations, choice: Choice | None = None) -> Figures:
             "busiest",
             "none is connected",
         ),
-        waiting_title=f"Waiting transformations: {waiting_total or 'none'}",
+        waiting_title="Waiting transformations: "
+        + sentence(str(waiting_total or "none"), more_announced(operations.announced)),
         running_title=_title(
             "Transformations with a worker", running, running_total, "oldest", "none"
         ),

@@ -170,6 +170,11 @@ def _transformations(operations: Operations) -> Iterator[Family]:
         "state",
         {"waiting": waiting, "with_worker": with_workers},
     )
+    yield GaugeMetricFamily(
+        "seamless_transformations_announced",
+        "Transformations that driver scripts keep back until others have ended.",
+        operations.announced,
+    )
     stall = operations.watchdog.state()
     yield GaugeMetricFamily(
         "seamless_standstill_seconds",

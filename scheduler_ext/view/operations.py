@@ -43,7 +43,8 @@ _CANCELLATIONS = (STIMULUS, "cancel-")
 class Operations:
     """Collects the information for people about one scheduler, and answers questions.
 
-    ``status`` returns the status of the plugin.
+    ``status`` returns the status of the plugin, ``announced`` the number of
+    transformations that driver scripts keep back until others have ended.
     """
 
     def __init__(
@@ -55,11 +56,13 @@ class Operations:
         activity: Activity,
         functions: Functions,
         status: Callable[[], dict[str, Any]],
+        announced: Callable[[], int],
     ) -> None:
         self.scheduler = scheduler
         self.machine = machine
         self.scaling = scaling
         self.status = status
+        self._announced = announced
         self.journal = Journal()
         self.history = History()
         self.functions = functions
@@ -229,6 +232,11 @@ class Operations:
         return self._activity.transformations.states
 
     @property
+    def announced(self) -> int:
+        """Number of transformations that driver scripts have not submitted yet."""
+        return self._announced()
+
+    @property
     def unfinished(self) -> int:
         """Number of unfinished tasks of all sorts."""
         return self._activity.all.unfinished
@@ -275,7 +283,7 @@ class Operations:
 
     def progress(self) -> dict[str, Any]:
         """How far everything is, see :func:`progress.answer`."""
-        return progress.answer(self.subject, self.nested, monotonic())
+        return progress.answer(self.subject, self.nested, self.announced, monotonic())
 
     def why(self, checksum: str | None, name: str | None = None) -> dict[str, Any]:
         """Where a transformation is, see :func:`explain.why`.

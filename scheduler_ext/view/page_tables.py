@@ -126,7 +126,10 @@ class Rows:
             else (' class="sentence"' if field in ("reason", "line") else "")
             for field in fields
         }
-        columns = "".join(f'<col style="width: {width}%">' for width in widths)
+        columns = "".join(
+            f'<col style="width: {width}%">'
+            for _, width in zip(fields, widths, strict=True)
+        )
         headings = "".join(
             f"<th{self._classes[field]}{title(figures.HELP.get(heading))}>"
             f"{html.escape(heading)}</th>"

@@ -35,6 +35,16 @@ def reasons(numbers: Mapping[str, int]) -> str:
     return f" ({listed(named, len(numbers))})"
 
 
+def sentence(*parts: str) -> str:
+    """The parts that are not empty, with commas between them."""
+    return ", ".join(part for part in parts if part)
+
+
+def more_announced(number: int) -> str:
+    """Such as ``7 more announced by driver scripts``; empty if there are none."""
+    return f"{number} more announced by driver scripts" if number else ""
+
+
 def span(seconds: float) -> str:
     """Such as ``3.2 s``, ``4 min`` or ``2.5 h``."""
     if seconds < 120:

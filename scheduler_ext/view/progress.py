@@ -48,12 +48,15 @@ def is_nested(scheduler: Scheduler, key: str) -> bool:
     return task is not None and task.priority is not None and task.priority[0] < 0
 
 
-def answer(subject: Subject, tally: Tally, now: float) -> dict[str, Any]:
+def answer(
+    subject: Subject, tally: Tally, announced: int, now: float
+) -> dict[str, Any]:
     """Numbers of transformations of all driver scripts.
 
     Returns::
 
         running, waiting   that execute, and that wait for a slot, an input or a worker
+        announced          that driver scripts keep back until others have ended
         nested             {"unfinished", "ended"}; ended ever
         ended, failed      ever
         seconds_left       about, None if that is not known
@@ -69,10 +72,13 @@ def answer(subject: Subject, tally: Tally, now: float) -> dict[str, Any]:
     return {
         "running": running,
         "waiting": waiting,
+        "announced": announced,
         "nested": {"unfinished": tally.unfinished, "ended": tally.ended},
         "ended": sum(journal.endings.values()),
         "failed": journal.endings["failed"] + journal.endings["erred"],
-        "seconds_left": seconds_left(subject.scheduler.task_prefixes.values(), running),
+        "seconds_left": seconds_left(
+            subject.scheduler.task_prefixes.values(), running, announced
+        ),
         "workers": len(subject.scheduler.workers),
         "wanted": scaling["wanted"],
         "blocked": _blocked(subject, now) if not running and waiting else "",
@@ -80,15 +86,18 @@ def answer(subject: Subject, tally: Tally, now: float) -> dict[str, Any]:
     }
 
 
-def seconds_left(prefixes: Iterable[TaskPrefix], running: int) -> float | None:
+def seconds_left(
+    prefixes: Iterable[TaskPrefix], running: int, announced: int = 0
+) -> float | None:
     """The work that is known of, by the durations of its functions, on what executes.
 
-    None if nothing executes, or no task of one of the functions has ended yet. Calls that
-    have not been made are not known of.
+    Those that are announced take as long as the others do. None if nothing executes, or
+    no task of one of the functions has ended yet. Calls that have not been made are not
+    known of.
     """
     if not running:
         return None
-    seconds = 0.0
+    seconds = total = 0.0
     for prefix in prefixes:
         if not prefix.name.startswith(_PREFIXES):
             continue
@@ -100,6 +109,9 @@ def seconds_left(prefixes: Iterable[TaskPrefix], running: int) -> float | None:
         if number and prefix.duration_average < 0:
             return None
         seconds += number * max(0.0, prefix.duration_average)
+        total += number
+    if total:
+        seconds += announced * seconds / total
     return seconds / running
 
 

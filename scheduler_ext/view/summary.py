@@ -8,7 +8,17 @@ from typing import Any
 from distributed.metrics import time
 
 from .operations import Operations
-from .phrases import clock, count, day_and_clock, listed, reasons, rough, size
+from .phrases import (
+    clock,
+    count,
+    day_and_clock,
+    listed,
+    more_announced,
+    reasons,
+    rough,
+    sentence,
+    size,
+)
 from .workers import paused, used_by_all
 
 #: Characters of a message of the batch system on a card
@@ -130,9 +140,14 @@ def cards(
         Card(
             "Transformations",
             f"{waiting} waiting, {running} running",
-            f"{statistics.lent} waiting for calls, {statistics.storing} being stored",
+            sentence(
+                f"{statistics.lent} waiting for calls",
+                f"{statistics.storing} being stored",
+                more_announced(operations.announced),
+            ),
             "Running are all that a worker has: they execute, wait for their calls, or "
-            "are being stored",
+            "are being stored. Announced are those that driver scripts submit when "
+            "others have ended",
         ),
         Card(
             "Slots",

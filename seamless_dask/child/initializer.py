@@ -40,6 +40,7 @@ from . import (
     forked_jobs,
     output,
     small_buffers,
+    sources,
     values,
     waits,
 )
@@ -177,6 +178,7 @@ class Initializer:
         event_loops.install()
         fewer_requests.install()
         values.install(worker)
+        sources.install()
         collector = Collector()
         small_buffers.install(worker)
         output.install(worker)

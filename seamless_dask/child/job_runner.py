@@ -35,6 +35,8 @@ from .turns import JobTurn
 logger = logging.getLogger(__name__)
 
 _exit = os._exit
+#: has an entry for each thread of this process
+_TASKS = "/proc/self/task"
 
 #: request to run a job
 RUN = "seamless_dask_run"
@@ -93,6 +95,8 @@ class JobRunner:
         self._request = request
         #: {job id: its output}, and the tasks that send it
         self._outputs: dict[str, JobOutput] = {}
+        #: {job id: the thread that executes it}
+        self._threads: dict[str, threading.Thread] = {}
         self._streaming: dict[str, asyncio.Task[None]] = {}
         self._pid, self._process_started = getpid(), time()
         self._leftovers = Leftovers()
@@ -138,9 +142,11 @@ class JobRunner:
         if output.streams:
             self._stream(output)
         thread.start()
+        self._threads[output.job] = thread
         try:
             return await answer
         finally:
+            del self._threads[output.job]
             del self._outputs[output.job]
             output.stop()
             streaming = self._streaming.pop(output.job, None)
@@ -175,7 +181,13 @@ class JobRunner:
         return self._keeper.abandon(payload["job"])
 
     async def ping(self, _payload: Any) -> dict[str, float]:
-        """Answer; see `TurnKeeper.ending`."""
+        """Answer; see `TurnKeeper.ending`. End the process if a job can never answer."""
+        for job, thread in self._threads.items():
+            if _is_lost(thread):
+                logger.critical(
+                    "The thread of job %s was ended by something else than Python", job
+                )
+                _exit(1)
         return self._keeper.ending()
 
     def _run(
@@ -235,3 +247,15 @@ class JobRunner:
 
 
 _join = threading.Thread.join
+
+
+def _is_lost(thread: threading.Thread) -> bool:
+    """Say whether a thread has ended without Python's knowledge, as by pthread_exit.
+
+    Linux only; elsewhere False.
+    """
+    return (
+        thread.is_alive()
+        and os.path.isdir(_TASKS)
+        and not os.path.exists(f"{_TASKS}/{thread.native_id}")
+    )

@@ -244,7 +244,12 @@ class TurnKeeper:
             job.cpu_user += used.cpu_user - before.cpu_user
             job.cpu_system += used.cpu_system - before.cpu_system
             if used.memory_peak is not None:
-                job.memory_peak = max(used.memory_peak, job.memory_peak or 0)
+                peak = max(used.memory_peak, job.memory_peak or 0)
+                if (
+                    used.child_peak > before.child_peak
+                ):  # the largest one was of this job
+                    peak = max(peak, used.child_peak)
+                job.memory_peak = peak
 
 
 def _executed(job: JobTurn, now: float) -> float:

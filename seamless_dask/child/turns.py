@@ -65,7 +65,8 @@ class JobTurn:
     #: seconds of CPU time of the process, and of its children, in its turn
     cpu_user: float = 0.0
     cpu_system: float = 0.0
-    #: peak memory of the process in its turn, in bytes; None: not known
+    #: peak memory of the process in its turn, or of its largest child if no job before had
+    #: such a large one, in bytes; None: not known
     memory_peak: int | None = None
     #: seconds for which its threads were ready to go on, but waited for the turn
     waited: float = 0.0

@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import logging
 import os
-import resource
 import sys
 from collections.abc import Collection
+from resource import RUSAGE_CHILDREN, RUSAGE_SELF, getrusage
 from typing import NamedTuple
 
 import psutil
@@ -24,22 +24,25 @@ class Usage(NamedTuple):
     memory_peak
         Peak memory since `forget_memory_peak`, in bytes; None: the system does not
         provide it.
+    child_peak
+        Peak memory of the largest child process that has ended, ever, in bytes.
     """
 
     cpu_user: float
     cpu_system: float
     memory_peak: int | None
+    child_peak: int
 
 
 def now() -> Usage:
     """Return the resources that this process has used so far."""
-    own = resource.getrusage(resource.RUSAGE_SELF)
-    children = resource.getrusage(resource.RUSAGE_CHILDREN)
+    own, children = getrusage(RUSAGE_SELF), getrusage(RUSAGE_CHILDREN)
     return Usage(
         own.ru_utime + children.ru_utime,
         own.ru_stime + children.ru_stime,
         # On other systems it is the peak of the whole life of the process.
         own.ru_maxrss * 1024 if sys.platform == "linux" else None,
+        children.ru_maxrss * 1024,
     )
 
 

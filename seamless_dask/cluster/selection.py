@@ -8,12 +8,15 @@ variable to its Seamless processes, where the probes' code reads them.
 
 from __future__ import annotations
 
+import json
 import shlex
 from collections.abc import Mapping
 from dataclasses import asdict
 from typing import Any
 
 REMOTE_TARGET = "daskserver"
+#: characters of a value in a message
+LONGEST = 60
 
 #: cluster that `select` has selected in this process
 _selected: str | None = None
@@ -60,6 +63,45 @@ def current() -> dict[str, Any] | None:
         "queue": get_queue(name) or cluster.default_queue,
         "node": get_node(),
     }
+
+
+def changes(former: Mapping[str, Any], selection: Mapping[str, Any]) -> list[str]:
+    """What the definition of a queue says otherwise than before.
+
+    Only what seamless-config makes parameters of a cluster of counts.
+
+    Parameters
+    ----------
+    former, selection
+        Selections of the same cluster and queue, see `current`.
+
+    Returns
+    -------
+    list of str
+        Such as ``walltime was '1h' and is '2h'``, by name; values may be cut.
+    """
+    before, after = _parameters(former), _parameters(selection)
+    return [
+        f"{name} was {_short(before.get(name))} and is {_short(after.get(name))}"
+        for name in sorted(before.keys() | after.keys())
+        if before.get(name) != after.get(name)
+    ]
+
+
+def _parameters(selection: Mapping[str, Any]) -> dict[str, Any]:
+    """The definition of the queue that is selected, and what its cluster says for all."""
+    # as JSON: messages of Dask may have made tuples of lists
+    definition = json.loads(json.dumps(selection["definition"]))
+    found = dict((definition.get("queues") or {}).get(selection["queue"]) or {})
+    names = ["type", "memory_per_core_property_name"]
+    if found.get("cores") is None:
+        names.append("workers")  # has no meaning otherwise
+    return found | {name: definition[name] for name in names if name in definition}
+
+
+def _short(value: Any) -> str:
+    text = repr(value)
+    return text if len(text) <= LONGEST else f"{text[: LONGEST - 3]}..."
 
 
 def stop_command() -> str:

@@ -21,6 +21,8 @@ from seamless_transformer.process.channel import Endpoint
 
 #: bytes that are read at once
 CHUNK = 256 * 1024
+#: bytes of a message, at most: something else has written what announces a longer one
+LONGEST = 1 << 40
 
 
 class Frames:
@@ -30,7 +32,13 @@ class Frames:
         self._received = bytearray()
 
     def feed(self, chunk: bytes) -> list[bytes]:
-        """Add bytes; return the messages that are complete now."""
+        """Add bytes; return the messages that are complete now.
+
+        Raises
+        ------
+        ConnectionClosed
+            If the bytes are not those of a `Connection`: nothing after them can be read.
+        """
         received = self._received
         received += chunk
         messages = []
@@ -45,6 +53,8 @@ class Frames:
                 if len(received) - begin < header:
                     break
                 (size,) = struct.unpack_from("!Q", received, begin + 4)
+            if not 0 <= size <= LONGEST:
+                raise ConnectionClosed(f"a message of {size} bytes was announced")
             end = begin + header + size
             if len(received) < end:
                 break

@@ -30,6 +30,9 @@ NAMES = (
     # -- threads and event loops
     _threading.replaced("Thread.start", _CHILD, "a thread belongs to its job"),
     _threading.read("_active", _CHILD, "the threads that a job leaves"),
+    Module(_PYTHON, "linecache").replaced(
+        "updatecache", _CHILD, "a traceback must not read pipes and devices"
+    ),
     Module(_PYTHON, "selectors").replaced(
         "DefaultSelector", _CHILD, "a job whose loop waits lets others execute"
     ),
@@ -39,6 +42,7 @@ NAMES = (
     Module(_PYTHON, "_thread").read(
         "RLock._at_fork_reinit", _DRIVER, "locks are free after a fork"
     ),
+    Module(_PYTHON, "_thread").read("RLock._is_owned", _CHILD, "a job has kept it"),
     _base_loop.set("BaseEventLoop._thread_id", _DRIVER, "a forked loop does not run"),
     _selector_loop.set(
         "BaseSelectorEventLoop._selector", _DRIVER, "the parent's stays the parent's"

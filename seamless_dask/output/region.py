@@ -23,6 +23,8 @@ from rich.cells import cell_len, set_cell_size
 NOTEBOOK = 100, 1
 #: lines of a terminal that change, at the most
 MAX_LINES = 8
+#: values of ``TERM`` for terminals that cannot move the cursor
+DUMB = ("dumb", "unknown")
 
 
 def encodable(text: str, stream: TextIO) -> str:
@@ -66,7 +68,7 @@ def changes(stream: Any) -> bool:
         return True
     if stream is None or getattr(stream, "closed", True):
         return False
-    return bool(stream.isatty()) and os.environ.get("TERM") != "dumb"
+    return bool(stream.isatty()) and os.environ.get("TERM") not in DUMB
 
 
 class Region:

@@ -23,8 +23,12 @@ from .region import Region, changes
 
 logger = logging.getLogger(__name__)
 
-#: events that wait to be printed; the oldest are left out if there are more
-MAX_WAITING = 1000
+#: events that wait to be printed, and characters of their text; the oldest are left out
+#: if there are more
+MAX_WAITING = 10_000
+MAX_TEXT = 16 * 1024 * 1024
+#: seconds between two warnings about what is left out
+WARNING_INTERVAL = 30.0
 #: seconds between two states of the lines that change
 REDRAW = 0.5
 #: seconds without anything printed until nobody waits any longer for output to be printed
@@ -45,7 +49,12 @@ class Terminal:
         self._waiting: deque[Any] = deque()
         #: numbers of events that have arrived, and that were printed or left out
         self._arrived = self._done = 0
+        #: characters of those that wait
+        self._text = 0
+        #: how many were left out since the last warning about it, and when (monotonic)
+        #: that was
         self._left_out = 0
+        self._warned_at = -WARNING_INTERVAL
         #: lines about the progress of all transformations
         self._status: list[str] = []
         #: those that were printed last where lines cannot change, and when (monotonic)
@@ -86,8 +95,11 @@ class Terminal:
             self._start()
             self._waiting.append(event)
             self._arrived += 1
-            if len(self._waiting) > MAX_WAITING:
-                self._waiting.popleft()
+            self._text += _length(event)
+            while len(self._waiting) > MAX_WAITING or (
+                self._text > MAX_TEXT and len(self._waiting) > 1
+            ):
+                self._text -= _length(self._waiting.popleft())
                 self._left_out += 1
                 self._done += 1
             self._changed.notify_all()
@@ -136,15 +148,12 @@ class Terminal:
                 REDRAW if busy else None,
             )
             event = self._waiting.popleft() if self._waiting else None
-            left_out, self._left_out = self._left_out, 0
+            if event is not None:
+                self._text -= _length(event)
             status, more = self._status, bool(self._waiting)
+        if monotonic() - self._warned_at >= WARNING_INTERVAL:
+            self._warn_of_left_out()
         if event is not None:
-            if left_out:
-                logger.warning(
-                    "The output of transformations comes faster than it can be "
-                    "printed: %d messages are left out",
-                    left_out,
-                )
             self._print(event)
         if not more:
             lines = [*self._printer.unfinished(), *status]
@@ -154,6 +163,17 @@ class Terminal:
             with self._changed:
                 self._done += 1
                 self._changed.notify_all()
+
+    def _warn_of_left_out(self) -> None:
+        with self._changed:
+            number, self._left_out = self._left_out, 0
+        if number:
+            self._warned_at = monotonic()
+            logger.warning(
+                "The output of transformations comes faster than it can be printed: %d "
+                "messages are left out",
+                number,
+            )
 
     def _print_status(self, status: list[str]) -> None:
         """Print the progress from time to time where lines cannot change."""
@@ -210,4 +230,10 @@ class Terminal:
         if self._thread is not None:
             # Python aborts if a thread still writes when it ends.
             self._thread.join()
+        self._warn_of_left_out()
         self._try(self._region.close, sys.stderr)
+
+
+def _length(event: Any) -> int:
+    """Characters of an event."""
+    return sum(len(text) for _, text, _ in event.pieces)

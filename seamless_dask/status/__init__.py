@@ -22,6 +22,7 @@ from typing import Any, Literal, get_args
 
 from scheduler_ext import messages, outputs
 
+from ..command import spelling
 from ..command.dask_loading import DaskUnusable, load_dask
 from ..command.output import checked_output
 from . import web
@@ -127,7 +128,7 @@ def _run(arguments: Sequence[str] | None, prog: str) -> int:
 
             return installed.show(as_json=options.json)
         load_dask()
-        address = resolve(where, protocol=_protocol())
+        address = resolve(where, protocol=_protocol(), others=get_args(About))
         question = Question(address, about, what, follow=options.follow)
         with _quiet():
             if about == "output" and not options.json:
@@ -254,9 +255,11 @@ def _words(
     if rest == ["report"]:
         return address, "report", ""
     if rest[0] not in ("why", "output") or len(rest) != 2:
+        unknown = [word for word in words if word not in get_args(About)]
+        meant = "".join(spelling.question(word, get_args(About)) for word in unknown)
         parser.error(
             f'got {" ".join(words)!r}, allowed: at most one address, then "failures", '
-            '"report", or "why" or "output" and one checksum or name'
+            f'"report", or "why" or "output" and one checksum or name{meant}'
         )
     return address, "why" if rest[0] == "why" else "output", rest[1]
 
@@ -293,8 +296,11 @@ def _show(question: Question, *, as_json: bool, every: float | None) -> int:
     from rich.live import Live
 
     console = Console(highlight=False)
-    if not console.is_terminal:
-        if "COLUMNS" not in os.environ:
+    if every is None and console.is_terminal:
+        console.print(_view(question, answer))
+        return _code(answer)
+    if not console.is_terminal or console.is_dumb_terminal:
+        if not console.is_terminal and "COLUMNS" not in os.environ:
             console.width = PIPE_WIDTH
         for each in _repeated(question, answer, every):
             with console.capture() as captured:
@@ -302,9 +308,6 @@ def _show(question: Question, *, as_json: bool, every: float | None) -> int:
             for line in captured.get().splitlines():
                 print(line.rstrip())
             sys.stdout.flush()
-        return _code(answer)
-    if every is None:
-        console.print(_view(question, answer))
         return _code(answer)
     with Live(console=console, auto_refresh=False, screen=True) as live:
         for each in _repeated(question, answer, every):

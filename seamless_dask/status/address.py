@@ -9,9 +9,11 @@ from __future__ import annotations
 
 import json
 import re
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
+
+from ..command.spelling import question
 
 #: Prefixes of the names of services that are clusters
 PREFIXES = ("daskserver-", "pure-daskserver-")
@@ -30,7 +32,12 @@ class NotClear(Exception):
     """There are several such clusters; the message is a sentence."""
 
 
-def resolve(what: str | None, home: Path | None = None, protocol: str = "tcp") -> str:
+def resolve(
+    what: str | None,
+    home: Path | None = None,
+    protocol: str = "tcp",
+    others: Sequence[str] = (),
+) -> str:
     """The address of the scheduler that `what` stands for.
 
     Parameters
@@ -43,11 +50,14 @@ def resolve(what: str | None, home: Path | None = None, protocol: str = "tcp") -
         Directory that has ".remote-http-launcher"; None for the user's home.
     protocol
         "tcp" or "tls", used if `what` has none.
+    others
+        Other words that the user may have meant, and misspelt.
 
     Raises
     ------
     NotFound
-        If there is no such cluster, or it does not run; with its own error.
+        If there is no such cluster, or it does not run; with its own error, or the name
+        or word that was probably meant.
     NotClear
         If `what` is None and there are several.
     """
@@ -66,13 +76,14 @@ def resolve(what: str | None, home: Path | None = None, protocol: str = "tcp") -
         raise NotFound(f"{error} Name the address of the scheduler.") from None
     if what is None:
         return f"{protocol}://{_only_one(directory)}"
+    known = status_files(directory)
     if not _exists(path) and "/" not in what:
-        known = status_files(directory)
         path = known.get(what.removesuffix(".json"), path)
     if not _exists(path):
         raise NotFound(
             f"{what!r} is no address such as tcp://host:port, and there is no such "
-            f"status file, neither here nor in {directory}."
+            f"status file, neither here nor in {directory}"
+            f"{question(what, (*others, *known))}."
         )
     return f"{protocol}://{address_in(path)}"
 

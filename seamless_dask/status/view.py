@@ -17,7 +17,16 @@ from rich.table import Table
 from rich.text import Text
 
 from scheduler_ext.view.labels import joined, named, with_digits
-from scheduler_ext.view.phrases import count, listed, reasons, rough, size, span
+from scheduler_ext.view.phrases import (
+    count,
+    listed,
+    more_announced,
+    reasons,
+    rough,
+    sentence,
+    size,
+    span,
+)
 from scheduler_ext.view.workers import PAUSED
 
 from .tables import HEADING, table, text
@@ -121,23 +130,24 @@ def _summary(answer: Answer) -> RenderableType:
     again, resumes = transformations["begun_again_total"], transformations["resumes"]
     lines = {
         "cluster": _cluster(answer["cluster"]),
-        "workers": _sentence(
+        "workers": sentence(
             count(len(workers), "worker") if workers else "none",
             *(f"{n} {state}" for state, n in _conditions(workers).items()),
             f"{scaling['wanted']} wanted" if scaling["wanted"] is not None else "",
         ),
-        "slots": _sentence(
+        "slots": sentence(
             f"{permissions['slots_in_use']} of {permissions['capacity']} in use",
             f"{permissions['lent']} lent by those that wait for calls",
         ),
         "nested calls": _calls(answer),
-        "transformations": _sentence(
+        "transformations": sentence(
             f"{transformations['waiting_total']} wait",
+            more_announced(answer["announced"]),
             f"{transformations['with_workers_total']} with a worker",
             *_numbers(transformations["endings_total"]),
             f"code began again {count(again, 'time')}" if again else "",
         ),
-        "Dask tasks": _sentence(
+        "Dask tasks": sentence(
             *_numbers(
                 {
                     name: activity[name]
@@ -173,7 +183,7 @@ def _summary(answer: Answer) -> RenderableType:
 def _cluster(cluster: Answer) -> str:
     """What is known of the cluster as a whole; may be empty."""
     ends, left = cluster["ends_in"], cluster["walltime_in"]
-    return _sentence(
+    return sentence(
         cluster["project"],
         cluster["cluster"],
         cluster["kind"].rpartition("::")[2],
@@ -188,7 +198,7 @@ def _calls(answer: Answer) -> str:
     reason = f": {waiting[0]['reason']}" if waiting else ""
     refused = permissions["refused_total"]
     fallbacks = permissions["fallbacks_total"]
-    return _sentence(
+    return sentence(
         f"{number} {'waits' if number == 1 else 'wait'} for a slot{reason}",
         f"{permissions['granted_total']} granted",
         f"{sum(refused.values())} refused"
@@ -225,10 +235,11 @@ def _problems(answer: Answer) -> list[str]:
 def _workers(rows: Sequence[Answer]) -> list[RenderableType]:
     # workers with problems first; otherwise in the order of their arrival
     urgent = sorted(rows, key=lambda row: row["status"] == "running")
+    headings = ["worker", "status", "processes", "slots", "top-level", "nested"]
+    headings += ["calling", "storing", "load", "CPU", "memory"]
     return table(
         _title("Workers", "no worker is connected", len(rows), "first"),
-        ("worker", "status", "processes", "slots", "top-level", "nested", "calling")
-        + ("storing", "load", "CPU", "memory"),
+        headings,
         [
             (
                 row["name"] or row["address"],
@@ -243,7 +254,7 @@ def _workers(rows: Sequence[Answer]) -> list[RenderableType]:
             )
             for row in urgent[:ROWS]
         ],
-        numbers=range(2, 10),
+        numbers=range(headings.index("processes"), headings.index("memory")),
     )
 
 
@@ -400,10 +411,6 @@ def _title(what: str, none: str, total: int, which: str, limit: int = ROWS) -> s
         return f"{what}: {none}"
     shown = f", the {which} {limit} are shown" if total > limit else ""
     return f"{what}: {total}{shown}"
-
-
-def _sentence(*parts: str) -> str:
-    return ", ".join(part for part in parts if part)
 
 
 def _numbers(numbers: Mapping[str, int]) -> list[str]:

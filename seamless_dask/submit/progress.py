@@ -70,7 +70,8 @@ def lines_of(counts: Counts, answer: Answer, first: Answer) -> list[str]:
     nested = ended + answer["nested"]["unfinished"]
     parts = [", ".join(own)]
     parts += [f"calls {ended}/{nested}"] if nested else []
-    parts.append(f"{answer['running']} running, {answer['waiting']} waiting")
+    waiting = answer["waiting"] + answer["announced"]
+    parts.append(f"{answer['running']} running, {waiting} waiting")
     if answer["seconds_left"] is not None:
         parts.append(f"about {span(answer['seconds_left'])} left")
     wanted = answer["wanted"]

@@ -15,7 +15,7 @@ from scheduler_ext import messages
 
 from ..cluster import scheduler
 from ..cluster.record_mode import RECORD_MODE
-from ..cluster.selection import stop_command
+from ..cluster.selection import changes, stop_command
 from ..errors import RecordModeMismatch
 from .plugin import SeamlessWorkerPlugin
 
@@ -101,8 +101,8 @@ def ensure_worker_plugin(
     A client without `remote_clients` never changes a cluster that another client has
     configured. A client with other services than the cluster's reconfigures the
     workers: a restarted hashserver has another port. A client that selects another
-    cluster or queue does not: the workers stay where they are. `published` is what
-    `ensure_plugin` has returned.
+    cluster or queue, or finds another definition of it, does not: the workers stay where
+    they are, and there is a warning. `published` is what `ensure_plugin` has returned.
 
     Raises
     ------
@@ -145,16 +145,30 @@ def _check_selection(
     former: Mapping[str, Any] | None, selection: Mapping[str, Any] | None, record: bool
 ) -> None:
     present, selected = _selected(former), _selected(selection)
-    if selected == present:
-        return
-    message = (
-        f"The Dask cluster runs in {present or 'a queue that nobody named'}, this client "
-        f"selects {selected or 'none'}, and its "
-        "transformations will run in the former. To change that, stop the cluster when "
-        "no other script needs it, and run this script again"
+    if selected != present:
+        message = (
+            f"The Dask cluster runs in {present or 'a queue that nobody named'}, this "
+            f"client selects {selected or 'none'}, and its transformations will run in "
+            f"the former. {_how_to_change(selection)}"
+        )
+        if record:
+            raise RuntimeError(message)
+        logger.warning(message)
+    elif former is not None and selection is not None:
+        changed = changes(former, selection)
+        if changed:
+            logger.warning(
+                "The Dask cluster runs in %s as it was defined when it started. Since "
+                "then its definition has changed: %s. %s",
+                present,
+                ", ".join(changed),
+                _how_to_change(selection),
+            )
+
+
+def _how_to_change(selection: Mapping[str, Any] | None) -> str:
+    what = (
+        "To change that, stop the cluster when no other script needs it, and run this "
+        "script again"
     )
-    if selection is not None:
-        message += f": {stop_command()}"
-    if record:
-        raise RuntimeError(message)
-    logger.warning(message)
+    return what if selection is None else f"{what}: {stop_command()}"

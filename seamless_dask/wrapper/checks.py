@@ -6,6 +6,7 @@ import logging
 import re
 from collections.abc import Sequence
 
+from ..command.spelling import misspelt, question
 from .cluster_string import ClusterClass
 from .exit_codes import ParametersError
 from .jobs.arguments import batch_problems
@@ -15,7 +16,6 @@ from .settings.directory_checks import directory_problems
 from .settings.durations import parse_duration, parse_memory
 from .settings.parameters import GRACE_PERIOD, Parameters
 from .settings.security import tls_problems
-from .settings.spelling import misspelt, question
 
 logger = logging.getLogger(__name__)
 

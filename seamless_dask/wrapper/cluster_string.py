@@ -7,9 +7,9 @@ import sys
 from dataclasses import dataclass
 from typing import Any, Literal
 
+from ..command.spelling import question
 from .exit_codes import ClusterStringError
 from .jobs.queues import QUEUES
-from .settings.spelling import question
 
 #: Modules that have cluster classes
 MODULES = ("distributed", "dask.distributed", "dask_jobqueue")

@@ -13,8 +13,8 @@ from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any
 
+from ..command.spelling import question
 from .exit_codes import ClustersFileError
-from .settings.spelling import question
 
 #: Stands for a project in names, where none is selected.
 NO_PROJECT = "PROJECT"

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import platform
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor, wait
 from typing import Any
@@ -69,6 +70,14 @@ ENDINGS = {
     for _ in range(100_000):
         result = [result]
     """: "RecursionError",
+    # file names that a traceback must not read
+    """
+    import os, tempfile
+    name = tempfile.mktemp()
+    os.mkfifo(name)
+    exec(compile("raise ValueError('f')", name, "exec"))
+    """: "ValueError: f",
+    "exec(compile(\"raise ValueError('d')\", '/dev/zero', 'exec'))": "ValueError: d",
     # the streams
     "import os; os.close(1); os.close(2); raise ValueError('v')": "ValueError: v",
     "import sys; sys.stdout = sys.stderr = None; raise ValueError('w')": "ValueError: w",
@@ -135,6 +144,21 @@ def test_so_does_the_caller_of_a_caller(dummy: SeamlessDaskClient, code: str) ->
 
     text = error_of(outer, code)
     assert ENDINGS[code] in text.rstrip()[-400:], text[-2000:]
+
+
+@pytest.mark.parametrize(
+    "call", ["pthread_exit(None)", "syscall(60, 0)"], ids=["pthread_exit", "SYS_exit"]
+)
+def test_a_thread_that_ends_without_python(
+    dummy: SeamlessDaskClient, call: str
+) -> None:
+    """As C code can have it; the process answers, but the job never would."""
+    if "syscall" in call and platform.machine() != "x86_64":
+        pytest.skip("the call has another number here")
+    with ThreadPoolExecutor(1) as threads:
+        program = f"import ctypes; ctypes.CDLL(None).{call}"
+        error = threads.submit(error_of, ends, program).result(3 * SOON)
+    assert "it ended with exit code 1" in error
 
 
 def test_values_that_no_text_can_hold(dummy: SeamlessDaskClient) -> None:

@@ -124,6 +124,16 @@ def costs() -> Seen:
     def fill(megabytes):
         return len(bytearray(megabytes * 1_000_000)) // 1_000_000
 
+    def fill_elsewhere(megabytes):
+        import subprocess
+        import sys
+
+        code = f"print(len(bytearray({megabytes} * 1_000_000)))"
+        ended = subprocess.run(
+            [sys.executable, "-c", code], check=True, capture_output=True
+        )
+        return int(ended.stdout) // 1_000_000
+
     def sleep(seconds):
         import time
 
@@ -155,6 +165,7 @@ def costs() -> Seen:
         "burn": delayed(burn)(1.5),
         "burn_elsewhere": delayed(burn_elsewhere)(1.0),
         "fill": delayed(fill)(300),
+        "fill_elsewhere": delayed(fill_elsewhere)(310),
         "sleep": delayed(sleep)(2.0),
         "call": delayed(call)(1.0),
         "dies_once": delayed(dies_once)(sys.argv[2]),

@@ -29,6 +29,15 @@ def test_messages_survive_any_cut(messages: list[bytes], size: int) -> None:
     assert [found for chunk in chunks for found in frames.feed(chunk)] == messages
 
 
+@pytest.mark.parametrize("garbage", [b"\xff" * 64, b"\xff\xff\xff\xfe"])
+def test_bytes_of_somebody_else(garbage: bytes) -> None:
+    """Code that writes into all descriptors must not make the other side wait."""
+    frames = Frames()
+    assert frames.feed(framed(b"message")) == [b"message"]
+    with pytest.raises(ConnectionClosed, match="bytes was announced"):
+        frames.feed(garbage)
+
+
 @asynccontextmanager
 async def _endpoints() -> AsyncIterator[tuple[Any, Any]]:
     ends = [Endpoint(connection) for connection in multiprocessing.Pipe()]

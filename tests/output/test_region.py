@@ -7,6 +7,7 @@ import os
 import sys
 from typing import Any
 
+import pytest
 from helpers.terminal import screen, set_size
 from rich.cells import cell_len
 
@@ -43,6 +44,22 @@ def test_other_output_removes_the_lines_and_they_come_back(monkeypatch) -> None:
     region.close()
     assert terminal.getvalue() == "three\r\x1b[K"
     assert "write" not in vars(terminal)
+
+
+@pytest.mark.parametrize("kind", ["dumb", "unknown"])
+def test_a_terminal_that_cannot_move_the_cursor(
+    monkeypatch: pytest.MonkeyPatch, kind: str
+) -> None:
+    terminal = on_terminal(monkeypatch)
+    monkeypatch.setenv("TERM", kind)
+    region = Region()
+    region.guard()
+    region.draw(["one", "two"])
+    region.print("a line\n", sys.stdout)
+    print("said")
+    region.draw(["three"])
+    region.close()
+    assert terminal.getvalue() == "a line\nsaid\n"
 
 
 def test_a_bar_of_the_script_stays_where_it_is(monkeypatch) -> None:

@@ -9,7 +9,10 @@ import sys
 import threading
 import time
 
+import pytest
+
 from scheduler_ext.outputs import Event
+from seamless_dask.output import terminal as terminal_module
 from seamless_dask.output.terminal import Terminal
 
 GUARD = 60
@@ -66,6 +69,56 @@ def test_all_is_printed_however_slow_the_terminal_is(monkeypatch) -> None:
         terminal.show(Event("key", None, "f", 1, pieces, ended=False))
     terminal.flush()
     assert slow.getvalue().endswith("f | 7\n")
+
+
+class Gated(io.StringIO):
+    """A terminal that takes nothing until its gate is open."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.gate, self.waits = threading.Event(), threading.Event()
+
+    def write(self, text: str) -> int:
+        self.waits.set()
+        assert self.gate.wait(GUARD)
+        return super().write(text)
+
+
+@pytest.mark.parametrize(
+    ("limit", "value", "size"), [("MAX_WAITING", 10, 1), ("MAX_TEXT", 1000, 99)]
+)
+def test_what_is_left_out_is_said_once_in_a_while(
+    monkeypatch: pytest.MonkeyPatch,
+    caplog: pytest.LogCaptureFixture,
+    limit: str,
+    value: int,
+    size: int,
+) -> None:
+    """The oldest are, if there are too many or too much text; not a warning for each."""
+    monkeypatch.setattr(terminal_module, limit, value)
+    terminal, gated = Terminal(), Gated()
+    monkeypatch.setattr(sys, "stdout", gated)
+
+    def overflow(kept: int) -> None:
+        gated.gate.clear()
+        gated.waits.clear()
+        for number in range(31):
+            pieces = ((1, f"{number}".ljust(size) + "\n", 0),)
+            terminal.show(Event(f"{number}", None, "f", 0, pieces, ended=True))
+            if not number:
+                assert gated.waits.wait(GUARD)
+        before = gated.getvalue().count("\n")
+        gated.gate.set()
+        terminal.flush(GUARD)
+        printed = gated.getvalue()[:-1].split("\n")[before:]
+        assert printed[-1].rstrip() == "f | 30"
+        assert len(printed) == 1 + kept
+
+    for _ in range(3):
+        overflow(10)
+    terminal._at_exit()
+    numbers = [record.args for record in caplog.records if "faster" in record.msg]
+    assert numbers == [(20,), (40,)]
 
 
 def test_what_is_not_printed_at_the_end_is_said() -> None:

@@ -88,6 +88,25 @@ def test_the_warning_has_the_command(two_queues: RealStack) -> None:
     assert services[key]["parameters"]["memory"] == "3GB"
 
 
+def test_a_changed_definition_is_told(two_queues: RealStack) -> None:
+    """Of the queue that is used; what another driver reads in the file does not matter."""
+    assert "its definition" not in drive(two_queues, "default", 1)
+    path = two_queues.home / ".seamless" / "clusters.yaml"
+    clusters = yaml.safe_load(path.read_text())
+    queues = clusters["local"]["queues"]
+    before = queues["default"]["walltime"]
+    queues["other"]["memory"] = "2GB"
+    path.write_text(yaml.safe_dump(clusters))
+    assert "its definition" not in drive(two_queues, "default", 2)
+    queues["default"]["walltime"] = "03:21:00"
+    path.write_text(yaml.safe_dump(clusters))
+    said = drive(two_queues, "default", 3)
+    assert f"walltime was {before!r} and is '03:21:00'" in said
+    (line,) = [line for line in said.splitlines() if "its definition" in line]
+    run_command(two_queues, line.partition("run this script again: ")[2])
+    assert "its definition" not in drive(two_queues, "default", 4)
+
+
 def test_other_services_are_no_other_queue(two_queues: RealStack) -> None:
     """A driver that makes workers use a new hashserver does not move them."""
     drive(two_queues, "default", 1)

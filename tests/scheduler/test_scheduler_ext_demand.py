@@ -3,12 +3,15 @@
 from __future__ import annotations
 
 import asyncio
+import io
 import random
 
 import pytest
 from distributed import secede
+from helpers.metrics import metrics_of
 from helpers.schedulers import (
     A,
+    Cluster,
     asynchronous,
     cluster,
     fail,
@@ -16,8 +19,11 @@ from helpers.schedulers import (
     pass_gate,
     until,
 )
+from rich.console import Console
 
 from scheduler_ext.messages import OP_FALLBACK, mark
+from scheduler_ext.view import figures
+from seamless_dask.status import view
 
 pytestmark = pytest.mark.cluster
 
@@ -190,6 +196,23 @@ async def test_what_was_refused_lately_is_demand():
         assert (await c.statistics())["fallbacks_total"] == 1
 
 
+async def is_shown(c: Cluster, announced: int) -> None:
+    """Where those that wait are counted: as numbers, on the page, in the terminal."""
+    assert (await c.call.seamless_progress())["announced"] == announced
+    found = await metrics_of(c.scheduler)
+    assert found["seamless_transformations_announced"] == announced
+    told = c.plugin.status()
+    assert told["announced"] == announced
+    console = Console(file=io.StringIO(), width=160)
+    console.print(view.status("tcp://127.0.0.1:1", told))
+    seen = figures.figures(c.plugin.operations)
+    card = next(card for card in seen.cards if card.title == "Transformations")
+    text = f"{announced} more announced by driver scripts"
+    for shown in (console.file.getvalue(), seen.waiting_title, card.note):
+        assert (text in shown) == bool(announced), shown
+        assert ("announced" in shown) == bool(announced), shown
+
+
 @asynchronous
 async def test_what_clients_keep_back_is_demand_like_the_tasks_that_are_there():
     """Until they submit it, or are gone."""
@@ -203,8 +226,10 @@ async def test_what_clients_keep_back_is_demand_like_the_tasks_that_are_there():
         both = c.plugin.demand()
         assert (both.ready, both.top_level) == (12, alone.top_level + 10)
         assert both.expected_seconds == pytest.approx(6 * alone.expected_seconds)
+        await is_shown(c, 10)
         client._send_to_scheduler(mark(2, 0))
         await until(lambda: c.plugin.demand() == alone)
+        await is_shown(c, 0)
         client._send_to_scheduler(mark(2, 3))
         await until(lambda: c.plugin.status()["announced"] == 3)
         del futures

@@ -8,6 +8,7 @@ import io
 import json
 import os
 import pty
+import re
 import socket
 import subprocess
 import sys
@@ -157,6 +158,41 @@ def test_what_is_no_status_file(home: Path) -> None:
         resolve("localhost:65536", home)
 
 
+@pytest.mark.parametrize(
+    ("words", "meant"),
+    [
+        (["stauts"], "status"),
+        (["reprot"], "report"),
+        (["status", "reprot"], "report"),
+        (["Failure", "--json"], "failures"),
+        (["tcp://127.0.0.1:1", "reprot"], "report"),
+        (["ouput", "name"], "output"),
+        (["tcp://127.0.0.1:1", "ouput", "name"], "output"),
+        (["daskserver-hree"], "daskserver-here"),
+        (["nothing"], None),
+        (["tcp://127.0.0.1:1", "why", "why", "why"], None),
+    ],
+)
+def test_a_misspelt_word_is_recognized(
+    home: Path,
+    capsys: pytest.CaptureFixture[str],
+    monkeypatch: pytest.MonkeyPatch,
+    words: list[str],
+    meant: str | None,
+) -> None:
+    """A subcommand, in the place of an address as well, or the name of a status file."""
+    monkeypatch.setenv("HOME", str(home))
+    write(home, "server/daskserver-here", status="running", port=1)
+    try:
+        code = status.main(words)
+    except SystemExit as end:
+        code = int(str(end.code))
+    errors = capsys.readouterr().err
+    assert code in (1, 2)
+    asked = [] if meant is None else [meant]
+    assert re.findall(r"\(did you mean (\S+)\?\)", errors) == asked
+
+
 # -- what it shows -----------------------------------------------------------------
 
 
@@ -285,33 +321,67 @@ def fails_with(error, key):
     get_worker().state.tasks[key].metadata[reports.REPORT] = report
 
 
+async def watched(address: str, **environment: str) -> bytes:
+    """What is written on a terminal until the state was shown three times, then Ctrl-C."""
+    here, there = pty.openpty()
+    process = await asyncio.create_subprocess_exec(
+        sys.executable,
+        *("-m", "seamless_dask.status", address, "--watch", "0.1"),
+        stdin=there,
+        stdout=there,
+        stderr=there,
+        env={**os.environ, **environment},
+    )
+    os.close(there)
+    text = b""
+    try:
+        while text.count(b"Seamless plugin") < 3:
+            text += await asyncio.wait_for(asyncio.to_thread(os.read, here, 4096), 60)
+        process.send_signal(2)
+        while chunk := await asyncio.to_thread(_read, here):
+            text += chunk
+        assert await process.wait() == 0
+    finally:
+        if process.returncode is None:
+            process.kill()
+        os.close(here)
+    assert b"Traceback" not in text
+    return text
+
+
 @pytest.mark.cluster
 @asynchronous
 async def test_watching_until_interrupted() -> None:
     """In a terminal the picture is replaced; Ctrl-C is no error."""
     async with cluster() as c:
-        here, there = pty.openpty()
-        process = await asyncio.create_subprocess_exec(
-            sys.executable,
-            *("-m", "seamless_dask.status", c.scheduler.address, "--watch", "0.1"),
-            stdin=there,
-            stdout=there,
-            stderr=there,
-            env={**os.environ, "TERM": "xterm"},
-        )
-        os.close(there)
-        text = b""
-        try:
-            while text.count(b"Seamless plugin") < 3:
-                text += await asyncio.to_thread(os.read, here, 4096)
-            process.send_signal(2)
-            while chunk := await asyncio.to_thread(_read, here):
-                text += chunk
-            assert await process.wait() == 0
-        finally:
-            os.close(here)
-        assert b"Traceback" not in text
+        text = await watched(c.scheduler.address, TERM="xterm")
         assert text.count(b"\x1b[?1049l") == 1, "the terminal is as it was"
+
+
+@pytest.mark.cluster
+@asynchronous
+async def test_terminals_without_colours_or_cursor(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """NO_COLOR leaves bold text; a dumb terminal gets one picture below the other."""
+    monkeypatch.delenv("NO_COLOR", raising=False)
+    async with cluster() as c:
+        error = {"time": 0.0, "message": "no", "retry_at": None, "failures": 2}
+        c.plugin.scaling.update(
+            jobs={}, submission_error=error, excluded_nodes={}, oldest_job=0.0
+        )
+
+        async def codes(**environment: str) -> set[bytes]:
+            text = await watched(c.scheduler.address, **environment)
+            assert b"2 submissions in a row failed" in text
+            return set(re.findall(rb"\x1b\[[0-9;?]*[a-zA-Z]", text))
+
+        colours = re.compile(rb"\x1b\[([0-9]+;)*(3|4|9|10)[0-9](;[0-9]+)*m")
+        assert any(map(colours.fullmatch, await codes(TERM="xterm")))
+        plain = await codes(TERM="xterm", NO_COLOR="1")
+        assert plain and not any(map(colours.fullmatch, plain))
+        for terminal in ("dumb", "unknown"):
+            assert await codes(TERM=terminal) == set()
 
 
 def _read(descriptor: int) -> bytes:

@@ -23,6 +23,7 @@ from seamless_dask.submit.progress import Complaints, Counts, Progress, lines_of
 ANSWER: dict[str, Any] = {
     "running": 3,
     "waiting": 4,
+    "announced": 0,
     "nested": {"unfinished": 5, "ended": 10},
     "ended": 20,
     "failed": 1,
@@ -46,6 +47,9 @@ def test_the_line_has_what_the_wait_is_about() -> None:
         "seamless: 2/10 done, 1 cached; calls 6/11; 3 running, 4 waiting; "
         "about 90.0 s left; workers 1 of 2"
     )
+    kept_back = answer(announced=1000, nested={"unfinished": 0, "ended": 10})
+    (line,) = lines_of(Counts(), kept_back, kept_back)
+    assert "3 running, 1004 waiting" in line
     first = answer(failed=0, nested={"unfinished": 0, "ended": 10})
     now = answer(nested={"unfinished": 0, "ended": 10}, seconds_left=None, wanted=None)
     (line,) = lines_of(Counts(total=1), now, first)

@@ -10,10 +10,10 @@ import tempfile
 from collections import Counter
 from dataclasses import dataclass
 
+from ...command.spelling import question
 from ..jobs import commands
 from ..jobs.queues import QUEUES, Queue
 from ..jobs.surroundings import for_commands, for_submission
-from ..settings.spelling import question
 from .findings import Findings
 
 #: Longest time for one question, in seconds.

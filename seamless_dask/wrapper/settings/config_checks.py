@@ -11,12 +11,12 @@ import dask.config
 from scheduler_ext.task_keys import NESTED_RESOURCE, TOP_LEVEL_RESOURCE
 
 from ...command.dask_loading import logging_problems
+from ...command.spelling import question
 from . import dask_values
 from .dask_config import merged_config
 from .dask_values import OF_DASK, is_duration_of_dask
 from .durations import parse_duration
 from .parameters import DURATION, TEXT, TEXTS, WHOLE, Parameters
-from .spelling import question
 
 _LIST = "a list of texts, each of one line"
 _MAPPING = "a mapping"

@@ -12,6 +12,7 @@ from pydantic import BaseModel, ConfigDict, Field, StrictBool, ValidationError
 
 from scheduler_ext.task_keys import NESTED_RESOURCE, TOP_LEVEL_RESOURCE
 
+from ...command.spelling import misspelt
 from ..exit_codes import ParametersError
 from .hidden_parameters import extract
 from .parameter_types import (
@@ -29,7 +30,6 @@ from .parameter_types import (
     Walltime,
     Word,
 )
-from .spelling import misspelt
 from .value_schemas import flat
 
 #: Time between the end of the longest worker lifetime and the walltime, in seconds.

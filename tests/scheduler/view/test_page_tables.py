@@ -12,7 +12,7 @@ from scheduler_ext.task_keys import TOP_LEVEL_RESOURCE
 from scheduler_ext.view import figures
 from scheduler_ext.view.dashboard import Page, Shown
 from scheduler_ext.view.figures import GroupRows
-from scheduler_ext.view.page_tables import Groups, Places
+from scheduler_ext.view.page_tables import Groups, Places, Table
 
 
 @given(st.lists(st.lists(st.integers(0, 12), unique=True), max_size=12))
@@ -30,6 +30,13 @@ def test_rows_keep_their_places(steps: list[list[int]]) -> None:
             assert None not in after
         assert 2 * len(keys) > len(after) or not after
         before = after
+
+
+def test_each_column_has_a_width() -> None:
+    """Otherwise the widths would be those of other columns."""
+    for widths in ((100,), (50, 30, 20)):
+        with pytest.raises(ValueError, match="zip"):
+            Table("two", {"name": "worker", "slots": "slots"}, widths)
 
 
 @given(st.lists(st.text(max_size=5), max_size=4), st.text(max_size=9))

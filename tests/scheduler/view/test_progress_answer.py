@@ -25,6 +25,8 @@ def test_time_left_is_that_of_known_work_on_what_runs() -> None:
         prefix("base_" + B, -1.0, memory=9),
     ]
     assert seconds_left(known, 2) == pytest.approx((3 * 10 + 2 * 5 + 6) / 2)
+    # as those that are there: the 45 s of five of them and six halves
+    assert seconds_left(known, 2, 20) == pytest.approx(46 / 2 * (1 + 20 / 10))
     assert seconds_left(known, 0) is None
     assert seconds_left([*known, prefix("base_" + C, -1.0, waiting=1)], 2) is None
 

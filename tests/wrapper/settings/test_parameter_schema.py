@@ -11,6 +11,7 @@ import jsonschema
 import pytest
 from hypothesis import assume, example, given
 
+from seamless_dask.command.spelling import meant, misspelt
 from seamless_dask.wrapper.exit_codes import ParametersError
 from seamless_dask.wrapper.settings import value_schemas as schemas
 from seamless_dask.wrapper.settings.parameters import (
@@ -18,7 +19,6 @@ from seamless_dask.wrapper.settings.parameters import (
     json_schema,
     read_parameters,
 )
-from seamless_dask.wrapper.settings.spelling import meant, misspelt
 
 SCHEMA = json_schema()
 VALIDATOR = jsonschema.Draft202012Validator(SCHEMA)
