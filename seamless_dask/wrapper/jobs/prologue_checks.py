@@ -43,13 +43,10 @@ _READS_ONLY = re.compile(
     r"(?:-[A-Za-z]*n[A-Za-z]*|-[A-Za-z]*o noexec)(?: [^|&]*)?"
 )
 #: A text in quotes that bash executes in this shell, at once or before the next command
-_TEXT = r"""(?:'(?P<single>[^']*)'|"(?P<double>[^"$`\\]*)")"""
-_EXECUTES = re.compile(
-    rf"(?:eval {_TEXT}|trap (?:-- )?{_TEXT.replace('single', 'one').replace('double', 'two')}"
-    r"(?: \w+)* DEBUG(?: \w+)*)"
-)
+_TEXT = r"""(?:'([^']*)'|"([^"$`\\]*)")"""
+_EXECUTES = re.compile(rf"eval {_TEXT}|trap (?:-- )?{_TEXT}(?: \w+)* DEBUG(?: \w+)*")
 #: The first command of a condition, and loops whose body is executed at least once
-_CONDITION = re.compile(r"(?P<word>if|while|until) (?P<command>.*); (?:then|do)")
+_CONDITION = re.compile(r"(?:if|while|until) (?P<command>.*); (?:then|do)")
 _ALWAYS = ("while :; do", "while true; do", "until false; do")
 _FOR = re.compile(r"for \w+ in(?: [\w./:-]+)+;")
 _LEAVES_LOOP = re.compile(r"\b(?:break|continue|return)\b")
