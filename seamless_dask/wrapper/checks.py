@@ -11,16 +11,19 @@ from .cluster_string import ClusterClass
 from .exit_codes import ParametersError
 from .jobs.arguments import batch_problems
 from .settings.config_checks import config_problems, misspelt_keys
-from .settings.dask_config import lifetime_seconds
+from .settings.dask_config import lifetime_seconds, stagger_seconds
 from .settings.directory_checks import directory_problems
-from .settings.durations import parse_memory
-from .settings.parameters import Parameters
+from .settings.durations import parse_duration, parse_memory
+from .settings.parameters import GRACE_PERIOD, Parameters
 from .settings.security import tls_problems
 
 logger = logging.getLogger(__name__)
 
 #: The memory that an idle Dask worker needs, in bytes.
 LEAST_MEMORY = 100 * 10**6
+#: A lifetime below this is a mistake, in seconds, unless it is a test.
+SHORT_LIFETIME = 60
+_ROTATION = "since workers are replaced when maximum_jobs is over 1"
 
 
 def check(
@@ -44,6 +47,12 @@ def check(
     for sentence in misspelt_keys(parameters, cluster_class.batch_system):
         logger.warning(sentence)
     batch = cluster_class.kind == "jobqueue"
+    lifetime = lifetime_seconds(parameters, walltime=batch)
+    if parameters.lifetime and lifetime is not None and lifetime < SHORT_LIFETIME:
+        logger.warning(
+            "Parameter lifetime = %r is short: a worker takes some seconds to start.",
+            parameters.lifetime,
+        )
     for name in _without_effect(parameters, batch=batch):
         logger.warning("Parameter %s has no effect here: ignored.", name)
 
@@ -75,6 +84,7 @@ def _problems(
     batch = cluster_class.kind == "jobqueue"
     problems = _port_problems(parameters, batch=batch) + tls_problems(parameters)
     problems += _memory_problems(parameters)
+    problems += _lifetime_problems(parameters, batch=batch)
     problems += config_problems(parameters, cluster_class.batch_system)
     problems += directory_problems(parameters, cluster_class.batch_system, make=make)
     if batch:
@@ -111,6 +121,40 @@ def _memory_problems(parameters: Parameters) -> list[str]:
         f"memory = {parameters.memory!r}: is {available} bytes per Dask worker{among}, "
         f"which needs {LEAST_MEMORY // 10**6} MB to start; is the unit right?"
     ]
+
+
+def _lifetime_problems(parameters: Parameters, *, batch: bool) -> list[str]:
+    """The shortest life must be a life, the longest must end before the walltime."""
+    lifetime = lifetime_seconds(parameters, walltime=batch)
+    if lifetime is None:
+        return []
+    stagger = stagger_seconds(parameters)
+    walltime = None
+    if batch and parameters.walltime is not None:
+        walltime = parse_duration(parameters.walltime)
+    if parameters.lifetime is None:
+        shortest = 2 * stagger + GRACE_PERIOD
+        if walltime is None or walltime > shortest:
+            return []
+        return [
+            f"walltime = {parameters.walltime!r}: must be longer than {shortest:g} s, "
+            f"twice lifetime-stagger ({stagger:g} s) plus {GRACE_PERIOD} s of grace, "
+            + _ROTATION
+        ]
+    field = f"lifetime = {parameters.lifetime!r}"
+    problems = []
+    if lifetime < stagger + 1:
+        problems.append(
+            f"{field}: must be at least {stagger + 1:g} s, one more than lifetime-stagger "
+            f"({stagger:g} s), {_ROTATION}"
+        )
+    if walltime is not None and lifetime + stagger + GRACE_PERIOD > walltime:
+        most = walltime - stagger - GRACE_PERIOD
+        problems.append(
+            f"{field}: must be at most {most:g} s, walltime = {parameters.walltime!r} minus "
+            f"lifetime-stagger ({stagger:g} s) and {GRACE_PERIOD} s of grace, {_ROTATION}"
+        )
+    return problems
 
 
 def _without_effect(parameters: Parameters, *, batch: bool) -> list[str]:

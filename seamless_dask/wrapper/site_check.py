@@ -19,7 +19,7 @@ from .exit_codes import ExitCode, ParametersError, WrapperError
 from .preflight.batch import Job, ask, look_at_commands
 from .preflight.findings import Findings
 from .preflight.folders import look_at_log_folder, look_at_python, look_at_services
-from .preflight.network import is_this_machine, look_at_network
+from .preflight.network import is_this_machine, look_at_network, look_at_proxy
 
 
 @dataclass(frozen=True)
@@ -81,7 +81,12 @@ def check_site(plan: Plan) -> tuple[str, ExitCode]:
     if shown is not None:
         heading = "Job script" if batch else "Workers"
         parts.append(f"{heading}:\n{shown.text}")
-    if _is_here(plan, findings):
+    here = _is_here(plan, findings)
+    asked = (
+        [service.interface for service in plan.services] if here else [plan.hostname]
+    )
+    look_at_proxy(findings, list(dict.fromkeys(map(str, filter(None, asked)))))
+    if here:
         look_at_network(findings, plan.services, batch=batch)
         look_at_services(findings, plan.services)
         if batch and cluster_class is not None:

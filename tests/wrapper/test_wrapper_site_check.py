@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+import http.server
 import os
+import shlex
 import shutil
 import socket
 import subprocess
 import sys
+import threading
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -188,6 +191,72 @@ def test_everything_that_is_wrong_here(tmp_path: Path) -> None:
     ):
         assert text in said, (text, said)
     assert "8 problems to solve" in ended.stdout
+
+
+ASK = "import sys, urllib.request as r; print(r.urlopen(sys.argv[1], timeout=9).status)"
+
+
+@pytest.mark.parametrize("variable", ["http_proxy", "HTTP_PROXY"])
+@pytest.mark.parametrize("before", ["", "example.org, .local"])
+def test_a_proxy_that_services_would_be_asked_through(
+    tmp_path: Path, variable: str, before: str
+) -> None:
+    """A dead one; the line that the report names is enough."""
+    environment = {
+        variable: "http://me:secret@127.0.0.1:9",
+        "no_proxy": before,
+        "NO_PROXY": "",
+    }
+    other = ({"http_proxy", "HTTP_PROXY"} - {variable}).pop()
+    content = clusters(tmp_path, "local")
+    arguments = ("--check", "--cluster", "big")
+    ended = run(tmp_path, content, *arguments, environment=environment | {other: ""})
+    if variable == "HTTP_PROXY":  # an empty http_proxy switches it off
+        assert ended.returncode == 0 and "proxy" not in ended.stdout
+        del environment[variable]
+        environment["HTTP_PROXY"] = "http://me:secret@127.0.0.1:9"
+        ended = run(tmp_path, content, *arguments, environment=environment)
+    assert ended.returncode == 6, ended.stdout + ended.stderr
+    assert "secret" not in ended.stdout
+    said = ended.stdout.partition("to solve before a start:\n")[2]
+    assert said.startswith(f"- {variable} = '127.0.0.1:9': requests to 127.0.0.1 would")
+    line = said[said.index("export no_proxy=") :].strip()
+    assert all(name in line for name in before.replace(" ", "").split(","))
+
+    with http.server.ThreadingHTTPServer(
+        ("127.0.0.1", 0), http.server.SimpleHTTPRequestHandler
+    ) as server:
+        thread = threading.Thread(target=server.serve_forever)
+        thread.start()
+        url = f"http://127.0.0.1:{server.server_port}/"
+        ask = shlex.join([sys.executable, "-c", ASK, url])
+        codes = [
+            subprocess.run(
+                ["bash", "-c", f"{first}\n{ask}"],
+                env={**os.environ, **environment},
+                capture_output=True,
+                timeout=60,
+            ).returncode
+            for first in ("true", line)
+        ]
+        server.shutdown()
+        thread.join()
+    assert codes == [1, 0]
+    environment["no_proxy"] = line.partition("=")[2].strip("'")
+    ended = run(tmp_path, content, *arguments, environment=environment)
+    assert ended.returncode == 0 and "proxy" not in ended.stdout
+
+
+def test_a_proxy_that_may_pass_requests_on_is_a_warning(tmp_path: Path) -> None:
+    content = clusters(tmp_path, "local")
+    del content["local_cluster"]
+    content["big"]["frontends"][0]["hostname"] = "192.0.2.77"  # an address of nobody
+    environment = {"http_proxy": "http://127.0.0.1:9", "no_proxy": "127.0.0.1"}
+    arguments = ("--check", "--cluster", "big")
+    ended = run(tmp_path, content, *arguments, environment=environment)
+    assert ended.returncode == 0, ended.stdout + ended.stderr
+    assert "http_proxy = 'http://127.0.0.1:9': requests to 192.0.2.77" in ended.stdout
+    assert "export no_proxy=127.0.0.1,192.0.2.77,localhost" in ended.stdout
 
 
 def test_warnings_do_not_prevent_a_start(tmp_path: Path) -> None:

@@ -17,21 +17,17 @@ from ..settings.config_checks import effective
 from ..settings.dask_config import (
     dask_settings,
     exports,
-    lifetime_seconds,
     merged_config,
     seamless_environment,
-    stagger_seconds,
 )
 from ..settings.durations import (
     format_clock,
-    is_bare,
-    is_clock_of_yaml,
     parse_clock,
     parse_duration,
     parse_memory,
     slurm_memory,
 )
-from ..settings.parameters import DEFAULT_TMPDIR, GRACE_PERIOD, WALLTIME, Parameters
+from ..settings.parameters import DEFAULT_TMPDIR, Parameters
 from .directive_checks import (
     directive_problems,
     option_problem,
@@ -54,6 +50,7 @@ from .options import named, options
 from .prologue_checks import shell_problems
 from .repeated_directives import repeated, repeated_in_request
 from .signs_of_life import around
+from .worker_options import worker_option_problems
 
 logger = logging.getLogger(__name__)
 
@@ -103,7 +100,6 @@ def batch_problems(parameters: Parameters, system: str) -> list[str]:
             f"processes = {parameters.processes}: must not exceed the cores of a job "
             f"({parameters.cores_per_job})"
         )
-    problems += _lifetime_problems(parameters) or _walltime_problems(parameters)
     return problems + _written_problems(parameters, system)
 
 
@@ -118,16 +114,6 @@ def _asks_for_node(parameters: Parameters, system: str) -> bool:
 
 def _condor_disk(parameters: Parameters) -> Any:
     return effective(parameters, "jobqueue.htcondor.disk")
-
-
-def _walltime_problems(parameters: Parameters) -> list[str]:
-    walltime = parameters.walltime
-    if walltime is None or not is_bare(walltime) or is_clock_of_yaml(walltime):
-        return []
-    return [
-        f"walltime = {walltime!r}: allowed is {WALLTIME} (needs a unit: batch systems "
-        "read a number as seconds, minutes or hours)"
-    ]
 
 
 def _written_problems(parameters: Parameters, system: str) -> list[str]:
@@ -148,6 +134,13 @@ def _written_problems(parameters: Parameters, system: str) -> list[str]:
     lines = _texts(effective(parameters, key))
     problems += _directive_problems(
         parameters, system, lines, f"Dask's configuration {key}"
+    )
+    key = section + "worker-extra-args"
+    problems += worker_option_problems(
+        _texts(effective(parameters, key)),
+        system,
+        f"Dask's configuration {key}",
+        parameters,
     )
     key = section + "job-script-prologue"
     lines = _texts(effective(parameters, key))
@@ -190,30 +183,6 @@ def _texts(value: Any) -> list[str]:
     if isinstance(value, (list, tuple)):
         return list(map(str, value))
     return [value] if isinstance(value, str) else []
-
-
-def _lifetime_problems(parameters: Parameters) -> list[str]:
-    lifetime = lifetime_seconds(parameters, walltime=True)
-    if lifetime is None or parameters.walltime is None:
-        return []
-    walltime = parse_duration(parameters.walltime)
-    stagger = stagger_seconds(parameters)
-    reason = "since workers are replaced when maximum_jobs is over 1"
-    if parameters.lifetime is None:
-        shortest = 2 * stagger + GRACE_PERIOD
-        if walltime <= shortest:
-            return [
-                f"walltime = {parameters.walltime!r}: must be longer than {shortest:g} s, "
-                f"twice lifetime-stagger ({stagger:g} s) plus {GRACE_PERIOD} s of grace, "
-                + reason
-            ]
-    elif not stagger < lifetime < walltime - stagger:
-        return [
-            f"lifetime = {parameters.lifetime!r}: must be over lifetime-stagger "
-            f"({stagger:g} s), and both together below walltime ({walltime:g} s), "
-            + reason
-        ]
-    return []
 
 
 def job_arguments(
@@ -323,7 +292,7 @@ def _walltime(parameters: Parameters, system: str) -> str:
     if system == "lsf":  # counts in minutes
         minutes = math.ceil(parse_duration(walltime) / 60)
         return f"{minutes // 60:02d}:{minutes % 60:02d}"
-    if isinstance(walltime, str) and parse_clock(walltime) is not None:
+    if parse_clock(walltime) is not None:
         if system == "slurm" or "-" not in walltime:
             return walltime
     return format_clock(parse_duration(walltime))

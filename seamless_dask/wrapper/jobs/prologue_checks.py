@@ -20,21 +20,46 @@ logger = logging.getLogger(__name__)
 
 #: How long bash may take to read a prologue, in seconds.
 PATIENCE = 10.0
-#: A command as bash writes it that ends the shell: ``exit``, or ``exec`` with a command. In
-#: a pipeline, in the background, or behind || and &&, it is no line of its own.
+#: What may stand before a command and changes nothing of that.
+_BEFORE = (
+    r"(?:(?:!|command|builtin|time(?:\ -p)?"
+    r"""|[A-Za-z_]\w*\+?=(?:"[^"]*"|'[^']*'|[^\s"'`;&|<>()]*))\ )*"""
+)
+#: A command as bash writes it that ends the shell: ``exit``, ``exec`` with a command, or a
+#: signal to itself. In a pipeline or in the background it ends something else; behind ||
+#: and && it may not be executed.
 _ENDS = re.compile(
-    r"""(?:(?:!|command|builtin)\ )*(?:
+    _BEFORE
+    + r"""(?:
         exit (?:\ (?:[^|&]|[<>]&)*)?
         | exec (?:\ -[cl]+|\ -a\ \S+)* \ (?!\d*[<>&{]) [^-\s](?:[^|&(]|[<>]&|&>)*
+        | kill\ (?:-(?:s\ )?(?:9|15|(?:SIG)?(?:KILL|TERM))\ )?"?\$\$"?
     )""",
     re.VERBOSE,
 )
+#: ``set -n``, after which bash only reads
+_READS_ONLY = re.compile(
+    r"(?:(?:command|builtin) )*set (?:[-+][A-Za-z]*o \w+ |[-+][A-Za-z]+ )*"
+    r"(?:-[A-Za-z]*n[A-Za-z]*|-[A-Za-z]*o noexec)(?: [^|&]*)?"
+)
+#: A text in quotes that bash executes in this shell, at once or before the next command
+_TEXT = r"""(?:'([^']*)'|"([^"$`\\]*)")"""
+_EXECUTES = re.compile(rf"eval {_TEXT}|trap (?:-- )?{_TEXT}(?: \w+)* DEBUG(?: \w+)*")
+#: The first command of a condition, and loops whose body is executed at least once
+_CONDITION = re.compile(r"(?:if|while|until) (?P<command>.*); (?:then|do)")
+_ALWAYS = ("while :; do", "while true; do", "until false; do")
+_FOR = re.compile(r"for \w+ in(?: [\w./:-]+)+;")
+_LEAVES_LOOP = re.compile(r"\b(?:break|continue|return)\b")
+_ENDS_COMPOUND = re.compile(r"(?:fi|done)(?:[^|&]|[<>]&)*")
+#: Texts without these words need no closer look.
+_WORTH_A_LOOK = re.compile(r"\b(?:exit|exec|noexec|kill)\b|\bset\b.*[ \t]-\w*n")
 _BEGINS_GROUP = "{"
 _ENDS_GROUP = re.compile(r"\}(?:[^|&]|[<>]&)*")
 #: Here these words may mean something else, or ``exec`` may go on after a failure.
 _CHANGED = re.compile(
-    r"\b(?:exit|exec)[ \t]*\(|\bfunction[ \t]+(?:exit|exec)\b|"
-    r"\balias[ \t].*\b(?:exit|exec)=|\bexecfail\b"
+    r"\b(?:exit|exec|eval|kill|set|trap)[ \t]*\(|"
+    r"\bfunction[ \t]+(?:exit|exec|eval|kill|set|trap)\b|"
+    r"\balias[ \t].*\b(?:exit|exec|eval|kill|set|trap)=|\bexecfail\b"
 )
 #: In place of the worker's command: one that is right, and one that is an error at the
 #: beginning of a command, and nothing special elsewhere.
@@ -83,9 +108,7 @@ def shell_problems(
             del left[index]
     if not _complaint("\n".join(left)):
         problems += [
-            f"{field} = {line!r}: ends the job before its worker starts; only under "
-            "a condition, as in [ -d /data ] || exit 1, is it possible"
-            for line in _ending(left)
+            f"{field} = {line!r}: {reason}" for line, reason in _ending(left).items()
         ]
     return problems
 
@@ -96,16 +119,35 @@ def is_data(lines: list[str], index: int) -> bool:
     return shutil.which("bash") is not None and not _bash("\n".join(marked))
 
 
-def _ending(lines: list[str]) -> list[str]:
-    """The lines with commands that certainly end the shell."""
+def _ending(lines: list[str]) -> dict[str, str]:
+    """The lines after which certainly nothing is executed, and why."""
     text = "\n".join(lines)
-    if not re.search(r"\bexi?[te]c?\b", text) or _CHANGED.search(text):
-        return []
-    found: dict[str, None] = {}
+    if not _WORTH_A_LOOK.search(text) or _CHANGED.search(text):
+        return {}
+    caught = "trap" in text  # a signal may be meant for it
+    found: dict[str, str] = {}
     for command in _commands(_written_anew(text)):
-        if _ENDS.fullmatch(command):
-            found[_line_of(command, lines)] = None
-    return list(found)
+        if reason := _reason(command):
+            if not (caught and command.startswith("kill ")):
+                found[_line_of(command, lines)] = reason
+    return found
+
+
+def _reason(command: str) -> str:
+    """Why nothing is executed behind a command; empty if it may be."""
+    if _READS_ONLY.fullmatch(command):
+        return "bash executes nothing behind it, so the worker would not start"
+    first = re.split(r" (?:&&|\|\|) ", command)[0]
+    # "a && b & c" is one line for bash
+    background = re.search(r"(?<![&<>|])&(?![&>])", command[len(first) :])
+    executed = _EXECUTES.fullmatch(command)
+    inner = next(filter(None, executed.groups()), "") if executed else ""
+    if (_ENDS.fullmatch(first) and not background) or _ending(inner.splitlines()):
+        return (
+            "ends the job before its worker starts; only under a condition, as in "
+            "[ -d /data ] || exit 1, is it possible"
+        )
+    return ""
 
 
 def _written_anew(text: str) -> list[str]:
@@ -129,7 +171,21 @@ def _commands(lines: list[str]) -> Iterator[str]:
             yield first.rstrip(";")
         elif first == _BEGINS_GROUP and _ENDS_GROUP.fullmatch(last):
             yield from _commands(lines[begin + 1 : end - 1])
+        elif _ENDS_COMPOUND.fullmatch(last):
+            yield from _inside(lines[begin:end])
         begin = end
+
+
+def _inside(lines: list[str]) -> Iterator[str]:
+    """The commands of an ``if`` or a loop that are executed in any case."""
+    first = lines[0].strip()
+    condition = _CONDITION.fullmatch(first)
+    if condition:
+        yield condition["command"]
+    body = lines[2:-1] if _FOR.fullmatch(first) else lines[1:-1]
+    always = first in _ALWAYS or _FOR.fullmatch(first)
+    if always and not _LEAVES_LOOP.search("\n".join(body)):
+        yield from _commands(body)
 
 
 def _line_of(command: str, lines: list[str]) -> str:
@@ -137,9 +193,13 @@ def _line_of(command: str, lines: list[str]) -> str:
     plain = [" ".join(line.split()) for line in lines]
     behind = re.compile(rf"(?:^|[;{{]) ?{re.escape(command)}(?! ?[|&])(?=\W|$)")
     similar = re.compile(r"(?:^|[;{]) ?(?:(?:!|command|builtin) )*ex(?:it|ec)\b")
+    within = re.compile(
+        rf"\b(?:if|while|until|do|then) {re.escape(command)}(?! ?[|&])(?=\W|$)"
+    )
     tests: list[Callable[[str], object]] = [
         command.__eq__,
         behind.search,
+        within.search,
         similar.search,
     ]
     for test in tests:

@@ -3,7 +3,11 @@
 from __future__ import annotations
 
 import ipaddress
+import os
+import shlex
 import socket
+import urllib.request
+from collections.abc import Sequence
 from typing import Any
 
 import psutil
@@ -42,6 +46,38 @@ def look_at_network(
         if service.ports is not None:
             _look_at_ports(findings, service, found.get(service.interface))
     _look_at_overlaps(findings, services)
+
+
+def look_at_proxy(findings: Findings, hosts: Sequence[str]) -> None:
+    """Whether the programs that start services would ask a proxy for these hosts.
+
+    They ask by ``http://``, with Python's own client, which heeds the environment.
+    """
+    proxy = urllib.request.getproxies().get("http")
+    asked = [host for host in hosts if not urllib.request.proxy_bypass(host)]
+    if not proxy or not asked:
+        return
+    variable = next(
+        name
+        for name, value in os.environ.items()
+        if name.lower() == "http_proxy" and value == proxy
+    )
+    before = os.environ.get("no_proxy") or os.environ.get("NO_PROXY") or ""
+    names = [name.strip() for name in before.split(",") if name.strip()]
+    names += [
+        name
+        for name in dict.fromkeys([*asked, "localhost", "127.0.0.1"])
+        if name not in names
+    ]
+    loopback = any(host == "localhost" or host.startswith("127.") for host in asked)
+    # a proxy may pass on requests to other hosts
+    problem = findings.problem if loopback else findings.warnings.append
+    problem(
+        # without a password
+        f"{variable} = {proxy.rpartition('@')[2]!r}: requests to {', '.join(asked)} would "
+        "go to this proxy, so services would seem not to start (rhl-handshake failed); "
+        f"allowed is a no_proxy with them: export no_proxy={shlex.quote(','.join(names))}"
+    )
 
 
 def _named(services: tuple[Service, ...], interface: Any) -> str:

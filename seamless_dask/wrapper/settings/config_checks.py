@@ -8,14 +8,16 @@ from typing import Any
 
 import dask.config
 
+from scheduler_ext.task_keys import NESTED_RESOURCE, TOP_LEVEL_RESOURCE
+
 from ...command.dask_loading import logging_problems
 from ...command.spelling import question
+from . import dask_values
 from .dask_config import merged_config
+from .dask_values import OF_DASK, is_duration_of_dask
 from .durations import parse_duration
 from .parameters import DURATION, TEXT, TEXTS, WHOLE, Parameters
 
-#: Durations that Dask itself reads; it does not know the notation of batch systems
-_OF_DASK = 'a duration such as "10m" or "90s", or a number of seconds'
 _LIST = "a list of texts, each of one line"
 _MAPPING = "a mapping"
 #: Keys below ``jobqueue.SYSTEM`` that dask_jobqueue writes into scripts or commands. Those
@@ -49,8 +51,9 @@ def effective(parameters: Parameters, key: str) -> Any:
 def config_problems(parameters: Parameters, system: str = "") -> list[str]:
     """Problems with the values of these keys; `system` is "" without batch system."""
     checks: dict[str, tuple[str, Callable[[Any], bool]]] = {
+        **dask_values.checks(),
         "seamless-dask.idle-time": (DURATION, _is_duration_or_zero),
-        "seamless-dask.stall-warning": (_OF_DASK, _is_duration_of_dask),
+        "seamless-dask.stall-warning": (OF_DASK, is_duration_of_dask),
         "distributed.scheduler.allowed-failures": (WHOLE, _is_count),
         **{
             f"distributed.{who}.preload": (TEXTS, _is_texts)
@@ -62,7 +65,7 @@ def config_problems(parameters: Parameters, system: str = "") -> list[str]:
         checks |= {
             "seamless-dask.queue-interval": (DURATION, _is_duration),
             "seamless-dask.queue-delay": (DURATION, _is_duration),
-            section + "death-timeout": (_OF_DASK, _is_duration_of_dask),
+            section + "death-timeout": (OF_DASK, is_duration_of_dask),
             **{section + name: (TEXT, _is_path) for name in _PATHS_OF_JOBS},
             **{section + name: (TEXT, _is_text) for name in _OF_JOBS},
             **{section + name: (TEXT, _is_text_or_number) for name in _NAMES_OF_JOBS},
@@ -81,6 +84,7 @@ def config_problems(parameters: Parameters, system: str = "") -> list[str]:
         if system != "htcondor":
             checks[section + "job-extra-directives"] = (TEXTS, _is_texts)
     problems = _section_problems(parameters, system)
+    problems += _resource_problems(parameters)
     for key, (allowed, is_allowed) in checks.items():
         value = effective(parameters, key)
         if value is not None and not is_allowed(value):
@@ -109,6 +113,21 @@ def _section_problems(parameters: Parameters, system: str) -> list[str]:
         wrong.append(key)
         problems.append(f"Dask's configuration {key} = {value!r}: allowed is a mapping")
     return problems
+
+
+def _resource_problems(parameters: Parameters) -> list[str]:
+    """Names that are ours: the number of slots would be another here than on workers."""
+    key = "distributed.worker.resources"
+    value = effective(parameters, key)
+    if parameters.pure_dask or not isinstance(value, Mapping):
+        return []
+    ours = {TOP_LEVEL_RESOURCE, NESTED_RESOURCE}
+    if ours.isdisjoint(value):
+        return []
+    return [
+        f"Dask's configuration {key} = {dict(value)!r}: allowed are other names than "
+        f"{NESTED_RESOURCE} and {TOP_LEVEL_RESOURCE}; dask_resources sets the latter"
+    ]
 
 
 def _sections_with_defaults(path: tuple[str, ...]) -> Iterator[str]:
@@ -164,11 +183,6 @@ def _is_duration(value: Any, zero: bool = False) -> bool:
 
 def _is_duration_or_zero(value: Any) -> bool:
     return _is_duration(value, zero=True)
-
-
-def _is_duration_of_dask(value: Any) -> bool:
-    clock = isinstance(value, str) and (":" in value or "-" in value)
-    return not clock and _is_duration(value, zero=True)
 
 
 def _is_count(value: Any) -> bool:

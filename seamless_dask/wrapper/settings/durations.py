@@ -2,7 +2,8 @@
 
 Two notations for time: Dask's (``"10m"``, ``"90 s"``) and that of batch systems
 (``"01:00:00"``, ``"2-12:00:00"``). Numbers are seconds, but not for a walltime and not
-for memory: there every batch system has a unit of its own for numbers without one.
+for memory: there every batch system has a unit of its own for numbers without one. Digits
+are those of ASCII.
 """
 
 from __future__ import annotations
@@ -36,15 +37,6 @@ def is_bare(value: str | int | float) -> bool:
     return not isinstance(value, str) or bool(_BARE.fullmatch(value.strip()))
 
 
-def is_clock_of_yaml(value: str | int | float) -> bool:
-    """Whether YAML may have made this number of seconds from an unquoted ``HH:MM:SS``.
-
-    It reads ``10:00:00`` as the number 36000. People do not write a walltime in seconds,
-    so whole minutes from one hour on must be such a clock.
-    """
-    return not isinstance(value, str) and value >= 3600 and value % 60 == 0
-
-
 def parse_clock(text: str) -> int | None:
     """Seconds in ``HH:MM:SS``, ``D-HH``, ``D-HH:MM`` or ``D-HH:MM:SS``, or None."""
     match = _CLOCK.fullmatch(text) or _DAYS_ONLY.fullmatch(text)
@@ -66,6 +58,8 @@ def parse_duration(value: str | int | float, *, zero: bool = False) -> float:
             seconds = float(clock)
         elif re.fullmatch(r"\d+:\d+", text):
             raise ValueError("MM:SS and HH:MM look alike, write HH:MM:SS")
+        elif not text.isascii():  # Dask would take digits of any script
+            raise ValueError("is not a duration")
         else:
             try:
                 seconds = float(parse_timedelta(text))

@@ -41,12 +41,14 @@ def _duration(value: str | float) -> str | float:
     return value
 
 
-def _walltime(value: str | float) -> str | float:
-    if isinstance(value, str) and is_bare(value):
+def _walltime(value: Any) -> Any:
+    number = isinstance(value, (int, float)) and not isinstance(value, bool)
+    if number or (isinstance(value, str) and is_bare(value)):
         raise ValueError(
-            "needs a unit: batch systems read a number as seconds, minutes or hours"
+            "needs quotes or a unit: YAML reads HH:MM:SS without quotes as a number, and "
+            "batch systems read a number as seconds, minutes or hours"
         )
-    return _duration(value)
+    return value
 
 
 def _memory(value: str) -> str:
@@ -176,9 +178,9 @@ DurationOrZero = Annotated[
     WithJsonSchema(value_schemas.DURATION_OR_ZERO),
 ]
 Walltime = Annotated[
-    Line | int | float,
-    BeforeValidator(_not_bool),
-    AfterValidator(_walltime),
+    Line,
+    BeforeValidator(_walltime),
+    AfterValidator(_duration),
     WithJsonSchema(value_schemas.WALLTIME),
 ]
 Memory = Annotated[

@@ -10,7 +10,7 @@ from typing import Any
 
 from pydantic import BaseModel, ConfigDict, Field, StrictBool, ValidationError
 
-from scheduler_ext.task_keys import TOP_LEVEL_RESOURCE
+from scheduler_ext.task_keys import NESTED_RESOURCE, TOP_LEVEL_RESOURCE
 
 from ...command.spelling import misspelt
 from ..exit_codes import ParametersError
@@ -354,11 +354,18 @@ def read_parameters(raw: dict[str, Any]) -> tuple[Parameters, list[str]]:
 
 
 def _problems_of_units(parameters: Parameters, written: str) -> list[str]:
-    """What is wrong with the units of top-level work, each of which one task takes."""
-    units = parameters.dask_resources.get(TOP_LEVEL_RESOURCE)
-    if units is None or parameters.pure_dask:
+    """What is wrong with the units of transformations, each of which takes one."""
+    if parameters.pure_dask:
         return []
     name = f"{written} = {_short(parameters.dask_resources)}"
+    if NESTED_RESOURCE in parameters.dask_resources:
+        return [
+            f"{name}: allowed are other names than {NESTED_RESOURCE}, with which "
+            "nested transformations are counted"
+        ]
+    units = parameters.dask_resources.get(TOP_LEVEL_RESOURCE)
+    if units is None:
+        return []
     if parameters.exclusive and units != 1:
         return [
             f"{name}: allowed is {TOP_LEVEL_RESOURCE} of 1 on an exclusive queue, where a "

@@ -70,13 +70,7 @@ DURATION_OR_ZERO = {
         {"type": "number", "minimum": 0, "maximum": 10**9},
     ]
 }
-WALLTIME = {
-    "anyOf": [
-        _text(rf"^ *{_ABOVE_ZERO}(?:{_CLOCK}|{_NUMBER} *{_UNITS}){_END}"),
-        # what YAML makes of an unquoted HH:MM:SS; a batch system refuses other numbers
-        {"type": "number", "minimum": 3600, "maximum": 10**9, "multipleOf": 60},
-    ]
-}
+WALLTIME = _text(rf"^ *{_ABOVE_ZERO}(?:{_CLOCK}|{_NUMBER} *{_UNITS}){_END}")
 MEMORY = _text(
     rf"^ *{_ABOVE_ZERO}[0-9]{{1,9}}"
     rf"(?:(?:\.[0-9]{{1,3}})? *[kKmMgGtTpP][iI]?[bB]?| *[bB]){_END}"

@@ -66,6 +66,25 @@ def test_a_prologue_that_swallows_the_worker(
         (["cat <<END", "    exit 2", "END", "\texit 3"], "\texit 3"),
         (["exit >&2"], "exit >&2"),
         (['exit "$code"'], 'exit "$code"'),
+        (["time exit 3"], "time exit 3"),
+        (["time -p exit 3"], "time -p exit 3"),
+        (["x=1 y='a b' exit 4"], "x=1 y='a b' exit 4"),
+        (["x=1 exec bash"], "x=1 exec bash"),
+        (["true", "exit 0 && true"], "exit 0 && true"),
+        (["exit 5 || true"], "exit 5 || true"),
+        (["if exit 3; then :; fi"], "if exit 3; then :; fi"),
+        (["until exit 3; do :; done"], "until exit 3; do :; done"),
+        (["while exit 3", "do", "true", "done"], "while exit 3"),
+        (["while :; do exit 0; done"], "while :; do exit 0; done"),
+        (["while true; do", "true", "exit 7", "done"], "exit 7"),
+        (["for i in 1; do exit 1; done"], "for i in 1; do exit 1; done"),
+        (["for i in a b", "do", "exit 9", "done >&2"], "exit 9"),
+        (["eval 'exit 3'"], "eval 'exit 3'"),
+        (['eval "cd /; exit 3"'], 'eval "cd /; exit 3"'),
+        (["true", "kill $$"], "kill $$"),
+        (['kill -9 "$$"'], 'kill -9 "$$"'),
+        (["kill -s TERM $$"], "kill -s TERM $$"),
+        (["trap 'exit 0' DEBUG"], "trap 'exit 0' DEBUG"),
     ],
 )
 def test_a_prologue_that_ends_the_job(lines: list[str], named: str) -> None:
@@ -74,8 +93,35 @@ def test_a_prologue_that_ends_the_job(lines: list[str], named: str) -> None:
 
 
 @pytest.mark.parametrize(
+    "line",
+    [
+        *("set -n", "set -o noexec", "set -eun", "set -eo pipefail -n", "set +x -n"),
+        *("builtin set -n", "{ set -n; }", "for i in 1; do set -n; done"),
+    ],
+)
+def test_a_prologue_behind_which_bash_only_reads(line: str) -> None:
+    (problem,) = problems("slurm", {**BATCH, "job_script_prologue": ["true", line]})
+    assert problem.startswith("job_script_prologue = ")
+    assert "bash executes nothing behind it" in problem
+
+
+@pytest.mark.parametrize(
     "lines",
     [
+        ["set -e", "set -euo pipefail", "set +n", "set -o nounset", "set -- -n x"],
+        ["(set -n; exit)", "set -n | cat", "[ -d / ] && set -n", "x='set -n'"],
+        ["set() { :; }", "set -n"],
+        ["echo x | exit 3 && true", "exit 1 && true &", "x=1 exit | cat"],
+        ["if ! [ -d / ]; then exit 3; fi", "if true && exit 3 | cat; then :; fi"],
+        ["if exit 3; then :; fi | cat", "while exit; do :; done &"],
+        ["for i in a b; do [ -d $i ] && break; exit 1; done"],
+        ["for i in $list; do exit 1; done", "while read x; do exit; done"],
+        ["while true; do", "[ -d /data ] && break", "exit 1", "done"],
+        ["eval 'f() { exit 3; }'", "eval 'true || exit'", 'eval "$(tool exit)"'],
+        ["kill -0 $$", "kill $$ | cat", "kill $pid", "kill -USR1 $$"],
+        ["trap 'true' TERM", "kill $$"],
+        ["trap 'exit 0' EXIT", "trap 'exit 1' ERR", "trap 'echo exit' DEBUG"],
+        ["time true", "x=1", "export x=1 y=exit"],
         ["[ -d /data ] || exit 1"],
         ["test -d /data ||", "exit 1"],
         ["if ! test -d /data; then", "exit 1", "fi"],

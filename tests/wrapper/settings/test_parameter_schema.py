@@ -79,6 +79,8 @@ def test_it_is_a_schema() -> None:
 @example("cores", True)
 @example("memory", "4")
 @example("walltime", "90")
+@example("walltime", 36000)
+@example("lifetime", "\u0663h")
 @example("walltime", "0:00:00")
 @example("partition", "a b")
 @example("extra_dask_config", {"a.": 1})
@@ -101,7 +103,7 @@ def test_it_refuses_what_the_wrapper_refuses(name: str, value: Any) -> None:
         ("cores", [1, 4.0, "4", " 4 ", 1_000_000, None]),
         (
             "walltime",
-            ["90m", "4h", "01:00:00", "2-12:00:00", "1-06", "1.5 hours", 36000],
+            ["90m", "4h", "01:00:00", "2-12:00:00", "1-06", "1.5 hours"],
         ),
         ("target_duration", ["10m", 90, "90 s", "300ms", "90"]),
         ("lifetime_stagger", [0, "0s", "4m"]),

@@ -343,12 +343,43 @@ def test_walltime_too_short_for_rotation() -> None:
     (problem,) = batch_problems_of(**short, maximum_jobs=2)
     assert "walltime = '00:05:00'" in problem and "lifetime-stagger" in problem
     check(read(**short), ClusterClass(object, "jobqueue", "slurm"))
-    for wrong in ("59m", "3m"):
+    for wrong in ("59m", "56m", "400h", "4m", "3m", "1s"):
         more = {"maximum_jobs": 2, "lifetime_stagger": "4m"}
         (problem,) = batch_problems_of(**BATCH, **more, lifetime=wrong)
-        assert f"lifetime = '{wrong}'" in problem
-    (problem,) = batch_problems_of(**{**BATCH, "walltime": 60}, maximum_jobs=2)
-    assert problem.startswith("walltime = 60: must be longer than 60 s")
+        assert f"lifetime = '{wrong}'" in problem and "lifetime-stagger (240" in problem
+        long = wrong in ("59m", "56m", "400h")
+        assert ("at most 3300 s, walltime = '01:00:00'" in problem) == long
+    check(
+        read(**BATCH, **more, lifetime="55m"), ClusterClass(object, "jobqueue", "slurm")
+    )
+    (problem,) = batch_problems_of(**{**BATCH, "walltime": "60s"}, maximum_jobs=2)
+    assert problem.startswith("walltime = '60s': must be longer than 60 s")
+
+
+@pytest.mark.parametrize("kind", [("local", ""), ("jobqueue", "slurm")])
+@pytest.mark.parametrize(
+    "wrong",
+    [
+        {"lifetime": 0.5},
+        {"lifetime": "900ms", "lifetime_stagger": 0},
+        {"lifetime": "30s", "lifetime_stagger": "5h"},
+    ],
+)
+def test_lives_that_end_at_once(wrong: dict[str, Any], kind: tuple[str, str]) -> None:
+    """Dask would take a lifetime of 0 s for none, and end a worker below it at once."""
+    raw = {**BATCH, "walltime": "20:00:00", "maximum_jobs": 2, **wrong}
+    with pytest.raises(ParametersError) as caught:
+        check(read(**raw), ClusterClass(object, *kind))
+    (problem,) = caught.value.problems
+    assert problem.startswith(f"lifetime = {wrong['lifetime']!r}: must be at least ")
+
+
+def test_a_short_lifetime_is_named(caplog: pytest.LogCaptureFixture) -> None:
+    for lifetime, said in (("59s", True), ("60s", False)):
+        caplog.clear()
+        raw = {**BATCH, "maximum_jobs": 2, "lifetime": lifetime}
+        check(read(**raw), ClusterClass(object, "jobqueue", "slurm"))
+        assert (f"lifetime = '{lifetime}' is short" in caplog.text) == said
 
 
 @pytest.mark.parametrize(

@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import json
+from pathlib import Path
 from typing import Any
 
 import pytest
+import yaml
 from helpers.written import (
     BATCH,
     SYSTEMS,
@@ -175,17 +177,22 @@ def test_less_memory_than_a_dask_worker_needs_is_refused(
 
 
 @pytest.mark.parametrize("system", SYSTEMS)
-@pytest.mark.parametrize("walltime", ["90", "90.5", "1e400", 90, 120, 5415, 3599])
+@pytest.mark.parametrize(
+    "walltime", ["90", "90.5", "1e400", 90, 120, 5415, 3600, 36000.0]
+)
 def test_a_walltime_without_a_unit_is_refused(system: str, walltime: Any) -> None:
     raw = {**BATCH, "walltime": walltime, "memory_per_core_property_name": "x"}
     (problem,) = problems(system, raw)
     assert problem.startswith(f"walltime = {walltime!r}: ") and "unit" in problem
 
 
-def test_what_yaml_makes_of_a_clock_is_that_clock() -> None:
-    """An unquoted 10:00:00 arrives as the number 36000."""
-    assert "#SBATCH -t 10:00:00" in script("slurm", {"walltime": 36000})
-    assert "#SBATCH -t 01:30:00" in script("slurm", {"walltime": 5400})
+@pytest.mark.parametrize("written", ["72:00", "1:00:00:00", "10:00:00", "1_0", "1e3"])
+def test_a_clock_without_quotes_is_refused(written: str) -> None:
+    """YAML makes a number of it, which may have meant minutes, hours or days."""
+    walltime = yaml.safe_load(f"walltime: {written}")["walltime"]
+    (problem,) = problems("slurm", {**BATCH, "walltime": walltime})
+    assert problem.startswith(f"walltime = {walltime!r}: ")
+    assert "needs quotes or a unit: YAML reads HH:MM:SS without quotes" in problem
 
 
 NUMBERS = (
@@ -311,6 +318,111 @@ def test_keys_of_the_configuration_are_checked(key: str, value: Any) -> None:
     assert second.startswith("processes = 5")
 
 
+@pytest.mark.parametrize(
+    ("words", "named", "said"),
+    [
+        (["--name", "x"], "--name", "gives each worker a name of its own"),
+        (["--name=x"], "--name=x", "gives each worker a name of its own"),
+        (["--preload m --nthreads 9"], "--preload m --nthreads 9", "worker_threads"),
+        (["--nworkers", "2"], "--nworkers", "processes"),
+        (["--local-directory", "/x"], "--local-directory", "tmpdir"),
+        (["--resources", "GPU=1"], "--resources", "dask_resources"),
+        (["--death-timeout", "1"], "--death-timeout", "jobqueue.pbs.death-timeout"),
+        (["--scheduler-file", "/x"], "--scheduler-file", "set by the wrapper"),
+        (["--no-nanny"], "--no-nanny", "nanny"),
+        (["--worker-port", "40000"], "--worker-port", "set by internal-port-range"),
+        (["--version"], "--version", "starts no worker"),
+    ],
+)
+def test_options_of_workers_that_are_set(
+    words: list[str], named: str, said: str
+) -> None:
+    key = "jobqueue.pbs.worker-extra-args"
+    raw = {**BATCH, "internal_port_range": "40000:40100"}
+    (problem,) = problems("pbs", {**raw, "extra_dask_config": {key: words}})
+    assert problem.startswith(f"Dask's configuration {key} = {named!r}: --")
+    assert said in problem
+
+
+def test_options_of_workers_that_may_be_added() -> None:
+    words = ["--worker-port", "40000:40099", "--nanny-port", "40000:40099"]
+    words += ["--interface ib0", "--memory-limit", "2GB", "--preload", "name"]
+    extra = {"jobqueue.slurm.worker-extra-args": words}
+    assert not problems("slurm", {**BATCH, "extra_dask_config": extra})
+
+
+@pytest.mark.parametrize("system", ["", "slurm"])
+def test_names_of_resources_that_are_ours(system: str) -> None:
+    wrong: list[dict[str, Any]] = [
+        {"dask_resources": {"seamless-nested": 3, "GPU": 1}},
+        {"extra_dask_config": {"distributed.worker.resources": {"S": 2}}},
+        {"extra_dask_config": {"distributed.worker.resources.seamless-nested": 2}},
+    ]
+    for raw in wrong:
+        (problem,) = problems(system, {**BATCH, **raw})
+        assert "allowed are other names than seamless-nested" in problem
+        assert not problems(system, {**BATCH, **raw, "pure_dask": True})
+    for resources in ({"S": 5}, {"S": 1.5, "GPU": 2}):
+        assert not problems(system, {**BATCH, "dask_resources": resources})
+    extra = {"distributed.worker.resources": {"GPU": 2}}
+    assert not problems(system, {**BATCH, "extra_dask_config": extra})
+
+
+UNREADABLE: dict[str, list[Any]] = {
+    "distributed.comm.timeouts.connect": ["banana", "01:00:00", "-1s", [1], True],
+    "distributed.comm.retry.count": ["many", 1.5, -1],
+    "distributed.comm.compression": ["nope", True, ["zlib"]],
+    "distributed.comm.offload": ["x", True],
+    "distributed.scheduler.bandwidth": ["fast"],
+    "distributed.scheduler.idle-timeout": ["x"],
+    "distributed.scheduler.worker-saturation": ["x", 0],
+    "distributed.scheduler.default-task-durations": [{"f": "x"}, 5],
+    "distributed.scheduler.active-memory-manager.measure": ["x"],
+    "distributed.worker.connections.outgoing": [0, "x"],
+    "distributed.worker.lifetime.duration": ["\u0663m"],
+    "distributed.worker.memory.max-spill": ["1 GBB"],
+    "distributed.worker.memory.terminate": ["x", 95, True],
+    "distributed.worker.memory.rebalance.sender-min": ["x", False],
+    "distributed.worker.multiprocessing-method": ["x"],
+    "distributed.worker.resources": [5, {"GPU": "x"}, {"GPU": -1}],
+    "distributed.nanny.environ": [5],
+}
+
+
+@pytest.mark.parametrize("system", ["", "slurm"])
+@pytest.mark.parametrize("key", UNREADABLE)
+def test_values_that_dask_cannot_read(key: str, system: str) -> None:
+    for value in UNREADABLE[key]:
+        raw = {**BATCH, "extra_dask_config": {key: value}}
+        (problem,) = problems(system, raw)
+        assert f"{key} = {value!r}: allowed is " in problem
+
+
+def test_values_that_dask_can_read() -> None:
+    """All of its defaults, what it does not know, and several notations."""
+    import distributed
+
+    defaults = yaml.safe_load(
+        Path(distributed.__file__).with_name("distributed.yaml").read_text()
+    )
+    assert not problems("slurm", {**BATCH, "extra_dask_config": defaults})
+    extra = {
+        "distributed.comm.timeouts.connect": "1e-3s",
+        "distributed.comm.timeouts.tcp": 90,
+        "distributed.comm.compression": "zlib",
+        "distributed.comm.offload": False,
+        "distributed.scheduler.idle-timeout": "2 hours",
+        "distributed.scheduler.worker-ttl": None,
+        "distributed.scheduler.worker-saturation": "inf",
+        "distributed.worker.memory.terminate": False,
+        "distributed.worker.memory.pause": 1,
+        "distributed.worker.memory.max-spill": 10**9,
+        "distributed.comm.future-key": "banana",
+        "mine": {"a": "banana"},
+    }
+    assert not problems("slurm", {**BATCH, "extra_dask_config": extra})
+
+
 def test_a_key_that_is_value_and_section() -> None:
     (problem,) = problems("", {"extra_dask_config": {"a": 1, "a.b": 2}})
     assert "a has a value, but there is also a.b" in problem
@@ -377,7 +489,20 @@ def test_names_that_would_be_several_words_are_refused(name: str, value: str) ->
     assert name in problem and "several names are separated by commas" in problem
 
 
-def test_a_walltime_in_other_digits_is_refused() -> None:
-    walltime = "\u0660\u0661:\u0660\u0660:\u0660\u0660"
-    (problem,) = problems("slurm", {**BATCH, "walltime": walltime})
-    assert "walltime" in problem
+@pytest.mark.parametrize(
+    ("name", "value"),
+    [
+        ("walltime", "\u0660\u0661:\u0660\u0660:\u0660\u0660"),
+        ("walltime", "\u0663h"),
+        ("lifetime", "\uff13m"),
+        ("target_duration", "\u0663"),
+        ("memory", "\uff14GB"),
+        ("cores", "\u0663"),
+        ("timeout", "\u0663"),
+        ("dask_resources", {"GPU": "\u0663"}),
+        ("internal_port_range", "\u0664\u0660\u0660\u0660\u0660:50000"),
+    ],
+)
+def test_numbers_in_other_digits_are_refused(name: str, value: Any) -> None:
+    (problem,) = problems("slurm", {**BATCH, name: value})
+    assert problem.startswith(f"{name} = {value!r}: ")
