@@ -203,6 +203,35 @@ def test_idle_end_is_quick(tmp_path: Path) -> None:
     raise AssertionError(outputs)
 
 
+STUCK = """
+import asyncio, pathlib
+
+async def dask_setup(worker):
+    pathlib.Path({started!r}).touch()
+    await asyncio.Event().wait()  # its file system does not answer
+"""
+
+
+def test_end_while_a_worker_starts(tmp_path: Path) -> None:
+    """A start that is given up is no error."""
+    started = tmp_path / "started"
+    preload = tmp_path / "stuck.py"
+    preload.write_text(STUCK.format(started=str(started)))
+    parameters = {
+        "cores": 1,
+        "interactive": True,
+        "extra_dask_config": {"distributed.worker.preload": [str(preload)]},
+    }
+    with WrapperProcess(tmp_path, parameters) as wrapper:
+        wrapper.until_running()
+        wait_for(started.exists, "the worker starts")
+        wrapper.process.send_signal(signal.SIGINT)
+        assert wrapper.wait() == 0
+    assert "a worker starts too late" in wrapper.output()
+    assert "Traceback" not in wrapper.output()
+    assert "ERROR" not in wrapper.output()
+
+
 def test_second_signal_forces(tmp_path: Path) -> None:
     """Impatience is answered at once, and everything is gone as well."""
     with WrapperProcess(tmp_path, {"cores": 1}) as wrapper:
