@@ -25,6 +25,8 @@ OLDEST_PYTHON = $(shell $(PYTHON) .ci/pythons.py oldest)
 PROCESSES ?= 2
 PYTEST = -m pytest -n $(PROCESSES)
 PYTEST_ARGS ?=
+# Hundreds of processes of the tests read what one has compiled.
+unexport PYTHONDONTWRITEBYTECODE
 BENCH_ARGS ?=
 
 .DEFAULT_GOAL := help
