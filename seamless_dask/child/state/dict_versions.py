@@ -59,7 +59,10 @@ class DictVersions:
 
     def changed(self) -> list[int]:
         """Return which dictionaries may have changed since, by their positions."""
-        pairs = zip(self._present(), self._known, strict=True)
+        present = self._present()
+        if present == self._known:  # nearly always, and fast
+            return []
+        pairs = zip(present, self._known, strict=True)
         return [index for index, (now, known) in enumerate(pairs) if now != known]
 
     def _present(self) -> list[Any]:

@@ -107,11 +107,8 @@ def _released(owner: Any, name: str) -> bool:
     lock = vars(owner).get(name)
     kept = False
     if type(lock) is _RLOCK:
-        while True:
-            try:
-                lock.release()
-            except RuntimeError:  # this thread does not hold it
-                break
+        while lock._is_owned():  # type: ignore[attr-defined]
+            lock.release()
             kept = True
     elif type(lock) is not _LOCK:
         return True

@@ -45,10 +45,10 @@ class OwnModules(Part):
         self._owners.append(owner)
         self._baseline.append(known)
 
-    def _replaced(self) -> list[tuple[int, str, Any]]:
+    def _replaced(self, changed: list[int]) -> list[tuple[int, str, Any]]:
         """The names that others have replaced or removed, with their present values."""
         found = []
-        for place in self._versions.changed():
+        for place in changed:
             names, known = vars(self._owners[place]), self._baseline[place]
             for name, wanted in known.items():
                 value = names.get(name, _MISSING)
@@ -63,12 +63,14 @@ class OwnModules(Part):
     def put_back(self) -> None:
         """Put the functions back; the end of a job needs them."""
         put = setattr
-        for place, name, _ in self._replaced():
+        changed = self._versions.changed()
+        for place, name, _ in self._replaced(changed):
             put(self._owners[place], name, self._baseline[place][name])
-        self._versions.remember()
+        if changed:
+            self._versions.remember()
 
     def save(self) -> list[tuple[int, str, Any]]:
-        return self._replaced()
+        return self._replaced(self._versions.changed())
 
     def restore(self, saved: list[tuple[int, str, Any]]) -> None:
         self.put_back()
