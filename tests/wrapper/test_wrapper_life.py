@@ -184,9 +184,13 @@ def test_signals(tmp_path: Path, number: signal.Signals) -> None:
 
 
 def test_idle_end_is_quick(tmp_path: Path) -> None:
-    """Nothing has to be killed when nothing runs, unless the machine is too busy."""
+    """Nothing has to be killed when nothing runs, unless the machine is too busy.
+
+    On a busy machine the worker may also be asked to end in the middle of a heartbeat,
+    which Dask logs with a traceback.
+    """
     outputs = []
-    for attempt in range(3):
+    for attempt in range(10):
         directory = tmp_path / str(attempt)
         directory.mkdir()
         parameters = {"cores": 1, "interactive": True}
@@ -197,8 +201,7 @@ def test_idle_end_is_quick(tmp_path: Path) -> None:
             wrapper.process.send_signal(signal.SIGINT)
             assert wrapper.wait() == 0
         outputs.append(wrapper.output())
-        assert "Traceback" not in outputs[-1]
-        if "Killing" not in outputs[-1]:
+        if "Killing" not in outputs[-1] and "Traceback" not in outputs[-1]:
             return
     raise AssertionError(outputs)
 
