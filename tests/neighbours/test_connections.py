@@ -111,7 +111,7 @@ def test_requests_wait_for_a_connection_as_long_as_it_takes(
     server: Server, client: Any, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Longer than it may take to open one."""
-    monkeypatch.setattr(remote, "_CONNECT_TIMEOUT", 1.0)
+    monkeypatch.setattr(remote, "_CONNECT_TIMEOUT", 2.0)
 
     async def ask() -> None:
         requests = [
@@ -119,7 +119,7 @@ def test_requests_wait_for_a_connection_as_long_as_it_takes(
             for _ in range(5 * CONNECTIONS)
         ]
         await until(lambda: server.waiting == CONNECTIONS)
-        done, _ = await asyncio.wait(requests, timeout=2.0)
+        done, _ = await asyncio.wait(requests, timeout=4.0)
         assert not done
         server.gate.set()
         assert await asyncio.gather(*requests) == [1] * len(requests)
