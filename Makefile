@@ -21,10 +21,13 @@ OLDEST := .venv-oldest
 OLDEST_READY := $(OLDEST)/.installed
 # a Python for which such old releases exist: they have no wheels from 3.12 on
 OLDEST_PYTHON = $(shell $(PYTHON) .ci/pythons.py oldest)
-# tests/conftest.py says which tests one process runs
-PROCESSES ?= 2
+# more than cores: the longest tests wait most of the time; tests/conftest.py says which
+# tests one process runs
+PROCESSES ?= 3
 PYTEST = -m pytest -n $(PROCESSES)
 PYTEST_ARGS ?=
+# Hundreds of processes of the tests read what one has compiled.
+unexport PYTHONDONTWRITEBYTECODE
 BENCH_ARGS ?=
 
 .DEFAULT_GOAL := help

@@ -154,7 +154,8 @@ def rows(database: Path | None) -> int | None:
         return None
     if not database.exists():
         return 0
-    uri = f"{database.as_uri()}?mode=ro"
+    # not "ro": what a server was writing when it was killed is undone by who reads next
+    uri = f"{database.as_uri()}?mode=rw"
     with contextlib.closing(sqlite3.connect(uri, uri=True, timeout=30)) as connection:
         [(count,)] = connection.execute("select count(*) from transformation")
     return int(count)

@@ -293,7 +293,8 @@ class LocalStack:
         """Read the database file; the server may go on writing meanwhile."""
         if not self.database_file.exists():
             return Stored({}, {})
-        uri = f"{self.database_file.as_uri()}?mode=ro"
+        # not "ro": what a server was writing when it was killed is undone by who reads next
+        uri = f"{self.database_file.as_uri()}?mode=rw"
         connection = sqlite3.connect(uri, uri=True, timeout=30)
         try:
             results = dict(

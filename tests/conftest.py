@@ -53,13 +53,28 @@ ON_BATCH_SYSTEMS = (
     "tests/real_stack/test_machines.py",
 )
 
+#: files that take long, whose tests share nothing: each may run in any process
+SHARING_NOTHING = (
+    "tests/child/state/test_process_packages.py",
+    "tests/child/state/test_process_state.py",
+    "tests/child/test_compiling.py",
+    "tests/project/test_docs.py",
+    "tests/real_stack/test_queues.py",
+    "tests/wrapper/jobs/test_wrapper_lying_programs.py",
+    "tests/wrapper/test_wrapper_bad_input.py",
+    "tests/wrapper/test_wrapper_life.py",
+    "tests/wrapper/test_wrapper_site_check.py",
+)
+
 
 def _group(nodeid: str) -> str:
     """What one process runs from beginning to end, if several processes run the tests.
 
-    A file, since its tests share what is expensive to start.
+    Mostly a file, since its tests share what is expensive to start.
     """
     file = nodeid.partition("::")[0]
+    if file in SHARING_NOTHING:
+        return nodeid
     return "batch systems" if file in ON_BATCH_SYSTEMS else file
 
 

@@ -11,6 +11,7 @@ _POOL = _WORKER | _CHILD
 _asyncio = Module(_PYTHON, "asyncio")
 _base_loop = Module(_PYTHON, "asyncio.base_events")
 _selector_loop = Module(_PYTHON, "asyncio.selector_events")
+_thread = Module(_PYTHON, "_thread")
 _threading = Module(_PYTHON, "threading")
 _context = Module(_PYTHON, "multiprocessing.context")
 _forkserver = Module(_PYTHON, "multiprocessing.forkserver")
@@ -39,10 +40,8 @@ NAMES = (
     _base_loop.replaced(
         "BaseEventLoop._run_once", _CHILD, "survives what jobs replace"
     ),
-    Module(_PYTHON, "_thread").read(
-        "RLock._at_fork_reinit", _DRIVER, "locks are free after a fork"
-    ),
-    Module(_PYTHON, "_thread").read("RLock._is_owned", _CHILD, "a job has kept it"),
+    _thread.read("RLock._at_fork_reinit", _DRIVER, "locks are free after a fork"),
+    _thread.read("RLock._is_owned", _CHILD, "a lock that a job has kept"),
     _base_loop.set("BaseEventLoop._thread_id", _DRIVER, "a forked loop does not run"),
     _selector_loop.set(
         "BaseSelectorEventLoop._selector", _DRIVER, "the parent's stays the parent's"

@@ -377,7 +377,7 @@ def test_what_is_stored_is_what_the_code_gives_alone(
     stored = []
     for _driver in range(2):
         driver = real_stack.run(
-            isolation_driver.__file__, json.dumps([counts, library]), timeout=180
+            isolation_driver.__file__, json.dumps([counts, library]), timeout=270
         )
         given = driver.value
         assert given.keys() == known.keys()

@@ -445,7 +445,7 @@ def no_inodes(folder):
         (folder / f"file{number}").unlink(missing_ok=True)
 
 def no_memory(_):
-    attempt(3, 600_000_000)
+    attempt(3, 1_500_000_000)
 
 if __name__ == "__main__":
     create_dummy_client(worker_threads=1, spawn_workers=1)
@@ -513,8 +513,11 @@ def memory_limit(size: int) -> Iterator[list[str]]:
 @pytest.mark.cluster
 @needs_root
 def test_the_memory_limit_of_a_container(tmp_path) -> None:
-    """The process of the transformation ends, not the worker with all others."""
-    with memory_limit(500_000_000) as prefix:
+    """The process of the transformation ends, not the worker with all others.
+
+    The kernel ends the largest one. With the limit, it is by far the largest.
+    """
+    with memory_limit(1_000_000_000) as prefix:
         error, result = scarce(tmp_path, "no_memory", tmp_path, prefix)
     assert "was lost 3 times" in error
     assert "SIGKILL (by the kernel because memory was short" in error

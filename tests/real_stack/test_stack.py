@@ -20,6 +20,21 @@ def bare_stack() -> Iterator[RealStack]:
         yield stack
 
 
+#: Is killed in the middle of a change that is partly in the file.
+KILLED = """
+import os, signal, sqlite3, sys
+connection = sqlite3.connect(sys.argv[1])
+connection.execute("create table transformation (checksum, result)")
+connection.execute("create table meta_data (checksum, metadata)")
+connection.execute("insert into transformation values ('a', 'b')")
+connection.commit()
+connection.execute("pragma cache_size = 1")
+for number in range(1000):
+    connection.execute("insert into transformation values (?, 'c')", (str(number),))
+os.kill(os.getpid(), signal.SIGKILL)
+"""
+
+
 def write_driver(stack: RealStack, code: str) -> str:
     path = stack.project_dir / "driver.py"
     path.write_text(code)
@@ -32,6 +47,15 @@ def test_nothing_runs_and_nothing_is_stored(bare_stack: RealStack) -> None:
     assert bare_stack.processes() == []
     assert bare_stack.stored().results == {}
     assert bare_stack.stop() == []
+
+
+def test_what_a_killed_server_has_stored_can_be_read(bare_stack: RealStack) -> None:
+    """Although it was writing."""
+    file = bare_stack.database_file
+    file.parent.mkdir(parents=True)
+    subprocess.run([sys.executable, "-c", KILLED, str(file)])
+    assert file.with_name(file.name + "-journal").stat().st_size > 0
+    assert bare_stack.stored().results == {"a": "b"}
 
 
 def test_hanging_driver_is_ended_with_its_stacks(bare_stack: RealStack) -> None:

@@ -64,7 +64,7 @@ def test_a_server_that_is_not_one_of_dask(answer: bytes) -> None:
     thread.start()
     address = f"tcp://127.0.0.1:{server.getsockname()[1]}"
     with server, pytest.raises(NotFound, match=address):
-        status.ask(status.Question(address, "status"), timeout=10)
+        status.ask(status.Question(address, "status"), timeout=1)
     thread.join(10)
 
 

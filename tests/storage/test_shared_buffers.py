@@ -61,10 +61,9 @@ def descriptors() -> int:
 def test_memory_without_a_name() -> None:
     """It can be read by other processes as long as the object lives."""
     content = content_of("kept")
-    before = os.listdir("/dev/shm")
     buffer = taken(content)
     assert isinstance(buffer, SharedBuffer)
-    assert os.listdir("/dev/shm") == before
+    assert os.stat(buffer.path).st_nlink == 0
     assert len(buffer) == len(content)
     assert buffer.content == content
     assert buffer.get_checksum() == checksum_of(content)
@@ -275,7 +274,9 @@ def test_from_process_to_process(
     assert isinstance(pool.buffers.at_hand(checksum.hex()), SharedBuffer)
     assert use(made).run() == size
     assert not pool._manager._pointers
-    assert {name for name in os.listdir("/dev/shm") if "psm_" in name} <= names
+    # other processes of this machine may have made some meanwhile, which end with them
+    new = {name for name in os.listdir("/dev/shm") if "psm_" in name} - names
+    wait_until(lambda: not new & set(os.listdir("/dev/shm")), "nothing is left", SOON)
 
 
 @pytest.mark.cluster

@@ -184,9 +184,13 @@ def test_signals(tmp_path: Path, number: signal.Signals) -> None:
 
 
 def test_idle_end_is_quick(tmp_path: Path) -> None:
-    """Nothing has to be killed when nothing runs, unless the machine is too busy."""
+    """Nothing has to be killed when nothing runs, unless the machine is too busy.
+
+    On a busy machine the worker may also be asked to end in the middle of a heartbeat,
+    which Dask logs with a traceback.
+    """
     outputs = []
-    for attempt in range(3):
+    for attempt in range(10):
         directory = tmp_path / str(attempt)
         directory.mkdir()
         parameters = {"cores": 1, "interactive": True}
@@ -197,10 +201,38 @@ def test_idle_end_is_quick(tmp_path: Path) -> None:
             wrapper.process.send_signal(signal.SIGINT)
             assert wrapper.wait() == 0
         outputs.append(wrapper.output())
-        assert "Traceback" not in outputs[-1]
-        if "Killing" not in outputs[-1]:
+        if "Killing" not in outputs[-1] and "Traceback" not in outputs[-1]:
             return
     raise AssertionError(outputs)
+
+
+STUCK = """
+import asyncio, pathlib
+
+async def dask_setup(worker):
+    pathlib.Path({started!r}).touch()
+    await asyncio.Event().wait()  # its file system does not answer
+"""
+
+
+def test_end_while_a_worker_starts(tmp_path: Path) -> None:
+    """A start that is given up is no error."""
+    started = tmp_path / "started"
+    preload = tmp_path / "stuck.py"
+    preload.write_text(STUCK.format(started=str(started)))
+    parameters = {
+        "cores": 1,
+        "interactive": True,
+        "extra_dask_config": {"distributed.worker.preload": [str(preload)]},
+    }
+    with WrapperProcess(tmp_path, parameters) as wrapper:
+        wrapper.until_running()
+        wait_for(started.exists, "the worker starts")
+        wrapper.process.send_signal(signal.SIGINT)
+        assert wrapper.wait() == 0
+    assert "a worker starts too late" in wrapper.output()
+    assert "Traceback" not in wrapper.output()
+    assert "ERROR" not in wrapper.output()
 
 
 def test_second_signal_forces(tmp_path: Path) -> None:

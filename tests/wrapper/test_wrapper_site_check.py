@@ -14,8 +14,13 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
+import psutil
 import pytest
 import yaml
+from helpers.wrapper_process import wait_for
+
+from seamless_dask.wrapper.preflight import batch
+from seamless_dask.wrapper.preflight.findings import Findings
 
 QUEUE: dict[str, Any] = {
     "conda": "",
@@ -307,21 +312,24 @@ def test_a_frontend_that_is_elsewhere_or_is_not_said_to_be_here(tmp_path: Path) 
     assert "'127.0.0.1': is this machine, but local_cluster does not" in ended.stdout
 
 
-def test_a_command_that_hangs_is_ended(tmp_path: Path) -> None:
-    """A batch system that does not answer costs ten seconds."""
-    programs = tmp_path / "bin"
-    programs.mkdir()
-    for name in ("sbatch", "squeue", "scancel", "sinfo"):
-        (programs / name).write_text("#!/bin/sh\nsleep 1000 &\nwait\n")
-        (programs / name).chmod(0o755)
-    ended = run(
-        tmp_path,
-        clusters(tmp_path),
-        *("--check", "--cluster", "big"),
-        environment={"PATH": f"{programs}:/usr/bin:/bin"},
+def test_a_command_that_hangs_is_ended(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A batch system that does not answer costs ten seconds, and here one."""
+    left = tmp_path / "left"
+    (tmp_path / "sinfo").write_text(
+        f"#!/bin/sh\nsleep 1000 & echo $! $$ >{left}\nwait\n"
     )
-    assert ended.returncode == 0, ended.stdout
-    assert "has not answered: sinfo took longer than 10 s" in ended.stdout
+    (tmp_path / "sinfo").chmod(0o755)
+    monkeypatch.setenv("PATH", f"{tmp_path}:/usr/bin:/bin")
+    monkeypatch.setattr(batch, "SECONDS", 1.0)
+    findings = Findings()
+    batch.ask(findings, batch.Job("slurm", "#!/bin/sh\n", None))
+    said = "The batch system has not answered: sinfo took longer than 1 s"
+    assert findings.warnings == [said]
+    assert findings.exit_code() == 0
+    pids = list(map(int, left.read_text().split()))
+    wait_for(lambda: not any(map(psutil.pid_exists, pids)), "nothing is left", 10)
 
 
 @pytest.mark.skipif(os.geteuid() != 0, reason="mounting needs root")

@@ -15,6 +15,7 @@ import time
 from collections.abc import Collection, Mapping, Sequence
 from typing import Any, TypeVar
 
+from distributed import Nanny
 from distributed.core import Status
 from distributed.deploy import Adaptive
 from distributed.metrics import monotonic
@@ -75,6 +76,27 @@ def choose_now(
     )
 
 
+class LocalNanny(Nanny):
+    """A nanny whose start may be given up, and then ends without an error.
+
+    For Dask it would be one, with a traceback in the log.
+    """
+
+    #: Set before the process of its worker is killed.
+    given_up = False
+
+    async def start_unsafe(self) -> LocalNanny:
+        """Start the worker; if the start was given up, return when all is closed."""
+        try:
+            await super().start_unsafe()
+        except Exception as error:
+            if not self.given_up:
+                raise
+            logger.info("Worker %s was not started: %s", self.name, error)
+            await self.close()
+        return self
+
+
 class LocalAdaptive(Adaptive):
     """Adds and ends workers, so that their number follows the work.
 
@@ -110,6 +132,8 @@ class LocalAdaptive(Adaptive):
         self._ending: asyncio.Task[None] | None = None
         #: Why the last start failed, until `_clear_away` has handled it.
         self._start_error = ""
+        if cluster.new_spec["cls"] is Nanny:
+            cluster.new_spec["cls"] = LocalNanny
         super().__init__(
             cluster, interval=interval, minimum=minimum, maximum=maximum, wait_count=1
         )
@@ -165,6 +189,8 @@ class LocalAdaptive(Adaptive):
 
     async def _end_starts(self) -> None:
         while any(keeper.status not in GONE for keeper in self.cluster._created):
+            for keeper in self.cluster._created:
+                keeper.given_up = True
             for pid in self._starting_processes():
                 logger.info("The process %d of a worker starts too late.", pid)
                 os.kill(pid, signal.SIGKILL)
