@@ -1,8 +1,8 @@
 """Texts of errors: their last line, their beginning, and the transformation to ask for.
 
 The number in a traceback (``transformer-in-process-...``) belongs to the code, not to
-the transformation, and a caller gets the error of what it called. So a worker ends each
-error with a line that names the transformation that failed first; callers keep it.
+the transformation, and a caller gets the error of what it called. So the last line of each
+error ends with the transformation that failed first; callers keep that.
 """
 
 from __future__ import annotations
@@ -18,8 +18,8 @@ MAX_BYTES = 4_096
 MAX_LINE = 300
 
 _POINTER = re.compile(
-    rf"^\[transformation (.{{1,{MAX_NAME}}}) failed; for more: "
-    rf"python -m seamless_dask\.status why ([0-9a-f]{{{DIGITS}}})\]\n?",
+    rf"(?:^| )(\[transformation (.{{1,{MAX_NAME}}}?) failed; for more: "
+    rf"python -m seamless_dask\.status why ([0-9a-f]{{{DIGITS}}})\])",
     re.MULTILINE,
 )
 #: the title of a section that seamless-transformer adds, such as "Standard output"
@@ -27,23 +27,29 @@ _SECTION = re.compile(r"^\*{10,}\n\* \w", re.MULTILINE)
 
 
 def with_pointer(text: str, name: str, checksum: str) -> str:
-    """End an error with the line that says which checksum to ask ``why`` for.
+    """Let the last line of an error end with the checksum to ask ``why`` for.
 
-    An error that has such a line already, from a transformation that was called, keeps
-    it as its last line.
+    It gets a line of its own behind what a transformation has printed. An error that names
+    one already, from a transformation that was called, keeps it.
     """
     found = list(_POINTER.finditer(text))
     if found:
         last = found[-1]
-        line = last[0].rstrip("\n")
-        text = text[: last.start()] + text[last.end() :]
+        pointer = last[1]
+        behind = text[last.end() :]
+        if last[0] == pointer:  # at the beginning of a line, which has nothing else
+            behind = behind.removeprefix("\n")
+        text = text[: last.start()] + behind
     else:
-        line = (
+        pointer = (
             f"[transformation {clean(name) or 'unnamed'} failed; for more: "
             f"python -m seamless_dask.status why {checksum[:DIGITS]}]"
         )
     body = text.rstrip()
-    return f"{body}\n{line}\n" if body else f"{line}\n"
+    if not body:
+        return f"{pointer}\n"
+    separator = "\n" if _SECTION.search(body) else " "
+    return f"{body}{separator}{pointer}\n"
 
 
 def origin(text: str) -> str | None:
@@ -52,7 +58,7 @@ def origin(text: str) -> str | None:
     None if the text does not say it.
     """
     found = _POINTER.findall(text)
-    return " ".join(found[-1]) if found else None
+    return " ".join(found[-1][1:]) if found else None
 
 
 def last_line(text: str) -> str:

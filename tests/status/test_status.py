@@ -297,7 +297,7 @@ async def test_failures_and_names(capsys) -> None:
         assert f"score < dock {C[:12]}" in text and "ValueError: [31mbad" in text
         text = await shows("failures")
         assert f"score < dock {C[:12]} failed on alpha at " in text
-        assert "\n  [red]x\n  ValueError: ?[31mbad\n" in text
+        assert "\n  [red]x\n  ValueError: ?[31mbad [transformation score" in text
         assert text.endswith("1 transformation failed: 1 score\n")
         answer = json.loads(await shows("failures", "--json"))
         assert answer["failures"][0]["checksum"] == C

@@ -59,7 +59,7 @@ async def test_an_answer_about_a_cluster() -> None:
         stuck = client.submit(
             pass_gate, "stuck", key=base_key(C, {}), resources={"gpu": 1}
         )
-        await until(lambda: c.plugin.operations.nested.unfinished == 1)
+        await until(lambda: c.plugin.operations.unfinished == 3)
         answer = await c.call.seamless_progress()
         assert answer["nested"] == {"unfinished": 1, "ended": 0}
         assert answer["waiting"] >= 1
