@@ -14,12 +14,17 @@ from ...command.dask_loading import logging_problems
 from ...command.spelling import question
 from . import dask_values
 from .dask_config import merged_config
-from .dask_values import OF_DASK, is_duration_of_dask
-from .durations import parse_duration
+from .dask_values import (
+    MAPPING,
+    OF_DASK,
+    is_count,
+    is_duration_of_dask,
+    is_mapping,
+)
+from .durations import is_duration
 from .parameters import DURATION, TEXT, TEXTS, WHOLE, Parameters
 
 _LIST = "a list of texts, each of one line"
-_MAPPING = "a mapping"
 #: Keys below ``jobqueue.SYSTEM`` that dask_jobqueue writes into scripts or commands. Those
 #: that parameters always replace are not among them.
 _OF_JOBS = (
@@ -54,7 +59,7 @@ def config_problems(parameters: Parameters, system: str = "") -> list[str]:
         **dask_values.checks(),
         "seamless-dask.idle-time": (DURATION, _is_duration_or_zero),
         "seamless-dask.stall-warning": (OF_DASK, is_duration_of_dask),
-        "distributed.scheduler.allowed-failures": (WHOLE, _is_count),
+        "distributed.scheduler.allowed-failures": (WHOLE, is_count(0)),
         **{
             f"distributed.{who}.preload": (TEXTS, _is_texts)
             for who in ("scheduler", "nanny", "worker")
@@ -63,13 +68,13 @@ def config_problems(parameters: Parameters, system: str = "") -> list[str]:
     if system:
         section = f"jobqueue.{system}."
         checks |= {
-            "seamless-dask.queue-interval": (DURATION, _is_duration),
-            "seamless-dask.queue-delay": (DURATION, _is_duration),
+            "seamless-dask.queue-interval": (DURATION, is_duration),
+            "seamless-dask.queue-delay": (DURATION, is_duration),
             section + "death-timeout": (OF_DASK, is_duration_of_dask),
             **{section + name: (TEXT, _is_path) for name in _PATHS_OF_JOBS},
             **{section + name: (TEXT, _is_text) for name in _OF_JOBS},
             **{section + name: (TEXT, _is_text_or_number) for name in _NAMES_OF_JOBS},
-            section + "scheduler-options": (_MAPPING, _is_mapping),
+            section + "scheduler-options": (MAPPING, is_mapping),
             # dask_jobqueue would treat a text as a list of letters
             section + "job-directives-skip": (_LIST, _is_list_of_texts),
             section + "header-skip": (_LIST, _is_list_of_texts),
@@ -171,22 +176,8 @@ def misspelt_keys(parameters: Parameters, system: str = "") -> list[str]:
     return sentences
 
 
-def _is_duration(value: Any, zero: bool = False) -> bool:
-    if isinstance(value, bool) or not isinstance(value, (str, int, float)):
-        return False
-    try:
-        parse_duration(value, zero=zero)
-    except ValueError:
-        return False
-    return True
-
-
 def _is_duration_or_zero(value: Any) -> bool:
-    return _is_duration(value, zero=True)
-
-
-def _is_count(value: Any) -> bool:
-    return isinstance(value, int) and not isinstance(value, bool) and value >= 0
+    return is_duration(value, zero=True)
 
 
 def _is_text(value: Any) -> bool:
@@ -194,11 +185,7 @@ def _is_text(value: Any) -> bool:
 
 
 def _is_text_or_number(value: Any) -> bool:
-    return _is_text(value) or _is_count(value)
-
-
-def _is_mapping(value: Any) -> bool:
-    return isinstance(value, Mapping)
+    return _is_text(value) or is_count(0)(value)
 
 
 def _is_flag(value: Any) -> bool:

@@ -13,29 +13,23 @@ from typing import Any
 
 from dask.utils import parse_bytes
 
-from .durations import parse_duration
+from .durations import is_duration
 
 Check = tuple[str, Callable[[Any], bool]]
 
 #: Durations that Dask itself reads; it does not know the notation of batch systems
 OF_DASK = 'a duration such as "10m" or "90s", or a number of seconds'
 _SIZE = 'an amount such as "10MiB", or a number of bytes'
-_MAPPING = "a mapping"
+MAPPING = "a mapping"
 _METHODS = ("spawn", "fork", "forkserver")
 _MEASURES = ("process", "optimistic", "managed", "managed_total")
 
 
 def is_duration_of_dask(value: Any) -> bool:
     """Whether Dask can read a duration, which may be zero."""
-    if isinstance(value, bool) or not isinstance(value, (str, int, float)):
-        return False
     if isinstance(value, str) and re.match(r"\s*\d+-\d|.*:|\s*-", value):
         return False  # a clock, or negative
-    try:
-        parse_duration(value, zero=True)
-    except ValueError:
-        return False
-    return True
+    return is_duration(value, zero=True)
 
 
 def _is_size(value: Any) -> bool:
@@ -67,7 +61,8 @@ def _is_saturation(value: Any) -> bool:
     return value == "inf" or (_is_number(value) and value > 0)
 
 
-def _is_count(least: int) -> Callable[[Any], bool]:
+def is_count(least: int) -> Callable[[Any], bool]:
+    """A check for whole numbers from `least` on."""
     return lambda value: (
         isinstance(value, int) and not isinstance(value, bool) and value >= least
     )
@@ -77,7 +72,8 @@ def _is_one_of(names: tuple[str, ...]) -> Check:
     return f"one of {', '.join(names)}", lambda value: value in names
 
 
-def _is_mapping(value: Any) -> bool:
+def is_mapping(value: Any) -> bool:
+    """Whether a value is a section of the configuration."""
     return isinstance(value, Mapping)
 
 
@@ -141,12 +137,12 @@ def checks() -> dict[str, Check]:
     found |= {
         f"distributed.worker.connections.{name}": (
             "a whole number, at least 1",
-            _is_count(1),
+            is_count(1),
         )
         for name in ("incoming", "outgoing")
     }
     found |= {
-        f"distributed.{name}": ("a whole number, at least 0", _is_count(0))
+        f"distributed.{name}": ("a whole number, at least 0", is_count(0))
         for name in (
             *("comm.retry.count", "diagnostics.computations.max-history"),
             *(
@@ -156,7 +152,7 @@ def checks() -> dict[str, Check]:
         )
     }
     return found | {
-        "distributed.comm.socket-backlog": ("a whole number, at least 1", _is_count(1)),
+        "distributed.comm.socket-backlog": ("a whole number, at least 1", is_count(1)),
         "distributed.comm.compression": compression,
         "distributed.worker.memory.spill-compression": compression,
         "distributed.worker.multiprocessing-method": _is_one_of(_METHODS),
@@ -173,7 +169,7 @@ def checks() -> dict[str, Check]:
             "a mapping from names to numbers",
             _are_amounts,
         ),
-        "distributed.nanny.environ": (_MAPPING, _is_mapping),
+        "distributed.nanny.environ": (MAPPING, is_mapping),
     }
 
 

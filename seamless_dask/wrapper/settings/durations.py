@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import math
 import re
+from typing import Any
 
 from dask.utils import parse_bytes, parse_timedelta
 
@@ -77,6 +78,17 @@ def parse_duration(value: str | int | float, *, zero: bool = False) -> float:
     if seconds > LONGEST:
         raise ValueError(f"is too long, {LONGEST} s is the most")
     return seconds
+
+
+def is_duration(value: Any, *, zero: bool = False) -> bool:
+    """Whether `parse_duration` can read a value of any type; a boolean is none."""
+    if isinstance(value, bool) or not isinstance(value, (str, int, float)):
+        return False
+    try:
+        parse_duration(value, zero=zero)
+    except ValueError:
+        return False
+    return True
 
 
 def format_duration(seconds: float) -> str:
