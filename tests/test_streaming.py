@@ -374,16 +374,20 @@ def test_the_command_follows(dummy, tmp_path: Path, stream: bool) -> None:
     tf.start()
     address = get_dummy_scheduler_address()
     command = [sys.executable, "-m", "seamless_dask.status", str(address)]
-    with subprocess.Popen(
-        [*command, "output", digits, "--follow"], stdout=subprocess.PIPE, text=True
-    ) as process:
-        assert process.stdout is not None
-        lines = [process.stdout.readline()]
+    follow = [*command, "output", digits, "--follow"]
+    with (
+        subprocess.Popen(follow, stdout=subprocess.PIPE, text=True) as first,
+        subprocess.Popen(follow, stdout=subprocess.PIPE, text=True) as second,
+    ):
+        lines = [[each.stdout.readline()] for each in (first, second)]
         gate.touch()
-        lines += process.stdout.readlines()
-        assert process.wait(60) == 0
-    texts = [line.rstrip("\n").partition(" | ")[2] for line in lines]
-    assert texts == [f"began with follow {stream}", "no line end yet", "at its end"]
+        for each, found in zip((first, second), lines, strict=True):
+            found += each.stdout.readlines()
+            assert each.wait(60) == 0
+    for found in lines:
+        texts = [line.rstrip("\n").partition(" | ")[2] for line in found]
+        expected = [f"began with follow {stream}", "no line end yet", "at its end"]
+        assert texts == expected
     assert tf.run() == 1
 
 

@@ -1,7 +1,8 @@
 """Shows people what transformations write: from their processes, and from events.
 
 A running transformation that is not streamed is asked through its worker; if the caller
-follows it, it sends what it writes from then on. See :mod:`scheduler_ext.outputs`.
+follows it, it sends what it has written, and what it writes from then on, as events. See
+:mod:`scheduler_ext.outputs`.
 """
 
 from __future__ import annotations

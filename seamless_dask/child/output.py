@@ -152,6 +152,8 @@ class JobOutput:
         self.streams = streams
         #: messages with its output so far
         self._sent = 0
+        #: what was written before it was streamed, and is to be sent
+        self._before: Pieces = []
         self._lock = threading.Lock()
         self._readers: list[_Reader] = []
         #: what Python code writes to, by the name in sys
@@ -232,24 +234,28 @@ class JobOutput:
     # -- anywhere ------------------------------------------------------------------
 
     def recent(self, *, stream: bool) -> Pieces:
-        """Return the newest output; with `stream`, the worker is sent what follows.
+        """Return the newest output; with `stream`, the worker is sent it and what follows.
 
-        If it is streamed already, that goes on as before.
+        Nothing is returned then, so that all who follow it see the same messages.
         """
-        stream = stream and not self.streams
         with self._lock:
+            if stream and self.streams:
+                return []
             found = [each.recent(go_on=stream) for each in self._readers]
-            if stream:
-                self.streams = True
-                self._sent = 1  # this answer
-        return [piece for piece in found if piece is not None]
+            pieces = [piece for piece in found if piece is not None]
+            if not stream:
+                return pieces
+            self.streams = True
+            self._before = pieces
+            return []
 
     def _message(self, *, ended: bool) -> dict[str, Any] | None:
         with self._lock:
             found = [each.new(final=ended) for each in self._readers]
-            pieces = [piece for piece in found if piece is not None]
+            pieces = self._before + [piece for piece in found if piece is not None]
             if not pieces and not (ended and self._sent):
                 return None
+            self._before = []
             number, self._sent = self._sent, self._sent + 1
         return {"job": self.job, "number": number, "pieces": pieces, "ended": ended}
 
@@ -263,7 +269,7 @@ class JobOutput:
         send
             Sends a message to the worker; returns the seconds until the next one.
         """
-        pause = TICK
+        pause = TICK if not self._before else 0.0
         while not self._stopped.is_set():
             try:
                 await asyncio.wait_for(self._stopped.wait(), pause)

@@ -10,7 +10,9 @@ from typing import Any
 from ..output.printer import Printer
 from ..output.region import Region
 
-#: seconds between two questions
+#: seconds between the first questions, and then between all; what a transformation has
+#: written before it was followed is in the second answer
+SOON = 0.5
 INTERVAL = 2.0
 UNKNOWN = (
     "no transformation with this checksum or name runs, and no output of one is kept"
@@ -64,8 +66,10 @@ def _answers(
 ) -> Iterator[dict[str, Any]]:
     answer = ask(None)
     yield answer
+    pause = SOON
     while follow and not (answer["found"] and not answer["running"]):
-        time.sleep(INTERVAL)
+        time.sleep(pause)
+        pause = min(2 * pause, INTERVAL)
         running, answer = answer["running"], ask(answer["number"])
         yield answer
         if running and not answer["running"]:

@@ -176,7 +176,7 @@ def test_what_everything_needs_is_there_again_at_once(
 
         assert ended(replaces, name, False).run() == name
         failed = ended(replaces, name, True)
-        assert "\nValueError: of the code itself\n" in failed.exception
+        assert "\nValueError: of the code itself [" in failed.exception
         for number in range(4):
             assert ended(innocent, name, number).run() == [number, None]
     assert "was lost" not in caplog.text
