@@ -2,7 +2,14 @@
 
 from __future__ import annotations
 
-from . import bounded_tables, connections, event_loops, fewer_requests, own_random
+from . import (
+    bounded_tables,
+    connections,
+    event_loops,
+    fewer_requests,
+    own_random,
+    write_order,
+)
 
 
 def prepare(*, worker: bool = False) -> None:
@@ -18,3 +25,4 @@ def prepare(*, worker: bool = False) -> None:
     own_random.install()
     fewer_requests.install()
     connections.install()
+    write_order.install()

@@ -216,7 +216,7 @@ CORE = (
         for name in CACHE_METHODS
     ),
     _writer.replaced(
-        "_process_entry", _ALL, "promises; those that wait learn of the end"
+        "_process_entry", _ALL, "order, promises; those that wait learn of the end"
     ),
     _writer.read("_entries", _ALL, "buffers that are being written"),
     _writer.read("_lock", _CLIENTS, "guards these"),

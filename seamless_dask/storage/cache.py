@@ -14,6 +14,7 @@ from seamless.caching.buffer_cache import get_buffer_cache
 from seamless.checksum.calculate_checksum import TRIVIAL_CHECKSUMS
 
 from ..errors import UploadError
+from ..neighbours import write_order
 from ..neighbours.services import has_hashserver
 from ..types import TransformationResult
 from .hashserver import write
@@ -260,6 +261,7 @@ async def _is_stored(checksum: str) -> bool:
 
 async def _await_background_write(checksum: str) -> bool | None:
     """Wait for Seamless' background writer; None if it does not write the buffer."""
+    write_order.hurry(Checksum(checksum))
     try:
         # Without the shield, cancelling one caller would cancel the write for all.
         return await asyncio.shield(

@@ -1,0 +1,123 @@
+"""Lets Seamless' background writer write first what somebody waits for.
+
+It writes in order of arrival. A driver script that makes a hundred thousand
+transformations gives it the inputs of all of them, and then the first transformation that
+is submitted would wait until all these are written.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import functools
+from collections import OrderedDict
+from collections.abc import Awaitable, Callable
+from typing import Any
+
+from seamless import Checksum
+from seamless.caching import buffer_writer
+
+from .replacing import extend
+
+#: buffers that are written at a time; the others wait, and those that are needed pass them
+AT_A_TIME = 32
+
+_Writing = Callable[[Any], Awaitable[None]]
+
+
+class WriteOrder:
+    """Who writes next, on one event loop.
+
+    Parameters
+    ----------
+    at_a_time
+        How many may write at the same time.
+    """
+
+    def __init__(self, at_a_time: int = AT_A_TIME) -> None:
+        self.loop = asyncio.get_running_loop()
+        self._free = at_a_time
+        self._waiting: OrderedDict[Checksum, asyncio.Future[None]] = OrderedDict()
+        self._needed: OrderedDict[Checksum, asyncio.Future[None]] = OrderedDict()
+        #: what is needed and has not arrived yet, or is being written
+        self._expected: set[Checksum] = set()
+
+    def __len__(self) -> int:
+        """Return how many wait; from any thread."""
+        return len(self._waiting) + len(self._needed)
+
+    def hurry(self, checksum: Checksum) -> None:
+        """Let a buffer that arrives, or has arrived, pass those that nobody needs."""
+        turn = self._waiting.pop(checksum, None)
+        if turn is not None:
+            self._needed[checksum] = turn
+        elif checksum not in self._needed:
+            self._expected.add(checksum)
+
+    async def write(
+        self, checksum: Checksum, writing: Callable[[], Awaitable[None]]
+    ) -> None:
+        """Write when it is the turn of this buffer."""
+        try:
+            if self._free > 0 or checksum in self._waiting or checksum in self._needed:
+                self._free -= 1  # one that was given up and comes again does not wait
+            else:
+                await self._turn(checksum)
+            try:
+                await writing()
+            finally:
+                self._next()
+        finally:
+            self._expected.discard(checksum)
+
+    async def _turn(self, checksum: Checksum) -> None:
+        turn: asyncio.Future[None] = self.loop.create_future()
+        waiting = self._needed if checksum in self._expected else self._waiting
+        waiting[checksum] = turn
+        try:
+            await turn
+        except asyncio.CancelledError:
+            if not turn.cancelled():  # it was this one's turn
+                self._next()
+            raise
+
+    def _next(self) -> None:
+        self._free += 1
+        while self._free > 0 and (waiting := self._needed or self._waiting):
+            _, turn = waiting.popitem(last=False)
+            if not turn.cancelled():
+                self._free -= 1
+                turn.set_result(None)
+
+
+#: that of the writer's present event loop
+_order: WriteOrder | None = None
+
+
+def install() -> None:
+    """Make this change in this process; idempotent."""
+    extend(buffer_writer, "_process_entry", _in_order)
+
+
+def hurry(checksum: Checksum) -> None:
+    """Let the background writer soon write a buffer that it has; from any thread."""
+    order = _order
+    if order is None or not len(order) or order.loop.is_closed():
+        return
+
+    def arrange() -> None:
+        if checksum in buffer_writer._entries:
+            order.hurry(checksum)
+
+    # The buffer may be on its way to that loop: this comes after it.
+    order.loop.call_soon_threadsafe(arrange)
+
+
+def _in_order(original: _Writing) -> _Writing:
+    @functools.wraps(original)
+    async def process_entry(entry: Any) -> None:
+        global _order
+        if _order is None or _order.loop is not asyncio.get_running_loop():
+            _order = WriteOrder()
+        await _order.write(entry.checksum, functools.partial(original, entry))
+
+    return process_entry

@@ -1,0 +1,143 @@
+"""What somebody waits for is written first."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Awaitable, Callable
+from typing import Any
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+from seamless import Buffer, Checksum
+from seamless.caching import buffer_writer
+
+from seamless_dask.neighbours import write_order
+from seamless_dask.neighbours.write_order import WriteOrder
+
+SOON = 60
+
+
+def checksum(number: int) -> Checksum:
+    return Checksum(f"{number:064x}")
+
+
+STEPS = st.lists(
+    st.tuples(
+        st.sampled_from(["arrive", "hurry", "end", "fail", "cancel"]),
+        st.integers(0, 9),
+    )
+)
+
+
+@given(STEPS, st.integers(1, 3))
+def test_everything_is_written_and_only_so_many_at_a_time(
+    steps: list[tuple[str, int]], at_a_time: int
+) -> None:
+    """In order of arrival, those first that were needed before they had their turn."""
+
+    async def main() -> None:
+        order = WriteOrder(at_a_time)
+        writing: dict[int, asyncio.Future[None]] = {}
+        begun: list[int] = []
+        tasks: dict[int, asyncio.Task[None]] = {}
+        needed: set[int] = set()
+
+        def write_of(number: int) -> Callable[[], Awaitable[None]]:
+            async def write() -> None:
+                begun.append(number)
+                writing[number] = asyncio.get_running_loop().create_future()
+                try:
+                    await writing[number]
+                finally:
+                    del writing[number]
+
+            return write
+
+        async def settle() -> None:
+            for _ in range(5):
+                await asyncio.sleep(0)
+
+        for step, number in steps:
+            task = tasks.get(number)
+            waits = [n for n, t in tasks.items() if not t.done() and n not in writing]
+            if step == "arrive" and task is None:
+                writes = order.write(checksum(number), write_of(number))
+                tasks[number] = asyncio.create_task(writes)
+            elif step == "hurry":
+                order.hurry(checksum(number))
+                needed.add(number)
+            elif step == "end" and number in writing:
+                before = len(begun)
+                writing[number].set_result(None)
+                await settle()
+                first = [n for n in waits if n in needed]
+                if waits:
+                    assert begun[before:] and (not first or begun[before] in first)
+            elif step == "fail" and number in writing:
+                writing[number].set_exception(OSError("full"))
+            elif step == "cancel" and task is not None:
+                task.cancel()
+            await settle()
+            assert len(writing) <= at_a_time
+            assert len(writing) == at_a_time or not len(order)
+        while writing:
+            next(iter(writing.values())).set_result(None)
+            await settle()
+        done = await asyncio.gather(*tasks.values(), return_exceptions=True)
+        assert all(
+            each is None or isinstance(each, (OSError, asyncio.CancelledError))
+            for each in done
+        )
+        assert not len(order)
+
+    asyncio.run(asyncio.wait_for(main(), SOON))
+
+
+def test_of_many_the_one_that_is_needed_is_written_soon(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """Also if it is given to the background writer only now."""
+    from seamless_remote import buffer_remote
+
+    order: list[str] = []
+    gates: list[asyncio.Future[None]] = []
+
+    async def write_buffer(checksum: Checksum, _buffer: Any) -> bool:
+        gate = asyncio.get_running_loop().create_future()
+        gates.append(gate)
+        await gate
+        order.append(checksum.hex())
+        return True
+
+    async def main() -> None:
+        monkeypatch.setattr(buffer_remote, "write_buffer", write_buffer)
+        buffers = [Buffer(f"needed later {i}".encode()) for i in range(500)]
+        last = Buffer(b"needed now")
+        for each in (*buffers, last):
+            each.get_checksum()
+        for each in buffers:
+            buffer_writer.register(each)
+        while len(gates) < write_order.AT_A_TIME:
+            await asyncio.sleep(0.01)
+        buffer_writer.register(last)
+        write_order.hurry(last.checksum)
+        needed = asyncio.ensure_future(buffer_writer.await_existing_task(last.checksum))
+
+        def open_all() -> None:
+            for gate in gates:
+                if not gate.done():
+                    gate.set_result(None)
+
+        while not needed.done():
+            gates[0].get_loop().call_soon_threadsafe(open_all)
+            await asyncio.sleep(0.01)
+        assert needed.result()
+        assert order.index(last.checksum.hex()) < 4 * write_order.AT_A_TIME
+        while any(each.checksum in buffer_writer._entries for each in buffers):
+            gates[0].get_loop().call_soon_threadsafe(open_all)
+            await asyncio.sleep(0.01)
+        assert len(order) == len(buffers) + 1
+
+    write_order.install()
+    asyncio.run(asyncio.wait_for(main(), SOON))
