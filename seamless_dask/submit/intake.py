@@ -20,6 +20,9 @@ from .client_loop import ClientLoop
 AT_A_TIME = 50
 #: evaluations from which on a search for garbage is long
 MANY = 1_000
+#: seconds after which objects that were left out are part of it again: a driver script
+#: that was interrupted has ended by then
+CALM = 10.0
 
 _Waiting = tuple[Coroutine[Any, Any, None], concurrent.futures.Future[None]]
 
@@ -39,8 +42,9 @@ class Intake:
         self._loop = loop
         self._is_full = is_full
         self._waiting: deque[_Waiting] = deque()
-        #: evaluations so far
+        #: evaluations so far, and how many of them were cancelled
         self._taken = 0
+        self._cancelled = 0
         #: whether a call of `_take` is scheduled
         self._scheduled = False
 
@@ -76,6 +80,7 @@ class Intake:
     ) -> None:
         self._taken += 1
         self._waiting.append((coroutine, future))
+        future.add_done_callback(self._count_cancelled)
         self.wake()
 
     def wake(self) -> None:
@@ -83,6 +88,26 @@ class Intake:
         if self._waiting and not self._scheduled:
             self._scheduled = True
             self._loop.asyncio_loop.call_soon(self._take)
+
+    def _count_cancelled(self, future: concurrent.futures.Future[None]) -> None:
+        """Let an interrupted driver script end soon.
+
+        Cancelling a hundred thousand evaluations makes millions of objects, the exceptions
+        and their frames. Python would search all of them for garbage again and again.
+        """
+        if not future.cancelled() or self._loop.of_parent:
+            return
+        self._cancelled += 1
+        if self._cancelled % MANY == 0:
+            gc.freeze()
+            self._loop.call_soon(self._unfreeze_later, self._cancelled)
+
+    def _unfreeze_later(self, cancelled: int) -> None:
+        self._loop.asyncio_loop.call_later(CALM, self._unfreeze, cancelled)
+
+    def _unfreeze(self, cancelled: int) -> None:
+        if self._cancelled < cancelled + MANY:
+            gc.unfreeze()
 
     def exit(self) -> None:
         """Let the interpreter end soon.

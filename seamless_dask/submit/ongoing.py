@@ -10,6 +10,8 @@ from __future__ import annotations
 import asyncio
 import concurrent.futures
 import os
+import threading
+import weakref
 
 from .forked_drivers import ForkedDriverError
 from .mailbox import mailbox_of
@@ -43,6 +45,16 @@ class Ongoing:
         """Whether it goes on in the process from which this one was forked."""
         return self._process != os.getpid()
 
+    @property
+    def place(self) -> tuple[asyncio.AbstractEventLoop, int]:
+        """The event loop on which it runs, and the id of its process."""
+        return self._loop, self._process
+
+    @property
+    def done(self) -> bool:
+        """Whether it has ended."""
+        return self._future.done()
+
     def cancel(self) -> None:
         """Stop it, unless it has ended."""
         if not self.of_parent and not self._future.done():
@@ -65,7 +77,7 @@ class Ongoing:
             If it runs in the parent of this process.
         """
         while not self._future.done():
-            self._check()
+            self.check()
             concurrent.futures.wait([self._future], LOOK_INTERVAL)
         self._future.result()
 
@@ -77,9 +89,9 @@ class Ongoing:
         ConnectionError, ForkedDriverError
             As `result` does.
         """
+        self.check()
         loop = asyncio.get_running_loop()
         waiter: asyncio.Future[None] = loop.create_future()
-        looking: asyncio.Handle | None = None
 
         def wake() -> None:
             if not waiter.done():
@@ -89,27 +101,22 @@ class Ongoing:
             if not loop.is_closed():
                 mailbox_of(loop).put(wake)
 
-        def look() -> None:
-            nonlocal looking
-            if waiter.done():
-                return
-            try:
-                self._check()
-            except (ClientClosed, ForkedDriverError) as error:
-                waiter.set_exception(error)
-            else:
-                looking = loop.call_later(LOOK_INTERVAL, look)
-
-        look()
+        waiters = _waiters_of(loop)
+        waiters.add(waiter, self)
         self._future.add_done_callback(done)
         try:
             await waiter
         finally:
-            if looking is not None:
-                looking.cancel()
+            waiters.discard(waiter, self)
 
-    def _check(self) -> None:
-        """Raise if it no longer runs in this process."""
+    def check(self) -> None:
+        """Check that it has ended or still runs in this process.
+
+        Raises
+        ------
+        ConnectionError, ForkedDriverError
+            As `result` does.
+        """
         if self._future.done():
             return
         if self.of_parent:
@@ -127,3 +134,67 @@ class ClientClosed(ConnectionError):
             "seamless_dask.set_seamless_dask_client, or call seamless.config.init() in "
             "a new process"
         )
+
+
+class _Waiters:
+    """Those who wait on one event loop; one timer serves them all.
+
+    There may be a hundred thousand. Whether an evaluation still runs depends only on the
+    event loop and the process that it began on.
+    """
+
+    def __init__(self, loop: asyncio.AbstractEventLoop) -> None:
+        self._loop = weakref.ref(loop)
+        self._timer: asyncio.TimerHandle | None = None
+        self._places: dict[
+            tuple[asyncio.AbstractEventLoop, int],
+            dict[asyncio.Future[None], Ongoing],
+        ] = {}
+
+    def add(self, waiter: asyncio.Future[None], ongoing: Ongoing) -> None:
+        """Let an error end the waiting if the evaluation cannot go on."""
+        self._places.setdefault(ongoing.place, {})[waiter] = ongoing
+        if self._timer is None:
+            self._wait()
+
+    def discard(self, waiter: asyncio.Future[None], ongoing: Ongoing) -> None:
+        """Forget one who waits no more."""
+        waiting = self._places[ongoing.place]
+        del waiting[waiter]
+        if not waiting:
+            del self._places[ongoing.place]
+        if not self._places and self._timer is not None:
+            self._timer.cancel()
+            self._timer = None
+
+    def _wait(self) -> None:
+        loop = self._loop()
+        assert loop is not None
+        self._timer = loop.call_later(LOOK_INTERVAL, self._look)
+
+    def _look(self) -> None:
+        for waiting in self._places.values():
+            for waiter, ongoing in waiting.items():
+                try:
+                    ongoing.check()
+                except (ClientClosed, ForkedDriverError) as error:
+                    if not waiter.done():
+                        waiter.set_exception(error)
+                else:
+                    if not ongoing.done:
+                        break  # nor can the others have stopped
+        self._wait()
+
+
+_all_waiters: weakref.WeakKeyDictionary[asyncio.AbstractEventLoop, _Waiters] = (
+    weakref.WeakKeyDictionary()
+)
+_creation = threading.Lock()
+
+
+def _waiters_of(loop: asyncio.AbstractEventLoop) -> _Waiters:
+    with _creation:
+        found = _all_waiters.get(loop)
+        if found is None:
+            found = _all_waiters[loop] = _Waiters(loop)
+        return found

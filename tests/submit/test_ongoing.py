@@ -1,0 +1,121 @@
+"""Thousands who wait for evaluations on the event loop of a client."""
+
+from __future__ import annotations
+
+import asyncio
+import concurrent.futures
+import gc
+import threading
+from collections.abc import Iterator
+from contextlib import contextmanager
+from types import SimpleNamespace
+from typing import Any
+
+import pytest
+from helpers.polling import wait_until
+
+from seamless_dask.submit import intake, ongoing
+from seamless_dask.submit.client_loop import ClientLoop
+from seamless_dask.submit.intake import Intake
+from seamless_dask.submit.ongoing import ClientClosed, Ongoing
+
+SOON = 60
+Future = concurrent.futures.Future
+
+
+@contextmanager
+def running_loop() -> Iterator[asyncio.AbstractEventLoop]:
+    loop = asyncio.new_event_loop()
+    thread = threading.Thread(target=loop.run_forever)
+    thread.start()
+    try:
+        yield loop
+    finally:
+        loop.call_soon_threadsafe(loop.stop)
+        thread.join(SOON)
+        loop.close()
+
+
+async def outcome(waiting: Ongoing) -> str:
+    try:
+        await waiting.wait()
+    except ClientClosed:
+        return "closed"
+    return "ended"
+
+
+def test_all_learn_that_a_client_is_closed(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Those of other clients go on waiting, and those that have ended have ended."""
+    monkeypatch.setattr(ongoing, "LOOK_INTERVAL", 0.01)
+    futures: list[Future[None]] = [Future() for _ in range(100)]
+    other: Future[None] = Future()
+
+    async def main(
+        closing: asyncio.AbstractEventLoop, loop: asyncio.AbstractEventLoop
+    ) -> list[str]:
+        waiting = [
+            asyncio.create_task(outcome(Ongoing(each, closing))) for each in futures
+        ]
+        alive = asyncio.create_task(outcome(Ongoing(other, loop)))
+        await asyncio.sleep(0.05)
+        futures[0].set_result(None)
+        await waiting[0]
+        closing.call_soon_threadsafe(closing.stop)
+        ended = await asyncio.wait_for(asyncio.gather(*waiting), SOON)
+        assert not alive.done()
+        other.set_result(None)
+        return [*ended, await asyncio.wait_for(alive, SOON)]
+
+    with running_loop() as closing, running_loop() as loop:
+        found = asyncio.run(main(closing, loop))
+    assert found == ["ended", *["closed"] * 99, "ended"]
+
+
+def test_who_waits_no_more_leaves_nothing() -> None:
+    async def main(loop: asyncio.AbstractEventLoop) -> None:
+        futures: list[Future[None]] = [Future() for _ in range(10)]
+        tasks = [asyncio.create_task(outcome(Ongoing(f, loop))) for f in futures]
+        await asyncio.sleep(0)
+        here = ongoing._waiters_of(asyncio.get_running_loop())
+        assert here._timer is not None
+        for task in tasks[:5]:
+            task.cancel()
+        for future in futures[5:]:
+            future.set_result(None)
+        await asyncio.wait(tasks, timeout=SOON)
+        assert all(task.done() for task in tasks)
+        assert not here._places
+        assert here._timer is None
+
+    with running_loop() as loop:
+        asyncio.run(main(loop))
+
+
+def test_interrupting_thousands_does_not_wait_for_the_search_for_garbage(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """It leaves out what is there; later it includes everything again."""
+    monkeypatch.setattr(intake, "MANY", 50)
+    monkeypatch.setattr(intake, "CALM", 0.05)
+
+    async def waits() -> None:
+        await asyncio.sleep(SOON)
+
+    before = gc.get_freeze_count()
+    with running_loop() as loop:
+        dask_client: Any = SimpleNamespace(loop=SimpleNamespace(asyncio_loop=loop))
+        full = True
+        taken = Intake(ClientLoop(dask_client), lambda: full)
+        futures = [taken.put(waits()) for _ in range(120)]
+        wait_until(lambda: len(taken) == 120, "all have arrived")
+        for each in futures[:49]:
+            each.cancel()
+        assert gc.get_freeze_count() == before
+        for each in futures[49:]:
+            each.cancel()
+        assert gc.get_freeze_count() > before
+        wait_until(lambda: gc.get_freeze_count() == 0, "everything is included again")
+        assert all(each.cancelled() for each in futures)
+        full = False
+        loop.call_soon_threadsafe(taken.wake)
+        wait_until(lambda: not len(taken), "none is left")
