@@ -23,7 +23,7 @@ OLDEST_READY := $(OLDEST)/.installed
 OLDEST_PYTHON = $(shell $(PYTHON) .ci/pythons.py oldest)
 # more than cores: the longest tests wait most of the time; tests/conftest.py says which
 # tests one process runs
-PROCESSES ?= 3
+PROCESSES ?= 4
 PYTEST = -m pytest -n $(PROCESSES)
 PYTEST_ARGS ?=
 # what `make test-fast` runs
@@ -53,7 +53,7 @@ test: $(READY)
 	$(BIN)/python $(PYTEST) $(PYTEST_ARGS)
 
 test-fast: $(READY)
-	$(BIN)/python $(PYTEST) -m "$(FAST)" $(PYTEST_ARGS)
+	EXAMPLES=few $(BIN)/python $(PYTEST) -m "$(FAST)" $(PYTEST_ARGS)
 
 # with --clear, since pip would keep what is there already
 $(OLDEST_READY): pyproject.toml .ci/lower_bounds.py | $(READY)
@@ -66,7 +66,7 @@ $(OLDEST_READY): pyproject.toml .ci/lower_bounds.py | $(READY)
 	@touch $@
 
 test-oldest: $(OLDEST_READY)
-	$(OLDEST)/bin/python $(PYTEST) -m "not cluster" $(PYTEST_ARGS)
+	EXAMPLES=few $(OLDEST)/bin/python $(PYTEST) -m "not cluster" $(PYTEST_ARGS)
 	$(OLDEST)/bin/python $(PYTEST) tests/test_dummy.py \
 		'tests/real_stack/test_real_stack.py::test_workload_ends_and_is_stored[recursion-n=40,depth=3]' \
 		$(PYTEST_ARGS)

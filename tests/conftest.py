@@ -24,8 +24,12 @@ os.environ["PATH"] = os.pathsep.join([_COMMANDS, os.environ.get("PATH", os.defpa
 for _name in ("COLUMNS", "LINES"):
     os.environ.pop(_name, None)
 
+from helpers.examples import examples  # noqa: E402
+
 # How long an example takes says something about the machine, and nothing about the code.
-hypothesis.settings.register_profile("without a clock", deadline=None)
+hypothesis.settings.register_profile(
+    "without a clock", deadline=None, max_examples=examples(100)
+)
 hypothesis.settings.load_profile("without a clock")
 
 # A shell starts what runs in the background with signals ignored, and the processes that

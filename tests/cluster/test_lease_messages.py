@@ -15,6 +15,7 @@ from types import SimpleNamespace
 from typing import Any
 
 import pytest
+from helpers.examples import examples
 from hypothesis import HealthCheck, settings
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, initialize, precondition, rule
@@ -385,7 +386,7 @@ def at_once(monkeypatch: pytest.MonkeyPatch) -> None:
 
 for machine in (LeaseMessages, InnerLeaseMessages):
     machine.TestCase.settings = settings(
-        max_examples=100,
+        max_examples=examples(100),
         stateful_step_count=40,
         suppress_health_check=list(HealthCheck),
     )

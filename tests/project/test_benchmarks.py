@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from helpers.examples import examples
 from helpers.paths import BENCHMARKS
 from hypothesis import given, settings
 from hypothesis import strategies as st
@@ -251,7 +252,7 @@ def simulated(seed: int, policy: Policy, unknown: float = 0.0, **more: Any) -> O
     return result
 
 
-@settings(max_examples=60)
+@settings(max_examples=examples(60))
 @given(seed=SEEDS, policy=POLICIES, unknown=st.sampled_from([0.0, 0.5, 1.0]))
 def test_every_tree_ends(seed: int, policy: Policy, unknown: float) -> None:
     """With every policy, and nobody is refused where there is room."""
@@ -262,14 +263,14 @@ def test_every_tree_ends(seed: int, policy: Policy, unknown: float) -> None:
     assert result.stretch >= 1 - 1e-9
 
 
-@settings(max_examples=40)
+@settings(max_examples=examples(40))
 @given(seed=SEEDS, ceiling=st.integers(1, 4))
 def test_every_tree_ends_at_a_low_ceiling(seed: int, ceiling: int) -> None:
     """What is refused is computed by its caller, so the tree ends all the same."""
     assert simulated(seed, Policy(), ceiling=ceiling).unfinished == 0
 
 
-@settings(max_examples=40)
+@settings(max_examples=examples(40))
 @given(seed=SEEDS)
 def test_known_callers_never_need_more_than_the_capacity(seed: int) -> None:
     """With lending no epoch and no deadlock has to give out more slots than exist."""
@@ -291,7 +292,7 @@ def test_nested_and_top_level_work_share_the_slots() -> None:
     assert result.makespan == pytest.approx(6.0)
 
 
-@settings(max_examples=20)
+@settings(max_examples=examples(20))
 @given(seed=SEEDS)
 def test_processors_are_shared_beyond_the_slots(seed: int) -> None:
     """Without lending, slots beyond the capacity are given out: the rest gets slower."""
@@ -314,7 +315,7 @@ def test_no_slot_is_idle_while_something_waits() -> None:
     assert old.makespan > 1.5 * late.makespan
 
 
-@settings(max_examples=40)
+@settings(max_examples=examples(40))
 @given(
     seed=SEEDS,
     losses=st.lists(st.floats(0.0, 20.0), max_size=6),

@@ -8,6 +8,7 @@ import sys
 from pathlib import Path
 
 import pytest
+from helpers.examples import examples
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
@@ -61,7 +62,7 @@ def test_the_package_has_no_other_names():
 STATES = ("released", *UNFINISHED, "memory", "erred", "forgotten")
 
 
-@settings(max_examples=100)
+@settings(max_examples=examples(100))
 @given(
     st.lists(
         st.tuples(st.integers(0, 5), st.sampled_from(STATES), st.floats(0, 10)),
@@ -365,7 +366,7 @@ FIELDS = st.sampled_from(
 )
 
 
-@settings(max_examples=60)
+@settings(max_examples=examples(60))
 @given(st.dictionaries(FIELDS | st.text(max_size=5), WIRE, max_size=8))
 def test_whatever_arrives_is_an_error_or_a_value(payload):
     """Nothing on the wire makes a parser raise anything else."""

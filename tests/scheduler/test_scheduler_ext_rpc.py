@@ -13,6 +13,7 @@ from distributed import Scheduler, rpc
 from distributed.core import Status
 from distributed.diagnostics.plugin import SchedulerPlugin
 from distributed.metrics import monotonic
+from helpers.examples import examples
 from helpers.permission_rules import (
     CLIENT,
     WORKERS,
@@ -204,7 +205,7 @@ class RpcPermissionRules(PermissionRules):
 
 
 RpcPermissionRules.TestCase.settings = settings(
-    max_examples=30,
+    max_examples=examples(30),
     stateful_step_count=25,
     suppress_health_check=list(HealthCheck),
 )

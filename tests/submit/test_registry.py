@@ -6,6 +6,7 @@ from types import SimpleNamespace
 from typing import Any
 
 import pytest
+from helpers.examples import examples
 from hypothesis import settings
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, precondition, rule
@@ -149,7 +150,7 @@ class Submissions(RuleBasedStateMachine):
         }
 
 
-Submissions.TestCase.settings = settings(max_examples=100)
+Submissions.TestCase.settings = settings(max_examples=examples(100))
 TestSubmissions = Submissions.TestCase
 
 

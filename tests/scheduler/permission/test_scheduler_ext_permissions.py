@@ -9,6 +9,7 @@ from __future__ import annotations
 import random
 
 import pytest
+from helpers.examples import examples
 from helpers.permission_rules import (
     PermissionRules,
     outcome,
@@ -36,7 +37,7 @@ class PurePermissionRules(PermissionRules):
 
 
 PurePermissionRules.TestCase.settings = settings(
-    max_examples=200,
+    max_examples=examples(200),
     stateful_step_count=40,
     suppress_health_check=[HealthCheck.too_slow],
 )
@@ -117,7 +118,7 @@ def depth_of(tree):
     return 1 + max(map(depth_of, tree), default=-1)
 
 
-@settings(max_examples=100)
+@settings(max_examples=examples(100))
 @given(
     seed=st.integers(0, 10**6),
     processes=st.integers(1, 3),

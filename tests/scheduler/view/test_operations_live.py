@@ -22,6 +22,9 @@ from selenium import webdriver
 from scheduler_ext.view import figures, metrics
 from seamless_dask import SeamlessDaskClient
 
+#: seconds that a script of the page may take on a busy machine
+GUARD = 120
+
 pytestmark = pytest.mark.cluster
 
 UNFINISHED = ("waiting", "queued", "no-worker", "processing")
@@ -220,6 +223,7 @@ def browser(tmp_path: Path) -> Iterator[webdriver.Chrome]:
     options.set_capability("goog:loggingPrefs", {"browser": "ALL"})
     service = webdriver.ChromeService("/usr/bin/chromedriver")
     with webdriver.Chrome(options, service) as driver:
+        driver.set_script_timeout(GUARD)
         yield driver
 
 

@@ -9,6 +9,7 @@ from __future__ import annotations
 from dataclasses import dataclass, field, replace
 
 import pytest
+from helpers.examples import examples
 from hypothesis import HealthCheck, Phase, settings
 from hypothesis import strategies as st
 from hypothesis.stateful import (
@@ -382,7 +383,7 @@ class DuplicatingQueue(LyingQueue):
 
 
 RUNS = settings(
-    max_examples=100,
+    max_examples=examples(100),
     stateful_step_count=30,
     suppress_health_check=[HealthCheck.too_slow],
     report_multiple_bugs=False,
