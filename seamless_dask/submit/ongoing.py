@@ -186,15 +186,18 @@ class _Waiters:
         self._wait()
 
 
-_all_waiters: weakref.WeakKeyDictionary[asyncio.AbstractEventLoop, _Waiters] = (
-    weakref.WeakKeyDictionary()
-)
+#: the timer and those who wait keep them; kept here, they would keep their event loop
+_all_waiters: weakref.WeakKeyDictionary[
+    asyncio.AbstractEventLoop, weakref.ref[_Waiters]
+] = weakref.WeakKeyDictionary()
 _creation = threading.Lock()
 
 
 def _waiters_of(loop: asyncio.AbstractEventLoop) -> _Waiters:
     with _creation:
-        found = _all_waiters.get(loop)
+        known = _all_waiters.get(loop)
+        found = None if known is None else known()
         if found is None:
-            found = _all_waiters[loop] = _Waiters(loop)
+            found = _Waiters(loop)
+            _all_waiters[loop] = weakref.ref(found)
         return found
