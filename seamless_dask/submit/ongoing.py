@@ -191,6 +191,8 @@ _all_waiters: weakref.WeakKeyDictionary[
     asyncio.AbstractEventLoop, weakref.ref[_Waiters]
 ] = weakref.WeakKeyDictionary()
 _creation = threading.Lock()
+# A thread that a forked process does not have may hold it.
+os.register_at_fork(after_in_child=_creation._at_fork_reinit)  # type: ignore[attr-defined]
 
 
 def _waiters_of(loop: asyncio.AbstractEventLoop) -> _Waiters:

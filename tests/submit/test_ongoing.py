@@ -5,6 +5,8 @@ from __future__ import annotations
 import asyncio
 import concurrent.futures
 import gc
+import os
+import signal
 import threading
 import weakref
 from collections.abc import Iterator
@@ -15,7 +17,7 @@ from typing import Any
 import pytest
 from helpers.polling import wait_until
 
-from seamless_dask.submit import intake, ongoing
+from seamless_dask.submit import intake, mailbox, ongoing
 from seamless_dask.submit.client_loop import ClientLoop
 from seamless_dask.submit.intake import Intake
 from seamless_dask.submit.ongoing import ClientClosed, Ongoing
@@ -94,6 +96,7 @@ def test_who_waits_no_more_leaves_nothing() -> None:
 
 def test_an_event_loop_that_ends_while_somebody_waits_is_forgotten() -> None:
     """It is closed without the end of its tasks, as some programs do."""
+
     async def main(waiting: Ongoing) -> None:
         task = asyncio.create_task(waiting.wait())
         await asyncio.sleep(0)
@@ -109,6 +112,36 @@ def test_an_event_loop_that_ends_while_somebody_waits_is_forgotten() -> None:
         reference = ended(client)
         gc.collect()
         assert reference() is None
+
+
+def waits_in_fork(lock: Any) -> int:
+    """The exit code of a process that is forked while a thread holds a lock."""
+    loop = asyncio.new_event_loop()
+    held, free = threading.Event(), threading.Event()
+
+    def hold() -> None:
+        with lock:
+            held.set()
+            free.wait(SOON)
+
+    thread = threading.Thread(target=hold)
+    thread.start()
+    held.wait(SOON)
+    child = os.fork()
+    if not child:
+        signal.alarm(20)  # it would wait for ever
+        ongoing._waiters_of(loop)
+        mailbox.mailbox_of(loop)
+        os._exit(0)
+    free.set()
+    thread.join(SOON)
+    loop.close()
+    return os.waitstatus_to_exitcode(os.waitpid(child, 0)[1])
+
+
+@pytest.mark.parametrize("module", [ongoing, mailbox])
+def test_a_fork_waits_for_no_thread_of_its_parent(module: Any) -> None:
+    assert waits_in_fork(module._creation) == 0
 
 
 def test_interrupting_thousands_does_not_wait_for_the_search_for_garbage(
