@@ -8,6 +8,7 @@ is submitted would wait until all these are written.
 from __future__ import annotations
 
 import asyncio
+import concurrent.futures
 import functools
 import logging
 from collections import OrderedDict
@@ -85,11 +86,19 @@ class WriteOrder:
 
     def _next(self) -> None:
         self._free += 1
-        while self._free > 0 and (waiting := self._needed or self._waiting):
-            _, turn = waiting.popitem(last=False)
-            if not turn.cancelled():
-                self._free -= 1
-                turn.set_result(None)
+        while self._free > 0 and len(self):
+            self._begin_first()
+
+    def begin_all(self) -> None:
+        """Let all write that wait now, however many there are."""
+        while len(self):
+            self._begin_first()
+
+    def _begin_first(self) -> None:
+        _, turn = (self._needed or self._waiting).popitem(last=False)
+        if not turn.cancelled():
+            self._free -= 1
+            turn.set_result(None)
 
 
 #: that of the writer's present event loop
@@ -129,6 +138,20 @@ def _in_order(original: _Writing) -> _Writing:
     @functools.wraps(original)
     async def process_entry(entry: Any) -> None:
         order = _order_of(asyncio.get_running_loop())
-        await order.write(entry.checksum, functools.partial(original, entry))
+
+        async def writing() -> None:
+            await original(entry)
+            if _found_no_server(entry.future):
+                # Otherwise each group of them would wait for a health check of its own.
+                order.begin_all()
+
+        await order.write(entry.checksum, writing)
 
     return process_entry
+
+
+def _found_no_server(future: concurrent.futures.Future[bool]) -> bool:
+    """Whether a write has failed since the hashserver did not answer a health check."""
+    if not future.done() or future.cancelled():
+        return False
+    return isinstance(future.exception(), RuntimeError)

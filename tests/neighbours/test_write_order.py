@@ -211,3 +211,48 @@ def test_what_has_failed_is_not_expected_for_ever(
 
     write_order.install()
     asyncio.run(asyncio.wait_for(main(), SOON))
+
+
+def test_without_a_hashserver_all_learn_it_together(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """Each group would wait for its own health check, which takes ten seconds."""
+    from seamless_remote import buffer_remote
+
+    begun: list[asyncio.Future[bool]] = []
+
+    async def write_buffer(_checksum: Checksum, _buffer: Any) -> bool:
+        begun.append(asyncio.get_running_loop().create_future())
+        return await begun[-1]
+
+    def fail(first: int, last: int) -> None:
+        for each in begun[first:last]:
+            each.set_exception(RuntimeError("Healthcheck failed"))
+
+    async def main() -> None:
+        monkeypatch.setattr(buffer_remote, "write_buffer", write_buffer)
+        buffers = [Buffer(f"goes nowhere {i}".encode()) for i in range(200)]
+        entries = []
+        for each in buffers:
+            each.get_checksum()
+            buffer_writer.register(each)
+            entries.append(buffer_writer._entries[each.checksum])
+        while len(begun) < write_order.AT_A_TIME:
+            await asyncio.sleep(0.01)
+        loop = begun[0].get_loop()
+        order = write_order._order_of(loop)
+        while len(order) < len(buffers) - write_order.AT_A_TIME:
+            await asyncio.sleep(0.01)
+        loop.call_soon_threadsafe(fail, 0, 1)
+        while len(begun) < len(buffers):
+            await asyncio.sleep(0.01)
+        loop.call_soon_threadsafe(fail, 1, None)
+        while not all(each.future.done() for each in entries):
+            await asyncio.sleep(0.01)
+        while order._free < write_order.AT_A_TIME:
+            await asyncio.sleep(0.01)
+        for entry in entries:
+            del buffer_writer._entries[entry.checksum]
+
+    write_order.install()
+    asyncio.run(asyncio.wait_for(main(), 20))
