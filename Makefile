@@ -1,9 +1,9 @@
 # On a fresh machine: Python >= 3.10, git and make. Everything goes to .venv.
 #   make demo        the real stack on this machine, a nested example, twice
 #   make test        all tests
-#   make test-fast   tests without cluster, servers or network
-#   make test-oldest the same, the dummy scheduler and a nested run, with the oldest
-#                    dependencies that are allowed (.venv-oldest, Python 3.10 or 3.11)
+#   make test-fast   tests without cluster, servers or network, without the slow ones
+#   make test-oldest these, the slow ones, the dummy scheduler and a nested run, with the
+#                    oldest dependencies that are allowed (.venv-oldest, Python 3.10 or 3.11)
 #   make bench       the same workloads on this, on others and on plain Dask
 #                    (make bench BENCH_ARGS=--quick takes a few minutes)
 #   make lint        ruff, mypy, and who imports whom
@@ -26,6 +26,8 @@ OLDEST_PYTHON = $(shell $(PYTHON) .ci/pythons.py oldest)
 PROCESSES ?= 3
 PYTEST = -m pytest -n $(PROCESSES)
 PYTEST_ARGS ?=
+# what `make test-fast` runs
+FAST ?= not cluster and not slow
 # Hundreds of processes of the tests read what one has compiled.
 unexport PYTHONDONTWRITEBYTECODE
 BENCH_ARGS ?=
@@ -51,7 +53,7 @@ test: $(READY)
 	$(BIN)/python $(PYTEST) $(PYTEST_ARGS)
 
 test-fast: $(READY)
-	$(BIN)/python $(PYTEST) -m "not cluster" $(PYTEST_ARGS)
+	$(BIN)/python $(PYTEST) -m "$(FAST)" $(PYTEST_ARGS)
 
 # with --clear, since pip would keep what is there already
 $(OLDEST_READY): pyproject.toml .ci/lower_bounds.py | $(READY)

@@ -169,6 +169,7 @@ def test_a_package_that_is_missing(
     assert optional.endswith("  ok")
 
 
+@pytest.mark.slow
 def test_the_check_imports_nothing() -> None:
     program = (
         "import sys, seamless_dask.client\n"

@@ -20,6 +20,8 @@ from packaging.metadata import Metadata
 from readme_renderer import markdown
 from trove_classifiers import classifiers, deprecated_classifiers
 
+pytestmark = pytest.mark.slow
+
 PACKAGES = ("seamless_dask", "scheduler_ext")
 BUILD = "from setuptools import build_meta; build_meta.build_{}({!r})"
 

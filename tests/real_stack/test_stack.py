@@ -10,6 +10,8 @@ import psutil
 import pytest
 from helpers.stack import RealStack, StackError
 
+pytestmark = pytest.mark.slow
+
 SLEEP = "import time; print('started', flush=True); time.sleep(600)"
 
 

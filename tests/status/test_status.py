@@ -49,6 +49,7 @@ from seamless_dask.status.address import NotClear, NotFound, resolve
 D = "d" * 64
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("answer", [b"HTTP/1.1 400 Bad Request\r\n\r\n", b"\1" * 9])
 def test_a_server_that_is_not_one_of_dask(answer: bytes) -> None:
     server = socket.create_server(("127.0.0.1", 0))

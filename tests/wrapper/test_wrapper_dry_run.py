@@ -17,6 +17,8 @@ import pytest
 from seamless_dask.wrapper.dry_run import dry_run
 from seamless_dask.wrapper.exit_codes import ParametersError, StatusFileUnusable
 
+pytestmark = pytest.mark.slow
+
 SLURM = "dask_jobqueue::SLURMCluster"
 BATCH: dict[str, Any] = {"cores": 4, "memory": "8GiB", "walltime": "01:00:00"}
 

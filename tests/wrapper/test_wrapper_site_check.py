@@ -22,6 +22,8 @@ from helpers.wrapper_process import wait_for
 from seamless_dask.wrapper.preflight import batch
 from seamless_dask.wrapper.preflight.findings import Findings
 
+pytestmark = pytest.mark.slow
+
 QUEUE: dict[str, Any] = {
     "conda": "",
     "cores": 2,

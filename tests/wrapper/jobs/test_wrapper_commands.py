@@ -14,6 +14,8 @@ from helpers.wrapper_process import wait_for
 from seamless_dask.wrapper.jobs import commands
 from seamless_dask.wrapper.jobs.commands import CommandFailed, call, run
 
+pytestmark = pytest.mark.slow
+
 
 @pytest.fixture
 def hasty(monkeypatch: pytest.MonkeyPatch) -> None:
