@@ -53,6 +53,12 @@ class _Search:
                 self._timer.start()
             gc.freeze()
 
+    def end(self) -> None:
+        """Include nothing again: the interpreter is about to end."""
+        with self._lock:
+            if self._timer is not None:
+                self._timer.cancel()
+
     def _include(self) -> None:
         with self._lock:
             self._timer = None
@@ -149,6 +155,7 @@ class Intake:
         than all else.
         """
         self._ends = True
+        self._search.end()
         if self._taken > MANY:
             gc.freeze()
         if self._loop.asyncio_loop.is_running() and not self._loop.of_parent:
