@@ -217,6 +217,7 @@ def test_a_program_that_cancels_all_the_time_does_not_grow(
     with running_loop() as loop:
         taken = intake_on(loop)
         wait_until(goes_on, "the first garbage is deleted")
+        wait_until(lambda: not asyncio.all_tasks(loop), "all have ended")
     wait_until(lambda: gc.get_freeze_count() == 0, "everything is included again")
 
 
