@@ -158,7 +158,10 @@ def parse_request(payload: Mapping[str, Any]) -> tuple[tuple[str, ...], bool]:
 
 
 def parse_answer(answer: Any) -> dict[str, tuple[Piece, ...]]:
-    """What a worker answers to WORKER_OUTPUT: {key: pieces}. Raises InvalidMessage."""
+    """What a worker answers to WORKER_OUTPUT: {key: pieces}. Raises InvalidMessage.
+
+    A task that no process runs is left out.
+    """
     arguments = Fields(answer if isinstance(answer, dict) else {})
     arguments.take("status", fields.text)
     outputs = arguments.take("outputs", fields.mapping)

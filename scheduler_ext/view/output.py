@@ -133,7 +133,9 @@ class OutputView:
         """Whether its process must be asked, since no events tell its output."""
         last = self.outputs.last(key)
         streams = last is not None and not last.ended
-        asked = self._asked.get(key) == self._worker(key)
+        asked = self._asked.get(key)
+        if asked is not None and asked != self._worker(key):
+            return True  # its worker was lost, and could not say that the output ends
         return not streams and not (since is not None and asked)
 
     def _events(
@@ -164,16 +166,11 @@ class OutputView:
             worker = self._worker(key)
             if worker is not None and self._subject.machine.is_worker(worker):
                 by_worker.setdefault(worker, []).append(key)
-                if follow:
-                    self._asked[key] = worker
-                    self._asked.move_to_end(key)
-        while len(self._asked) > outputs.MAX_KEYS:
-            self._asked.popitem(last=False)
         answers = await asyncio.gather(
             *(self._ask_one(worker, each, follow) for worker, each in by_worker.items())
         )
         found = {key: pieces for answer in answers for key, pieces in answer.items()}
-        return {key: found[key] for key in keys if key in found}
+        return {key: found[key] for key in keys if found.get(key)}
 
     async def _ask_one(
         self, worker: str, keys: list[str], follow: bool
@@ -183,10 +180,21 @@ class OutputView:
             answer = await asyncio.wait_for(
                 call(**outputs.request(keys, follow)), TIMEOUT
             )
-            return outputs.parse_answer(answer)
+            found = outputs.parse_answer(answer)
         except Exception as problem:  # noqa: BLE001 - whatever the worker makes of it
             logger.info("%s does not tell what its tasks write: %r", worker, problem)
             return {}
+        if follow:
+            self._note_asked(worker, found)
+        return found
+
+    def _note_asked(self, worker: str, keys: Iterable[str]) -> None:
+        """These send their output; one whose code has not begun is asked again."""
+        for key in keys:
+            self._asked[key] = worker
+            self._asked.move_to_end(key)
+        while len(self._asked) > outputs.MAX_KEYS:
+            self._asked.popitem(last=False)
 
     def _worker(self, key: str) -> str | None:
         task = self._scheduler.tasks.get(key)

@@ -223,7 +223,7 @@ CORE = (
     Module(_CORE, "seamless.caching.eviction_cost").read(
         "CostModule._lock", _DRIVER, "is free after a fork"
     ),
-    _writer.read("_loop", _WORKER, "tells that its thread runs"),
+    _writer.read("_loop", _CLIENTS, "that of its thread, if it runs"),
     _writer.read("_stop_worker", _WORKER, "no thread when processes are forked"),
     Module(_CORE, "seamless.caching.buffer_cache").replaced(
         "BufferCache._sizes", _CLIENTS, "bounded"

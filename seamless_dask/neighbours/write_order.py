@@ -8,7 +8,9 @@ is submitted would wait until all these are written.
 from __future__ import annotations
 
 import asyncio
+import concurrent.futures
 import functools
+import logging
 from collections import OrderedDict
 from collections.abc import Awaitable, Callable
 from typing import Any
@@ -17,6 +19,8 @@ from seamless import Checksum
 from seamless.caching import buffer_writer
 
 from .replacing import extend
+
+logger = logging.getLogger(__name__)
 
 #: buffers that are written at a time; the others wait, and those that are needed pass them
 AT_A_TIME = 32
@@ -82,11 +86,19 @@ class WriteOrder:
 
     def _next(self) -> None:
         self._free += 1
-        while self._free > 0 and (waiting := self._needed or self._waiting):
-            _, turn = waiting.popitem(last=False)
-            if not turn.cancelled():
-                self._free -= 1
-                turn.set_result(None)
+        while self._free > 0 and len(self):
+            self._begin_first()
+
+    def begin_all(self) -> None:
+        """Let all write that wait now, however many there are."""
+        while len(self):
+            self._begin_first()
+
+    def _begin_first(self) -> None:
+        _, turn = (self._needed or self._waiting).popitem(last=False)
+        if not turn.cancelled():
+            self._free -= 1
+            turn.set_result(None)
 
 
 #: that of the writer's present event loop
@@ -100,24 +112,46 @@ def install() -> None:
 
 def hurry(checksum: Checksum) -> None:
     """Let the background writer soon write a buffer that it has; from any thread."""
-    order = _order
-    if order is None or not len(order) or order.loop.is_closed():
+    entry, loop = buffer_writer._entries.get(checksum), buffer_writer._loop
+    if entry is None or loop is None or len(buffer_writer._entries) <= AT_A_TIME:
         return
 
     def arrange() -> None:
-        if checksum in buffer_writer._entries:
-            order.hurry(checksum)
+        if not entry.future.done():  # it may have failed, and then nobody writes it
+            _order_of(loop).hurry(checksum)
 
-    # The buffer may be on its way to that loop: this comes after it.
-    order.loop.call_soon_threadsafe(arrange)
+    try:
+        # The buffer may be on its way to that loop: this comes after it.
+        loop.call_soon_threadsafe(arrange)
+    except RuntimeError:
+        logger.debug("The background writer ends while %s is needed", checksum)
+
+
+def _order_of(loop: asyncio.AbstractEventLoop) -> WriteOrder:
+    global _order
+    if _order is None or _order.loop is not loop:
+        _order = WriteOrder()
+    return _order
 
 
 def _in_order(original: _Writing) -> _Writing:
     @functools.wraps(original)
     async def process_entry(entry: Any) -> None:
-        global _order
-        if _order is None or _order.loop is not asyncio.get_running_loop():
-            _order = WriteOrder()
-        await _order.write(entry.checksum, functools.partial(original, entry))
+        order = _order_of(asyncio.get_running_loop())
+
+        async def writing() -> None:
+            await original(entry)
+            if _found_no_server(entry.future):
+                # Otherwise each group of them would wait for a health check of its own.
+                order.begin_all()
+
+        await order.write(entry.checksum, writing)
 
     return process_entry
+
+
+def _found_no_server(future: concurrent.futures.Future[bool]) -> bool:
+    """Whether a write has failed since the hashserver did not answer a health check."""
+    if not future.done() or future.cancelled():
+        return False
+    return isinstance(future.exception(), RuntimeError)

@@ -7,6 +7,7 @@ thousands of wake-ups, threads spend their time waiting for each other.
 from __future__ import annotations
 
 import asyncio
+import os
 import threading
 import weakref
 from collections import deque
@@ -67,6 +68,8 @@ _mailboxes: weakref.WeakKeyDictionary[asyncio.AbstractEventLoop, Mailbox] = (
     weakref.WeakKeyDictionary()
 )
 _creation = threading.Lock()
+# A thread that a forked process does not have may hold it.
+os.register_at_fork(after_in_child=_creation._at_fork_reinit)  # type: ignore[attr-defined]
 
 
 def mailbox_of(loop: asyncio.AbstractEventLoop) -> Mailbox:

@@ -186,15 +186,20 @@ class _Waiters:
         self._wait()
 
 
-_all_waiters: weakref.WeakKeyDictionary[asyncio.AbstractEventLoop, _Waiters] = (
-    weakref.WeakKeyDictionary()
-)
+#: the timer and those who wait keep them; kept here, they would keep their event loop
+_all_waiters: weakref.WeakKeyDictionary[
+    asyncio.AbstractEventLoop, weakref.ref[_Waiters]
+] = weakref.WeakKeyDictionary()
 _creation = threading.Lock()
+# A thread that a forked process does not have may hold it.
+os.register_at_fork(after_in_child=_creation._at_fork_reinit)  # type: ignore[attr-defined]
 
 
 def _waiters_of(loop: asyncio.AbstractEventLoop) -> _Waiters:
     with _creation:
-        found = _all_waiters.get(loop)
+        known = _all_waiters.get(loop)
+        found = None if known is None else known()
         if found is None:
-            found = _all_waiters[loop] = _Waiters(loop)
+            found = _Waiters(loop)
+            _all_waiters[loop] = weakref.ref(found)
         return found

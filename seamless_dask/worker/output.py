@@ -110,7 +110,7 @@ class OutputSender:
         found = dict(zip(keys, answers, strict=False))
         return {
             "status": "ok",
-            "outputs": {key: pieces for key, pieces in found.items() if pieces},
+            "outputs": {k: pieces for k, pieces in found.items() if pieces is not None},
         }
 
     def close(self) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import threading
 from collections.abc import Awaitable, Callable
 from typing import Any
 
@@ -141,3 +142,117 @@ def test_of_many_the_one_that_is_needed_is_written_soon(
 
     write_order.install()
     asyncio.run(asyncio.wait_for(main(), SOON))
+
+
+def test_what_is_needed_passes_those_that_have_only_just_arrived(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """The background writer may not have begun with any of them."""
+    from seamless_remote import buffer_remote
+
+    order: list[str] = []
+    gate = threading.Event()
+
+    async def write_buffer(checksum: Checksum, _buffer: Any) -> bool:
+        await asyncio.sleep(0.001)
+        order.append(checksum.hex())
+        return True
+
+    async def main() -> None:
+        monkeypatch.setattr(buffer_remote, "write_buffer", write_buffer)
+        buffers = [Buffer(f"just arrived {i}".encode()) for i in range(200)]
+        for each in buffers:
+            each.get_checksum()
+        buffer_writer.init()
+        while buffer_writer._loop is None:
+            await asyncio.sleep(0.01)
+        buffer_writer._loop.call_soon_threadsafe(gate.wait, SOON)
+        for each in buffers:
+            buffer_writer.register(each)
+        write_order.hurry(buffers[-1].checksum)
+        gate.set()
+        while any(each.checksum in buffer_writer._entries for each in buffers):
+            await asyncio.sleep(0.01)
+        assert len(order) == len(buffers)
+        assert order.index(buffers[-1].checksum.hex()) < 2 * write_order.AT_A_TIME
+
+    write_order.install()
+    asyncio.run(asyncio.wait_for(main(), SOON))
+
+
+def test_what_has_failed_is_not_expected_for_ever(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """Seamless keeps a buffer that it could not write, but does not write it again."""
+    from seamless_remote import buffer_remote
+
+    async def write_buffer(_checksum: Checksum, _buffer: Any) -> bool:
+        raise OSError("full")
+
+    async def main() -> None:
+        monkeypatch.setattr(buffer_remote, "write_buffer", write_buffer)
+        buffers = [Buffer(f"is refused {i}".encode()) for i in range(100)]
+        entries = []
+        for each in buffers:
+            each.get_checksum()
+            buffer_writer.register(each)
+            entries.append(buffer_writer._entries[each.checksum])
+        while not all(each.future.done() for each in entries):
+            await asyncio.sleep(0.01)
+        loop = buffer_writer._loop
+        assert loop is not None
+        for each in buffers:
+            write_order.hurry(each.checksum)
+        arranged = asyncio.run_coroutine_threadsafe(asyncio.sleep(0), loop)
+        await asyncio.wrap_future(arranged)
+        assert not write_order._order_of(loop)._expected
+        for entry in entries:
+            del buffer_writer._entries[entry.checksum]
+
+    write_order.install()
+    asyncio.run(asyncio.wait_for(main(), SOON))
+
+
+def test_without_a_hashserver_all_learn_it_together(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """Each group would wait for its own health check, which takes ten seconds."""
+    from seamless_remote import buffer_remote
+
+    begun: list[asyncio.Future[bool]] = []
+
+    async def write_buffer(_checksum: Checksum, _buffer: Any) -> bool:
+        begun.append(asyncio.get_running_loop().create_future())
+        return await begun[-1]
+
+    def fail(first: int, last: int) -> None:
+        for each in begun[first:last]:
+            each.set_exception(RuntimeError("Healthcheck failed"))
+
+    async def main() -> None:
+        monkeypatch.setattr(buffer_remote, "write_buffer", write_buffer)
+        buffers = [Buffer(f"goes nowhere {i}".encode()) for i in range(200)]
+        entries = []
+        for each in buffers:
+            each.get_checksum()
+            buffer_writer.register(each)
+            entries.append(buffer_writer._entries[each.checksum])
+        while len(begun) < write_order.AT_A_TIME:
+            await asyncio.sleep(0.01)
+        loop = begun[0].get_loop()
+        order = write_order._order_of(loop)
+        while len(order) < len(buffers) - write_order.AT_A_TIME:
+            await asyncio.sleep(0.01)
+        loop.call_soon_threadsafe(fail, 0, 1)
+        while len(begun) < len(buffers):
+            await asyncio.sleep(0.01)
+        loop.call_soon_threadsafe(fail, 1, None)
+        while not all(each.future.done() for each in entries):
+            await asyncio.sleep(0.01)
+        while order._free < write_order.AT_A_TIME:
+            await asyncio.sleep(0.01)
+        for entry in entries:
+            del buffer_writer._entries[entry.checksum]
+
+    write_order.install()
+    asyncio.run(asyncio.wait_for(main(), 20))
