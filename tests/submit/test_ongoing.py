@@ -17,7 +17,7 @@ from typing import Any
 import pytest
 from helpers.polling import wait_until
 
-from seamless_dask.submit import intake, mailbox, ongoing
+from seamless_dask.submit import garbage, intake, mailbox, ongoing
 from seamless_dask.submit.client_loop import ClientLoop
 from seamless_dask.submit.intake import Intake
 from seamless_dask.submit.ongoing import ClientClosed, Ongoing
@@ -149,7 +149,7 @@ def test_interrupting_thousands_does_not_wait_for_the_search_for_garbage(
 ) -> None:
     """It leaves out what is there; later it includes everything again."""
     monkeypatch.setattr(intake, "MANY", 50)
-    monkeypatch.setattr(intake, "CALM", 0.05)
+    monkeypatch.setattr(garbage, "CALM", 0.05)
 
     async def waits() -> None:
         await asyncio.sleep(SOON)
@@ -203,7 +203,7 @@ def test_a_program_that_cancels_all_the_time_does_not_grow(
 ) -> None:
     """Python searches its objects from time to time, however many it cancels."""
     monkeypatch.setattr(intake, "MANY", 50)
-    monkeypatch.setattr(intake, "CALM", 0.5)
+    monkeypatch.setattr(garbage, "CALM", 0.5)
     found: list[weakref.ref[Garbage]] = []
 
     def goes_on() -> bool:
@@ -226,7 +226,7 @@ def test_cancelling_with_a_closed_client_leaves_nothing_out_for_ever(
     monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture, first: str
 ) -> None:
     monkeypatch.setattr(intake, "MANY", 50)
-    monkeypatch.setattr(intake, "CALM", 0.5)
+    monkeypatch.setattr(garbage, "CALM", 0.5)
     loop = asyncio.new_event_loop()
     thread = threading.Thread(target=loop.run_forever)
     thread.start()
