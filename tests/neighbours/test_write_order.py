@@ -23,6 +23,17 @@ def checksum(number: int) -> Checksum:
     return Checksum(f"{number:064x}")
 
 
+def registered(text: str, number: int) -> tuple[list[Buffer], list[Any]]:
+    """Buffers that the background writer has, and its entries for them."""
+    buffers = [Buffer(f"{text} {i}".encode()) for i in range(number)]
+    entries = []
+    for each in buffers:
+        each.get_checksum()
+        buffer_writer.register(each)
+        entries.append(buffer_writer._entries[each.checksum])
+    return buffers, entries
+
+
 STEPS = st.lists(
     st.tuples(
         st.sampled_from(["arrive", "hurry", "end", "fail", "cancel"]),
@@ -191,12 +202,7 @@ def test_what_has_failed_is_not_expected_for_ever(
 
     async def main() -> None:
         monkeypatch.setattr(buffer_remote, "write_buffer", write_buffer)
-        buffers = [Buffer(f"is refused {i}".encode()) for i in range(100)]
-        entries = []
-        for each in buffers:
-            each.get_checksum()
-            buffer_writer.register(each)
-            entries.append(buffer_writer._entries[each.checksum])
+        buffers, entries = registered("is refused", 100)
         while not all(each.future.done() for each in entries):
             await asyncio.sleep(0.01)
         loop = buffer_writer._loop
@@ -231,12 +237,7 @@ def test_without_a_hashserver_all_learn_it_together(
 
     async def main() -> None:
         monkeypatch.setattr(buffer_remote, "write_buffer", write_buffer)
-        buffers = [Buffer(f"goes nowhere {i}".encode()) for i in range(200)]
-        entries = []
-        for each in buffers:
-            each.get_checksum()
-            buffer_writer.register(each)
-            entries.append(buffer_writer._entries[each.checksum])
+        buffers, entries = registered("goes nowhere", 200)
         while len(begun) < write_order.AT_A_TIME:
             await asyncio.sleep(0.01)
         loop = begun[0].get_loop()

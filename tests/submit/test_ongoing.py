@@ -9,7 +9,7 @@ import os
 import signal
 import threading
 import weakref
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from types import SimpleNamespace
 from typing import Any
@@ -151,15 +151,11 @@ def test_interrupting_thousands_does_not_wait_for_the_search_for_garbage(
     monkeypatch.setattr(intake, "MANY", 50)
     monkeypatch.setattr(garbage, "CALM", 0.05)
 
-    async def waits() -> None:
-        await asyncio.sleep(SOON)
-
     before = gc.get_freeze_count()
     with running_loop() as loop:
-        dask_client: Any = SimpleNamespace(loop=SimpleNamespace(asyncio_loop=loop))
         full = True
-        taken = Intake(ClientLoop(dask_client), lambda: full)
-        futures = [taken.put(waits()) for _ in range(120)]
+        taken = intake_on(loop, lambda: full)
+        futures = [taken.put(never()) for _ in range(120)]
         wait_until(lambda: len(taken) == 120, "all have arrived")
         for each in futures[:49]:
             each.cancel()
@@ -185,9 +181,11 @@ async def never() -> None:
     await asyncio.get_running_loop().create_future()
 
 
-def intake_on(loop: asyncio.AbstractEventLoop) -> Intake:
+def intake_on(
+    loop: asyncio.AbstractEventLoop, is_full: Callable[[], bool] = lambda: False
+) -> Intake:
     dask_client: Any = SimpleNamespace(loop=SimpleNamespace(asyncio_loop=loop))
-    return Intake(ClientLoop(dask_client), lambda: False)
+    return Intake(ClientLoop(dask_client), is_full)
 
 
 def cancel(taken: Intake, number: int) -> None:
