@@ -23,13 +23,13 @@ import concurrent.futures
 import logging
 import os
 import threading
-import weakref
 from collections.abc import Awaitable, Callable
 from typing import Any
 
 import aiohttp
 from seamless.caching import buffer_writer
 
+from ..per_loop import PerLoop
 from .replacing import extend, replace
 
 logger = logging.getLogger(__name__)
@@ -47,15 +47,11 @@ _to_be_closed: set[aiohttp.ClientSession] = set()
 
 _Writing = Callable[[Any], Awaitable[None]]
 
-#: health checks under way: {event loop: {client: its task}}
-_questions: weakref.WeakKeyDictionary[
-    asyncio.AbstractEventLoop, dict[Any, asyncio.Task[None]]
-] = weakref.WeakKeyDictionary()
+#: health checks under way on an event loop: {client: its task}
+_questions: PerLoop[dict[Any, asyncio.Task[None]]] = PerLoop(lambda _: {})
 
-
-_places: weakref.WeakKeyDictionary[asyncio.AbstractEventLoop, asyncio.Semaphore] = (
-    weakref.WeakKeyDictionary()
-)
+#: on the event loops of Dask clients, which they keep once they were waited for
+_places = PerLoop(lambda _: asyncio.Semaphore(AT_A_TIME))
 
 
 def place() -> asyncio.Semaphore:
@@ -64,11 +60,7 @@ def place() -> asyncio.Semaphore:
     Its holder must do nothing that takes long, and nothing that needs the semaphore again.
     Waiters get it in order of arrival.
     """
-    loop = asyncio.get_running_loop()
-    found = _places.get(loop)
-    if found is None:
-        found = _places[loop] = asyncio.Semaphore(AT_A_TIME)
-    return found
+    return _places.of(asyncio.get_running_loop())
 
 
 def install() -> None:
@@ -117,7 +109,7 @@ async def _healthcheck(self: Any) -> None:
     if self.url is None:
         return
     loop = asyncio.get_running_loop()
-    questions = _questions.setdefault(loop, {})
+    questions = _questions.of(loop)
     question = questions.get(self)
     if question is None:
         question = loop.create_task(_ask(self))

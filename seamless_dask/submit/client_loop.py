@@ -12,7 +12,7 @@ from typing import Any, TypeVar
 from distributed import Client
 
 from . import forked_drivers
-from .mailbox import mailbox_of
+from .mailbox import mailboxes
 from .ongoing import ClientClosed
 
 T = TypeVar("T")
@@ -58,7 +58,7 @@ class ClientLoop:
         if self.is_current():
             self.asyncio_loop.call_soon(callback, *arguments)
         else:
-            mailbox_of(self.asyncio_loop).put(callback, *arguments)
+            mailboxes.of(self.asyncio_loop).put(callback, *arguments)
 
     def start(self, coroutine: Coroutine[Any, Any, T]) -> concurrent.futures.Future[T]:
         """Run a coroutine on the loop.

@@ -11,7 +11,7 @@ from dataclasses import replace
 from typing import TYPE_CHECKING, Any, Protocol
 
 from ..types import TransformationFutures, TransformationResult
-from .mailbox import mailbox_of
+from .mailbox import mailboxes
 from .registry import Entry
 
 if TYPE_CHECKING:
@@ -38,7 +38,7 @@ async def until_done(outcome: concurrent.futures.Future[Any]) -> None:
         if threading.get_ident() == thread:
             wake()
         elif not loop.is_closed():
-            mailbox_of(loop).put(wake)
+            mailboxes.of(loop).put(wake)
 
     outcome.add_done_callback(done)
     await waiter

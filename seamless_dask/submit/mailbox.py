@@ -7,12 +7,13 @@ thousands of wake-ups, threads spend their time waiting for each other.
 from __future__ import annotations
 
 import asyncio
-import os
 import threading
 import weakref
 from collections import deque
 from collections.abc import Callable
 from typing import Any
+
+from ..per_loop import PerLoop
 
 
 class Mailbox:
@@ -64,18 +65,5 @@ class Mailbox:
             loop.call_soon(callback, *arguments)
 
 
-_mailboxes: weakref.WeakKeyDictionary[asyncio.AbstractEventLoop, Mailbox] = (
-    weakref.WeakKeyDictionary()
-)
-_creation = threading.Lock()
-# A thread that a forked process does not have may hold it.
-os.register_at_fork(after_in_child=_creation._at_fork_reinit)  # type: ignore[attr-defined]
-
-
-def mailbox_of(loop: asyncio.AbstractEventLoop) -> Mailbox:
-    """Return the mailbox of an event loop."""
-    with _creation:
-        found = _mailboxes.get(loop)
-        if found is None:
-            found = _mailboxes[loop] = Mailbox(loop)
-        return found
+#: that of an event loop: ``mailboxes.of(loop)``
+mailboxes = PerLoop(Mailbox)

@@ -14,10 +14,17 @@ import threading
 import weakref
 
 from .forked_drivers import ForkedDriverError
-from .mailbox import mailbox_of
+from .mailbox import mailboxes
 
 #: seconds between two such checks
 LOOK_INTERVAL = 2.0
+
+
+_ENDED: concurrent.futures.Future[None] = concurrent.futures.Future()
+_ENDED.set_result(None)
+_CANCELLED: concurrent.futures.Future[None] = concurrent.futures.Future()
+_CANCELLED.cancel()
+_CANCELLED.set_running_or_notify_cancel()
 
 
 class Ongoing:
@@ -39,6 +46,14 @@ class Ongoing:
         self._future = future
         self._loop = loop
         self._process = os.getpid()
+        future.add_done_callback(self._end)
+
+    def _end(self, future: concurrent.futures.Future[None]) -> None:
+        """Keep only the outcome: a transformation may be kept for hours."""
+        if future.cancelled():
+            self._future = _CANCELLED
+        elif future.exception() is None:
+            self._future = _ENDED
 
     @property
     def of_parent(self) -> bool:
@@ -76,10 +91,11 @@ class Ongoing:
         ForkedDriverError
             If it runs in the parent of this process.
         """
-        while not self._future.done():
+        future = self._future
+        while not future.done():
             self.check()
-            concurrent.futures.wait([self._future], LOOK_INTERVAL)
-        self._future.result()
+            concurrent.futures.wait([future], LOOK_INTERVAL)
+        future.result()
 
     async def wait(self) -> None:
         """Wait until it has ended, successfully or not.
@@ -99,7 +115,7 @@ class Ongoing:
 
         def done(_: object) -> None:
             if not loop.is_closed():
-                mailbox_of(loop).put(wake)
+                mailboxes.of(loop).put(wake)
 
         waiters = _waiters_of(loop)
         waiters.add(waiter, self)

@@ -9,17 +9,13 @@ import os
 import signal
 import threading
 import weakref
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from contextlib import contextmanager
-from types import SimpleNamespace
 from typing import Any
 
 import pytest
-from helpers.polling import wait_until
 
-from seamless_dask.submit import garbage, intake, mailbox, ongoing
-from seamless_dask.submit.client_loop import ClientLoop
-from seamless_dask.submit.intake import Intake
+from seamless_dask.submit import mailbox, ongoing
 from seamless_dask.submit.ongoing import ClientClosed, Ongoing
 
 SOON = 60
@@ -114,8 +110,8 @@ def test_an_event_loop_that_ends_while_somebody_waits_is_forgotten() -> None:
         assert reference() is None
 
 
-def waits_in_fork(lock: Any) -> int:
-    """The exit code of a process that is forked while a thread holds a lock."""
+@pytest.mark.parametrize("lock", [ongoing._creation, mailbox.mailboxes._lock])
+def test_a_fork_waits_for_no_thread_of_its_parent(lock: Any) -> None:
     loop = asyncio.new_event_loop()
     held, free = threading.Event(), threading.Event()
 
@@ -131,122 +127,9 @@ def waits_in_fork(lock: Any) -> int:
     if not child:
         signal.alarm(20)  # it would wait for ever
         ongoing._waiters_of(loop)
-        mailbox.mailbox_of(loop)
+        mailbox.mailboxes.of(loop)
         os._exit(0)
     free.set()
     thread.join(SOON)
     loop.close()
-    return os.waitstatus_to_exitcode(os.waitpid(child, 0)[1])
-
-
-@pytest.mark.parametrize("module", [ongoing, mailbox])
-def test_a_fork_waits_for_no_thread_of_its_parent(module: Any) -> None:
-    assert waits_in_fork(module._creation) == 0
-
-
-def test_interrupting_thousands_does_not_wait_for_the_search_for_garbage(
-    monkeypatch: pytest.MonkeyPatch,
-) -> None:
-    """It leaves out what is there; later it includes everything again."""
-    monkeypatch.setattr(intake, "MANY", 50)
-    monkeypatch.setattr(garbage, "CALM", 0.05)
-
-    before = gc.get_freeze_count()
-    with running_loop() as loop:
-        full = True
-        taken = intake_on(loop, lambda: full)
-        futures = [taken.put(never()) for _ in range(120)]
-        wait_until(lambda: len(taken) == 120, "all have arrived")
-        for each in futures[:49]:
-            each.cancel()
-        assert gc.get_freeze_count() == before
-        for each in futures[49:]:
-            each.cancel()
-        assert gc.get_freeze_count() > before
-        wait_until(lambda: gc.get_freeze_count() == 0, "everything is included again")
-        assert all(each.cancelled() for each in futures)
-        full = False
-        loop.call_soon_threadsafe(taken.wake)
-        wait_until(lambda: not len(taken), "none is left")
-
-
-class Garbage:
-    """Is deleted only by the search for garbage."""
-
-    def __init__(self) -> None:
-        self.itself = self
-
-
-async def never() -> None:
-    await asyncio.get_running_loop().create_future()
-
-
-def intake_on(
-    loop: asyncio.AbstractEventLoop, is_full: Callable[[], bool] = lambda: False
-) -> Intake:
-    dask_client: Any = SimpleNamespace(loop=SimpleNamespace(asyncio_loop=loop))
-    return Intake(ClientLoop(dask_client), is_full)
-
-
-def cancel(taken: Intake, number: int) -> None:
-    before = taken._taken
-    futures = [taken.put(never()) for _ in range(number)]
-    wait_until(lambda: taken._taken == before + number, "all have arrived")
-    for each in futures:
-        each.cancel()
-
-
-def test_a_program_that_cancels_all_the_time_does_not_grow(
-    monkeypatch: pytest.MonkeyPatch,
-) -> None:
-    """Python searches its objects from time to time, however many it cancels."""
-    monkeypatch.setattr(intake, "MANY", 50)
-    monkeypatch.setattr(garbage, "CALM", 0.5)
-    found: list[weakref.ref[Garbage]] = []
-
-    def goes_on() -> bool:
-        garbage = Garbage()
-        found.append(weakref.ref(garbage))
-        cancel(taken, 60)
-        del garbage
-        gc.collect()
-        return found[0]() is None
-
-    with running_loop() as loop:
-        taken = intake_on(loop)
-        wait_until(goes_on, "the first garbage is deleted")
-        wait_until(lambda: not asyncio.all_tasks(loop), "all have ended")
-    wait_until(lambda: gc.get_freeze_count() == 0, "everything is included again")
-
-
-@pytest.mark.parametrize("first", ["close", "cancel"])
-def test_cancelling_with_a_closed_client_leaves_nothing_out_for_ever(
-    monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture, first: str
-) -> None:
-    monkeypatch.setattr(intake, "MANY", 50)
-    monkeypatch.setattr(garbage, "CALM", 0.5)
-    loop = asyncio.new_event_loop()
-    thread = threading.Thread(target=loop.run_forever)
-    thread.start()
-    taken = intake_on(loop)
-    futures = [taken.put(never()) for _ in range(50)]
-    wait_until(lambda: taken._taken == 50, "all have arrived")
-
-    def cancel_all() -> None:
-        for each in futures:
-            each.cancel()
-
-    if first == "cancel":
-        cancel_all()
-    loop.call_soon_threadsafe(loop.stop)
-    thread.join(SOON)
-    cancel_all()
-    assert gc.get_freeze_count() > 0
-    for task in asyncio.all_tasks(loop):
-        task.cancel()
-    loop.run_until_complete(asyncio.sleep(0))
-    loop.close()
-    wait_until(lambda: gc.get_freeze_count() == 0, "everything is included again")
-    # what tests before have left may be deleted meanwhile, and say so
-    said = [record.getMessage() for record in caplog.records]
-    assert not [each for each in said if not each.startswith("Unclosed")]
+    assert os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]) == 0
