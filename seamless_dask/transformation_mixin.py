@@ -195,12 +195,7 @@ class TransformationDaskMixin:
             self._failed(error)
             return _nothing()
 
-        def interrupted(error: asyncio.CancelledError) -> None:
-            self._interrupted(running, error)
-
-        return Begun(
-            lambda: self._await_evaluation(running, require_value), interrupted
-        )
+        return Begun(_Awaited(self, running, require_value))
 
     async def _await_evaluation(
         self, running: Ongoing, require_value: bool
@@ -266,6 +261,30 @@ class TransformationDaskMixin:
 
     def _outcome(self) -> Checksum | None:
         return getattr(self, "_result_checksum", None)
+
+
+class _Awaited:
+    """An evaluation that is under way, as a coroutine needs it; there may be many."""
+
+    __slots__ = ("_require_value", "_running", "_transformation")
+
+    def __init__(
+        self,
+        transformation: TransformationDaskMixin,
+        running: Ongoing,
+        require_value: bool,
+    ) -> None:
+        self._transformation = transformation
+        self._running = running
+        self._require_value = require_value
+
+    def wait(self) -> Coroutine[Any, Any, Checksum | None]:
+        return self._transformation._await_evaluation(
+            self._running, self._require_value
+        )
+
+    def interrupted(self, error: asyncio.CancelledError) -> None:
+        self._transformation._interrupted(self._running, error)
 
 
 async def _nothing() -> None:

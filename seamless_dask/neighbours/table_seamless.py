@@ -112,6 +112,7 @@ TRANSFORMER = (
             ("clear_exception", "another evaluation may begin"),
             ("start", "its task may be thrown away"),
             ("task", "it may be thrown away"),
+            ("computation", "they begin some at a time"),
             ("__del__", "takes no lock when the interpreter ends"),
         )
     ),

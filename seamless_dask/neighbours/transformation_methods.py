@@ -7,6 +7,9 @@ runs on the client's loop, independently of the task, so where no loop runs the 
 only made when it is awaited. Python warns about a task that is deleted before its end;
 here that does no harm.
 
+Transformations that are awaited begin some at a time, so that the event loop of the script
+goes on.
+
 Starting a transformation starts what it depends on, each once and without recursion:
 seamless-transformer would walk through shared dependencies again and again.
 
@@ -22,17 +25,32 @@ import asyncio
 import functools
 import sys
 from collections.abc import Callable, Coroutine, Generator
-from typing import Any, TypeVar
+from typing import Any, Protocol, TypeVar
 
 from seamless.util.get_event_loop import get_event_loop
 from seamless_transformer.transformation_class import _dask_available
 
+from ..garbage import search
+from . import starts
 from .replacing import extend
 from .transformation import is_settled, upstream_first
 
 T = TypeVar("T")
+R_co = TypeVar("R_co", covariant=True)
 
 _Make = Callable[[Callable[..., Any]], Callable[..., Any]]
+
+
+class Awaited(Protocol[R_co]):
+    """Work that is under way, to be awaited."""
+
+    def wait(self) -> Coroutine[Any, Any, R_co]:
+        """Return the coroutine that waits for the end."""
+        ...
+
+    def interrupted(self, error: asyncio.CancelledError) -> R_co:
+        """Return the result, or raise: nobody waits any more."""
+        ...
 
 
 class Begun(Coroutine[Any, Any, T]):
@@ -42,25 +60,20 @@ class Begun(Coroutine[Any, Any, T]):
 
     Parameters
     ----------
-    wait
-        Returns the coroutine that waits for the end.
-    interrupted
-        Called in place of that coroutine, with the exception, if the task that was to
-        await it is cancelled before it begins; raises, or returns the result.
+    work
+        ``wait`` is called when the coroutine begins; ``interrupted`` in place of that,
+        with the exception, if the task that was to await it is cancelled before.
     """
 
-    def __init__(
-        self,
-        wait: Callable[[], Coroutine[Any, Any, T]],
-        interrupted: Callable[[asyncio.CancelledError], T],
-    ) -> None:
-        self._wait = wait
-        self._interrupted = interrupted
+    __slots__ = ("_waiting", "_work")
+
+    def __init__(self, work: Awaited[T]) -> None:
+        self._work = work
         self._waiting: Coroutine[Any, Any, T] | None = None
 
     def _begin(self) -> Coroutine[Any, Any, T]:
         if self._waiting is None:
-            self._waiting = self._wait()
+            self._waiting = self._work.wait()
         return self._waiting
 
     def __await__(self) -> Generator[Any, Any, T]:
@@ -78,7 +91,7 @@ class Begun(Coroutine[Any, Any, T]):
             return self._waiting.throw(kind if value is None else value)
         error = kind if isinstance(kind, BaseException) else value or kind()
         if isinstance(error, asyncio.CancelledError):
-            raise StopIteration(self._interrupted(error))
+            raise StopIteration(self._work.interrupted(error))
         raise error
 
     def close(self) -> None:
@@ -97,6 +110,7 @@ def install() -> None:
         (Transformation, "start", _start),
         (Transformation, "_compute", _compute),
         (Transformation, "task", _task),
+        (Transformation, "computation", _computation),
         (Transformation, "_mark_cancelled", _mark_cancelled),
         (Transformation, "clear_exception", _clear_exception),
         (Transformation, "cancel", _cancel),
@@ -231,9 +245,24 @@ def _task(method: Callable[..., Any]) -> Callable[..., Any]:
     def task(self: Any) -> Any:
         created = method(self)
         _quiet(created)
+        search.add(created.get_loop())
+        created.add_done_callback(_count_ended)
         return created
 
     return task
+
+
+def _count_ended(task: asyncio.Task[Any]) -> None:
+    search.remove(task.get_loop())
+
+
+def _computation(method: Callable[..., Any]) -> Callable[..., Any]:
+    async def computation(self: Any, require_value: bool = False) -> Any:
+        if self._computation_task is None and _dask_available():
+            await starts.turn()
+        return await method(self, require_value=require_value)
+
+    return computation
 
 
 def _mark_cancelled(method: Callable[..., Any]) -> Callable[..., Any]:

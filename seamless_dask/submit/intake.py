@@ -8,19 +8,17 @@ from __future__ import annotations
 
 import asyncio
 import concurrent.futures
-import gc
+import functools
 import time
 from collections import deque
 from collections.abc import Callable, Coroutine
 from typing import Any
 
+from ..garbage import search
 from .client_loop import ClientLoop
-from .garbage import GarbageSearch
 
 #: evaluations that begin in one turn of the event loop
 AT_A_TIME = 50
-#: evaluations from which on a search for garbage is long
-MANY = 1_000
 
 _Waiting = tuple[Coroutine[Any, Any, None], concurrent.futures.Future[None]]
 
@@ -40,12 +38,6 @@ class Intake:
         self._loop = loop
         self._is_full = is_full
         self._waiting: deque[_Waiting] = deque()
-        #: evaluations so far, and how many of them were cancelled
-        self._taken = 0
-        self._cancelled = 0
-        self._search = GarbageSearch()
-        #: whether the interpreter is about to end: there are no new threads then
-        self._ends = False
         #: whether a call of `_take` is scheduled
         self._scheduled = False
 
@@ -64,6 +56,8 @@ class Intake:
         self._loop.check(coroutine)
         future: concurrent.futures.Future[None] = concurrent.futures.Future()
         self._loop.call_soon(self._arrive, coroutine, future)
+        search.add(self._loop.asyncio_loop)
+        future.add_done_callback(self._count)
         if self._waiting and not self._loop.is_current():
             # Without this a thread that starts thousands lets the loop have Python's
             # lock only every few milliseconds.
@@ -79,10 +73,13 @@ class Intake:
         coroutine: Coroutine[Any, Any, None],
         future: concurrent.futures.Future[None],
     ) -> None:
-        self._taken += 1
         self._waiting.append((coroutine, future))
-        future.add_done_callback(self._count_cancelled)
         self.wake()
+
+    def _count(self, future: concurrent.futures.Future[None]) -> None:
+        if future.cancelled():
+            search.cancelled()
+        search.remove(self._loop.asyncio_loop)
 
     def wake(self) -> None:
         """Go on; called on the loop."""
@@ -90,29 +87,9 @@ class Intake:
             self._scheduled = True
             self._loop.asyncio_loop.call_soon(self._take)
 
-    def _count_cancelled(self, future: concurrent.futures.Future[None]) -> None:
-        """Let an interrupted driver script end soon.
-
-        Cancelling a hundred thousand evaluations makes millions of objects, the exceptions
-        and their frames. Python would search all of them for garbage again and again.
-        """
-        if not future.cancelled() or self._loop.of_parent or self._ends:
-            return
-        self._cancelled += 1
-        if self._cancelled % MANY == 0:
-            self._search.leave_out()
-
     def exit(self) -> None:
-        """Let the interpreter end soon.
-
-        It does not wait for what has not begun. And at its end Python looks for garbage
-        again and again: with the objects of thousands of transformations, that takes longer
-        than all else.
-        """
-        self._ends = True
-        self._search.end()
-        if self._taken > MANY:
-            gc.freeze()
+        """Let the interpreter end without what has not begun."""
+        search.end()
         if self._loop.asyncio_loop.is_running() and not self._loop.of_parent:
             self._loop.call_soon(self._give_up)
 
@@ -141,17 +118,17 @@ class Intake:
         future: concurrent.futures.Future[None],
     ) -> None:
         task = self._loop.asyncio_loop.create_task(coroutine)
-        call_soon = self._loop.call_soon
+        task.add_done_callback(functools.partial(_copy, future))
+        future.add_done_callback(functools.partial(self._cancel, task))
 
-        def cancel(_: object) -> None:
-            if future.cancelled() and not task.done():
-                call_soon(task.cancel)
+    def _cancel(
+        self, task: asyncio.Task[None], future: concurrent.futures.Future[None]
+    ) -> None:
+        if future.cancelled() and not task.done():
+            self._loop.call_soon(task.cancel)
 
-        task.add_done_callback(lambda _: _copy(task, future))
-        future.add_done_callback(cancel)
 
-
-def _copy(task: asyncio.Task[None], future: concurrent.futures.Future[None]) -> None:
+def _copy(future: concurrent.futures.Future[None], task: asyncio.Task[None]) -> None:
     """Let a future end as a task has ended."""
     if task.cancelled():
         future.cancel()

@@ -18,7 +18,7 @@ from helpers.paths import BENCHMARKS
 from helpers.polling import wait_until
 
 from seamless_dask import SeamlessDaskClient
-from seamless_dask.neighbours import bounded_tables
+from seamless_dask.neighbours import bounded_tables, starts
 from seamless_dask.submit import pace, submitter
 
 sys.path.insert(0, str(BENCHMARKS))
@@ -203,6 +203,28 @@ def test_no_table_grows(
     raise AssertionError("\n".join(grown))
 
 
+def test_an_event_loop_goes_on_while_thousands_begin_on_it(
+    client: SeamlessDaskClient,
+) -> None:
+    """Its other tasks, and Ctrl-C, do not wait until all have begun."""
+    made = [make("begin", i) for i in range(1000)]
+
+    async def look() -> int:
+        turns = 0
+        while any(each._dask_evaluation is None for each in made):
+            turns += 1
+            await asyncio.sleep(0)
+        return turns
+
+    async def main() -> int:
+        looking = asyncio.create_task(look())
+        values = await asyncio.gather(*(each.task() for each in made))
+        assert values == [2 * i for i in range(1000)]
+        return await looking
+
+    assert asyncio.run(main()) >= 1000 // starts.AT_A_TIME
+
+
 def until_none(before: dict[int, int]) -> list[str]:
     """The tables that have grown, also after a while."""
     grown: list[str] = []
@@ -227,9 +249,10 @@ def test_the_interpreter_ends_soon_after_many(tmp_path: Path) -> None:
         from seamless.transformer import delayed
         from seamless_dask import create_dummy_client
         from seamless_dask.pool import pool
+        from seamless_dask import garbage
         from seamless_dask.submit import intake
         pool.Pool = stubs.StubPool
-        intake.MANY = 10
+        intake.search = garbage.GarbageSearch(10)
         create_dummy_client(worker_threads=2, spawn_workers=1)
         made = [delayed(stubs.double)("end", i, 0, 0.0) for i in range(int(sys.argv[1]))]
         for each in made:

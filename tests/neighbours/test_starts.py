@@ -1,0 +1,51 @@
+"""Those who begin on one event loop begin some at a time."""
+
+from __future__ import annotations
+
+import asyncio
+from collections import Counter
+
+from hypothesis import given
+from hypothesis import strategies as st
+
+from seamless_dask.neighbours.starts import Starts
+
+
+@given(
+    number=st.integers(1, 60),
+    at_a_time=st.integers(1, 7),
+    given_up=st.sets(st.integers(0, 59)),
+)
+def test_some_begin_in_each_turn_of_the_loop_in_order(
+    number: int, at_a_time: int, given_up: set[int]
+) -> None:
+    """Also if some of those that wait are given up; all others begin."""
+    given_up &= set(range(at_a_time, number))
+    turn = 0
+    begun: list[int] = []
+    begun_in: Counter[int] = Counter()
+
+    async def begin(starts: Starts, name: int) -> None:
+        await starts.turn()
+        begun.append(name)
+        begun_in[turn] += 1
+
+    async def main() -> None:
+        nonlocal turn
+        starts = Starts(at_a_time)
+        tasks = [asyncio.ensure_future(begin(starts, i)) for i in range(number)]
+        await asyncio.sleep(0)
+        for i in given_up:
+            tasks[i].cancel()
+        while not all(task.done() for task in tasks):
+            turn += 1
+            await asyncio.sleep(0)
+        assert begun == [i for i in range(number) if i not in given_up]
+        await asyncio.sleep(0)
+        # nothing is left that would let later ones wait
+        later = [asyncio.ensure_future(begin(starts, i)) for i in range(at_a_time)]
+        await asyncio.sleep(0)
+        assert all(task.done() for task in later)
+
+    asyncio.run(main())
+    assert max(begun_in.values()) <= 2 * at_a_time  # two turns may share a look
