@@ -15,6 +15,9 @@ T = TypeVar("T")
 class PerLoop(Generic[T]):
     """One object for each event loop, made when it is first asked for.
 
+    A forked process has none of its parent: a thread that it does not have may be at
+    work on one.
+
     Parameters
     ----------
     make
@@ -24,18 +27,46 @@ class PerLoop(Generic[T]):
 
     def __init__(self, make: Callable[[asyncio.AbstractEventLoop], T]) -> None:
         self._make = make
+        self._forget()
+        os.register_at_fork(after_in_child=self._forget)
+
+    def _forget(self) -> None:
+        # Reentrant: code of the user may run in here, as a signal handler or as a
+        # finaliser, and cancel something.
+        self._lock = threading.RLock()
         self._of: weakref.WeakKeyDictionary[asyncio.AbstractEventLoop, T] = (
             weakref.WeakKeyDictionary()
         )
-        self._lock = threading.Lock()
-        # A thread that a forked process does not have may hold it.
-        fresh = self._lock._at_fork_reinit  # type: ignore[attr-defined]
-        os.register_at_fork(after_in_child=fresh)
 
     def of(self, loop: asyncio.AbstractEventLoop) -> T:
         """Return that of an event loop; from any thread."""
         with self._lock:
             found = self._of.get(loop)
             if found is None:
-                found = self._of[loop] = self._make(loop)
+                found = self._of.setdefault(loop, self._make(loop))
             return found
+
+
+class WhileUsed(Generic[T]):
+    """Like `PerLoop`, for objects that may refer to the loop.
+
+    Each lives as long as something else refers to it; then there is a new one.
+
+    Parameters
+    ----------
+    make
+        Makes one for an event loop.
+    """
+
+    def __init__(self, make: Callable[[asyncio.AbstractEventLoop], T]) -> None:
+        self._make = make
+        self._references: PerLoop[list[weakref.ref[T]]] = PerLoop(lambda _: [])
+
+    def of(self, loop: asyncio.AbstractEventLoop) -> T:
+        """Return that of an event loop; in the thread of the loop."""
+        known = self._references.of(loop)
+        found = known[0]() if known else None
+        if found is None:
+            found = self._make(loop)
+            known[:] = [weakref.ref(found)]
+        return found

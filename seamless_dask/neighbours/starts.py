@@ -11,7 +11,7 @@ import asyncio
 from collections import deque
 
 from ..garbage import search
-from ..per_loop import PerLoop
+from ..per_loop import WhileUsed
 
 #: how many begin in one turn of an event loop
 AT_A_TIME = 50
@@ -44,23 +44,26 @@ class Starts:
                 search.cancelled()
                 raise
             return
-        self._begun += 1
-        if self._begun == 1:
+        if self._begun == 0:
             loop.call_soon(self._next, loop)
+        self._begun += 1
 
     def _next(self, loop: asyncio.AbstractEventLoop) -> None:
-        """Begin a turn."""
+        """Begin a turn; an interrupt at any place in here stops nobody for ever."""
         self._begun = 0
-        while self._waiting and self._begun < self._at_a_time:
-            waiter = self._waiting.popleft()
-            if not waiter.done():
-                waiter.set_result(None)
-                self._begun += 1
-        if self._begun:
-            loop.call_soon(self._next, loop)
+        try:
+            while self._waiting and self._begun < self._at_a_time:
+                if not self._waiting[0].done():
+                    self._begun += 1
+                    self._waiting[0].set_result(None)
+                self._waiting.popleft()
+        finally:
+            if self._begun or self._waiting:
+                loop.call_soon(self._next, loop)
 
 
-_starts = PerLoop(lambda _: Starts())
+#: those of an event loop; the loop keeps them while some wait or have begun in this turn
+_starts = WhileUsed(lambda _: Starts())
 
 
 async def turn() -> None:

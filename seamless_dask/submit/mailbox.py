@@ -27,7 +27,8 @@ class Mailbox:
 
     def __init__(self, loop: asyncio.AbstractEventLoop) -> None:
         self._loop = weakref.ref(loop)
-        self._lock = threading.Lock()
+        # Reentrant: see `PerLoop`.
+        self._lock = threading.RLock()
         self._calls: deque[tuple[Callable[..., object], tuple[Any, ...]]] = deque()
         self._woken = False
 

@@ -10,9 +10,9 @@ from __future__ import annotations
 import asyncio
 import concurrent.futures
 import os
-import threading
 import weakref
 
+from ..per_loop import WhileUsed
 from .forked_drivers import ForkedDriverError
 from .mailbox import mailboxes
 
@@ -117,7 +117,7 @@ class Ongoing:
             if not loop.is_closed():
                 mailboxes.of(loop).put(wake)
 
-        waiters = _waiters_of(loop)
+        waiters = _waiters.of(loop)
         waiters.add(waiter, self)
         self._future.add_done_callback(done)
         try:
@@ -202,20 +202,5 @@ class _Waiters:
         self._wait()
 
 
-#: the timer and those who wait keep them; kept here, they would keep their event loop
-_all_waiters: weakref.WeakKeyDictionary[
-    asyncio.AbstractEventLoop, weakref.ref[_Waiters]
-] = weakref.WeakKeyDictionary()
-_creation = threading.Lock()
-# A thread that a forked process does not have may hold it.
-os.register_at_fork(after_in_child=_creation._at_fork_reinit)  # type: ignore[attr-defined]
-
-
-def _waiters_of(loop: asyncio.AbstractEventLoop) -> _Waiters:
-    with _creation:
-        known = _all_waiters.get(loop)
-        found = None if known is None else known()
-        if found is None:
-            found = _Waiters(loop)
-            _all_waiters[loop] = weakref.ref(found)
-        return found
+#: that of an event loop; the timer and those who wait keep it
+_waiters = WhileUsed(_Waiters)

@@ -3,11 +3,16 @@
 from __future__ import annotations
 
 import asyncio
+import gc
+import sys
+import weakref
 from collections import Counter
+from typing import Any
 
 from hypothesis import given
 from hypothesis import strategies as st
 
+from seamless_dask.neighbours import starts
 from seamless_dask.neighbours.starts import Starts
 
 
@@ -49,3 +54,62 @@ def test_some_begin_in_each_turn_of_the_loop_in_order(
 
     asyncio.run(main())
     assert max(begun_in.values()) <= 2 * at_a_time  # two turns may share a look
+
+
+def test_an_event_loop_that_is_closed_while_some_wait_is_forgotten() -> None:
+    """With all that waited on it; a script may do so after Ctrl-C."""
+
+    def closed() -> list[weakref.ref[Any]]:
+        loop = asyncio.new_event_loop()
+        tasks = [loop.create_task(starts.turn()) for _ in range(200)]
+        loop.run_until_complete(asyncio.sleep(0))
+        loop.close()
+        last = tasks[-1]
+        assert not last.done()
+        for each in tasks:
+            each._log_destroy_pending = False  # type: ignore[attr-defined]
+        return [weakref.ref(loop), weakref.ref(last)]
+
+    references = closed()
+    gc.collect()
+    assert [each() for each in references] == [None, None]
+
+
+class Interrupted(asyncio.SelectorEventLoop):
+    """Ctrl-C comes in the n-th call that `starts` makes."""
+
+    calls = 0
+
+    def __init__(self, n: int) -> None:
+        super().__init__()
+        self.n = n
+
+    def call_soon(self, *arguments: Any, **options: Any) -> Any:
+        handle = super().call_soon(*arguments, **options)
+        if sys._getframe(1).f_code.co_filename == starts.__file__:
+            self.calls += 1
+            if self.calls == self.n:
+                raise KeyboardInterrupt
+        return handle
+
+
+def test_an_interrupt_lets_nobody_wait_for_ever() -> None:
+    """Whoever catches it may let the loop go on."""
+    interrupted = 0
+    for n in range(1, 20):
+        loop, begin = Interrupted(n), Starts(2)
+        tasks = [loop.create_task(begin.turn()) for _ in range(7)]
+        try:
+            loop.run_until_complete(asyncio.wait(tasks))
+            tasks.append(loop.create_task(begin.turn()))
+            loop.run_until_complete(asyncio.wait(tasks))
+        except KeyboardInterrupt:
+            interrupted += 1
+        loop.n = 0
+        tasks.append(loop.create_task(begin.turn()))
+        _, waiting = loop.run_until_complete(asyncio.wait(tasks, timeout=5))
+        assert not waiting, n
+        for each in tasks:
+            each.exception()
+        loop.close()
+    assert 7 < interrupted < 19

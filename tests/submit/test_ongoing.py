@@ -5,8 +5,6 @@ from __future__ import annotations
 import asyncio
 import concurrent.futures
 import gc
-import os
-import signal
 import threading
 import weakref
 from collections.abc import Iterator
@@ -15,7 +13,7 @@ from typing import Any
 
 import pytest
 
-from seamless_dask.submit import mailbox, ongoing
+from seamless_dask.submit import ongoing
 from seamless_dask.submit.ongoing import ClientClosed, Ongoing
 
 SOON = 60
@@ -75,7 +73,7 @@ def test_who_waits_no_more_leaves_nothing() -> None:
         futures: list[Future[None]] = [Future() for _ in range(10)]
         tasks = [asyncio.create_task(outcome(Ongoing(f, loop))) for f in futures]
         await asyncio.sleep(0)
-        here = ongoing._waiters_of(asyncio.get_running_loop())
+        here = ongoing._waiters.of(asyncio.get_running_loop())
         assert here._timer is not None
         for task in tasks[:5]:
             task.cancel()
@@ -108,28 +106,3 @@ def test_an_event_loop_that_ends_while_somebody_waits_is_forgotten() -> None:
         reference = ended(client)
         gc.collect()
         assert reference() is None
-
-
-@pytest.mark.parametrize("lock", [ongoing._creation, mailbox.mailboxes._lock])
-def test_a_fork_waits_for_no_thread_of_its_parent(lock: Any) -> None:
-    loop = asyncio.new_event_loop()
-    held, free = threading.Event(), threading.Event()
-
-    def hold() -> None:
-        with lock:
-            held.set()
-            free.wait(SOON)
-
-    thread = threading.Thread(target=hold)
-    thread.start()
-    held.wait(SOON)
-    child = os.fork()
-    if not child:
-        signal.alarm(20)  # it would wait for ever
-        ongoing._waiters_of(loop)
-        mailbox.mailboxes.of(loop)
-        os._exit(0)
-    free.set()
-    thread.join(SOON)
-    loop.close()
-    assert os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]) == 0
