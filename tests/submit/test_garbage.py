@@ -13,6 +13,7 @@ from types import SimpleNamespace
 from typing import Any
 
 import pytest
+from helpers.interrupting import at_every_line
 from helpers.polling import wait_until
 from hypothesis import given
 from hypothesis import strategies as st
@@ -184,6 +185,44 @@ def test_what_a_closed_client_had_does_not_add_up(search: GarbageSearch) -> None
         assert left_out() is None
         for _ in range(10):
             search.remove(loop)
+
+
+def test_what_a_closed_client_had_is_forgotten(search: GarbageSearch) -> None:
+    """Also if nothing is ever under way again."""
+    with running_loop() as loop:
+        for _ in range(60):
+            search.add(loop)
+        assert search.leaves_out
+    wait_until(lambda: not search.leaves_out, "everything is included again")
+
+
+def test_the_search_may_delete_what_is_under_way_at_any_moment(
+    search: GarbageSearch,
+) -> None:
+    """Also while something else is counted; and finalisers may begin something."""
+    loop = asyncio.new_event_loop()
+    kept, times = [False], iter(range(600))
+
+    def finaliser() -> None:
+        if next(times, None) is None:
+            return  # each may be followed by another one
+        (search.remove if kept[0] else search.add)(loop)
+        kept[0] = not kept[0]
+
+    def count() -> None:
+        for number in (search._many, search._many - 1):
+            for _ in range(number):
+                search.add(loop)
+            for _ in range(number):
+                search.remove(loop)
+
+    assert at_every_line(garbage, finaliser, count)
+    times = iter(range(600))
+    assert at_every_line(weakref, finaliser, count)  # which it calls
+    assert search._under_way == search._on[loop] == kept[0]
+    if kept[0]:
+        search.remove(loop)
+    loop.close()
 
 
 def test_a_forked_process_leaves_nothing_out(search: GarbageSearch) -> None:
