@@ -16,7 +16,7 @@ A, B, C, D = ("a" * 64, "b" * 64, "c" * 64, "d" * 64)
 
 
 #: seconds; only a test that fails waits so long
-PATIENCE = 10.0
+PATIENCE = 40.0
 
 
 #: {name: event} on which tasks wait; the workers live in this process

@@ -44,7 +44,9 @@ def test_memory_of_small_transformations(
     rows: Rows, kind: str, megabytes: float
 ) -> None:
     """Growth in MB per 1000: caches of bounded size are filling, nothing else."""
-    assert slopes(part(rows, "small"))[f"{kind} MB"] < megabytes
+    # When a busy machine comes to the last row, large ones run already.
+    settled = part(rows, "small")[:-1]
+    assert slopes(settled)[f"{kind} MB"] < megabytes
 
 
 @pytest.mark.cluster

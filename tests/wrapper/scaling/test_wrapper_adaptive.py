@@ -185,7 +185,7 @@ async def sluggish(tmp_path):
 @asynchronous
 async def test_a_worker_that_does_not_start_is_started_again(tmp_path, monkeypatch):
     """Dask would wait for it, and start no other, for ever."""
-    monkeypatch.setattr(local, "START_SECONDS", 3.0)
+    monkeypatch.setattr(local, "START_SECONDS", 8.0)
     monkeypatch.setattr(local, "PAUSE", (0.05, 0.2))
     async with sluggish(tmp_path) as (cluster, plugin, client, marker):
         marker.touch()
@@ -199,7 +199,7 @@ async def test_a_lost_worker_that_does_not_come_back_is_started_again(
     tmp_path, monkeypatch
 ):
     """By its keeper, under its name."""
-    monkeypatch.setattr(local, "START_SECONDS", 3.0)
+    monkeypatch.setattr(local, "START_SECONDS", 8.0)
     async with sluggish(tmp_path) as (cluster, plugin, client, marker):
         pid = await client.submit(os.getpid, pure=False)
         await until(lambda: 0 in cluster.workers)
@@ -214,7 +214,7 @@ async def test_a_lost_worker_that_does_not_come_back_is_started_again(
 @asynchronous
 async def test_a_lost_worker_that_dask_forgets_is_replaced(tmp_path, monkeypatch):
     """It is no worker that will be there some time."""
-    monkeypatch.setattr(local, "START_SECONDS", 3.0)
+    monkeypatch.setattr(local, "START_SECONDS", 8.0)
     with dask.config.set({"distributed.deploy.lost-worker-timeout": "100ms"}):
         async with sluggish(tmp_path) as (cluster, plugin, client, marker):
             pid = await client.submit(os.getpid, pure=False)
