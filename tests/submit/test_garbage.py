@@ -5,15 +5,14 @@ from __future__ import annotations
 import asyncio
 import gc
 import os
-import threading
 import weakref
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
 from types import SimpleNamespace
 from typing import Any
 
 import pytest
 from helpers.interrupting import at_every_line
+from helpers.loops import running_loop
 from helpers.polling import wait_until
 from hypothesis import given
 from hypothesis import strategies as st
@@ -37,19 +36,6 @@ def search(monkeypatch: pytest.MonkeyPatch) -> Iterator[GarbageSearch]:
     yield search
     wait_until(lambda: not search.leaves_out, "everything is included again")
     assert gc.get_freeze_count() == 0
-
-
-@contextmanager
-def running_loop() -> Iterator[asyncio.AbstractEventLoop]:
-    loop = asyncio.new_event_loop()
-    thread = threading.Thread(target=loop.run_forever)
-    thread.start()
-    try:
-        yield loop
-    finally:
-        loop.call_soon_threadsafe(loop.stop)
-        thread.join(SOON)
-        loop.close()
 
 
 async def never() -> None:

@@ -5,32 +5,17 @@ from __future__ import annotations
 import asyncio
 import concurrent.futures
 import gc
-import threading
 import weakref
-from collections.abc import Iterator
-from contextlib import contextmanager
 from typing import Any
 
 import pytest
+from helpers.loops import running_loop
 
 from seamless_dask.submit import ongoing
 from seamless_dask.submit.ongoing import ClientClosed, Ongoing
 
 SOON = 60
 Future = concurrent.futures.Future
-
-
-@contextmanager
-def running_loop() -> Iterator[asyncio.AbstractEventLoop]:
-    loop = asyncio.new_event_loop()
-    thread = threading.Thread(target=loop.run_forever)
-    thread.start()
-    try:
-        yield loop
-    finally:
-        loop.call_soon_threadsafe(loop.stop)
-        thread.join(SOON)
-        loop.close()
 
 
 async def outcome(waiting: Ongoing) -> str:
