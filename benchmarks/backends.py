@@ -22,6 +22,7 @@ _HERE = Path(__file__).resolve().parent
 sys.path.insert(0, str(_HERE.parent / "examples"))
 
 from local_stack import LocalStack, StackError  # noqa: E402
+from scheduler_file import wait_for_facts  # noqa: E402
 
 DRIVER = str(_HERE / "driver.py")
 PLAIN_DRIVER = str(_HERE / "plain_dask.py")
@@ -228,12 +229,10 @@ class PlainDask(Backend):
         assert self._home is not None
         file = self._home.home / "scheduler.json"
         self._dask("scheduler", "--port", "0", "--scheduler-file", str(file))
-        deadline = time.monotonic() + _START_TIMEOUT
-        while not file.exists():
-            if time.monotonic() > deadline:
-                raise StackError("the Dask scheduler did not start")
-            time.sleep(0.1)
-        self.address = json.loads(file.read_text())["address"]
+        try:
+            self.address = wait_for_facts(file, _START_TIMEOUT)["address"]
+        except TimeoutError as error:
+            raise StackError(str(error)) from error
         for _ in range(self.processes):
             self._dask(
                 "worker", self.address, "--nthreads", str(THROTTLE), "--no-nanny"

@@ -40,12 +40,15 @@ import psutil  # noqa: E402
 from bokeh.client import pull_session  # noqa: E402
 from distributed import Client  # noqa: E402
 from light_workers import PROCESSES, THROTTLE  # noqa: E402
+from scheduler_file import wait_for_facts  # noqa: E402
 
 from scheduler_ext import messages  # noqa: E402
 from scheduler_ext.task_keys import TOP_LEVEL_RESOURCE, base_key  # noqa: E402
 
 #: processes of light workers
 PARTS = 2
+#: seconds for the start of the scheduler
+START_SECONDS = 60.0
 #: tasks that are submitted together
 BATCH = 2_000
 #: seconds between two questions for how late the scheduler is, and to the metrics
@@ -94,9 +97,7 @@ class Crowd:
         command = [sys.executable, "-m", "dask", "scheduler", *options]
         environment = {**os.environ, "PYTHONPATH": str(_HERE.parent)}
         self.process = psutil.Process(self._run(command, environment, log).pid)
-        while not file.exists():
-            await asyncio.sleep(0.1)
-        facts = json.loads(file.read_text())
+        facts = await asyncio.to_thread(wait_for_facts, file, START_SECONDS)
         self.address: str = facts["address"]
         self.page = f"http://127.0.0.1:{facts['services']['dashboard']}"
         self._parts = []

@@ -17,16 +17,16 @@ import os
 import subprocess
 import sys
 import tempfile
-import time
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
+from scheduler_file import wait_for_facts
 from seamless import Buffer, Checksum
 from seamless.caching.buffer_cache import get_buffer_cache
 
 #: seconds for scheduler and worker to start and to end
-PATIENCE = 30.0
+PATIENCE = 120.0
 
 
 def double(salt, i, children, seconds):
@@ -173,11 +173,8 @@ class StubStack:
         common = ["--scheduler-file", str(file), "--no-dashboard"]
         self._processes: list[subprocess.Popen[bytes]] = []
         self._start("scheduler", *common, "--port", "0", "--preload", _PRELOAD)
-        deadline = time.monotonic() + PATIENCE
-        while not file.exists() and time.monotonic() < deadline:
-            time.sleep(0.05)
+        self.address: str = wait_for_facts(file, PATIENCE)["address"]
         self._start("worker", *common, "--no-nanny", "--preload", __file__)
-        self.address: str = json.loads(file.read_text())["address"]
         return self
 
     def _start(self, kind: str, *options: str) -> None:
