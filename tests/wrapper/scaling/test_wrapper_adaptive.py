@@ -222,8 +222,16 @@ async def test_a_lost_worker_that_dask_forgets_is_replaced(tmp_path, monkeypatch
             marker.touch()
             os.kill(pid, signal.SIGKILL)
             assert await client.submit(os.getpid, pure=False) != pid
-            await until(lambda: list(cluster.worker_spec) == list(cluster.workers))
-            assert len(cluster.workers) == len(cluster.scheduler.workers) == 1
+
+            def agree() -> bool:
+                # none: on a busy machine it is not needed any more, and closed
+                there = len(cluster.scheduler.workers)
+                specified = list(cluster.worker_spec)
+                return (
+                    specified == list(cluster.workers) and len(specified) == there <= 1
+                )
+
+            await until(agree)
             # on a busy machine the next one may start too late as well
             await until(lambda: plugin.scaling.snapshot()["submission_error"] is None)
 
