@@ -124,7 +124,8 @@ class Intake:
     def _cancel(
         self, task: asyncio.Task[None], future: concurrent.futures.Future[None]
     ) -> None:
-        if future.cancelled() and not task.done():
+        closed = self._loop.asyncio_loop.is_closed()
+        if future.cancelled() and not task.done() and not closed:
             self._loop.call_soon(task.cancel)
 
 

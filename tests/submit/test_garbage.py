@@ -91,10 +91,12 @@ def test_interrupting_thousands_does_not_wait_for_the_search(
         for each in futures:
             each.cancel()
         assert gc.get_freeze_count() == 0
-        for each in [taken.put(never()) for _ in range(45)]:
+        more = [taken.put(never()) for _ in range(45)]
+        for each in more:
             each.cancel()
         assert gc.get_freeze_count() > 0
         wait_until(lambda: not search.leaves_out, "everything is included again")
+        assert all(each.cancelled() for each in futures + more)
         full = False
         loop.call_soon_threadsafe(taken.wake)
         wait_until(lambda: not len(taken), "none is left")
@@ -139,7 +141,7 @@ def test_a_program_that_always_has_thousands_does_not_grow(
 
 @pytest.mark.parametrize("first", ["close", "cancel"])
 def test_cancelling_with_a_closed_client_leaves_nothing_out_for_ever(
-    search: GarbageSearch, first: str
+    search: GarbageSearch, caplog: pytest.LogCaptureFixture, first: str
 ) -> None:
     with running_loop() as loop:
         taken = intake_on(loop)
@@ -151,6 +153,10 @@ def test_cancelling_with_a_closed_client_leaves_nothing_out_for_ever(
     assert gc.get_freeze_count() > 0
     for task in asyncio.all_tasks(loop):
         task._log_destroy_pending = False  # type: ignore[attr-defined]
+    wait_until(lambda: not search.leaves_out, "everything is included again")
+    # what tests before have left may be deleted meanwhile, and say so
+    said = [record.getMessage() for record in caplog.records]
+    assert not [each for each in said if not each.startswith("Unclosed")]
 
 
 def test_what_a_closed_client_had_does_not_add_up(search: GarbageSearch) -> None:
