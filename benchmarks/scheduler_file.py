@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import time
 from pathlib import Path
@@ -25,12 +26,8 @@ def wait_for_facts(file: Path, timeout: float) -> dict[str, Any]:
     """
     deadline = time.monotonic() + timeout
     while time.monotonic() < deadline:
-        if file.exists():
-            try:
-                facts: dict[str, Any] = json.loads(file.read_text())
-            except json.JSONDecodeError:  # half of it is written
-                time.sleep(0.05)
-                continue
+        with contextlib.suppress(FileNotFoundError, json.JSONDecodeError):
+            facts: dict[str, Any] = json.loads(file.read_text())
             return facts
         time.sleep(0.05)
     raise TimeoutError(f"no Dask scheduler has written {file} within {timeout:g} s")

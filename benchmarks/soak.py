@@ -16,6 +16,7 @@ import gc
 import json
 import signal
 import sys
+import tempfile
 import time
 from collections.abc import Iterator, Sequence
 from pathlib import Path
@@ -33,6 +34,8 @@ MEGABYTE = 1_000_000
 #: Seamless processes that are looked at
 CHILDREN = 2
 FAULTS = "instead: two drivers at a time, while all that can be killed is"
+#: seconds in which the observer measures a step
+PATIENCE = 60.0
 #: what the step lines of the driver begin with
 MARK = "soak "
 
@@ -40,8 +43,12 @@ MARK = "soak "
 # -- the driver --------------------------------------------------------------------
 
 
-def drive(small: int, large: int, step: int, salt: str) -> None:
-    """Run `small` transformations, then `large` ones with 1 MB in and out; in steps."""
+def drive(small: int, large: int, step: int, salt: str, measured: Path) -> None:
+    """Run `small` transformations, then `large` ones with 1 MB in and out; in steps.
+
+    After each step it waits until the observer has made the file `measured`: on a busy
+    machine it would measure in the middle of the next step.
+    """
     import random
 
     import seamless
@@ -67,6 +74,10 @@ def drive(small: int, large: int, step: int, salt: str) -> None:
     def report(kind: str, done: int) -> None:
         gc.collect()
         print(MARK + json.dumps({"kind": kind, "done": done, **tables()}), flush=True)
+        deadline = time.monotonic() + PATIENCE
+        while not measured.exists() and time.monotonic() < deadline:
+            time.sleep(0.01)
+        measured.unlink()
 
     # The configuration is that of the current folder, not of this file's.
     seamless.config.init(workdir=".")
@@ -202,7 +213,15 @@ def soak(
     stack: LocalStack, *, small: int, large: int, step: int
 ) -> Iterator[dict[str, Any]]:
     """Run the driver on a stack and yield a row per step."""
-    arguments = ["--drive", small, large, step, f"soak-{time.time()}"]
+    with tempfile.TemporaryDirectory(prefix="soak-") as folder:
+        measured = Path(folder, "measured")
+        arguments = ["--drive", small, large, step, f"soak-{time.time()}", measured]
+        yield from _rows(stack, arguments, measured)
+
+
+def _rows(
+    stack: LocalStack, arguments: Sequence[object], measured: Path
+) -> Iterator[dict[str, Any]]:
     process = stack.start(Path(__file__).resolve(), *arguments, show_stderr=True)
     observer = None
     begin = time.monotonic()
@@ -214,6 +233,7 @@ def soak(
             if observer is None:
                 observer = Observer(stack, process.pid)
             row = observer.row(json.loads(line.removeprefix(MARK)))
+            measured.touch()
             yield {"s": round(time.monotonic() - begin, 1), **row}
     finally:
         if observer is not None:
@@ -272,11 +292,11 @@ def main() -> None:
     parser.add_argument(
         "--seed", type=int, help="with --faults: of all decisions; random by default"
     )
-    parser.add_argument("--drive", nargs=4, help=argparse.SUPPRESS)
+    parser.add_argument("--drive", nargs=5, help=argparse.SUPPRESS)
     args = parser.parse_args()
     if args.drive:
         small, large, step = map(int, args.drive[:3])
-        drive(small, large, step, args.drive[3])
+        drive(small, large, step, args.drive[3], Path(args.drive[4]))
         return
     if args.faults:
         import random

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import os
 import signal
+import time
 from contextlib import asynccontextmanager
 
 import dask.config
@@ -222,16 +223,15 @@ async def test_a_lost_worker_that_dask_forgets_is_replaced(tmp_path, monkeypatch
             marker.touch()
             os.kill(pid, signal.SIGKILL)
             assert await client.submit(os.getpid, pure=False) != pid
+            needed = client.submit(time.sleep, 600)  # or it would be closed soon
 
             def agree() -> bool:
-                # none: on a busy machine it is not needed any more, and closed
                 there = len(cluster.scheduler.workers)
                 specified = list(cluster.worker_spec)
-                return (
-                    specified == list(cluster.workers) and len(specified) == there <= 1
-                )
+                return specified == list(cluster.workers) and len(specified) == there
 
-            await until(agree)
+            await until(lambda: agree() and len(cluster.workers) == 1)
+            needed.release()
             # on a busy machine the next one may start too late as well
             await until(lambda: plugin.scaling.snapshot()["submission_error"] is None)
 
