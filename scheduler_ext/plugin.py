@@ -39,6 +39,7 @@ from .prefixes import Prefixes
 from .registrations import Registrations
 from .retiring import Retiring
 from .scaling import ScalingRecord
+from .sent_messages import keep_few
 from .task_keys import code_of, is_transformation
 from .version import __version__
 from .view import workers
@@ -148,6 +149,9 @@ class SeamlessSchedulerPlugin(SchedulerPlugin):
         if scheduler.status == Status.running:
             self._heart.start()  # otherwise the scheduler starts it, when it starts
         scheduler.add_plugin(self, name=NAME)
+        for connections in (scheduler.stream_comms, scheduler.client_comms):
+            for connection in connections.values():
+                keep_few(connection)
         self._pages.connect()
         logger.info("Seamless plugin %s attached (protocol %d)", __version__, PROTOCOL)
 
@@ -268,6 +272,7 @@ class SeamlessSchedulerPlugin(SchedulerPlugin):
 
     def add_worker(self, scheduler: Scheduler, worker: str) -> None:
         """A worker connected; it may have registered its slots before."""
+        keep_few(scheduler.stream_comms.get(worker))
         self._registrations.connected(worker)
 
     def remove_worker(
@@ -303,6 +308,12 @@ class SeamlessSchedulerPlugin(SchedulerPlugin):
     def _set_open(self, address: str, takes_tasks: bool) -> None:
         decisions = self._machine.set_open(address, monotonic(), any_work=takes_tasks)
         self._delivery.deliver(decisions)
+
+    def add_client(self, scheduler: Scheduler, client: str) -> None:
+        """A client connects; the scheduler makes the connection right after this hook."""
+        scheduler.loop.add_callback(
+            lambda: keep_few(scheduler.client_comms.get(client))
+        )
 
     def remove_client(self, scheduler: Scheduler, client: str) -> None:
         """A client is gone, with its leases."""

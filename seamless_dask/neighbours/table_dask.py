@@ -23,6 +23,10 @@ CLIENTS = (
     _client.read("Client._stream_handlers", _CLIENTS, "messages of the scheduler"),
     _client.read("Client._send_to_scheduler", _CLIENTS, "messages without an answer"),
     _client.set("Client._timeout", _DRIVER, "a link that is away"),
+    _client.read("Client.scheduler_comm", _CLIENTS, "keeps few messages"),
+    Module(_DISTRIBUTED, "distributed.batched").set(
+        "BatchedSend.recent_message_log", _CLIENTS | _WRAPPER, "keeps few messages"
+    ),
     _client.read("Future._state", _CLIENTS, "why a future was cancelled"),
     _client.read("ClosedClientError", _CLIENTS, "the client has ended"),
     _client.read("_global_clients", _DRIVER, "a forked driver has no client"),
@@ -65,6 +69,7 @@ SCHEDULER = (
             ("aliases", "workers by their names"),
             ("bulk_schedule_unrunnable_after_adding_worker", "tasks that fit a worker"),
             ("client_releases_keys", "cancelling by checksum"),
+            ("client_comms", "keeps few messages"),
             ("client_send", "messages to clients"),
             ("cumulative_worker_metrics", "figures of functions that are forgotten"),
             ("handle_worker_status_change", "a worker that leaves gets no tasks"),
@@ -73,6 +78,7 @@ SCHEDULER = (
             ("periodic_callbacks", "our heartbeat"),
             ("plugins", "finds our plugin"),
             ("report", "tells clients which tasks were cancelled"),
+            ("stream_comms", "keeps few messages"),
             ("stream_handlers", "our messages"),
             ("task_prefixes", "how long tasks take"),
             ("transitions", "tasks that can run now"),

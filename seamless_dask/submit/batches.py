@@ -15,6 +15,8 @@ from typing import TYPE_CHECKING, Any
 import dask
 from distributed import Future
 
+from scheduler_ext.sent_messages import keep_few
+
 from .tasks import Job, run_transformation
 
 if TYPE_CHECKING:
@@ -122,6 +124,7 @@ class Batches:
                     resources=resources,
                     pure=False,
                 )
+            keep_few(self._client.scheduler_comm)  # there is another after an outage
         except Exception as error:  # noqa: BLE001 - whatever a job contains, or a closed client
             if len(jobs) == 1:
                 self._on_failure(jobs[0], error)

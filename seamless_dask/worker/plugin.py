@@ -18,6 +18,7 @@ from distributed import Client, Worker
 from distributed.diagnostics.plugin import WorkerPlugin
 
 from scheduler_ext import messages, reports
+from scheduler_ext.sent_messages import keep_few
 from scheduler_ext.task_keys import NESTED_RESOURCE, NESTED_SUPPLY, TOP_LEVEL_RESOURCE
 
 from ..child.cores import cores_of_job, threads_per_transformation
@@ -131,6 +132,7 @@ class SeamlessWorkerPlugin(WorkerPlugin):
             select(self.selection)
         set_in_this_process(self.record)
         _stop_profiling(worker)
+        keep_few(worker.batched_stream)
         submitter = await self._submitter(worker)
         # The Seamless processes are forked from a process that inherits the variable.
         os.environ[THREADS_ENV] = str(self._library_threads(worker))
