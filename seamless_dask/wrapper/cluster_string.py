@@ -29,7 +29,8 @@ class ClusterClass:
 def resolve(text: str) -> ClusterClass:
     """Import the class that the cluster string names. Raises `ClusterStringError`.
 
-    Call it from the main thread: importing ``dask_jobqueue`` installs a signal handler.
+    Call it from the main thread: importing ``dask_jobqueue`` installs a signal handler,
+    see `seamless_dask.wrapper.signals.kept`.
     """
     module_name, separator, symbol = text.partition("::")
     if not separator or not module_name or not symbol:
@@ -44,7 +45,7 @@ def resolve(text: str) -> ClusterClass:
             f"The cluster string {text!r} needs the module {error.name!r}, "
             f"which is not installed{question(module_name, MODULES)}."
         ) from error
-    except Exception as error:  # the module may raise any exception
+    except (Exception, SystemExit) as error:  # the module may raise any exception
         raise ClusterStringError(
             f"The module of the cluster string {text!r} cannot be imported: {error!r}."
         ) from error

@@ -208,13 +208,8 @@ class Supervisor:
             return error
 
     def _resolve(self) -> Any:
-        # Importing dask_jobqueue replaces the handler of SIGINT by one that exits at
-        # once; no signal may arrive before ours is back.
-        with signals.held_back():
-            try:
-                return resolve(self.options.cluster_string)
-            finally:
-                self.install()
+        with signals.kept():
+            return resolve(self.options.cluster_string)
 
     def _launch(self, parameters: Parameters, cluster_class: Any) -> None:
         try:

@@ -277,6 +277,37 @@ def test_signal_while_starting(tmp_path: Path, cluster: str) -> None:
     assert not wrapper.status_file.exists()
 
 
+def test_signal_while_a_module_is_imported(tmp_path: Path) -> None:
+    """Also if the module has its own handler, and whichever thread gets the signal."""
+    (tmp_path / "rash.py").write_text(
+        "import os, signal, sys, time\n"
+        "from dask_jobqueue import SLURMCluster\n"
+        "signal.signal(signal.SIGINT, lambda *_: sys.exit())\n"
+        "os.kill(os.getpid(), signal.SIGINT)\n"
+        "while signal.SIGINT in signal.sigpending():\n"
+        "    time.sleep(0.001)  # until a thread has taken it\n"
+    )
+    parameters = {"cores": 1, "memory": "1GB", "walltime": "01:00:00"}
+    with WrapperProcess(
+        tmp_path, parameters, cluster="rash::SLURMCluster", modules=tmp_path
+    ) as wrapper:
+        assert wrapper.wait() == 0, wrapper.output()
+    assert "Ending: received SIGINT" in wrapper.output()
+    assert not wrapper.status_file.exists()
+
+
+def test_module_that_exits(tmp_path: Path) -> None:
+    """The caller learns that it gets no cluster."""
+    (tmp_path / "exits.py").write_text("import sys\nsys.exit('no licence')\n")
+    with WrapperProcess(
+        tmp_path, {"cores": 1}, cluster="exits::Cluster", modules=tmp_path
+    ) as wrapper:
+        assert wrapper.wait() == 4, wrapper.output()
+    status = wrapper.status()
+    assert status["status"] == "failed"
+    assert "cannot be imported: SystemExit('no licence')" in status["error"]
+
+
 def test_killed(tmp_path: Path) -> None:
     """After SIGKILL, workers and what they started end without the wrapper."""
     with WrapperProcess(tmp_path, {"cores": 1}) as wrapper:
