@@ -14,6 +14,7 @@ from typing import Any
 
 import pytest
 from distributed import Future
+from distributed.batched import BatchedSend
 from drivers import workloads
 from helpers.paths import TESTS
 from helpers.polling import wait_until
@@ -22,6 +23,7 @@ from seamless.transformer import delayed, direct
 from seamless.util.get_event_loop import get_event_loop
 
 from scheduler_ext.reports import RESULT
+from scheduler_ext.sent_messages import KEPT
 from seamless_dask import (
     SeamlessDaskClient,
     get_dummy_scheduler_address,
@@ -593,3 +595,20 @@ def test_jobs_of_one_process_that_call_the_same(
     )
     (tmp_path / "go").touch()
     assert [transformation.run() for transformation in both] == [[42] * 4] * 2
+
+
+def test_connections_keep_few_of_the_messages_that_were_sent(
+    dummy: SeamlessDaskClient,
+) -> None:
+    """Driver, scheduler, worker and the client of the worker do not grow by them."""
+    for n in range(2 * KEPT):
+        workloads.chain(f"dummy/few messages/{n}", n=1)
+        workloads.fan(f"dummy/few messages/{n}", n=1, leaves=1, how="start")
+    connections = [
+        each
+        for each in gc.get_objects()
+        if isinstance(each, BatchedSend) and not each.closed()
+    ]
+    used = [each for each in connections if each.batch_count > KEPT]
+    assert len(used) >= 4, used
+    assert [len(each.recent_message_log) for each in used] == [KEPT] * len(used)
