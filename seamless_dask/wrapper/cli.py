@@ -20,6 +20,7 @@ from .exit_codes import MEANINGS, ExitCode
 
 if TYPE_CHECKING:
     from .site_check import Plan
+    from .supervisor import Supervisor
 
 DEFAULT_HOST = "127.0.0.1"
 #: Time for the interpreter to end by itself, in seconds.
@@ -188,17 +189,26 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
     logs.set_up(options.log_level)
     try:
-        load_dask()
+        if options.check or options.dry_run:
+            load_dask()
+            return _look(options)
+        supervisor = _supervisor(options)
     except DaskUnusable as error:
         return _cannot_start(options, str(error))
-    if options.check or options.dry_run:
-        return _look(options)
-    start, end = options.port_range
+    code = int(supervisor.run())
+    _exit_soon(code)
+    return code
+
+
+def _supervisor(options: argparse.Namespace) -> Supervisor:
+    # A signal waits until it can end the wrapper in good order.
     with signals.held_back():
+        load_dask()
         # not at the top: --help and --version should not wait for Dask
         from .events import Endpoint
         from .supervisor import Options, Supervisor
 
+        start, end = options.port_range
         supervisor = Supervisor(
             Options(
                 cluster_string=options.cluster_string,
@@ -208,9 +218,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
             )
         )
         supervisor.install()
-    code = int(supervisor.run())
-    _exit_soon(code)
-    return code
+    return supervisor
 
 
 def _check_usage(parser: argparse.ArgumentParser, options: argparse.Namespace) -> None:
@@ -312,9 +320,12 @@ def _exit_soon(code: int) -> None:
     """End the process even if a thread hangs: all important work is done."""
 
     def leave() -> None:
-        sys.stdout.flush()
-        sys.stderr.flush()
-        os._exit(code)
+        try:
+            for stream in (sys.stdout, sys.stderr):
+                if stream is not None:  # it was closed before the start
+                    stream.flush()
+        finally:
+            os._exit(code)
 
     timer = threading.Timer(EXIT_SECONDS, leave)
     timer.daemon = True

@@ -60,6 +60,8 @@ class Closing:
         self._starting = starting
         self._launched = launched
         self._hurried = hurried
+        #: The cluster was still starting when there was no time left.
+        self.still_starting = False
         #: Another signal arrived while everything was ending.
         self._impatient = False
 
@@ -114,6 +116,7 @@ class Closing:
             if not self._starting.is_alive() and self._events.empty():
                 break
             if self._impatient or time.monotonic() > deadline:
+                self.still_starting = True
                 logger.warning("The cluster was still starting: no orderly end.")
                 break
             self._pass_time()

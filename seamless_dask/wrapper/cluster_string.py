@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from typing import Any, Literal
 
 from ..command.spelling import question
+from . import signals
 from .exit_codes import ClusterStringError
 from .jobs.queues import QUEUES
 
@@ -30,7 +31,7 @@ def resolve(text: str) -> ClusterClass:
     """Import the class that the cluster string names. Raises `ClusterStringError`.
 
     Call it from the main thread: importing ``dask_jobqueue`` installs a signal handler,
-    see `seamless_dask.wrapper.signals.kept`.
+    which fails elsewhere. The handlers of this process stay all the same.
     """
     module_name, separator, symbol = text.partition("::")
     if not separator or not module_name or not symbol:
@@ -39,7 +40,8 @@ def resolve(text: str) -> ClusterClass:
             f"for example {EXAMPLES}."
         )
     try:
-        module = importlib.import_module(module_name)
+        with signals.kept():
+            module = importlib.import_module(module_name)
     except ModuleNotFoundError as error:
         raise ClusterStringError(
             f"The cluster string {text!r} needs the module {error.name!r}, "

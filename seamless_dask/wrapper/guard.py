@@ -59,6 +59,8 @@ KILL_SECONDS = 10.0
 #: How long the guard tries to cancel jobs until it gives up, in seconds.
 JOBS_SECONDS = 600.0
 DISMISSED = "dismissed"
+#: How many guards are started one after the other, if each of them ends.
+MOST_STARTS = 3
 #: How often the guard checks whether the wrapper is still its parent, in seconds.
 LOOK_SECONDS = 5.0
 #: The end of the pipe from the wrapper.
@@ -87,6 +89,8 @@ class Charge:
 class Guard:
     """The guard as the wrapper sees it: started, and dismissed at a clean end.
 
+    No call waits for the guard, except `dismiss`, for a limited time.
+
     Parameters
     ----------
     status_file
@@ -100,15 +104,24 @@ class Guard:
         self.mark = "" if batch_system else uuid.uuid4().hex
         if self.mark:
             os.environ[MARK] = self.mark
+        self._arguments = [
+            *("--status-file", str(status_file)),
+            *("--wrapper", str(os.getpid()), repr(start_time())),
+            *("--mark", self.mark),
+            *("--batch-system", batch_system),
+        ]
+        #: what the guard knows; a guard that takes the place of this one is told
+        self._charge = ""
+        self._starts = 0
+        self._start()
+
+    def _start(self) -> None:
+        self._starts += 1
         with signals.held_back():  # the guard inherits this until it has its handlers
             self._process = subprocess.Popen(
-                [
-                    *(sys.executable, "-m", __name__),
-                    *("--status-file", str(status_file)),
-                    *("--wrapper", str(os.getpid()), repr(start_time())),
-                    *("--mark", self.mark),
-                    *("--batch-system", batch_system),
-                ],
+                # It imports what the wrapper has imported, whatever the folder has.
+                [sys.executable, "-c", _PROGRAM.format(path=[*map(str, sys.path)])]
+                + self._arguments,
                 stdin=subprocess.PIPE,
                 # out of reach of signals from a terminal
                 start_new_session=True,
@@ -116,6 +129,15 @@ class Guard:
                 env={name: value for name, value in os.environ.items() if name != MARK},
                 text=True,
             )
+        #: lines for this guard; None is the last one
+        self._lines: SimpleQueue[str | None] = SimpleQueue()
+        self._writer = threading.Thread(
+            target=_write,
+            args=(self._process, self._lines),
+            name="guard",
+            daemon=True,
+        )
+        self._writer.start()
 
     @property
     def pid(self) -> int:
@@ -123,8 +145,7 @@ class Guard:
         return self._process.pid
 
     def watch(self, news: News) -> None:
-        """Tell the guard all jobs of the wrapper."""
-        assert self._process.stdin is not None
+        """Tell the guard all jobs of the wrapper; from any thread."""
         charge = Charge(
             job_name=news.job_name,
             jobs=news.jobs,
@@ -132,18 +153,61 @@ class Guard:
             doubtful=news.doubtful,
             options=news.options,
         )
-        with contextlib.suppress(BrokenPipeError):  # the guard was killed
-            self._process.stdin.write(json.dumps(vars(charge)) + "\n")
-            self._process.stdin.flush()
+        self._charge = json.dumps(vars(charge))
+        self._lines.put(self._charge)
+
+    def look(self) -> None:
+        """Start another guard if this one has ended; from the main thread only."""
+        code = self._process.poll()
+        if code is None or self._starts > MOST_STARTS:
+            return
+        self._lines.put(None)
+        if self._starts == MOST_STARTS:
+            self._starts += 1
+            logger.error(
+                "The guard has ended again, with exit code %d. If this process is killed, "
+                "nobody ends its workers and jobs.",
+                code,
+            )
+            return
+        logger.error("The guard has ended with exit code %d: starting another.", code)
+        self._start()
+        if self._charge:
+            self._lines.put(self._charge)
+
+    @property
+    def runs(self) -> bool:
+        """Whether there is a guard."""
+        return self._process.poll() is None
 
     def dismiss(self, seconds: float = 1.0) -> None:
         """End the guard: there is no process or job left to guard."""
-        with contextlib.suppress(BrokenPipeError):
+        self._lines.put(DISMISSED)
+        self._lines.put(None)
+        try:
+            self._process.wait(seconds)
+        except subprocess.TimeoutExpired:
+            self._process.kill()
             try:
-                self._process.communicate(DISMISSED + "\n", timeout=seconds)
-            except subprocess.TimeoutExpired:
-                self._process.kill()
                 self._process.wait(seconds)
+            except subprocess.TimeoutExpired:
+                logger.error("The guard, process %d, does not end.", self.pid)
+
+
+#: Starts the guard with a given search path.
+_PROGRAM = "import sys; sys.path[:] = {path}; from seamless_dask.wrapper.guard import main; main()"
+
+
+def _write(process: subprocess.Popen[str], lines: SimpleQueue[str | None]) -> None:
+    """Pass lines on to a guard."""
+    assert process.stdin is not None
+    try:
+        with process.stdin as pipe:
+            while (line := lines.get()) is not None:
+                pipe.write(line + "\n")
+                pipe.flush()
+    except OSError as error:  # it has ended: `Guard.look` notices
+        logger.info("The guard does not read any more: %s", error)
 
 
 def marked(mark: str) -> set[psutil.Process]:

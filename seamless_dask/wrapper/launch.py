@@ -8,6 +8,8 @@ from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from tornado.ioloop import IOLoop
+
 from scheduler_ext.task_keys import TOP_LEVEL_RESOURCE
 
 from ..cluster.record_mode import publish
@@ -59,15 +61,18 @@ def launch(
     parameters: Parameters,
     cluster_class: ClusterClass,
     endpoint: Endpoint,
+    loop: IOLoop,
     on_news: Callable[[News], None],
+    ends: Callable[[], bool],
     log_directory: Path | None = None,
     service: str = "",
 ) -> Launched:
     """Start the cluster and attach the scheduler plugin.
 
-    Blocks; call it from a thread that has no event loop. `on_news` is called, in any
-    thread, when the jobs of a batch system change; their output goes to `log_directory`,
-    and they are named after the `service`.
+    Blocks; call it from a thread that has no event loop. The cluster runs on `loop`.
+    `on_news` is called, in any thread, when the jobs of a batch system change; their
+    output goes to `log_directory`, and they are named after the `service`. No worker is
+    started if `ends` says that the wrapper is about to end.
     """
     batch = cluster_class.kind == "jobqueue"
     settings = dask_settings(parameters, walltime=batch)
@@ -84,11 +89,14 @@ def launch(
         directory = directory_for_workers(local_tmpdir(parameters))
         arguments["local_directory"] = directory
     arguments |= tls_arguments(batch=batch)
+    arguments["loop"] = loop
     cluster, port, dashboard_port = _start(cluster_class, endpoint, arguments)
     warn_of_others(cluster.scheduler, parameters, batch=batch)
     try:
         plugin = cluster.sync(_attach, cluster.scheduler, parameters)
         jobs = None
+        if ends():
+            raise StartFailed("The wrapper ends.")
         if batch:
             jobs = scale_jobs(
                 cluster, plugin, parameters, queue, on_news, log_directory

@@ -13,6 +13,7 @@ other threads, so that it reacts to a signal at once whatever the cluster is doi
 
 from __future__ import annotations
 
+import functools
 import gc
 import logging
 import signal
@@ -44,6 +45,7 @@ from .guard import Guard
 from .introduction import about
 from .jobs import logs
 from .launch import launch
+from .loop import run_loop
 from .report import Report
 from .settings.parameters import Parameters, read_parameters
 from .status_file import StatusFile
@@ -54,6 +56,8 @@ logger = logging.getLogger(__name__)
 LOOK_SECONDS = (0.2, 5.0)
 #: A scheduler that does not answer for so long is mentioned in the log, in seconds.
 SILENCE_SECONDS = 60.0
+#: How long the file system of the jobs' output may take at the end, in seconds.
+TIDY_SECONDS = 5.0
 
 
 @dataclass(frozen=True)
@@ -86,6 +90,8 @@ class Supervisor:
     _job_output: Path | None = None
     #: A signal arrived, so the user or the caller waits for the end.
     _hurried: bool = False
+    #: Set when everything is ended: nothing may be started any more.
+    _ends: threading.Event = field(default_factory=threading.Event)
     #: Jobs that may be in the queue, and why there are not more of them.
     _news: News = News((), "")
 
@@ -103,7 +109,8 @@ class Supervisor:
             failure = str(error)
             logger.error("%s", error)
             code = error.exit_code
-        except Exception as error:  # a bug of ours or of a cluster class
+        # Of a cluster class, SystemExit and others included, or a bug of ours
+        except BaseException as error:
             what = (
                 "The cluster could not be started"
                 if not self._launched
@@ -112,12 +119,27 @@ class Supervisor:
             failure = f"{what}: {type(error).__name__}: {error}"
             logger.exception("%s", failure)
             code = ExitCode.LOST if self._launched else ExitCode.START_FAILED
-        code = self._close(code)
+        try:
+            code = self._close(code)
+        except Exception:  # the guard ends what is left
+            logger.exception("Not everything could be ended")
+            code = ExitCode.FORCED if code is ExitCode.CLEAN else code
         if self._report is not None:
             self._report.end(failure)
+        else:
+            self._withdraw()
         self._tidy_up(code)
         logger.info("Ended with exit code %d.", code)
         return code
+
+    def _withdraw(self) -> None:
+        """Delete a status file that the caller wrote just now, if nobody else reads it."""
+        try:
+            file = StatusFile.wait(self.options.status_file, 0)
+            if file.foreign_pid() is None:
+                file.remove()
+        except (OSError, WrapperError) as error:
+            logger.debug("No status file to delete: %s", error)
 
     # --- start
 
@@ -155,7 +177,7 @@ class Supervisor:
                 **{**vars(self.options), "timeout": parameters.timeout}
             )
         logger.info("Starting %s.", self.options.cluster_string)
-        cluster_class = self._resolve()
+        cluster_class = resolve(self.options.cluster_string)
         check(parameters, cluster_class, unknown)
         self._starting = threading.Thread(
             target=self._launch,
@@ -164,10 +186,6 @@ class Supervisor:
             daemon=True,
         )
         begin = time.monotonic()
-        if cluster_class.kind == "jobqueue":
-            directory = logs.run_directory(report.path.stem)
-            if directory is not None and logs.make(directory):
-                self._job_output = directory
         self._guard = Guard(report.path, cluster_class.batch_system)
         self._starting.start()
         while self._launched is None:
@@ -186,10 +204,6 @@ class Supervisor:
         )
         launched.cluster.loop.add_callback(launched.plugin.introduce, facts)
         report.announce(launched)
-        if self._job_output is not None:
-            script = logs.keep_script(self._job_output, launched.cluster)
-            if script is not None:
-                logger.info("Jobs run %s; what they print is kept beside it.", script)
         logger.info(
             "Running after %.1f s: scheduler at %s, dashboard at port %d, %s.",
             time.monotonic() - begin,
@@ -203,24 +217,31 @@ class Supervisor:
     def _complete(self, error: ParametersError) -> ParametersError:
         """Add the other problems of the parameters, for this cluster class."""
         try:
-            return with_further_problems(error, self._resolve())
+            return with_further_problems(error, resolve(self.options.cluster_string))
         except WrapperError:  # the cluster string is wrong as well: report it later
             return error
 
-    def _resolve(self) -> Any:
-        with signals.kept():
-            return resolve(self.options.cluster_string)
-
     def _launch(self, parameters: Parameters, cluster_class: Any) -> None:
+        """Start the cluster; in a thread, because the home directory may hang as well."""
         try:
+            if cluster_class.kind == "jobqueue":
+                directory = logs.run_directory(self.options.status_file.stem)
+                if directory is not None and logs.make(directory):
+                    self._job_output = directory
             launched = launch(
                 parameters,
                 cluster_class,
                 self.options.endpoint,
-                self._events.put,
+                run_loop(lambda error: self._events.put(Failure(error))),
+                self._on_news,
+                self._ends.is_set,
                 self._job_output,
                 self.options.status_file.stem,
             )
+            if self._job_output is not None:
+                script = logs.keep_script(self._job_output, launched.cluster)
+                if script is not None:
+                    logger.info("Jobs run %s; their output is kept beside it.", script)
         except BaseException as error:  # noqa: BLE001 - the main thread raises it
             self._events.put(Failure(error))
         else:
@@ -228,11 +249,17 @@ class Supervisor:
             gc.freeze()  # collections need not visit the imported objects
             self._events.put(Started(launched))
 
+    def _on_news(self, news: News) -> None:
+        """The jobs have changed. The guard learns it first, whatever the wrapper does."""
+        assert self._guard is not None
+        self._guard.watch(news)
+        self._events.put(news)
+
     # --- watch
 
     def _watch(self) -> None:
         """Wait for a reason to end, and raise it."""
-        assert self._launched is not None and self._report is not None
+        assert self._launched and self._report and self._guard
         timeout = self.options.timeout
         look = LOOK_SECONDS[1]
         if timeout is not None:
@@ -242,6 +269,7 @@ class Supervisor:
         pending = False
         while True:
             event = self._next(look)
+            self._guard.look()
             if not self._report.announced:
                 self._report.announce(self._launched)
             if isinstance(event, Activity):
@@ -301,19 +329,15 @@ class Supervisor:
         if isinstance(event, Failure):
             raise event.error
         if isinstance(event, News):
-            self._pass_on(event)
-
-    def _pass_on(self, news: News) -> None:
-        """Tell the guard and the caller the jobs."""
-        self._news = news
-        assert self._guard is not None and self._report is not None
-        self._guard.watch(news)
-        self._report.tell(news)
+            self._news = event
+            assert self._report is not None
+            self._report.tell(event)
 
     # --- end
 
     def _close(self, code: ExitCode) -> ExitCode:
         """End everything; return the exit code, which may be worse than `code`."""
+        self._ends.set()
         closing = Closing(
             self._events,
             guard=self._guard,
@@ -327,14 +351,18 @@ class Supervisor:
         left = closing.news
         if left.jobs or left.doubtful:
             unknown = [f"any named {left.job_name}, since a submission had no answer"]
+            assert self._guard is not None
+            self._guard.look()
             logger.error(
-                "Jobs that may be left in the queue: %s. A process stays behind that "
-                "tries to cancel them.",
+                "Jobs that may be left in the queue: %s. %s.",
                 ", ".join([*left.jobs, *(unknown if left.doubtful else [])]),
+                "A process stays behind that tries to cancel them"
+                if self._guard.runs
+                else "No process tries to cancel them",
             )
             if code in (ExitCode.CLEAN, ExitCode.FORCED):
                 code = ExitCode.JOBS_LEFT
-        elif self._guard is not None:
+        elif self._guard is not None and not closing.still_starting:
             self._guard.dismiss()
         return code
 
@@ -344,4 +372,9 @@ class Supervisor:
             return
         jobs = self._launched.jobs if self._launched is not None else None
         healthy = code is ExitCode.CLEAN and jobs is not None and jobs.healthy
-        logs.prune(self._job_output, success=healthy)
+        prune = functools.partial(logs.prune, self._job_output, success=healthy)
+        thread = threading.Thread(target=prune, name="tidy up", daemon=True)
+        thread.start()
+        thread.join(TIDY_SECONDS)
+        if thread.is_alive():
+            logger.warning("%s does not answer: not tidied up.", self._job_output)

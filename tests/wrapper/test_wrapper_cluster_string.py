@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import signal
 import socket
 import sys
 from pathlib import Path
@@ -37,6 +38,15 @@ def test_local_cluster(text: str) -> None:
 
     found = resolve(text)
     assert (found.cls, found.kind) == (LocalCluster, "local")
+
+
+def test_handlers_of_signals_stay() -> None:
+    """After Ctrl-C, --check and --dry-run must not end as if all was well."""
+    before = signal.getsignal(signal.SIGINT)
+    sys.modules.pop("dask_jobqueue.runner", None)
+    sys.modules.pop("dask_jobqueue", None)
+    resolve("dask_jobqueue::SLURMCluster")
+    assert signal.getsignal(signal.SIGINT) is before
 
 
 @pytest.mark.parametrize(

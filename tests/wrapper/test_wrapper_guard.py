@@ -16,6 +16,9 @@ import psutil
 import pytest
 from helpers.wrapper_process import running, wait_for
 
+from seamless_dask.wrapper.events import News
+from seamless_dask.wrapper.guard import Guard
+
 pytestmark = pytest.mark.cluster
 
 #: Stands in for the wrapper: it starts its guard, perhaps a process that inherits the
@@ -157,3 +160,35 @@ def test_a_line_that_was_cut_off(tmp_path: Path) -> None:
         timeout=60,
     )
     assert (done.returncode, done.stderr) == (0, "")
+
+
+def test_modules_of_the_users_folder(tmp_path: Path) -> None:
+    """The guard imports what the wrapper has imported, not what the folder has."""
+    folder, other = tmp_path / "folder", tmp_path / "other"
+    folder.mkdir()
+    other.mkdir()
+    (folder / "queue.py").write_text("raise ImportError('not the one of Python')\n")
+    (other / "wrapper.py").write_text(
+        "from pathlib import Path\n"
+        "from seamless_dask.wrapper.guard import Guard\n"
+        "guard = Guard(Path('status.json'))\n"
+        "guard.dismiss(60)\n"
+        "print(guard._process.returncode)\n"
+    )
+    done = subprocess.run(
+        [sys.executable, str(other / "wrapper.py")],
+        cwd=folder,
+        capture_output=True,
+        text=True,
+        timeout=120,
+    )
+    assert (done.stdout, done.stderr) == ("0\n", "")
+
+
+def test_a_guard_that_does_not_read(tmp_path: Path) -> None:
+    """The wrapper does not wait for it, however long the list of jobs is."""
+    guard = Guard(tmp_path / "status.json", "slurm")
+    os.kill(guard.pid, signal.SIGSTOP)
+    guard.watch(News(tuple(map(str, range(100_000))), "", job_name="dask-worker-x"))
+    guard.dismiss(0.1)
+    assert not guard.runs
