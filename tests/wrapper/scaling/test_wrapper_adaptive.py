@@ -161,6 +161,22 @@ async def test_workers_that_cannot_start_are_tried_less_and_less_often(monkeypat
         await until(lambda: error() is None)
 
 
+@pytest.mark.cluster
+@asynchronous
+async def test_a_failed_start_under_the_name_of_an_earlier_worker_counts(caplog):
+    """Dask gives names again, and the earlier worker had connected."""
+    caplog.set_level("INFO", "seamless_dask.wrapper.scaling.local")
+    async with local_cluster(1) as (cluster, plugin, client):
+        assert await client.submit(int, 1) == 1
+        await until(lambda: not cluster.worker_spec)
+        cluster.new_spec["options"]["preload"] = ["no_such_module_at_all"]
+        future = client.submit(int, 2)
+        await until(lambda: plugin.scaling.snapshot()["submission_error"])
+        future.release()
+    assert "Ending workers 0." in caplog.messages
+    assert "Workers 0 have ended." not in caplog.messages
+
+
 STUCK = """
 import asyncio, os
 
