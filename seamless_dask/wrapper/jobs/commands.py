@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import errno
 import logging
 import os
 import signal
@@ -27,18 +28,25 @@ PATIENCE = 30.0
 #: program, in seconds.
 LAST_WORDS = 1.0
 _CHUNK = 1 << 16
+#: What the system may also lack after a program has started: Python from 3.12 on waits for
+#: it with a descriptor.
+_LACKING = {errno.EMFILE, errno.ENFILE, errno.ENOMEM}
 
 
 class CommandFailed(RuntimeError):
     """A command could not be started, failed, or took too long.
 
-    A RuntimeError, because dask_jobqueue expects that. `unfinished` says that we ended
-    the command: its effect is not known.
+    A RuntimeError, because dask_jobqueue expects that. `unfinished` says that nobody saw
+    the command end, if it was started: its effect is not known.
     """
 
     def __init__(self, message: str, *, unfinished: bool = False):
         super().__init__(message)
         self.unfinished = unfinished
+
+
+class NotStarted(CommandFailed):
+    """A command was certainly not started: it has no effect."""
 
 
 @dataclass(frozen=True)
@@ -62,14 +70,14 @@ async def run(
     Processes that it leaves behind and that keep its output open are killed, unless they
     have a session of their own, as daemons do.
 
-    Raises `CommandFailed` if it cannot be started or takes longer than `seconds`; then it
-    is killed, with all processes that it started. Programs that run as another user, such
-    as those of OAR, cannot be killed.
+    Raises `NotStarted` if it cannot be started, and `CommandFailed` if nobody can wait for
+    it, or if it takes longer than `seconds`; then it is killed, with all processes that it
+    started. Programs that run as another user, such as those of OAR, cannot be killed.
     """
     start: Any = asyncio.create_subprocess_exec
     if shell:
         start = asyncio.create_subprocess_shell
-    async with _pipe() as output, _pipe() as errors:
+    async with _pipe(command[0]) as output, _pipe(command[0]) as errors:
         try:
             process = await start(
                 *command,
@@ -81,7 +89,12 @@ async def run(
                 env=environment,
             )
         except OSError as error:
-            raise CommandFailed(f"{command[0]} cannot be started: {error}") from None
+            if error.errno in _LACKING:
+                raise _unwatched(command[0], error) from None
+            raise NotStarted(f"{command[0]} cannot be started: {error}") from None
+        except RuntimeError as error:
+            # before 3.12, and on old kernels, Python waits for it in a new thread
+            raise _unwatched(command[0], error) from None
         output.close_entrance()
         errors.close_entrance()
         readings = {output.reading, errors.reading}
@@ -101,6 +114,13 @@ async def run(
             elif not all(reading.done() for reading in readings):
                 _end_session(process.pid, command[0])
     return Result(process.returncode or 0, output.text(), errors.text())
+
+
+def _unwatched(command: str, error: Exception) -> CommandFailed:
+    return CommandFailed(
+        f"{command} may have been started, but nobody can wait for its end: {error}",
+        unfinished=True,
+    )
 
 
 @dataclass
@@ -125,9 +145,12 @@ class _Pipe:
 
 
 @asynccontextmanager
-async def _pipe() -> AsyncIterator[_Pipe]:
+async def _pipe(command: str) -> AsyncIterator[_Pipe]:
     """Our own pipe: with asyncio's, a program counts as running while a pipe is open."""
-    exit_, entrance = os.pipe()
+    try:
+        exit_, entrance = os.pipe()
+    except OSError as error:
+        raise NotStarted(f"{command} cannot be started: {error}") from None
     content = bytearray()
     reader = asyncio.StreamReader()
     transport, _ = await asyncio.get_running_loop().connect_read_pipe(
@@ -149,7 +172,12 @@ async def _pipe() -> AsyncIterator[_Pipe]:
 
 def _end_session(session: int, command: str) -> None:
     """Kill the processes that a program has left behind in its session."""
-    for pid in psutil.pids():
+    try:
+        pids = psutil.pids()
+    except OSError as error:  # no descriptor is free: its answer counts all the same
+        logger.info("Nobody knows what %s left behind: %s", command, error)
+        return
+    for pid in pids:
         try:
             ours = os.getsid(pid) == session
         except OSError:  # it has ended

@@ -79,7 +79,7 @@ class Signs:
         try:
             # the home directory may be slow, or hang
             found = await asyncio.to_thread(_latest, self._directory, job_ids)
-        except OSError as error:
+        except (OSError, RuntimeError) as error:  # the latter: no thread can be started
             if not self._complained:
                 self._complained = True
                 logger.warning("The output of jobs cannot be looked at: %s", error)

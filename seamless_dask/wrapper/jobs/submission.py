@@ -33,11 +33,15 @@ MOST_LOST = 100
 
 
 class Refused(Exception):
-    """A submission failed. `doubtful` says that its job may be in the queue nevertheless."""
+    """A submission failed. `doubtful` says that its job may be in the queue nevertheless.
 
-    def __init__(self, reason: str, *, doubtful: bool):
+    `asked` says that the batch system was asked, so that the refusal may be its own.
+    """
+
+    def __init__(self, reason: str, *, doubtful: bool, asked: bool = True):
         super().__init__(reason)
         self.doubtful = doubtful
+        self.asked = asked
 
 
 @dataclass(frozen=True)
@@ -79,13 +83,14 @@ class Submitter:
         """Submit one job; return its id. `last` has more information about it.
 
         If the batch system refuses a job that avoids the excluded nodes, the job is
-        submitted without them. Raises `Refused` if that fails as well.
+        submitted without them. Raises `Refused` if that fails as well. After any other
+        error of a class of jobs, the job may be in the queue.
         """
         nodes = sorted(excluded_nodes) if self.queue.exclude is not None else []
         try:
             self.last = replace(await self._submit(nodes), avoids=tuple(nodes))
         except Refused as error:
-            if not nodes or error.doubtful:
+            if not nodes or error.doubtful or not error.asked:
                 raise
             self.last = replace(await self._submit([]), impossible=str(error))
         return self.last.id
@@ -100,12 +105,24 @@ class Submitter:
         scheduler = self._cluster.scheduler
         address = getattr(scheduler, "contact_address", None) or scheduler.address
         attempt = _attempt(self._job_class, self.queue.system)
-        job = attempt(address, name=name, **options)
+        try:
+            job = attempt(address, name=name, **options)
+        except Exception as error:
+            # of any class of a site; dask_jobqueue makes the directory for output, whose
+            # file system may be away
+            raise Refused(
+                f"no job can be made: {type(error).__name__}: {error}",
+                doubtful=False,
+                asked=False,
+            ) from error
         self._tell_what_is_withheld(job.environment)
         # removed below when the answer is clear; it stays if this coroutine is cancelled
         self._lost = [*self._lost[-MOST_LOST:], name]
         try:
             await job.start()
+        except commands.NotStarted as error:
+            self._lost.remove(name)
+            raise Refused(str(error), doubtful=False, asked=False) from None
         except commands.CommandFailed as error:
             doubtful = error.unfinished or is_doubtful(str(error))
             if not doubtful:
@@ -210,7 +227,7 @@ def _attempt(job_class: Any, system: str) -> Any:
 def _job_file(job: Any) -> Iterator[str]:
     """Write the script to a private temporary file with a name that others cannot guess.
 
-    Raises `commands.CommandFailed` if there is no room for it.
+    Raises `commands.NotStarted` if there is no room for it.
     """
     script = job.job_script().encode(errors="surrogateescape")
     with contextlib.ExitStack() as stack:
@@ -219,7 +236,7 @@ def _job_file(job: Any) -> Iterator[str]:
             file.write(script)
             file.flush()
         except OSError as error:
-            raise commands.CommandFailed(
+            raise commands.NotStarted(
                 f"The job script cannot be written to the directory for temporary "
                 f"files: {error}"
             ) from None

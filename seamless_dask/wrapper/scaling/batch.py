@@ -16,7 +16,6 @@ from typing import Any
 
 import dask.config
 from distributed.deploy import Adaptive
-from distributed.diagnostics.plugin import SchedulerPlugin
 from distributed.metrics import monotonic
 
 from ..events import News
@@ -28,6 +27,7 @@ from ..jobs.submission import Refused, Submitter
 from ..settings.dask_config import lifetime_seconds, stagger_seconds
 from ..settings.durations import parse_duration
 from ..settings.parameters import Parameters
+from .arrivals import Arrivals
 from .fleet import Actions, Fleet, Gone, Rules
 from .local import choose_now
 from .policy import ScalingPolicy
@@ -66,25 +66,6 @@ def rules(parameters: Parameters, system: str) -> Rules:
     )
 
 
-class _Arrivals(SchedulerPlugin):
-    """Reports workers that connect and leave."""
-
-    name = "seamless-fleet"
-
-    def __init__(self, adaptive: BatchAdaptive):
-        self._adaptive = adaptive
-        self._names: dict[str, str] = {}
-
-    def add_worker(self, scheduler: Any, worker: str) -> None:
-        name = self._names[worker] = str(scheduler.workers[worker].name)
-        self._adaptive.arrived(name, worker)
-
-    def remove_worker(self, scheduler: Any, worker: str, **kwargs: Any) -> None:
-        name = self._names.pop(worker, None)
-        if name is not None:
-            self._adaptive.departed(name, worker)
-
-
 class BatchAdaptive(Adaptive):
     """Adds and removes jobs of a batch system, so that the workers follow the work.
 
@@ -92,6 +73,9 @@ class BatchAdaptive(Adaptive):
     per job, `on_news` is called on the event loop, `signs` watches the output of jobs
     before their workers connect.
     """
+
+    #: The last fault that was logged.
+    _fault = ""
 
     def __init__(
         self,
@@ -121,7 +105,7 @@ class BatchAdaptive(Adaptive):
         self._news = News((), "")
         self._shown: tuple[Any, ...] = ()
         self._dask_scheduler = cluster.scheduler
-        cluster.scheduler.add_plugin(_Arrivals(self))
+        cluster.scheduler.add_plugin(Arrivals(self.arrived, self.departed))
         super().__init__(
             cluster,
             interval=interval,
@@ -212,8 +196,18 @@ class BatchAdaptive(Adaptive):
 
     def _done(self, task: asyncio.Task[None]) -> None:
         self._tasks.discard(task)
-        if not task.cancelled() and task.exception() is not None:
-            logger.error("Scaling: a step failed", exc_info=task.exception())
+        if not task.cancelled() and (error := task.exception()) is not None:
+            self._explain(error)
+
+    def _explain(self, error: BaseException) -> str:
+        """The text of an error. One that nobody expects is logged, but not every second."""
+        if isinstance(error, (Refused, commands.CommandFailed)):
+            return str(error)
+        said = f"{type(error).__name__}: {error}"
+        if said != self._fault:
+            self._fault = said
+            logger.error("Scaling: a step failed", exc_info=error)
+        return said
 
     # --- actions that take time
 
@@ -222,9 +216,12 @@ class BatchAdaptive(Adaptive):
         for done in range(count):
             try:
                 await self._submitter.submit(self.fleet.nodes.excluded)
-            except Refused as error:
+            except Exception as error:  # noqa: BLE001 - or no job is submitted ever again
                 self.fleet.withdrawn(count - done - 1)
-                self.fleet.refused(str(error), monotonic(), doubtful=error.doubtful)
+                # a fault may be anywhere, also after the batch system has taken the job
+                doubtful = not isinstance(error, Refused) or error.doubtful
+                why = self._explain(error)
+                self.fleet.refused(why, monotonic(), doubtful=doubtful)
                 self._tell(monotonic())
                 return
             job = self._submitter.last
@@ -247,20 +244,23 @@ class BatchAdaptive(Adaptive):
         """Cancel jobs; jobs that stay in the queue are cancelled again later."""
         try:
             said = await cancel(self._submitter.queue, job_ids)
-        except commands.CommandFailed as error:
-            said = str(error)
+        except Exception as error:  # noqa: BLE001 - whatever it is, they may go on
+            said = self._explain(error)
         if said:
             logger.warning("Cancelling jobs %s: %s", ", ".join(job_ids), said)
             self.fleet.not_cancelled(job_ids)
 
     async def _retire(self, job_id: str) -> None:
         """Let the workers of a job finish their tasks, then end the job."""
-        addresses = list(self.fleet.jobs[job_id].workers)
-        retired = await self._plugin.retire(addresses)
         job = self.fleet.jobs.get(job_id)
-        if job is not None and self.fleet.retired(
-            job_id, monotonic(), kept=not retired
-        ):
+        if job is None:  # it has just ended
+            return
+        try:
+            retired = await self._plugin.retire(list(job.workers))
+        except Exception as error:  # noqa: BLE001 - or the job counts as one that leaves
+            logger.info("Job %s stays: %s", job_id, self._explain(error))
+            retired = False
+        if self.fleet.retired(job_id, monotonic(), kept=not retired):
             await self._cancel([job_id])
 
     async def _ask(self) -> None:

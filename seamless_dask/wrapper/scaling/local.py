@@ -32,6 +32,8 @@ PAUSE = (5.0, 300.0)
 #: How long a process of a worker may take to start, in seconds. File systems can be
 #: slow; but Dask starts no other worker meanwhile.
 START_SECONDS = 300.0
+#: Time between two checks for those that take longer, while Dask is waited for, in seconds.
+CHECK_PAUSE = 1.0
 #: States of a nanny in which a worker that is gone will not come back.
 ENDED = {Status.closing_gracefully, Status.closing, Status.closed, Status.failed}
 
@@ -130,6 +132,8 @@ class LocalAdaptive(Adaptive):
         self._starting: asyncio.Task[None] | None = None
         #: Ends workers that start while the cluster closes.
         self._ending: asyncio.Task[None] | None = None
+        #: {name of a worker that finishes its tasks: whether it has ended}
+        self._retiring: dict[Any, asyncio.Task[bool]] = {}
         #: Why the last start failed, until `_clear_away` has handled it.
         self._start_error = ""
         if cluster.new_spec["cls"] is Nanny:
@@ -151,6 +155,7 @@ class LocalAdaptive(Adaptive):
     async def _step(self) -> None:
         now = monotonic()
         self._end_stuck(now)
+        await self._end_retired()
         await self._clear_away(now)
         staying = self._staying()
         have = len(staying)
@@ -184,6 +189,8 @@ class LocalAdaptive(Adaptive):
         """
         ends = self.state == "running" and self.cluster.status == Status.closing
         super().stop(reason)
+        for task in self._retiring.values():
+            task.cancel()
         if ends:
             self._ending = asyncio.ensure_future(self._end_starts())
 
@@ -252,6 +259,8 @@ class LocalAdaptive(Adaptive):
                 for name in cluster.worker_spec
                 if name not in cluster.workers and name not in ended
             ]
+        # those that finish their tasks are expected to end, see `_end_retired`
+        ended = [name for name in ended if name not in self._retiring]
         if not ended:
             return
         failed = set(ended) - self._connected
@@ -277,8 +286,18 @@ class LocalAdaptive(Adaptive):
             )
         elif not failed:
             logger.info("Workers %s have ended.", _names(ended))
-        self._connected.difference_update(ended)
-        await cluster.scale_down(ended)
+        await self._forget(ended)
+
+    async def _forget(self, names: list[Any]) -> None:
+        """End workers for good; Dask may give their names to others.
+
+        Dask also waits for all workers that start.
+        """
+        self._connected.difference_update(names)
+        ending = asyncio.ensure_future(self.cluster.scale_down(names))
+        while not (await asyncio.wait({ending}, timeout=CHECK_PAUSE))[0]:
+            self._end_stuck(monotonic())
+        await ending
 
     def _tell(self, error: dict[str, Any] | None) -> None:
         self._plugin.scaling.update(jobs={}, submission_error=error, excluded_nodes={})
@@ -293,21 +312,45 @@ class LocalAdaptive(Adaptive):
         return {
             name: address
             for name, address in addresses.items()
-            if address is None or not self._plugin.leaves(address)
+            if name not in self._retiring
+            and (address is None or not self._plugin.leaves(address))
         }
 
     async def _end(self, staying: Mapping[Any, str | None], surplus: int) -> None:
-        """End workers: first those that are not connected, then those that are free."""
+        """End workers: first those that are not connected, then those that are free.
+
+        The latter have tasks of their own for that: what one of them has been given a
+        moment ago may last for hours.
+        """
         scheduler = self.cluster.scheduler
         connected = {name: [at] for name, at in staying.items() if at is not None}
         ending = [name for name in staying if name not in connected][:surplus]
         number = surplus - len(ending)
         for name in choose_now(scheduler, self._plugin, connected, number):
-            if await self._plugin.retire(connected[name]):
-                ending.append(name)
+            retire = self._retire(name, connected[name])
+            self._retiring[name] = asyncio.ensure_future(retire)
         if ending:
             logger.info("Ending workers %s.", _names(ending))
-            await self.cluster.scale_down(ending)
+            await self._forget(ending)
+
+    async def _retire(self, name: Any, addresses: list[str]) -> bool:
+        """Let a worker finish its tasks and end; return whether it has ended."""
+        try:
+            return bool(await self._plugin.retire(addresses))
+        except Exception as error:  # of Dask; the worker goes on
+            logger.error("Scaling: a step failed; %s stays", name, exc_info=error)
+            return False
+
+    async def _end_retired(self) -> None:
+        """Forget the workers that have finished their tasks and have ended."""
+        done = [name for name, task in self._retiring.items() if task.done()]
+        ended = [name for name in done if self._retiring.pop(name).result()]
+        # a worker that was lost meanwhile may be back under its name
+        aliases = self.cluster.scheduler.aliases
+        ended = [name for name in ended if name not in aliases]
+        if ended:
+            logger.info("Ending workers %s.", _names(ended))
+            await self._forget(ended)
 
 
 def _names(names: Collection[Any]) -> str:

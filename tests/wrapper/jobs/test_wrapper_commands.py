@@ -4,15 +4,17 @@ from __future__ import annotations
 
 import asyncio
 import os
+import sys
 import time
 from pathlib import Path
 
 import psutil
 import pytest
+from helpers.lacking import descriptors, no_threads
 from helpers.wrapper_process import wait_for
 
 from seamless_dask.wrapper.jobs import commands
-from seamless_dask.wrapper.jobs.commands import CommandFailed, call, run
+from seamless_dask.wrapper.jobs.commands import CommandFailed, NotStarted, call, run
 
 pytestmark = pytest.mark.slow
 
@@ -109,3 +111,56 @@ def test_nothing_stays_open() -> None:
 
     before, after = asyncio.run(often())
     assert after <= before
+
+
+def test_a_lack_of_descriptors_is_a_failure_of_the_command() -> None:
+    """However many there are; without pipes nothing was started."""
+
+    async def attempt(free: int) -> str | CommandFailed:
+        with descriptors(free):
+            try:
+                return (await run(["echo", "7"])).output
+            except CommandFailed as error:
+                return error
+
+    outcomes = [asyncio.run(attempt(free)) for free in range(12)]
+    assert all(isinstance(outcome, NotStarted) for outcome in outcomes[:4])
+    assert outcomes[-1] == "7\n"
+    failures = [each for each in outcomes if isinstance(each, CommandFailed)]
+    assert all("Too many open files" in str(failure) for failure in failures)
+    assert failures[-1].unfinished  # it may be the descriptor to wait for it
+
+
+def test_an_answer_counts_if_nobody_can_look_for_what_was_left(
+    tmp_path: Path, hasty: None
+) -> None:
+    began, end = tmp_path / "began", tmp_path / "end"
+    script = (
+        f"mkdir {began}; while ! [ -d {end} ]; do sleep 0.05; done; sleep 5 & echo 7"
+    )
+
+    async def answer() -> str:
+        task = asyncio.create_task(run(["sh", "-c", script]))
+        while not began.exists():
+            await asyncio.sleep(0.01)
+        with descriptors(0):
+            end.mkdir()
+            return (await task).output
+
+    assert asyncio.run(answer()) == "7\n"
+
+
+@pytest.mark.skipif(sys.version_info >= (3, 12), reason="waits without a thread")
+@pytest.mark.filterwarnings("ignore::ResourceWarning")
+def test_a_command_that_nobody_can_wait_for_may_have_been_started() -> None:
+    """Python starts it, and then a thread that waits for it."""
+
+    async def attempt() -> None:
+        with (
+            no_threads(),
+            pytest.raises(CommandFailed, match="start new thread") as raised,
+        ):
+            await run(["true"])
+        assert raised.value.unfinished
+
+    asyncio.run(attempt())

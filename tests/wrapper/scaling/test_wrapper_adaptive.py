@@ -11,7 +11,7 @@ from contextlib import asynccontextmanager
 import dask.config
 import pytest
 from distributed import Client, LocalCluster
-from helpers.schedulers import asynchronous, gate, pass_gate, until
+from helpers.schedulers import PATIENCE, asynchronous, gate, pass_gate, until
 from hypothesis import given
 from hypothesis import strategies as st
 
@@ -161,6 +161,22 @@ async def test_workers_that_cannot_start_are_tried_less_and_less_often(monkeypat
         await until(lambda: error() is None)
 
 
+@pytest.mark.cluster
+@asynchronous
+async def test_a_failed_start_under_the_name_of_an_earlier_worker_counts(caplog):
+    """Dask gives names again, and the earlier worker had connected."""
+    caplog.set_level("INFO", "seamless_dask.wrapper.scaling.local")
+    async with local_cluster(1) as (cluster, plugin, client):
+        assert await client.submit(int, 1) == 1
+        await until(lambda: not cluster.worker_spec)
+        cluster.new_spec["options"]["preload"] = ["no_such_module_at_all"]
+        future = client.submit(int, 2)
+        await until(lambda: plugin.scaling.snapshot()["submission_error"])
+        future.release()
+    assert "Ending workers 0." in caplog.messages
+    assert "Workers 0 have ended." not in caplog.messages
+
+
 STUCK = """
 import asyncio, os
 
@@ -234,6 +250,69 @@ async def test_a_lost_worker_that_dask_forgets_is_replaced(tmp_path, monkeypatch
             needed.release()
             # on a busy machine the next one may start too late as well
             await until(lambda: plugin.scaling.snapshot()["submission_error"] is None)
+
+
+@pytest.mark.cluster
+@asynchronous
+async def test_a_worker_that_is_not_needed_while_it_starts_stops_no_other(
+    tmp_path, monkeypatch
+):
+    """The step that ends it waits until Dask has started it."""
+    monkeypatch.setattr(local, "START_SECONDS", 8.0)
+    async with sluggish(tmp_path) as (cluster, _plugin, client, marker):
+        marker.touch()
+        future = client.submit(int, 1)
+        await until(lambda: not marker.exists())
+        future.release()
+        await until(lambda: not cluster.worker_spec)
+        assert await client.submit(int, 2) == 2
+
+
+@pytest.mark.cluster
+@asynchronous
+async def test_others_start_while_a_worker_retires(monkeypatch):
+    """Its last task may take hours; the end does not wait for it either."""
+    retiring, ended = asyncio.Event(), asyncio.Event()
+    async with local_cluster(maximum=2) as (cluster, plugin, client):
+        scheduler = cluster.scheduler
+
+        async def retire_workers(*args, **options):
+            retiring.set()
+            try:
+                await asyncio.Event().wait()
+            finally:
+                ended.set()
+
+        assert await client.submit(int, 1, key="first") == 1
+        [leaving] = scheduler.workers
+        with monkeypatch.context() as patch:
+            patch.setattr(scheduler, "retire_workers", retire_workers)
+            await until(retiring.is_set)
+            second = client.submit(int, 2, key="second")
+            assert await asyncio.wait_for(second, PATIENCE) == 2
+            assert plugin.leaves(leaving)
+            assert list(cluster.worker_spec) == [0, 1] and not ended.is_set()
+    assert ended.is_set()
+
+
+@pytest.mark.cluster
+@asynchronous
+async def test_a_worker_that_could_not_retire_stays_and_retires_later(monkeypatch):
+    """It counts as one that stays meanwhile."""
+    async with local_cluster(maximum=1) as (cluster, _plugin, client):
+        scheduler = cluster.scheduler
+        real, failures = scheduler.retire_workers, []
+
+        async def retire_workers(*args, **options):
+            if not failures:
+                failures.append(args)
+                raise OSError("the connection is lost")
+            return await real(*args, **options)
+
+        monkeypatch.setattr(scheduler, "retire_workers", retire_workers)
+        assert await client.submit(int, 1) == 1
+        await until(lambda: failures and not cluster.worker_spec)
+        assert await client.submit(int, 2) == 2
 
 
 @pytest.mark.cluster
