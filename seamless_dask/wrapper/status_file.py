@@ -263,7 +263,9 @@ def _overwrite(path: Path, fields: dict[str, Any]) -> None:
     """
     content = json.dumps(fields).encode()
     try:
-        descriptor = os.open(path, os.O_WRONLY | os.O_NOFOLLOW)
+        # for reading as well: where the file system cannot allocate space, such as on NFS
+        # before version 4.2, the C library does so by reading and writing
+        descriptor = os.open(path, os.O_RDWR | os.O_NOFOLLOW)
     except FileNotFoundError:
         raise StatusFileLost(
             f"The status file {path} was removed by somebody else."
