@@ -114,7 +114,7 @@ class Supervisor:
             code = ExitCode.LOST if self._launched else ExitCode.START_FAILED
         code = self._close(code)
         if self._report is not None:
-            self._report.end(failure)
+            self._report.end(failure, self._next)
         self._tidy_up(code)
         logger.info("Ended with exit code %d.", code)
         return code
@@ -242,8 +242,6 @@ class Supervisor:
         pending = False
         while True:
             event = self._next(look)
-            if not self._report.announced:
-                self._report.announce(self._launched)
             if isinstance(event, Activity):
                 answered, pending, mentioned = time.monotonic(), False, False
                 self._judge(event)

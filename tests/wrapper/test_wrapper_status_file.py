@@ -9,6 +9,7 @@ import queue
 import stat
 import subprocess
 import sys
+import threading
 import time
 from pathlib import Path
 from typing import Any
@@ -20,7 +21,12 @@ from seamless_dask.wrapper.exit_codes import (
     StatusFileMissing,
     StatusFileUnusable,
 )
-from seamless_dask.wrapper.status_file import Heartbeat, StatusFile
+from seamless_dask.wrapper.heartbeat import Heartbeat
+from seamless_dask.wrapper.status_file import (
+    StatusFile,
+    declare_dead,
+    start_time,
+)
 
 FIELDS = {"status": "starting", "parameters": {"cores": 1}, "x": [1, {"y": None}]}
 ARGUMENTS: dict[str, dict[str, Any]] = {
@@ -206,6 +212,39 @@ def test_heartbeat_reports_the_loss(path: Path) -> None:
     assert "removed" in str(lost.get(timeout=30))
     assert lost.empty()
     assert not path.exists()
+
+
+def test_claim(path: Path) -> None:
+    """It names this process, and no earlier one."""
+    stale = {"pid": os.getpid(), "wrapper_pid": 1, "start_time": 1.5}
+    path.write_text(json.dumps({**FIELDS, **stale}))
+    StatusFile.wait(path).claim()
+    fields = json.loads(path.read_text())
+    assert fields == {**FIELDS, "pid": os.getpid(), "start_time": start_time()}
+
+
+def test_a_write_that_had_an_effect_although_it_failed(path: Path) -> None:
+    """The file is still ours. NFS may report an error for a rename that was done."""
+    path.write_text(json.dumps(FIELDS))
+    status_file = StatusFile.wait(path)
+    StatusFile.wait(path).claim()  # as such a write leaves it
+    status_file.claim()
+    path.write_text(json.dumps({**FIELDS, "pid": 1}))
+    with pytest.raises(StatusFileLost, match="belongs to process 1"):
+        status_file.check()
+
+
+def test_a_read_error_while_a_process_is_declared_dead(path: Path) -> None:
+    """It is tried again."""
+    aside, loop = path.with_suffix(".aside"), path.with_suffix(".loop")
+    os.link(path, aside)
+    loop.symlink_to(path)
+    loop.replace(path)
+    back = threading.Timer(0.3, aside.replace, [path])
+    back.start()
+    declare_dead(path, os.getpid(), 1.5, "killed")
+    back.join()
+    assert json.loads(path.read_text())["error"] == "killed"
 
 
 @pytest.mark.skipif(
