@@ -6,11 +6,12 @@ import subprocess
 import sys
 
 SCRIPT = """
-import logging, os, resource, subprocess, sys
+import atexit, logging, os, resource, subprocess, sys
 from seamless_dask.wrapper import processes
 
 logging.basicConfig(format="%(message)s", stream=sys.stdout)
-child = subprocess.Popen(["sleep", "600"])
+child = subprocess.Popen(["sleep", "600"], stdout=subprocess.DEVNULL)
+atexit.register(child.kill)
 known = processes.descendants()
 resource.setrlimit(resource.RLIMIT_NOFILE, (64, 64))
 taken = []
