@@ -20,8 +20,8 @@ from .status_file import StatusFile
 logger = logging.getLogger(__name__)
 
 #: How long the end waits for the file. More than `status_file.UNREADABLE_SECONDS`, and
-#: less than the launcher waits before it sends the next signal.
-END_SECONDS = 4.0
+#: less than the launcher waits between two signals.
+END_SECONDS = 3.0
 
 
 class Report:
