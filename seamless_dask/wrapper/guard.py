@@ -58,6 +58,8 @@ NOTICE_SECONDS = 5.0
 KILL_SECONDS = 10.0
 #: How long the guard tries to cancel jobs until it gives up, in seconds.
 JOBS_SECONDS = 600.0
+#: How long the status file of a dead wrapper may take in the end, in seconds.
+DECLARE_SECONDS = 60.0
 DISMISSED = "dismissed"
 #: How many guards are started one after the other, if each of them ends.
 MOST_STARTS = 3
@@ -346,14 +348,25 @@ def main() -> None:
     charge = _wait(pid, events)
     if charge is None:
         return
-    try:
-        declare_dead(options.status_file, pid, started, "The wrapper was killed.")
-    except (OSError, WrapperError) as error:
-        logger.error("The status file of the dead wrapper: %s", error)
+    # in a thread, because its file system may hang
+    declaring = threading.Thread(
+        target=_declare_dead, args=(options.status_file, pid, started), daemon=True
+    )
+    declaring.start()
     if options.mark:
         _end_processes(options.mark, events)
     if charge.job_name:
         _end_jobs(options.batch_system, charge)
+    declaring.join(DECLARE_SECONDS)
+    if declaring.is_alive():
+        logger.error("The status file of the dead wrapper does not answer.")
+
+
+def _declare_dead(status_file: Path, pid: int, started: float) -> None:
+    try:
+        declare_dead(status_file, pid, started, "The wrapper was killed.")
+    except (OSError, WrapperError) as error:
+        logger.error("The status file of the dead wrapper: %s", error)
 
 
 if __name__ == "__main__":

@@ -1,4 +1,9 @@
-"""Finds and ends the processes below this one."""
+"""Finds and ends the processes below this one.
+
+The operating system does not always say what runs, for instance if this process has too
+many open files. That is no reason to give up the rest of the end: a process of which
+nothing is known counts as running.
+"""
 
 from __future__ import annotations
 
@@ -14,8 +19,13 @@ logger = logging.getLogger(__name__)
 
 
 def descendants() -> set[psutil.Process]:
-    """All processes below this one that run."""
-    return alive(psutil.Process().children(recursive=True))
+    """All processes below this one that run; none if the system does not say."""
+    try:
+        found = psutil.Process().children(recursive=True)
+    except OSError as error:
+        logger.error("The processes below the wrapper cannot be listed: %s", error)
+        return set()
+    return alive(found)
 
 
 def alive(processes: Iterable[psutil.Process]) -> set[psutil.Process]:
@@ -33,6 +43,9 @@ def alive(processes: Iterable[psutil.Process]) -> set[psutil.Process]:
             continue
         except psutil.AccessDenied:
             left.add(process)
+        except OSError as error:
+            logger.debug("Process %d cannot be looked at: %s", process.pid, error)
+            left.add(process)
     return left
 
 
@@ -46,6 +59,8 @@ def kill(processes: Iterable[psutil.Process], seconds: float) -> set[psutil.Proc
             continue
         except psutil.AccessDenied as error:
             logger.error("May not kill process %d: %s", process.pid, error)
+        except OSError as error:
+            logger.error("Could not kill process %d: %s", process.pid, error)
     deadline = time.monotonic() + seconds
     # not psutil.wait_procs: it waits for zombies that no parent collects
     while (left := alive(targets)) and time.monotonic() < deadline:

@@ -4,7 +4,9 @@ The caller starts the wrapper first and then writes the file, with the status
 ``"starting"`` and the parameters. The wrapper shows that it is alive by touching the
 file, and turns the status into ``"running"`` or ``"failed"``, or deletes the file at
 the end. It never creates the file: a file that was removed stays removed, and a file
-that names another process is left alone.
+that names another process is left alone. A file that cannot be read or written may be
+so for a moment only, on a network file system for instance: that is an `OSError`, and
+the caller tries again.
 
 Fields that the wrapper writes, next to ``status``: ``port`` and ``dashboard_port`` of
 the scheduler, ``error`` (why the start failed, or why it ended badly), ``jobs`` (ids of
@@ -12,7 +14,8 @@ the batch jobs that it has), ``submission_error`` (why there are not more of the
 when all is well), ``pid`` if there was none,
 ``wrapper_pid`` if ``pid`` belongs to another process, and ``start_time``, when the
 wrapper's process started (seconds since the epoch), which tells it from a later process
-with the same pid. All other fields are kept.
+with the same pid. These three are written as soon as the file was seen, so that the
+guard of a wrapper that is killed knows whose file it is. All other fields are kept.
 """
 
 from __future__ import annotations
@@ -23,7 +26,6 @@ import functools
 import json
 import logging
 import os
-import threading
 import time
 from collections.abc import Callable
 from pathlib import Path
@@ -40,10 +42,6 @@ WAIT_SECONDS = 20.0
 POLL_SECONDS = 0.1
 #: How long a file may be unreadable: the caller may be writing it in place.
 UNREADABLE_SECONDS = 2.0
-#: The launcher gives up on a file that has not been touched for 60 seconds.
-TOUCH_SECONDS = 2.0
-#: While running; also how long a removed file may go unnoticed.
-RELAXED_TOUCH_SECONDS = 5.0
 #: Errors of the system when there is no room for another file, or for more data.
 _FULL = (errno.ENOSPC, errno.EDQUOT)
 
@@ -57,6 +55,8 @@ class StatusFile:
         self.fields = fields
         #: The process id that the caller wrote into the file; None until there is one.
         self._owner = fields.get("pid")
+        #: Since when it has no content that can be understood; None if it has.
+        self._garbled_since: float | None = None
 
     @classmethod
     def wait(
@@ -85,10 +85,10 @@ class StatusFile:
             except FileNotFoundError:
                 unreadable_since = None
                 reason = "it does not exist"
-            except StatusFileUnusable:
+            except (OSError, StatusFileUnusable) as error:
                 unreadable_since = unreadable_since or time.monotonic()
                 if time.monotonic() - unreadable_since >= UNREADABLE_SECONDS:
-                    raise
+                    raise _unusable(path, error) from None
             if time.monotonic() >= deadline:
                 raise StatusFileMissing(
                     f"Waited {seconds:g} s for the status file {path}: {reason}."
@@ -98,11 +98,12 @@ class StatusFile:
     @property
     def parameters(self) -> dict[str, Any]:
         """The raw parameters."""
-        if "parameters" not in self.fields:
+        fields = self.fields  # another thread may read the file again
+        if "parameters" not in fields:
             raise StatusFileUnusable(
                 f'The status file {self.path} has no field "parameters".'
             )
-        parameters = self.fields["parameters"]
+        parameters = fields["parameters"]
         if not isinstance(parameters, dict):
             raise StatusFileUnusable(
                 f'The field "parameters" of the status file {self.path} must be an '
@@ -115,27 +116,46 @@ class StatusFile:
         return self._owner if self._owner not in (None, os.getpid()) else None
 
     def check(self) -> None:
-        """Read the file again; raise `StatusFileLost` unless it is still ours."""
+        """Read the file again.
+
+        Raises
+        ------
+        StatusFileLost
+            If it is no longer ours.
+        StatusFileUnusable
+            If it has no valid content at the moment: it may be being written.
+        OSError
+            If it cannot be read at the moment.
+        """
         try:
             fields = _read(self.path)
         except FileNotFoundError:
-            raise StatusFileLost(
-                f"The status file {self.path} was removed by somebody else."
-            ) from None
+            raise _removed(self.path) from None
         except StatusFileUnusable as error:
+            now = time.monotonic()
+            self._garbled_since = self._garbled_since or now
+            if now - self._garbled_since < UNREADABLE_SECONDS:
+                raise
             raise StatusFileLost(f"Somebody else changed it: {error}") from None
-        if fields.get("pid") != self._owner:
+        self._garbled_since = None
+        # ours as well if a write had an effect although it failed, as NFS may do
+        if fields.get("pid") not in (self._owner, os.getpid()):
             raise StatusFileLost(
                 f"The status file {self.path} now belongs to process "
                 f"{fields.get('pid')}."
             )
         self.fields = fields
+        self._owner = fields.get("pid")
 
     def touch(self) -> None:
         """Show that this process is alive."""
         self.check()
         with contextlib.suppress(FileNotFoundError):  # the next check will notice
             os.utime(self.path)
+
+    def claim(self) -> None:
+        """Say which process the file belongs to from now on."""
+        self._write()
 
     def running(self, *, port: int, dashboard_port: int) -> None:
         """Tell the caller that the cluster accepts connections."""
@@ -159,6 +179,8 @@ class StatusFile:
         fields = {"pid": os.getpid(), **self.fields}
         if fields["pid"] != os.getpid():
             fields["wrapper_pid"] = os.getpid()
+        else:
+            fields.pop("wrapper_pid", None)  # of an earlier process
         fields["start_time"] = start_time()
         fields.update(changes)
         for name, value in changes.items():
@@ -182,68 +204,34 @@ def declare_dead(path: Path, pid: int, start_time: float, message: str) -> None:
     """Say in the status file of a process that it died; called by another one.
 
     Does nothing if the file is gone or names another process, or if the process itself
-    wrote a final status. Raises `StatusFileUnusable`, `OSError`.
+    wrote a final status. Tries for some seconds before it raises `StatusFileUnusable` or
+    `OSError`.
     """
+    deadline = time.monotonic() + UNREADABLE_SECONDS
+    while True:
+        try:
+            _declare_dead(path, pid, start_time, message)
+            return
+        except (OSError, StatusFileUnusable):
+            if time.monotonic() >= deadline:
+                raise
+        time.sleep(POLL_SECONDS)
+
+
+def _declare_dead(path: Path, pid: int, start_time: float, message: str) -> None:
     try:
         fields = _read(path)
     except FileNotFoundError:
         return
     owner = fields.get("wrapper_pid", fields.get("pid"))
-    started = fields.get("start_time", start_time)  # none before it runs
+    # absent if it could not claim the file
+    started = fields.get("start_time", start_time)
     if owner != pid or started != start_time:
         return
     if fields.get("status") in ("starting", "running"):
         fields.update(status="failed", error=message)
         with contextlib.suppress(StatusFileLost):
             _replace(path, fields)
-
-
-class Heartbeat:
-    """Touches a status file from a thread of its own, and reports when it is lost.
-
-    A thread of its own, because imports and batch systems may keep other threads busy
-    for longer than the caller waits.
-    """
-
-    def __init__(
-        self,
-        status_file: StatusFile,
-        on_lost: Callable[[StatusFileLost], None],
-        seconds: float = TOUCH_SECONDS,
-    ):
-        self._status_file = status_file
-        self._on_lost = on_lost
-        self._seconds = seconds
-        self._stop = threading.Event()
-        #: Held while the file is written or checked.
-        self.lock = threading.Lock()
-        self._thread = threading.Thread(
-            target=self._run, name="status file heartbeat", daemon=True
-        )
-
-    def start(self) -> None:
-        """Start touching."""
-        self._thread.start()
-
-    def relax(self) -> None:
-        """Touch less often: the caller does not wait any more."""
-        self._seconds = max(self._seconds, RELAXED_TOUCH_SECONDS)
-
-    def stop(self) -> None:
-        """Stop touching. May be called more than once."""
-        self._stop.set()
-
-    def _run(self) -> None:
-        while not self._stop.wait(self._seconds):
-            try:
-                with self.lock:
-                    if not self._stop.is_set():
-                        self._status_file.touch()
-            except StatusFileLost as error:
-                self._on_lost(error)
-                return
-            except OSError as error:  # a network file system may come back
-                logger.warning("Could not touch the status file: %s", error)
 
 
 def _replace(path: Path, fields: dict[str, Any]) -> None:
@@ -263,11 +251,11 @@ def _overwrite(path: Path, fields: dict[str, Any]) -> None:
     """
     content = json.dumps(fields).encode()
     try:
-        descriptor = os.open(path, os.O_WRONLY | os.O_NOFOLLOW)
+        # for reading as well: where the file system cannot allocate space, such as on NFS
+        # before version 4.2, the C library does so by reading and writing
+        descriptor = os.open(path, os.O_RDWR | os.O_NOFOLLOW)
     except FileNotFoundError:
-        raise StatusFileLost(
-            f"The status file {path} was removed by somebody else."
-        ) from None
+        raise _removed(path) from None
     try:
         size = os.fstat(descriptor).st_size
         try:
@@ -289,10 +277,10 @@ def _replace_by_another(path: Path, fields: dict[str, Any]) -> None:
     try:
         with os.fdopen(descriptor, "w", encoding="utf-8") as handle:
             json.dump(fields, handle)
-        if not path.exists():  # removed since we read it
-            raise StatusFileLost(
-                f"The status file {path} was removed by somebody else."
-            )
+        try:
+            path.stat()  # not `exists`, for which other errors may mean the same
+        except FileNotFoundError:  # removed since we read it
+            raise _removed(path) from None
         os.replace(temporary, path)
     except BaseException:
         temporary.unlink(missing_ok=True)
@@ -307,15 +295,19 @@ def _close_to_others(path: Path) -> None:
         logger.warning("Others may read or change the status file: %s", error)
 
 
+def _unusable(path: Path, error: OSError | StatusFileUnusable) -> StatusFileUnusable:
+    if isinstance(error, StatusFileUnusable):
+        return error
+    return StatusFileUnusable(f"The status file {path} cannot be read: {error}.")
+
+
+def _removed(path: Path) -> StatusFileLost:
+    return StatusFileLost(f"The status file {path} was removed by somebody else.")
+
+
 def _read(path: Path) -> dict[str, Any]:
     try:
         fields = json_text.parse(path.read_bytes())
-    except FileNotFoundError:
-        raise
-    except OSError as error:
-        raise StatusFileUnusable(
-            f"The status file {path} cannot be read: {error}."
-        ) from None
     except ValueError as error:
         raise StatusFileUnusable(
             f"The status file {path} is not valid JSON: {error}."

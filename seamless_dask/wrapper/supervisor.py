@@ -125,7 +125,7 @@ class Supervisor:
             logger.exception("Not everything could be ended")
             code = ExitCode.FORCED if code is ExitCode.CLEAN else code
         if self._report is not None:
-            self._report.end(failure)
+            self._report.end(failure, self._next)
         else:
             self._withdraw()
         self._tidy_up(code)
@@ -270,8 +270,6 @@ class Supervisor:
         while True:
             event = self._next(look)
             self._guard.look()
-            if not self._report.announced:
-                self._report.announce(self._launched)
             if isinstance(event, Activity):
                 answered, pending, mentioned = time.monotonic(), False, False
                 self._judge(event)

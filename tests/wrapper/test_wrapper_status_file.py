@@ -4,8 +4,12 @@ from __future__ import annotations
 
 import json
 import os
+import platform
 import queue
 import stat
+import subprocess
+import sys
+import threading
 import time
 from pathlib import Path
 from typing import Any
@@ -17,13 +21,40 @@ from seamless_dask.wrapper.exit_codes import (
     StatusFileMissing,
     StatusFileUnusable,
 )
-from seamless_dask.wrapper.status_file import Heartbeat, StatusFile
+from seamless_dask.wrapper.heartbeat import Heartbeat
+from seamless_dask.wrapper.status_file import (
+    StatusFile,
+    declare_dead,
+    start_time,
+)
 
 FIELDS = {"status": "starting", "parameters": {"cores": 1}, "x": [1, {"y": None}]}
 ARGUMENTS: dict[str, dict[str, Any]] = {
     "failed": {"message": ""},
     "running": {"port": 1, "dashboard_port": 2},
 }
+
+
+#: Numbers of the system call fallocate
+FALLOCATE = {"x86_64": 285, "aarch64": 47}
+#: Writes a file in place, while the file system cannot allocate space.
+WITHOUT_FALLOCATE = """
+import ctypes, errno, struct, sys
+from pathlib import Path
+from seamless_dask.wrapper.status_file import _overwrite
+
+path, number = Path(sys.argv[1]), int(sys.argv[2])
+# load the number; if it is that of fallocate: EOPNOTSUPP, else allow
+rules = [(0x20, 0, 0, 0), (0x15, 0, 1, number)]
+rules += [(0x06, 0, 0, 0x00050000 | errno.EOPNOTSUPP), (0x06, 0, 0, 0x7FFF0000)]
+code = ctypes.create_string_buffer(b"".join(struct.pack("HBBI", *x) for x in rules))
+program = struct.pack("HxxxxxxP", len(rules), ctypes.addressof(code))
+libc = ctypes.CDLL(None, use_errno=True)
+assert libc.prctl(38, 1, 0, 0, 0) == 0  # no new privileges
+assert libc.prctl(22, 2, program, 0, 0) == 0, ctypes.get_errno()  # seccomp
+for size in (400, 300, 5000):
+    _overwrite(path, {"a": "x" * size})
+"""
 
 
 @pytest.fixture
@@ -181,3 +212,50 @@ def test_heartbeat_reports_the_loss(path: Path) -> None:
     assert "removed" in str(lost.get(timeout=30))
     assert lost.empty()
     assert not path.exists()
+
+
+def test_claim(path: Path) -> None:
+    """It names this process, and no earlier one."""
+    stale = {"pid": os.getpid(), "wrapper_pid": 1, "start_time": 1.5}
+    path.write_text(json.dumps({**FIELDS, **stale}))
+    StatusFile.wait(path).claim()
+    fields = json.loads(path.read_text())
+    assert fields == {**FIELDS, "pid": os.getpid(), "start_time": start_time()}
+
+
+def test_a_write_that_had_an_effect_although_it_failed(path: Path) -> None:
+    """The file is still ours. NFS may report an error for a rename that was done."""
+    path.write_text(json.dumps(FIELDS))
+    status_file = StatusFile.wait(path)
+    StatusFile.wait(path).claim()  # as such a write leaves it
+    status_file.claim()
+    path.write_text(json.dumps({**FIELDS, "pid": 1}))
+    with pytest.raises(StatusFileLost, match="belongs to process 1"):
+        status_file.check()
+
+
+def test_a_read_error_while_a_process_is_declared_dead(path: Path) -> None:
+    """It is tried again."""
+    aside, loop = path.with_suffix(".aside"), path.with_suffix(".loop")
+    os.link(path, aside)
+    loop.symlink_to(path)
+    loop.replace(path)
+    back = threading.Timer(0.3, aside.replace, [path])
+    back.start()
+    declare_dead(path, os.getpid(), 1.5, "killed")
+    back.join()
+    assert json.loads(path.read_text())["error"] == "killed"
+
+
+@pytest.mark.skipif(
+    platform.machine() not in FALLOCATE, reason="number of the system call unknown"
+)
+def test_in_place_where_space_cannot_be_allocated(path: Path) -> None:
+    """As on older NFS: the C library allocates by reading and writing."""
+    number = FALLOCATE[platform.machine()]
+    subprocess.run(
+        [sys.executable, "-c", WITHOUT_FALLOCATE, str(path), str(number)],
+        check=True,
+        timeout=60,
+    )
+    assert json.loads(path.read_text()) == {"a": "x" * 5000}
