@@ -119,6 +119,7 @@ class Submitter:
         self._intake = Intake(self._loop, lambda: self.is_crowded)
         self.pace.on_room = self._intake.wake
         self.pace.not_begun = lambda: len(self._intake)
+        self._intake.on_fewer = self.pace.tell
         atexit.register(_at_exit, weakref.ref(self._intake))
         self._batches = Batches(dask_client, self._loop, self.pace, self._not_sent)
         self._fetcher = Fetcher(dask_client, self._batches.flush)
