@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import gc
 import os
+import signal
 import threading
 from collections.abc import Callable
 from typing import Any
@@ -24,6 +25,7 @@ def in_a_fork(check: Callable[[], bool]) -> bool:
     """What a function returns in a forked process; False if that does not end."""
     child = os.fork()
     if not child:
+        signal.alarm(20)
         code = 1
         try:
             code = 0 if check() else 1
