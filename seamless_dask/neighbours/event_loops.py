@@ -116,7 +116,8 @@ class _Served:
 
 #: the `_Served` of each thread; made when the thread needs a loop
 _own = threading.local()
-_starting = threading.Lock()
+#: held while one is started
+starting = threading.Lock()
 
 
 def install() -> None:
@@ -154,6 +155,6 @@ def _loop_of_thread() -> ThreadLoop:
 
 def ensure_running(loop: asyncio.AbstractEventLoop) -> None:
     """Return when a loop runs; start it in a thread of its own if it does not."""
-    with _starting:
+    with starting:
         if not loop.is_running():
             _run(loop)

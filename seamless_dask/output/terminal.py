@@ -35,7 +35,8 @@ REDRAW = 0.5
 FLUSH = 2.0
 
 _terminal: Terminal | None = None
-_creation = threading.Lock()
+#: held while one is made
+creation = threading.Lock()
 
 
 class Terminal:
@@ -73,7 +74,7 @@ class Terminal:
     def of_this_process(cls) -> Terminal:
         """Return the terminal of this process."""
         global _terminal
-        with _creation:
+        with creation:
             if _terminal is None or _terminal._process != os.getpid():
                 _terminal = cls()
             return _terminal

@@ -13,14 +13,11 @@ from collections.abc import Callable
 from typing import TYPE_CHECKING, Any
 
 import dask
-from distributed import Future
-
-from scheduler_ext.sent_messages import keep_few
 
 from .tasks import Job, run_transformation
 
 if TYPE_CHECKING:
-    from distributed import Client
+    from distributed import Client, Future
 
     from .client_loop import ClientLoop
     from .pace import Pace
@@ -69,22 +66,28 @@ class Batches:
         self,
         job: Job,
         resources: dict[str, float],
-        annotations: dict[str, str] | None = None,
-    ) -> Future:
-        """Submit a task without dependencies, soon; return its future at once.
+        annotations: dict[str, str],
+        future: Future,
+    ) -> None:
+        """Submit a task without dependencies, soon; or at once, as the last of many.
 
         Nested work has a slot already, so it is never kept for a while.
+
+        Parameters
+        ----------
+        job, resources, annotations
+            The task.
+        future
+            That of its key. If it is cancelled by then, the task is not sent.
         """
-        future: Future = Future(job.key, self._client)
         with self._lock:
-            self._jobs.append((job, resources, annotations or {}, future))
+            self._jobs.append((job, resources, annotations, future))
             if len(self._jobs) >= MOST:
                 self.flush()
             elif not self._scheduled or (job.depth and not self._urgent):
                 self._scheduled = True
                 self._urgent = bool(job.depth) or self._pace.held < ENOUGH
                 self._loop.call_soon(self._schedule, self._urgent)
-        return future
 
     def _schedule(self, urgent: bool) -> None:
         if urgent:
@@ -124,7 +127,6 @@ class Batches:
                     resources=resources,
                     pure=False,
                 )
-            keep_few(self._client.scheduler_comm)  # there is another after an outage
         except Exception as error:  # noqa: BLE001 - whatever a job contains, or a closed client
             if len(jobs) == 1:
                 self._on_failure(jobs[0], error)

@@ -22,8 +22,9 @@ from typing import Any
 
 import seamless
 
-from ..neighbours import bounded_tables
+from ..neighbours import bounded_tables, event_loops
 from ..neighbours.replacing import current, replace
+from ..output import terminal
 
 
 class ForkedDriverError(RuntimeError):
@@ -148,6 +149,8 @@ def _free_locks() -> None:
         worker._DELEGATE_PROXY_LOCK,
         get_transformation_cache()._active_lock,
         bounded_tables.caches_lock,
+        event_loops.starting,
+        terminal.creation,
     ):
         lock._at_fork_reinit()  # type: ignore[union-attr]
 
@@ -180,6 +183,22 @@ def _let_go_of_seamless_processes() -> None:
 _self_pipes: list[tuple[Any, Any]] = []
 
 
+def _all_loops() -> list[Any]:
+    # Python does not tell which objects a driver script has frozen, only that there are
+    # some, and does not list them. What it has made since then is frozen with them.
+    frozen = gc.get_freeze_count() > 0
+    if frozen:
+        gc.unfreeze()
+    loops = [
+        each
+        for each in gc.get_objects()
+        if issubclass(type(each), BaseSelectorEventLoop)
+    ]
+    if frozen:
+        gc.freeze()
+    return loops
+
+
 def _let_go_of_loops() -> None:
     """Separate the copies of the parent's event loops from the originals.
 
@@ -187,10 +206,8 @@ def _let_go_of_loops() -> None:
     here would make the parent wait for it for ever. And a copied loop claims to run,
     although its thread was not forked, so callers would wait for it.
     """
-    for loop in gc.get_objects():
-        if not issubclass(type(loop), BaseSelectorEventLoop) or loop.is_closed():
-            continue
-        if loop is asyncio.events._get_running_loop():
+    for loop in _all_loops():
+        if loop.is_closed() or loop is asyncio.events._get_running_loop():
             continue  # a fork in a running loop is not expected to use it further
         loop._thread_id = None
         loop._selector = selectors.DefaultSelector()

@@ -10,7 +10,7 @@ import asyncio
 import concurrent.futures
 import functools
 import time
-from collections import deque
+from collections import OrderedDict
 from collections.abc import Callable, Coroutine
 from typing import Any
 
@@ -20,7 +20,8 @@ from .client_loop import ClientLoop
 #: evaluations that begin in one turn of the event loop
 AT_A_TIME = 50
 
-_Waiting = tuple[Coroutine[Any, Any, None], concurrent.futures.Future[None]]
+_Future = concurrent.futures.Future[None]
+_Coroutine = Coroutine[Any, Any, None]
 
 
 class Intake:
@@ -37,13 +38,14 @@ class Intake:
     def __init__(self, loop: ClientLoop, is_full: Callable[[], bool]) -> None:
         self._loop = loop
         self._is_full = is_full
-        self._waiting: deque[_Waiting] = deque()
+        #: in order of arrival; those that are cancelled leave it at once
+        self._waiting: OrderedDict[_Future, _Coroutine] = OrderedDict()
+        #: called on the loop when one of them was cancelled
+        self.on_fewer: Callable[[], object] = lambda: None
         #: whether a call of `_take` is scheduled
         self._scheduled = False
 
-    def put(
-        self, coroutine: Coroutine[Any, Any, None]
-    ) -> concurrent.futures.Future[None]:
+    def put(self, coroutine: _Coroutine) -> _Future:
         """Begin a coroutine on the loop when its turn comes; see `ClientLoop.start`.
 
         Cancelling the returned future cancels it.
@@ -54,10 +56,10 @@ class Intake:
             As `ClientLoop.start` does.
         """
         self._loop.check(coroutine)
-        future: concurrent.futures.Future[None] = concurrent.futures.Future()
+        future: _Future = concurrent.futures.Future()
         self._loop.call_soon(self._arrive, coroutine, future)
         search.add(self._loop.asyncio_loop)
-        future.add_done_callback(self._count)
+        future.add_done_callback(self._ended)
         if self._waiting and not self._loop.is_current():
             # Without this a thread that starts thousands lets the loop have Python's
             # lock only every few milliseconds.
@@ -68,18 +70,25 @@ class Intake:
         """Evaluations that have not begun."""
         return len(self._waiting)
 
-    def _arrive(
-        self,
-        coroutine: Coroutine[Any, Any, None],
-        future: concurrent.futures.Future[None],
-    ) -> None:
-        self._waiting.append((coroutine, future))
+    def _arrive(self, coroutine: _Coroutine, future: _Future) -> None:
+        self._waiting[future] = coroutine
+        if future.cancelled():
+            self._drop(future)
         self.wake()
 
-    def _count(self, future: concurrent.futures.Future[None]) -> None:
+    def _ended(self, future: _Future) -> None:
         if future.cancelled():
             search.cancelled()
         search.remove(self._loop.asyncio_loop)
+        if future in self._waiting and not self._loop.asyncio_loop.is_closed():
+            self._loop.call_soon(self._drop, future)
+
+    def _drop(self, future: _Future) -> None:
+        """Forget what was cancelled: it holds its transformation."""
+        coroutine = self._waiting.pop(future, None)
+        if coroutine is not None:
+            coroutine.close()
+            self.on_fewer()
 
     def wake(self) -> None:
         """Go on; called on the loop."""
@@ -95,7 +104,7 @@ class Intake:
 
     def _give_up(self) -> None:
         while self._waiting:
-            coroutine, future = self._waiting.popleft()
+            future, coroutine = self._waiting.popitem(last=False)
             coroutine.close()
             future.cancel()
 
@@ -103,33 +112,28 @@ class Intake:
         self._scheduled = False
         begun = 0
         while self._waiting and begun < AT_A_TIME:
-            if self._waiting[0][1].cancelled():
-                self._waiting.popleft()[0].close()
-                continue
             if self._is_full():
                 return
-            self._begin(*self._waiting.popleft())
+            future, coroutine = self._waiting.popitem(last=False)
+            if future.cancelled():
+                coroutine.close()
+                continue
+            self._begin(coroutine, future)
             begun += 1
         self.wake()
 
-    def _begin(
-        self,
-        coroutine: Coroutine[Any, Any, None],
-        future: concurrent.futures.Future[None],
-    ) -> None:
+    def _begin(self, coroutine: _Coroutine, future: _Future) -> None:
         task = self._loop.asyncio_loop.create_task(coroutine)
         task.add_done_callback(functools.partial(_copy, future))
         future.add_done_callback(functools.partial(self._cancel, task))
 
-    def _cancel(
-        self, task: asyncio.Task[None], future: concurrent.futures.Future[None]
-    ) -> None:
+    def _cancel(self, task: asyncio.Task[None], future: _Future) -> None:
         closed = self._loop.asyncio_loop.is_closed()
         if future.cancelled() and not task.done() and not closed:
             self._loop.call_soon(task.cancel)
 
 
-def _copy(future: concurrent.futures.Future[None], task: asyncio.Task[None]) -> None:
+def _copy(future: _Future, task: asyncio.Task[None]) -> None:
     """Let a future end as a task has ended."""
     if task.cancelled():
         future.cancel()

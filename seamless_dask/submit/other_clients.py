@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import asyncio
 import concurrent.futures
+import os
 import threading
 from collections.abc import Coroutine
 from typing import TYPE_CHECKING, Any, TypeVar
@@ -124,8 +125,18 @@ def _wait(future: Any) -> None:
             raise
 
 
-_lock = threading.Lock()
-_own_loop: ThreadLoop | None = None
+_lock: threading.Lock
+_own_loop: ThreadLoop | None
+
+
+def _forget() -> None:
+    """A forked process has no thread that runs the loop, or would free the lock."""
+    global _lock, _own_loop
+    _lock, _own_loop = threading.Lock(), None
+
+
+_forget()
+os.register_at_fork(after_in_child=_forget)
 
 
 def _loop() -> ThreadLoop:

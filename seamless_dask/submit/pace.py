@@ -19,12 +19,13 @@ from __future__ import annotations
 
 import asyncio
 import threading
-from collections import deque
+from collections import OrderedDict
 from collections.abc import Callable
 
 from distributed import Client
 
 from scheduler_ext.messages import PUSH_SEEN, mark
+from scheduler_ext.sent_messages import keep_few
 
 #: submissions, at most, that the scheduler has not confirmed yet
 AHEAD = 500
@@ -62,12 +63,11 @@ class Pace:
         #: transformations that have room, and are about to be submitted
         self._admitted = 0
         #: transformations that are kept back
-        self._line: deque[asyncio.Future[None]] = deque()
-        #: how many of `_line` are cancelled
-        self._gone = 0
+        self._line: OrderedDict[asyncio.Future[None], None] = OrderedDict()
         #: how many are kept back, as the scheduler was told
         self._told = 0
-        self._waiters: set[asyncio.Future[None]] = set()
+        #: those in `keep`, in order: a task is submitted after those that it needs
+        self._waiters: dict[asyncio.Future[None], None] = {}
         #: called when fewer are kept back
         self.on_room: Callable[[], object] = lambda: None
         #: further transformations, which have not even begun to be evaluated
@@ -82,13 +82,14 @@ class Pace:
     @property
     def kept_back(self) -> int:
         """Transformations that wait until others have ended."""
-        return len(self._line) - self._gone
+        return len(self._line)
 
     def sent(self) -> None:
         """Count a submission; from any thread, after it was made."""
         with self._lock:
             self._sent += 1
             ask = self._sent % EVERY == 0
+        keep_few(self._client.scheduler_comm)  # there is another after an outage
         if ask:
             self._ask()
 
@@ -114,13 +115,13 @@ class Pace:
         """Wait until the scheduler is not too far behind; on the client's loop."""
         while self.ahead >= AHEAD and self._connected():
             waiter: asyncio.Future[None] = asyncio.get_running_loop().create_future()
-            self._waiters.add(waiter)
+            self._waiters[waiter] = None
             try:
                 done, _ = await asyncio.wait({waiter}, timeout=AGAIN)
                 if not done:
                     self._ask()
             finally:
-                self._waiters.discard(waiter)
+                del self._waiters[waiter]
 
     # -- how many there are at the scheduler -------------------------------------
 
@@ -153,13 +154,13 @@ class Pace:
             self._admitted += 1
             return False
         waiter: asyncio.Future[None] = asyncio.get_running_loop().create_future()
-        self._line.append(waiter)
-        self._tell()
+        self._line[waiter] = None
+        self.tell()
         try:
             await waiter
         except asyncio.CancelledError:
             if waiter.cancelled():
-                self._gone += 1
+                self._line.pop(waiter, None)
                 self._let_in()
             else:
                 self.submitted()
@@ -172,18 +173,19 @@ class Pace:
         self._let_in()
 
     def _let_in(self) -> None:
-        while self._line and (self._line[0].done() or not self._full()):
-            waiter = self._line.popleft()
-            if waiter.done():
-                self._gone -= 1
-            else:
+        while self._line and not self._full():
+            waiter, _ = self._line.popitem(last=False)
+            if not waiter.done():
                 self._admitted += 1
                 waiter.set_result(None)
-        self._tell()
+        self.tell()
         self.on_room()
 
-    def _tell(self) -> None:
-        """Tell the scheduler how many are kept back, if that has changed much."""
+    def tell(self) -> None:
+        """Tell the scheduler how many are kept back, if that has changed much.
+
+        Called on the client's loop.
+        """
         now, told = self._not_submitted(), self._told
         if abs(now - told) > told // 10 if now else told:
             if self._connected():

@@ -33,6 +33,8 @@ class Entry:
     #: keeps the task alive on the scheduler; callers never get this handle
     anchor: Future
     envelope: Envelope
+    #: the tasks whose results it needs
+    dependencies: tuple[Entry, ...] = ()
     outcome: concurrent.futures.Future[TransformationResult] = field(
         default_factory=concurrent.futures.Future
     )

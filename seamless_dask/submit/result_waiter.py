@@ -6,6 +6,7 @@ import asyncio
 import concurrent.futures
 import logging
 import threading
+import time
 from collections.abc import Callable
 from typing import TYPE_CHECKING, Any
 
@@ -42,6 +43,8 @@ class Results:
         self, client: Client, local: Callable[[Any], Any] | None, pace: Pace
     ) -> None:
         self._client = client
+        # A closed client does not know it any more.
+        self._address = scheduler.rpc(client).address
         self._pace = pace
         self._local = local
         # Reentrant: when a task is submitted again, so are its dependencies.
@@ -55,10 +58,13 @@ class Results:
         asyncio.CancelledError, concurrent.futures.CancelledError
             If it was cancelled.
         ConnectionError
-            If the client was closed after it had lost the scheduler.
+            If the client was closed, maybe after it had lost the scheduler; or if the
+            scheduler does not answer for as long as a client looks for a lost one.
         Exception
             The exception that the task has raised.
         """
+        # when the first of the last requests was made, all of them without an answer
+        unanswered: float | None = None
         while True:
             anchor = entry.anchor
             try:
@@ -66,17 +72,32 @@ class Results:
             except (asyncio.CancelledError, concurrent.futures.CancelledError):
                 if entry.outcome.done():
                     raise
-                lost = entry.renewed or _was_disconnected(anchor)
-                if self._client.status in ("closing", "closed"):
-                    address = scheduler.rpc(self._client).address
-                    what = "lost" if lost else "closed"
-                    raise ConnectionError(
-                        f"the connection to the scheduler at {address} was {what}"
-                    ) from None
+                self._check_open(lost=entry.renewed or _was_disconnected(anchor))
                 if not _was_disconnected(anchor):
                     raise
-            await self._pace.keep()
-            self._renew(entry)
+            except OSError as error:
+                if error is getattr(anchor._state, "exception", None):
+                    raise  # the task has raised it
+                self._check_open(lost=True)
+                now = time.monotonic()
+                unanswered = now if unanswered is None else unanswered
+                if now - unanswered >= self._client._timeout:
+                    raise self._no_connection("lost") from error
+                logger.info("No answer to the request for %s: %r", entry.key, error)
+                # By then the client may have noticed that the connection is lost.
+                await asyncio.sleep(scheduler.RETRY_INTERVAL)
+                continue
+            unanswered = None
+            await self._renew_in_time(entry)
+
+    def _check_open(self, *, lost: bool) -> None:
+        if self._client.status in ("closing", "closed"):
+            raise self._no_connection("lost" if lost else "closed") from None
+
+    def _no_connection(self, what: str) -> ConnectionError:
+        return ConnectionError(
+            f"the connection to the scheduler at {self._address} was {what}"
+        )
 
     async def _of_attempt(self, entry: Entry, future: Future) -> TransformationResult:
         state = future._state
@@ -91,11 +112,19 @@ class Results:
 
     def as_argument(self, entry: Entry) -> Future | TransformationResult:
         """Return the argument by which a dependent task gets the result of a task."""
-        outcome = entry.outcome
-        if outcome.done() and not outcome.cancelled():
-            return outcome.result()
+        if _has_result(entry):
+            return entry.outcome.result()
         self._renew(entry)
         return entry.anchor
+
+    async def _renew_in_time(self, entry: Entry) -> None:
+        """Like `_renew`, as fast as the scheduler can follow."""
+        await self._pace.keep()
+        for each in _disconnected(entry):
+            await self._pace.keep()
+            if entry.outcome.done():
+                return  # it was cancelled meanwhile
+            self._renew(each)
 
     def _renew(self, entry: Entry) -> None:
         """Submit a task again if the scheduler has lost this client, with its tasks.
@@ -103,12 +132,40 @@ class Results:
         If the task still runs, or has finished, nothing is executed again.
         """
         with self._lock:
-            if _was_disconnected(entry.anchor):
-                logger.info("The scheduler was gone: %s is submitted again", entry.key)
+            for each in _disconnected(entry):
+                logger.info("The scheduler was gone: %s is submitted again", each.key)
                 with dask.annotate(**{RUNS_AGAIN: True}):
-                    entry.anchor = entry.submit()
+                    each.anchor = each.submit()
                 self._pace.sent()
-                entry.renewed = True
+                each.renewed = True
+
+
+def _has_result(entry: Entry) -> bool:
+    return entry.outcome.done() and not entry.outcome.cancelled()
+
+
+def _disconnected(entry: Entry) -> list[Entry]:
+    """The tasks to submit again for one of them, each after those that it needs.
+
+    There may be more of them in a row than Python has room for nested calls.
+    """
+    if not _was_disconnected(entry.anchor):
+        return []
+    found: list[Entry] = []
+    seen = {entry}
+    path = [(entry, iter(entry.dependencies))]
+    while path:
+        current, dependencies = path[-1]
+        for each in dependencies:
+            if each in seen or _has_result(each) or not _was_disconnected(each.anchor):
+                continue
+            seen.add(each)
+            path.append((each, iter(each.dependencies)))
+            break
+        else:
+            path.pop()
+            found.append(current)
+    return found
 
 
 def _was_disconnected(future: Any) -> bool:

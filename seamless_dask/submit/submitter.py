@@ -14,7 +14,7 @@ from dataclasses import replace
 from typing import TYPE_CHECKING, Any, Literal, TypeVar
 
 import dask
-from distributed import Client
+from distributed import Client, Future
 from seamless import Buffer, Checksum
 
 from scheduler_ext.error_texts import with_pointer
@@ -46,8 +46,6 @@ from .result_waiter import Results
 from .streamed import Streamed
 
 if TYPE_CHECKING:
-    from distributed import Future
-
     from ..types import TransformationSubmission
 
 logger = logging.getLogger(__name__)
@@ -119,6 +117,7 @@ class Submitter:
         self._intake = Intake(self._loop, lambda: self.is_crowded)
         self.pace.on_room = self._intake.wake
         self.pace.not_begun = lambda: len(self._intake)
+        self._intake.on_fewer = self.pace.tell
         atexit.register(_at_exit, weakref.ref(self._intake))
         self._batches = Batches(dask_client, self._loop, self.pace, self._not_sent)
         self._fetcher = Fetcher(dask_client, self._batches.flush)
@@ -267,13 +266,23 @@ class Submitter:
             self._batches.flush()  # a dependency may be among them
             anchor = submit()
         else:
-            anchor = self._batches.submit(job, resources, annotations)
-        envelope = Envelope(job.tf_dunder, job.scratch)
-        entry = Entry(name, job.key, job.tf_checksum, submit, anchor, envelope)
+            anchor = Future(job.key, self.client)
+        entry = Entry(
+            name,
+            job.key,
+            job.tf_checksum,
+            submit,
+            anchor,
+            Envelope(job.tf_dunder, job.scratch),
+            tuple(dependencies),
+        )
         self.pace.sent()
         self.pace.began()
-        self._registry.add(entry)
         self._loop.start_in_background(self._watch(entry))
+        self._registry.add(entry)
+        if not dependencies:
+            # Not earlier: it may be sent at once, and `_not_sent` must find the entry.
+            self._batches.submit(job, resources, annotations, anchor)
         return entry
 
     def _not_sent(self, job: tasks.Job, error: Exception) -> None:

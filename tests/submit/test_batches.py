@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import threading
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from typing import Any
@@ -11,12 +12,15 @@ import pytest
 from distributed import Client, Future, Scheduler
 from helpers.schedulers import asynchronous, until
 
+import scheduler_ext
 from scheduler_ext.messages import OWNER
 from seamless_dask.submit import batches
 from seamless_dask.submit.batches import Batches
 from seamless_dask.submit.client_loop import ClientLoop
 from seamless_dask.submit.pace import Pace
+from seamless_dask.submit.submitter import Submitter
 from seamless_dask.submit.tasks import Job
+from seamless_dask.types import TransformationSubmission
 
 pytestmark = pytest.mark.cluster
 
@@ -57,7 +61,9 @@ class Subject:
         self.batches = Batches(client, ClientLoop(client), self.pace, self.failed)
 
     def submit(self, job: Job, units: dict[str, float], **annotations: str) -> Future:
-        return self.batches.submit(job, units, annotations)
+        future = Future(job.key, self.batches._client)
+        self.batches.submit(job, units, annotations, future)
+        return future
 
     def failed(self, job: Job, error: Exception) -> None:
         self.failures.append((job.key, type(error).__name__))
@@ -105,7 +111,7 @@ async def test_the_calls_of_one_transformation_share_a_graph() -> None:
         for annotations, number in calls:
             for _ in range(number):
                 each = job(len(futures), depth=1)
-                futures.append(own.batches.submit(each, {"N": 1.0}, annotations))
+                futures.append(own.submit(each, {"N": 1.0}, **annotations))
         await own.there(5)
         assert own.graphs == [2, 1, 2]
         found = [own.scheduler.tasks[f.key].annotations or {} for f in futures]
@@ -147,7 +153,7 @@ async def test_a_graph_has_so_many_tasks_at_the_most() -> None:
 async def test_a_job_that_cannot_be_sent_concerns_no_other() -> None:
     """Locks cannot be pickled."""
     async with subject() as own:
-        bad = job(1, lock=__import__("threading").Lock())
+        bad = job(1, lock=threading.Lock())
         futures = [own.submit(each, UNIT) for each in (job(0), bad, job(2))]
         await own.there(2)
         assert own.failures == [(bad.key, "TypeError")]
@@ -176,3 +182,32 @@ async def test_a_closed_client_is_a_failure_of_each_job() -> None:
         await client.close()
         own.batches.flush()
         assert future.cancelled() or own.failures
+
+
+@pytest.mark.parametrize("number", [1, batches.MOST])
+@asynchronous
+async def test_a_submission_that_cannot_be_sent_ends(number: int) -> None:
+    """Also if it is the one that fills a batch, which is sent at once then."""
+    async with subject() as own:
+        scheduler_ext.attach(own.scheduler)
+        submitter = Submitter(own.batches._client, role="driver")
+        futures = [
+            submitter.submit_transformation(
+                TransformationSubmission(
+                    transformation_dict={"__language__": "python"},
+                    inputs={},
+                    input_futures={},
+                    tf_checksum=f"{i:064x}",
+                    tf_dunder={"lock": threading.Lock()} if i == number else {},
+                    scratch=False,
+                    require_value=False,
+                    allow_input_fingertip=False,
+                    strict_dunder=False,
+                )
+            )
+            for i in range(1, number + 1)
+        ]
+        await until(futures[-1].base.done)
+        assert "cannot be submitted" in futures[-1].base.result().error
+        assert not any(each.base.done() for each in futures[:-1])
+        await own.there(number - 1)

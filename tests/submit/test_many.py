@@ -19,7 +19,7 @@ from helpers.polling import wait_until
 
 from seamless_dask import SeamlessDaskClient
 from seamless_dask.neighbours import bounded_tables, starts
-from seamless_dask.submit import pace, submitter
+from seamless_dask.submit import intake, pace, submitter
 
 sys.path.insert(0, str(BENCHMARKS))
 
@@ -111,6 +111,31 @@ def test_what_is_kept_back_can_be_cancelled(
     wait_until(lambda: status(client)["announced"] == 0, "none is kept back", SOON)
     wait_until(lambda: len(client._intake) == 0, "none is about to begin", SOON)
     assert make("afterwards").compute() is not None
+
+
+def test_the_scheduler_is_told_when_what_has_not_begun_is_cancelled(
+    client: SeamlessDaskClient, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Else the cluster would grow for it, while nothing else happens."""
+    monkeypatch.setattr(pace, "UNENDED", 5)
+    monkeypatch.setattr(pace, "PER_SLOT", 0)
+    monkeypatch.setattr(submitter, "LOOKED_UP", 10)
+    monkeypatch.setattr(intake, "AT_A_TIME", 5)
+    made = [make("not begun", i, seconds=3600.0) for i in range(300)]
+    for each in made:
+        each.start()
+    wait_until(lambda: at_scheduler(client) == 5, "some are submitted", SOON)
+    wait_until(lambda: client.is_crowded, "some are kept back", SOON)
+    client.loop.call_soon_threadsafe(client.pace.tell)
+    wait_until(lambda: status(client)["announced"] > 250, "the others are told", SOON)
+    for each in made[100:]:
+        each.cancel()
+    wait_until(lambda: status(client)["announced"] < 110, "less is told", SOON)
+    assert at_scheduler(client) == 5
+    assert len(client._intake) + client.pace.kept_back <= 95
+    for each in made:
+        each.cancel()
+    wait_until(lambda: status(client)["announced"] == 0, "none is left", SOON)
 
 
 def test_a_long_chain_that_is_started(client: SeamlessDaskClient) -> None:

@@ -13,6 +13,7 @@ from helpers.schedulers import asynchronous, until
 
 import scheduler_ext
 from scheduler_ext.messages import OP_MARK, PUSH_SEEN
+from scheduler_ext.sent_messages import KEPT
 from seamless_dask.submit import pace
 from seamless_dask.submit.pace import AHEAD, Pace
 
@@ -95,3 +96,61 @@ async def test_a_question_that_makes_no_sense() -> None:
         for number in (None, "x", [1]):
             client._send_to_scheduler({"op": OP_MARK, "number": number})
         assert await client.submit(int, 1) == 1
+
+
+@asynchronous
+async def test_those_that_wait_go_on_in_order() -> None:
+    """A chain that must be submitted again begins with its first member."""
+    async with cluster() as (_, client, own):
+        client._stream_handlers[PUSH_SEEN] = lambda **_: None
+        for _ in range(AHEAD):
+            own.sent()
+        went_on: list[int] = []
+
+        async def wait(number: int) -> None:
+            await own.keep()
+            went_on.append(number)
+            own.sent()
+
+        waiting = [asyncio.create_task(wait(number)) for number in range(AHEAD)]
+        await until(lambda: len(own._waiters) == AHEAD)
+        for seen in range(AHEAD // 5, AHEAD + 1, AHEAD // 5):
+            own._on_seen(seen, 0, 1)
+            await until(lambda seen=seen: len(went_on) == seen)
+        await asyncio.gather(*waiting)
+        assert went_on == list(range(AHEAD))
+
+
+@asynchronous
+async def test_another_connection_keeps_few_of_its_messages_as_well() -> None:
+    async with cluster() as (scheduler, client, own):
+        for _ in range(2):
+            future = client.submit(int, 1, pure=False)
+            own.sent()
+            assert await future == 1
+            assert client.scheduler_comm.recent_message_log.maxlen == KEPT
+            before = client.scheduler_comm
+            scheduler.client_comms[client.id].comm.abort()
+            await until(lambda: client.scheduler_comm not in (None, before))  # noqa: B023
+
+
+@asynchronous
+async def test_what_is_kept_back_and_cancelled_leaves_nothing(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """Wherever it was in the line."""
+    monkeypatch.setattr(pace, "UNENDED", 0)
+    monkeypatch.setattr(pace, "PER_SLOT", 0)
+    async with cluster() as (_, _, own):
+        kept = asyncio.create_task(own.admit())
+        await until(lambda: own.kept_back == 1)
+        others = [asyncio.create_task(own.admit()) for _ in range(100)]
+        await until(lambda: own.kept_back == 101)
+        for each in others:
+            each.cancel()
+        await asyncio.wait(others)
+        assert own.kept_back == len(own._line) == 1
+        monkeypatch.setattr(pace, "UNENDED", 1)
+        own._let_in()
+        assert await kept
+        own.submitted()
