@@ -12,7 +12,7 @@ from collections.abc import Coroutine
 from typing import TYPE_CHECKING, Any
 
 from .submit.forked_drivers import ForkedClient, ForkedDriverError
-from .submit.ongoing import ClientClosed, Ongoing
+from .submit.ongoing import ClientClosed, Ongoing, stop
 
 if TYPE_CHECKING:
     from seamless import Checksum
@@ -33,6 +33,8 @@ class TransformationDaskMixin:
     _dask_evaluation: Ongoing | None = None
     #: where the evaluation under way finds it
     _dask_node: Node | None = None
+    #: what `start` has made to await the evaluation
+    _computation_task: Any = None
     _streaming = False
 
     def __init_subclass__(cls, **options: Any) -> None:
@@ -101,11 +103,35 @@ class TransformationDaskMixin:
         from .submit.tree import evaluate
 
         client = adapt(chosen)
-        running = client.begin(
-            evaluate(client, self, driver_context=is_driver_context())
-        )
-        self._dask_evaluation = ongoing = Ongoing(running, client.loop)
+        evaluation = evaluate(client, self, driver_context=is_driver_context())
+        try:
+            running = client.begin(evaluation)
+            self._dask_evaluation = ongoing = Ongoing(running, client.loop)
+        except (KeyboardInterrupt, SystemExit):
+            # It may be with the client already, and what would cancel it is lost.
+            stop(evaluation, client.loop)
+            raise
         return ongoing
+
+    def _give_up(self, running: Ongoing | None) -> None:
+        """End an evaluation because its caller was interrupted, or cancelled.
+
+        Parameters
+        ----------
+        running
+            The evaluation; None stands for the last one.
+        """
+        latest = self._dask_evaluation
+        if running is None or running is latest:
+            running = latest
+            # First: who waits for it as well begins another one.
+            self._dask_evaluation = self._computation_task = None
+        if running is not None:
+            running.give_up()
+
+    def _begins_anew(self, running: Ongoing) -> bool:
+        """Whether an evaluation was given up by a caller, but not by all."""
+        return running.given_up and running.cancelled() and not self._is_cancelled()
 
     def _failed(self, error: Exception) -> None:
         """Mark the transformation as failed: no client evaluates it."""
@@ -147,19 +173,23 @@ class TransformationDaskMixin:
             None on failure or cancellation; the transformation then holds the
             exception.
         """
+        running = None
         try:
-            return self._wait_for(self._start_evaluation(), require_value)
+            running = self._start_evaluation()
+            return self._wait_for(running, require_value)
         except (ClientClosed, ForkedDriverError) as error:
             self._failed(error)
             return None
         except BaseException:  # an interrupt, whenever it comes
-            self._end_evaluation(None)
+            self._give_up(running)
             raise
 
     def _wait_for(self, ongoing: Ongoing, require_value: bool) -> Checksum | None:
         try:
             ongoing.result()
         except concurrent.futures.CancelledError:
+            if self._begins_anew(ongoing):
+                return self._compute_with_dask(require_value)
             return self._abandoned()
         except (ClientClosed, ForkedDriverError) as error:
             self._failed(error)
@@ -181,11 +211,12 @@ class TransformationDaskMixin:
     def _compute_with_dask_async(
         self, require_value: bool
     ) -> Coroutine[Any, Any, Checksum | None]:
-        """Compute on the cluster; see `_compute_with_dask`.
+        """Compute on the cluster, for `start`; see `_compute_with_dask`.
 
-        Cancelling the coroutine cancels the evaluation. The evaluation starts at once,
-        not when the coroutine is first awaited: in a synchronous script, `start` makes
-        it a task on an event loop that does not run yet.
+        Cancelling the coroutine cancels the evaluation. An interrupt does not: it is in
+        the background. The evaluation starts at once, not when the coroutine is first
+        awaited: in a synchronous script, `start` makes it a task on an event loop that
+        does not run yet.
         """
         from .neighbours.transformation_methods import Begun
 
@@ -197,6 +228,30 @@ class TransformationDaskMixin:
 
         return Begun(_Awaited(self, running, require_value))
 
+    async def _computation_with_dask(self, require_value: bool) -> Checksum | None:
+        """Compute on the cluster, or wait for what `start` has begun.
+
+        Cancelling the asyncio task that awaits it cancels the evaluation.
+        """
+        while True:
+            started = self._dask_evaluation if self._computation_task else None
+            running = started
+            try:
+                if running is None:
+                    running = self._start_evaluation()
+                outcome = await self._await_evaluation(running, require_value)
+            except (ClientClosed, ForkedDriverError) as error:
+                self._failed(error)
+                return None
+            except (KeyboardInterrupt, SystemExit):
+                # It came in a step of this asyncio task, which ends. Its loop may go on.
+                if started is None:
+                    self._give_up(running)
+                raise
+            if not self._begins_anew(running):
+                self._computation_task = None
+                return outcome
+
     async def _await_evaluation(
         self, running: Ongoing, require_value: bool
     ) -> Checksum | None:
@@ -207,6 +262,8 @@ class TransformationDaskMixin:
             return None
         except asyncio.CancelledError as error:
             self._interrupted(running, error)
+            return None
+        if self._begins_anew(running):
             return None
         if running.cancelled():  # from elsewhere: our asyncio task was not cancelled
             return self._abandoned()
@@ -226,9 +283,10 @@ class TransformationDaskMixin:
         asyncio.CancelledError
             Unless the transformation itself was cancelled.
         """
-        running.cancel()
         if not getattr(self, "_cancel_requested", False):
+            self._give_up(running)
             raise error
+        running.cancel()
         self._abandoned()
 
     def _ensure_dask_futures(

@@ -33,7 +33,7 @@ def test_a_call_may_be_put_in_at_any_moment(module: Any) -> None:
 
     assert at_every_line(module, put, put)
     if module is mailbox:
-        assert at_every_line(module, put, mailboxes.of(loop)._empty)
+        assert at_every_line(module, put, mailboxes.of(loop).empty)
     loop.run_until_complete(asyncio.sleep(0.01))
     loop.close()
     number = next(numbers)

@@ -30,6 +30,8 @@ class Starts:
         self._at_a_time = at_a_time
         #: how many have begun in this turn
         self._begun = 0
+        #: how many turns have ended
+        self._ended = 0
         self._waiting: deque[asyncio.Future[None]] = deque()
 
     async def turn(self) -> None:
@@ -45,21 +47,32 @@ class Starts:
                 raise
             return
         if self._begun == 0:
-            loop.call_soon(self._next, loop)
+            self._schedule(loop, self._ended)
         self._begun += 1
 
-    def _next(self, loop: asyncio.AbstractEventLoop) -> None:
-        """Begin a turn; an interrupt at any place in here stops nobody for ever."""
+    def _schedule(self, loop: asyncio.AbstractEventLoop, turn: int) -> None:
+        """Let a turn end when the loop has made the calls that are due.
+
+        Twice: an interrupt, Ctrl-C for instance, may come when the loop has taken one of
+        the calls and has not made it, or anywhere in the call. The second one then makes
+        up for it, otherwise it does nothing.
+        """
+        loop.call_soon(self._next, loop, turn)
+        loop.call_soon(self._next, loop, turn)
+
+    def _next(self, loop: asyncio.AbstractEventLoop, turn: int) -> None:
+        """End a turn, and begin the next one."""
+        if turn != self._ended:
+            return
         self._begun = 0
-        try:
-            while self._waiting and self._begun < self._at_a_time:
-                if not self._waiting[0].done():
-                    self._begun += 1
-                    self._waiting[0].set_result(None)
-                self._waiting.popleft()
-        finally:
-            if self._begun or self._waiting:
-                loop.call_soon(self._next, loop)
+        while self._waiting and self._begun < self._at_a_time:
+            if not self._waiting[0].done():
+                self._begun += 1
+                self._waiting[0].set_result(None)
+            self._waiting.popleft()
+        if self._begun or self._waiting:
+            self._schedule(loop, turn + 1)
+        self._ended = turn + 1
 
 
 #: those of an event loop; the loop keeps them while some wait or have begun in this turn

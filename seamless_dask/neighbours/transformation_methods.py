@@ -27,6 +27,7 @@ import sys
 from collections.abc import Callable, Coroutine, Generator
 from typing import Any, Protocol, TypeVar
 
+from seamless import ensure_open
 from seamless.util.get_event_loop import get_event_loop
 from seamless_transformer.transformation_class import _dask_available
 
@@ -206,7 +207,12 @@ def _start(method: Callable[..., Any]) -> Callable[..., Any]:
         # Its dependencies are started already when the method comes to them.
         for each in list(upstream_first(self, _needs_no_start)):
             on_cluster = _dask_available() and not each._prefer_local_execution()
-            method(each, loop=idle if on_cluster else loop)
+            try:
+                method(each, loop=idle if on_cluster else loop)
+            except (KeyboardInterrupt, SystemExit):
+                if on_cluster and each._computation_task is None:
+                    each._give_up(None)
+                raise
             _quiet(each._computation_task)
         return self
 
@@ -260,7 +266,12 @@ def _computation(method: Callable[..., Any]) -> Callable[..., Any]:
     async def computation(self: Any, require_value: bool = False) -> Any:
         if self._computation_task is None and _dask_available():
             await starts.turn()
-        return await method(self, require_value=require_value)
+        if self._cancelled or not _dask_available() or self._prefer_local_execution():
+            return await method(self, require_value=require_value)
+        ensure_open("transformation computation")
+        # Not the task that `start` has made: whoever is cancelled would cancel it for all
+        # others, and it may have ended by an interrupt while the evaluation goes on.
+        return await self._computation_with_dask(require_value)
 
     return computation
 
@@ -332,8 +343,10 @@ def _next(method: Callable[..., Any]) -> Callable[..., Any]:
             return method(self)
         except (KeyboardInterrupt, SystemExit):
             # The iterator can close itself only if no task runs on its loop.
-            _end_tasks(self._loop)
-            self.close()
+            try:
+                _end_tasks(self._loop)
+            finally:
+                self.close()
             raise
 
     return next_of_parallel
@@ -342,8 +355,11 @@ def _next(method: Callable[..., Any]) -> Callable[..., Any]:
 def _while_running(method: Callable[..., Any]) -> Callable[..., Any]:
     """Do nothing when the interpreter ends: a thread that it has stopped holds its locks."""
 
+    # Python may have removed this module's globals by then.
+    is_finalizing = sys.is_finalizing
+
     def deleted(self: Any) -> None:
-        if not sys.is_finalizing():
+        if not is_finalizing():
             method(self)
 
     return deleted
@@ -354,4 +370,5 @@ def _end_tasks(loop: asyncio.AbstractEventLoop) -> None:
     tasks = asyncio.all_tasks(loop)
     for task in tasks:
         task.cancel()
-    loop.run_until_complete(asyncio.gather(*tasks, return_exceptions=True))
+    if tasks:  # without any, it would be the future of another loop
+        loop.run_until_complete(asyncio.gather(*tasks, return_exceptions=True))

@@ -46,24 +46,34 @@ class Mailbox:
             self._calls.append((callback, arguments))
             if self._woken:
                 return
-            self._woken = True
-        try:
-            loop.call_soon_threadsafe(self._empty)
-        except RuntimeError:
-            with self._lock:
-                self._woken = False
+            try:
+                loop.call_soon_threadsafe(self.empty)
+            except RuntimeError:
                 self._calls.clear()
-            raise
+                raise
+            # Last: an interrupt before it costs one more wake-up. After the lock is
+            # released the mailbox may have been emptied.
+            self._woken = True
 
-    def _empty(self) -> None:
+    def empty(self) -> None:
+        """Schedule what was put in; called on the loop, by anybody.
+
+        An interrupt may let something be called twice, but loses nothing.
+        """
         with self._lock:
             self._woken = False
-            calls, self._calls = self._calls, deque()
+            number = len(self._calls)
         loop = self._loop()
         assert loop is not None
-        for callback, arguments in calls:
-            # Each on its own, so that an error concerns no other one.
-            loop.call_soon(callback, *arguments)
+        try:
+            for _ in range(number):
+                callback, arguments = self._calls[0]
+                # Each on its own, so that an error concerns no other one.
+                loop.call_soon(callback, *arguments)
+                self._calls.popleft()
+        except BaseException:
+            loop.call_soon(self.empty)
+            raise
 
 
 #: that of an event loop: ``mailboxes.of(loop)``

@@ -4,11 +4,12 @@ from __future__ import annotations
 
 import asyncio
 import gc
-import sys
+import itertools
 import weakref
 from collections import Counter
 from typing import Any
 
+from helpers.interrupting import interrupted
 from hypothesis import given
 from hypothesis import strategies as st
 
@@ -75,41 +76,23 @@ def test_an_event_loop_that_is_closed_while_some_wait_is_forgotten() -> None:
     assert [each() for each in references] == [None, None]
 
 
-class Interrupted(asyncio.SelectorEventLoop):
-    """Ctrl-C comes in the n-th call that `starts` makes."""
-
-    calls = 0
-
-    def __init__(self, n: int) -> None:
-        super().__init__()
-        self.n = n
-
-    def call_soon(self, *arguments: Any, **options: Any) -> Any:
-        handle = super().call_soon(*arguments, **options)
-        if sys._getframe(1).f_code.co_filename == starts.__file__:
-            self.calls += 1
-            if self.calls == self.n:
-                raise KeyboardInterrupt
-        return handle
-
-
 def test_an_interrupt_lets_nobody_wait_for_ever() -> None:
     """Whoever catches it may let the loop go on."""
-    interrupted = 0
-    for n in range(1, 20):
-        loop, begin = Interrupted(n), Starts(2)
+    for n in itertools.count(1):
+        loop, begin = asyncio.new_event_loop(), Starts(2)
         tasks = [loop.create_task(begin.turn()) for _ in range(7)]
-        try:
-            loop.run_until_complete(asyncio.wait(tasks))
-            tasks.append(loop.create_task(begin.turn()))
-            loop.run_until_complete(asyncio.wait(tasks))
-        except KeyboardInterrupt:
-            interrupted += 1
-        loop.n = 0
-        tasks.append(loop.create_task(begin.turn()))
+        interrupting = interrupted(
+            n,
+            lambda loop=loop, tasks=tasks: loop.run_until_complete(asyncio.wait(tasks)),
+        )
         _, waiting = loop.run_until_complete(asyncio.wait(tasks, timeout=5))
+        assert not waiting, n
+        later = [loop.create_task(begin.turn()) for _ in range(3)]
+        _, waiting = loop.run_until_complete(asyncio.wait(later, timeout=5))
         assert not waiting, n
         for each in tasks:
             each.exception()
         loop.close()
-    assert 7 < interrupted < 19
+        if not interrupting:
+            break
+    assert n > 40
