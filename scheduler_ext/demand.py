@@ -21,6 +21,8 @@ from .task_keys import is_transformation
 READY: tuple[TaskStateState, ...] = ("queued", "no-worker", "processing")
 #: Waiting requests whose mean duration is taken for all of them
 SAMPLE = 100
+#: Prefixes after which those without unfinished tasks are looked for, if nobody measures
+MANY_PREFIXES = 1_000
 
 
 @dataclass(frozen=True)
@@ -57,6 +59,8 @@ class DemandMeter:
         self._machine = machine
         #: names of all prefixes that have unfinished tasks, and of some that had
         self._prefixes: set[str] = set()
+        #: how many there are at the next look for those that have none any more
+        self._many = MANY_PREFIXES
         #: {id of a client: top-level transformations that it has not submitted yet}
         self._announced: dict[str, int] = {}
 
@@ -65,6 +69,9 @@ class DemandMeter:
         task = self._scheduler.tasks.get(key)
         if task is not None:
             self._prefixes.add(task.prefix.name)
+            if len(self._prefixes) > self._many:  # nobody measures
+                self._work()
+                self._many = max(MANY_PREFIXES, 2 * len(self._prefixes))
 
     @property
     def announced(self) -> int:

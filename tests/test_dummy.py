@@ -22,7 +22,7 @@ from seamless import Buffer, Checksum
 from seamless.transformer import delayed, direct
 from seamless.util.get_event_loop import get_event_loop
 
-from scheduler_ext.reports import RESULT
+from scheduler_ext.reports import METRICS, RESULT
 from scheduler_ext.sent_messages import KEPT
 from seamless_dask import (
     SeamlessDaskClient,
@@ -32,6 +32,7 @@ from seamless_dask import (
 )
 from seamless_dask.submit import optional
 from seamless_dask.submit import submitter as submitter_module
+from seamless_dask.worker.dask_figures import MOST
 
 pytestmark = pytest.mark.cluster
 
@@ -612,3 +613,30 @@ def test_connections_keep_few_of_the_messages_that_were_sent(
     used = [each for each in connections if each.batch_count > KEPT]
     assert len(used) >= 4, used
     assert [len(each.recent_message_log) for each in used] == [KEPT] * len(used)
+
+
+def test_dask_keeps_nothing_of_codes_and_pauses(dummy: SeamlessDaskClient) -> None:
+    """Neither a span for each transformation that runs alone, nor sums for each code."""
+
+    def spans(dask_scheduler: Any = None) -> int:
+        return len(dask_scheduler.extensions["spans"].spans)
+
+    def sums(dask_worker: Any = None) -> int:
+        for n in range(MOST):
+            dask_worker.digests_total[
+                "execute", None, f"code-{n}", "cpu", "seconds"
+            ] += 1
+            dask_worker.digests_max["execute", None, f"code-{n}", "cpu", "seconds"] = 1
+            elapsed = dask_worker.state.task_counter.cumulative_elapsed()
+            elapsed[f"code-{n}", "executing"] += 1
+        dask_worker.metrics[METRICS](dask_worker)
+        tables = dask_worker.digests_total, dask_worker.digests_max, elapsed
+        return max(map(len, tables))
+
+    before = dummy.client.run_on_scheduler(spans)
+    for n in range(3):
+        workloads.chain(f"dummy/spans/{n}", n=1)
+    assert dummy.client.run_on_scheduler(spans) == before
+    assert dummy.client.submit(sum, [1, 2], pure=False).result() == 3
+    assert dummy.client.run_on_scheduler(spans) == before + 1
+    assert all(each < MOST / 10 for each in dummy.client.run(sums).values())

@@ -35,6 +35,8 @@ CLIENTS = (
         _worker.read(f"Worker.{name}", _WORKER, reason)
         for name, reason in (
             ("batched_stream", "messages without an answer"),
+            ("digests_max", "sums for codes that nobody runs"),
+            ("digests_total", "sums for codes that nobody runs"),
             ("handle_stimulus", "a task that waits secedes"),
             ("handlers", "our calls"),
             ("nanny", "whether the process is the worker's own"),
@@ -52,6 +54,15 @@ CLIENTS = (
             f"WorkerState.{name}", _WORKER, "units that the worker offers"
         )
         for name in ("available_resources", "total_resources")
+    ),
+    Module(_DISTRIBUTED, "distributed.worker_state_machine").read(
+        "WorkerState.task_counter", _WORKER, "sums for codes that nobody runs"
+    ),
+    *(
+        Module(_DISTRIBUTED, "distributed.worker_state_machine").read(
+            f"TaskCounter.{name}", _WORKER, "sums for codes that nobody runs"
+        )
+        for name in ("cumulative_elapsed", "current_count")
     ),
 )
 
@@ -71,6 +82,7 @@ SCHEDULER = (
             ("client_releases_keys", "cancelling by checksum"),
             ("client_comms", "keeps few messages"),
             ("client_send", "messages to clients"),
+            ("extensions", "no spans of transformations"),
             ("cumulative_worker_metrics", "figures of functions that are forgotten"),
             ("handle_worker_status_change", "a worker that leaves gets no tasks"),
             ("handlers", "our calls"),
@@ -89,6 +101,15 @@ SCHEDULER = (
     _scheduler.set("WorkerState.last_seen", _WRAPPER, "clocks that jump"),
     _scheduler.read("ClientState.client_key", _WRAPPER, "cancelling by checksum"),
     _scheduler.read("Scheduler._broker", _WRAPPER, "events are kept by us, bounded"),
+    *(
+        Module(_DISTRIBUTED, "distributed.spans").overridden(
+            f"SpansSchedulerExtension.{name}", _WRAPPER, "none of transformations"
+        )
+        for name in ("heartbeat", "observe_tasks")
+    ),
+    Module(_DISTRIBUTED, "distributed.spans").read(
+        "SpansSchedulerExtension.spans", _WRAPPER, "none of transformations"
+    ),
     Module(_DISTRIBUTED, "distributed.broker").read(
         "Broker._topics", _WRAPPER, "topics of clients that are gone"
     ),

@@ -123,6 +123,7 @@ class SeamlessWorkerPlugin(WorkerPlugin):
         private_directories.protect(worker.local_directory)
         # These start threads and raise resource limits, so not at import.
         from ..pool.pool import Pool
+        from .dask_figures import forget_figures
         from .task_runner import TaskRunner
         from .usage import TreeUsage
 
@@ -142,7 +143,12 @@ class SeamlessWorkerPlugin(WorkerPlugin):
         runner = TaskRunner(worker, submitter, pool)
         await asyncio.to_thread(pool.join, runner)
         usage = TreeUsage()
-        worker.metrics[reports.METRICS] = lambda _worker: usage.figures(pool.alive)
+
+        def figures(worker: Worker) -> Any:
+            forget_figures(worker)
+            return usage.figures(pool.alive)
+
+        worker.metrics[reports.METRICS] = figures
         if self.remote_clients is not None:
             from seamless.caching.buffer_cache import get_buffer_cache
 

@@ -35,6 +35,8 @@ ASSIGNED = {
     # state of a process that was just forked: assigned as their owners do
     "seamless._require_close",
     "worker._has_spawned",
+    # while a module is imported, which must not replace handlers; put back afterwards
+    "signal.signal",
 }
 #: what Python itself keeps in classes
 OF_PYTHON = {"_abc_impl", "_is_protocol"}
