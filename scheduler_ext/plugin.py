@@ -18,6 +18,7 @@ from distributed.core import Status
 from distributed.diagnostics.plugin import SchedulerPlugin
 from distributed.metrics import monotonic
 from distributed.scheduler import Scheduler, WorkerState
+from distributed.spans import SpansSchedulerExtension
 from tornado.ioloop import PeriodicCallback
 
 from . import messages
@@ -40,7 +41,7 @@ from .registrations import Registrations
 from .retiring import Retiring
 from .scaling import ScalingRecord
 from .sent_messages import keep_few
-from .spans import include_transformations, leave_out_transformations
+from .spans import SpansOfOthers, use_spans
 from .task_keys import code_of, is_transformation
 from .version import __version__
 from .view import workers
@@ -153,7 +154,7 @@ class SeamlessSchedulerPlugin(SchedulerPlugin):
         for connections in (scheduler.stream_comms, scheduler.client_comms):
             for connection in connections.values():
                 keep_few(connection)
-        leave_out_transformations(scheduler)
+        use_spans(scheduler, SpansOfOthers)
         self._pages.connect()
         logger.info("Seamless plugin %s attached (protocol %d)", __version__, PROTOCOL)
 
@@ -161,7 +162,7 @@ class SeamlessSchedulerPlugin(SchedulerPlugin):
         """Undo :meth:`connect`; calls that wait for a decision are refused."""
         scheduler = self._scheduler
         scheduler.remove_plugin(NAME)
-        include_transformations(scheduler)
+        use_spans(scheduler, SpansSchedulerExtension)
         self._heart.stop()
         scheduler.periodic_callbacks.pop(NAME, None)
         self._retiring.disconnect()

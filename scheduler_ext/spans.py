@@ -37,19 +37,10 @@ class SpansOfOthers(SpansSchedulerExtension):
         )
 
 
-def leave_out_transformations(scheduler: Scheduler) -> None:
-    """Use `SpansOfOthers` in a scheduler, which keeps the spans that it has."""
+def use_spans(scheduler: Scheduler, kind: type[SpansSchedulerExtension]) -> None:
+    """Exchange the extension of a scheduler for one that keeps the spans that it has."""
     present = scheduler.extensions.get(NAME)
     if isinstance(present, SpansSchedulerExtension):
-        ours = SpansOfOthers(scheduler)
-        vars(ours).update(vars(present))
-        scheduler.extensions[NAME] = ours
-
-
-def include_transformations(scheduler: Scheduler) -> None:
-    """Undo `leave_out_transformations`."""
-    ours = scheduler.extensions.get(NAME)
-    if isinstance(ours, SpansOfOthers):
-        theirs = SpansSchedulerExtension(scheduler)
-        vars(theirs).update(vars(ours))
-        scheduler.extensions[NAME] = theirs
+        new = kind(scheduler)
+        vars(new).update(vars(present))
+        scheduler.extensions[NAME] = new
