@@ -9,20 +9,17 @@ import threading
 import time
 import types
 from collections.abc import Callable, Iterator
-from pathlib import Path
 from typing import Any
 
 import pytest
 import seamless_config
 from helpers.interrupting import interrupted
 from helpers.loops import running_loop
-from helpers.patient_jobs import patient
 from helpers.polling import wait_until
 from seamless.transformer import Transformation, delayed, parallel
 from seamless_transformer.multi import _ParallelIterator
 
 from seamless_dask import (
-    SeamlessDaskClient,
     set_seamless_dask_client,
 )
 from seamless_dask.submit import ongoing
@@ -147,27 +144,6 @@ def test_what_was_interrupted_does_not_go_on(
         wait_until(lambda: not evaluations(loop), f"at {n}: none goes on", SOON)
         assert not client.running, n
     assert n > 20
-
-
-@pytest.mark.cluster
-def test_nor_does_one_of_a_driver_script(
-    dummy: SeamlessDaskClient, tmp_path: Path
-) -> None:
-    """Evaluations begin when their turn comes."""
-    loop = dummy.client.loop.asyncio_loop
-
-    def compute(n: int) -> None:
-        _kept.append(delayed(patient)(str(tmp_path), str(n)))
-        _kept[-1].compute()
-
-    for n in until_it_waits(compute):
-        wait_until(lambda: not evaluations(loop), f"at {n}: none goes on", SOON)
-        assert not len(dummy._intake)
-    assert n > 20
-    (tmp_path / "go").touch()
-    last = delayed(patient)(str(tmp_path), "last").start()
-    wait_until(lambda: last.status == "Status: OK", "later ones run", SOON)
-    _kept.clear()
 
 
 def test_an_interrupted_start_has_started_nothing(client: Patient) -> None:
