@@ -13,6 +13,7 @@ from collections.abc import Callable
 from concurrent.futures import Future
 
 import dask.config
+from dask.utils import import_required
 from tornado.ioloop import IOLoop
 
 
@@ -28,7 +29,7 @@ def run_loop(on_end: Callable[[BaseException], None]) -> IOLoop:
 
     Raises
     ------
-    ModuleNotFoundError
+    RuntimeError
         If that kind is not installed.
     """
     running: Future[IOLoop] = Future()
@@ -57,6 +58,10 @@ def _run(running: Future[IOLoop], on_end: Callable[[BaseException], None]) -> No
 def _new_loop() -> asyncio.AbstractEventLoop:
     if dask.config.get("distributed.admin.event-loop") != "uvloop":
         return asyncio.new_event_loop()
-    import uvloop
-
-    return uvloop.new_event_loop()
+    uvloop = import_required(
+        "uvloop",
+        "distributed.admin.event-loop is 'uvloop', which is not installed: install it, "
+        "or set the value to 'asyncio'.",
+    )
+    loop: asyncio.AbstractEventLoop = uvloop.new_event_loop()
+    return loop

@@ -104,6 +104,8 @@ def interrupted(n: int, do: Callable[[], object], patience: float = SOON) -> boo
     timer = threading.Timer(patience, lose_patience)
     timer.start()
     gc.disable()  # an interrupt in what it calls is lost
+    # dask_jobqueue, which another test may have imported, has its own
+    handler = signal.signal(signal.SIGINT, signal.default_int_handler)
     try:
         sys.setprofile(look)
         do()
@@ -114,6 +116,7 @@ def interrupted(n: int, do: Callable[[], object], patience: float = SOON) -> boo
         gc.enable()
         timer.cancel()
         timer.join()
+        signal.signal(signal.SIGINT, handler)
     return places >= n
 
 

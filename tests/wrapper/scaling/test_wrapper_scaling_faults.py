@@ -131,6 +131,7 @@ async def test_nodes_stay_excluded_if_the_batch_system_was_not_asked(
         policy,
     ):
         await until(lambda: adaptive.fleet.jobs)
+        monkeypatch.setenv("PATH", str(program.parent))  # a real one may be installed
         program.rename(away)
         LateJob.then[:] = [lambda: None, lambda: away.rename(program)]
         for _ in range(5):
