@@ -273,7 +273,8 @@ def test_work_for_which_the_cluster_is_optional(
 
     try:
         wait_until(all_begun, "all slots are in use")
-        assert transformer(1).run() == os.getpid()
+        before = status(dummy)
+        assert transformer(1).run() == os.getpid(), (slots, before, status(dummy))
         found = wait_until(
             lambda: permissions() if permissions()["fallbacks_total"] else None,
             "the fallback is counted",
