@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import traceback
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from copy import deepcopy
 from typing import Any
 
@@ -24,15 +24,27 @@ def dependencies(transformation: Any) -> Mapping[str, Any]:
     return transformation._upstream_dependencies
 
 
-def upstream_first(root: Any, ends: Callable[[Any], bool]) -> Iterator[Any]:
+def _needed(transformation: Any) -> Iterable[Any]:
+    return dependencies(transformation).values()
+
+
+def upstream_first(
+    root: Any,
+    ends: Callable[[Any], bool],
+    needed: Callable[[Any], Iterable[Any]] = _needed,
+) -> Iterator[Any]:
     """Yield a transformation and what it depends on, each after its dependencies.
+
+    There may be more of them in a row than Python has room for nested calls.
 
     Parameters
     ----------
     root
-        A `seamless_transformer.Transformation`.
+        A `seamless_transformer.Transformation`; or whatever `needed` knows.
     ends
         Whether a transformation is left out, with what only it depends on.
+    needed
+        What it depends on.
     """
     seen: set[int] = set()
     stack: list[tuple[Any, bool]] = [(root, False)]
@@ -45,7 +57,7 @@ def upstream_first(root: Any, ends: Callable[[Any], bool]) -> Iterator[Any]:
             continue
         seen.add(id(transformation))
         stack.append((transformation, True))
-        for dependency in dependencies(transformation).values():
+        for dependency in needed(transformation):
             stack.append((dependency, False))
 
 

@@ -15,6 +15,7 @@ import dask
 from scheduler_ext.messages import RUNS_AGAIN
 
 from ..cluster import scheduler
+from ..neighbours.transformation import upstream_first
 from .registry import Entry
 
 if TYPE_CHECKING:
@@ -145,27 +146,13 @@ def _has_result(entry: Entry) -> bool:
 
 
 def _disconnected(entry: Entry) -> list[Entry]:
-    """The tasks to submit again for one of them, each after those that it needs.
+    """The tasks to submit again for one of them, each after those that it needs."""
 
-    There may be more of them in a row than Python has room for nested calls.
-    """
-    if not _was_disconnected(entry.anchor):
-        return []
-    found: list[Entry] = []
-    seen = {entry}
-    path = [(entry, iter(entry.dependencies))]
-    while path:
-        current, dependencies = path[-1]
-        for each in dependencies:
-            if each in seen or _has_result(each) or not _was_disconnected(each.anchor):
-                continue
-            seen.add(each)
-            path.append((each, iter(each.dependencies)))
-            break
-        else:
-            path.pop()
-            found.append(current)
-    return found
+    def ends(each: Entry) -> bool:
+        has_result = each is not entry and _has_result(each)
+        return has_result or not _was_disconnected(each.anchor)
+
+    return list(upstream_first(entry, ends, lambda each: each.dependencies))
 
 
 def _was_disconnected(future: Any) -> bool:

@@ -133,13 +133,12 @@ class Guard:
             )
         #: lines for this guard; None is the last one
         self._lines: SimpleQueue[str | None] = SimpleQueue()
-        self._writer = threading.Thread(
+        threading.Thread(
             target=_write,
             args=(self._process, self._lines),
             name="guard",
             daemon=True,
-        )
-        self._writer.start()
+        ).start()
 
     @property
     def pid(self) -> int:

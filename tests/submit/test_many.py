@@ -66,13 +66,18 @@ def at_scheduler(client: SeamlessDaskClient) -> int:
     return sum(activity[s] for s in ("waiting", "queued", "no_worker", "processing"))
 
 
+def keep_back(monkeypatch: pytest.MonkeyPatch, *, unended: int, looked_up: int) -> None:
+    """Keep all others in the driver script: these are submitted, these looked up."""
+    monkeypatch.setattr(pace, "UNENDED", unended)
+    monkeypatch.setattr(pace, "PER_SLOT", 0)
+    monkeypatch.setattr(submitter, "LOOKED_UP", looked_up)
+
+
 def test_what_cannot_run_soon_stays_in_the_driver_script(
     client: SeamlessDaskClient, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """All end nevertheless, also those that need one that was kept back."""
-    monkeypatch.setattr(pace, "UNENDED", 20)
-    monkeypatch.setattr(pace, "PER_SLOT", 0)
-    monkeypatch.setattr(submitter, "LOOKED_UP", 30)
+    keep_back(monkeypatch, unended=20, looked_up=30)
     slow = [make("slow", i, seconds=3600.0) for i in range(20)]
     for each in slow:
         each.start()
@@ -98,9 +103,7 @@ def test_what_is_kept_back_can_be_cancelled(
     client: SeamlessDaskClient, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Nothing is left of it, here or on the cluster."""
-    monkeypatch.setattr(pace, "UNENDED", 5)
-    monkeypatch.setattr(pace, "PER_SLOT", 0)
-    monkeypatch.setattr(submitter, "LOOKED_UP", 10)
+    keep_back(monkeypatch, unended=5, looked_up=10)
     made = [make("cancelled", i, seconds=3600.0) for i in range(100)]
     for each in made:
         each.start()
@@ -117,9 +120,7 @@ def test_the_scheduler_is_told_when_what_has_not_begun_is_cancelled(
     client: SeamlessDaskClient, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Else the cluster would grow for it, while nothing else happens."""
-    monkeypatch.setattr(pace, "UNENDED", 5)
-    monkeypatch.setattr(pace, "PER_SLOT", 0)
-    monkeypatch.setattr(submitter, "LOOKED_UP", 10)
+    keep_back(monkeypatch, unended=5, looked_up=10)
     monkeypatch.setattr(intake, "AT_A_TIME", 5)
     made = [make("not begun", i, seconds=3600.0) for i in range(300)]
     for each in made:
